@@ -1,0 +1,1 @@
+//! The ledger mind: money, accounts, holds and postings.

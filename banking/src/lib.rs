@@ -1,0 +1,1 @@
+//! The bank's modules, plugged in as participants, on PostgreSQL.

@@ -1,0 +1,1 @@
+//! Faults, checkers and end-to-end stories over real processes.

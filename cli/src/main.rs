@@ -1,0 +1,2 @@
+//! The holdfast command: one file a subcommand.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The coordinator process: doors, proposer, replica and dispatcher around the transaction machine.

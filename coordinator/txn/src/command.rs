@@ -1,0 +1,197 @@
+//! What the machine can be told, and what it answers.
+
+use bytes::Bytes;
+
+use crate::{BranchId, BranchSpec, Gid, Mode, Op, Options, Status};
+
+/// A command, as the log holds it. Ids are made and times stamped by whoever proposes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Begins a transaction. Declared style: all branches, nothing more to come. Enlisted style: no branches yet.
+    Begin {
+        /// Its id, which is the idempotency key.
+        gid: Gid,
+        /// Its rules.
+        mode: Mode,
+        /// With defaults filled in.
+        options: Options,
+        /// Declared: at least one. Enlisted: empty.
+        branches: Vec<BranchSpec>,
+        /// Whether branches come later.
+        enlisted: bool,
+    },
+    /// Adds a branch to an active transaction.
+    AddBranch {
+        /// The transaction.
+        gid: Gid,
+        /// The number the caller expects it to get; a repeat is known by it.
+        branch: BranchId,
+        /// What is asked for.
+        spec: BranchSpec,
+    },
+    /// Closes an active transaction: it shall commit if every branch can.
+    Submit {
+        /// The transaction.
+        gid: Gid,
+    },
+    /// Asks for rollback.
+    RollBack {
+        /// The transaction.
+        gid: Gid,
+        /// Why, for people.
+        reason: String,
+    },
+    /// What participants answered. A report that is repeated, late or from an old leader changes nothing.
+    Report {
+        /// The transaction.
+        gid: Gid,
+        /// In the order in which they were heard.
+        reports: Vec<Report>,
+    },
+    /// The deadline seems to have passed; judged by the time of the entry.
+    Expire {
+        /// The transaction.
+        gid: Gid,
+    },
+    /// An operator's word to a transaction that needs attention: go on from where it was interrupted.
+    Retry {
+        /// The transaction.
+        gid: Gid,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// One participant's answer to one operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Which branch.
+    pub branch: BranchId,
+    /// Which operation.
+    pub op: Op,
+    /// What it said.
+    pub answer: Answer,
+}
+
+/// Answers worth a record. *Working* and *unknown* are asked again and stay in the leader's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done, now or before.
+    Done,
+    /// Final, for a business reason; nothing was done.
+    Refused(Refusal),
+    /// The leader has asked [`crate::RetryPolicy::attempts_max`] times without an answer.
+    GivenUp {
+        /// How often it asked.
+        attempts: u32,
+        /// The last fault, for people.
+        last: String,
+    },
+}
+
+/// A participant's words. Never decided upon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// For programs, for example `insufficient_funds`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The status change, if there was one.
+    pub moved: Option<Moved>,
+    /// The command was known already, with the same content, or came too late to matter.
+    pub repeated: bool,
+}
+
+/// A status change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// From; `None` for a begin.
+    pub from: Option<Status>,
+    /// To.
+    pub to: Status,
+}
+
+/// Why a command is refused. Deterministic: every node refuses it alike, and nothing changes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// HF2001.
+    #[error("no global transaction {gid} is known. It was never begun, or it finished so long ago that it is forgotten; ask the history")]
+    UnknownGid {
+        /// The gid asked for.
+        gid: Gid,
+    },
+    /// HF2002.
+    #[error("gid {gid} belongs to another transaction with other content. Take a new gid, or send exactly what was sent first")]
+    GidTaken {
+        /// The gid.
+        gid: Gid,
+    },
+    /// HF2003.
+    #[error("branch {branch} of {gid} exists with other content. Number the branches from 1 without a gap; the next one is {next}")]
+    BranchTaken {
+        /// The transaction.
+        gid: Gid,
+        /// The number given.
+        branch: BranchId,
+        /// The number that is free.
+        next: BranchId,
+    },
+    /// HF2004.
+    #[error("{gid} is {status}: {wanted} is not possible any more")]
+    WrongStatus {
+        /// The transaction.
+        gid: Gid,
+        /// Where it is.
+        status: Status,
+        /// What was asked.
+        wanted: &'static str,
+    },
+    /// HF2005.
+    #[error("{what} is {measured}, allowed is {allowed}. {remedy}")]
+    OutOfRange {
+        /// What is out of range.
+        what: &'static str,
+        /// What was given.
+        measured: u64,
+        /// Bounds in words.
+        allowed: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// HF2006.
+    #[error("{gid}: {what}")]
+    Malformed {
+        /// The transaction.
+        gid: Gid,
+        /// What does not fit together, and the remedy.
+        what: String,
+    },
+    /// HF2007.
+    #[error("{open} transactions are open, which is the limit. Nothing happened; try again when some have finished")]
+    TooManyOpen {
+        /// How many are open.
+        open: usize,
+    },
+}
+
+impl Rejection {
+    /// The code, with a page in docs/reference/errors.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownGid { .. } => "HF2001",
+            Self::GidTaken { .. } => "HF2002",
+            Self::BranchTaken { .. } => "HF2003",
+            Self::WrongStatus { .. } => "HF2004",
+            Self::OutOfRange { .. } => "HF2005",
+            Self::Malformed { .. } => "HF2006",
+            Self::TooManyOpen { .. } => "HF2007",
+        }
+    }
+}
+

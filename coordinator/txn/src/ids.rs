@@ -1,0 +1,137 @@
+//! Identifiers and instants: each its own type, each checked where it enters.
+
+use std::{fmt, sync::Arc};
+
+/// A global transaction's id: 1 to 35 characters of `[A-Za-z0-9-]` (ISO 20022 ids are `Max35Text`). Chosen by the caller, or a ULID.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gid(Arc<str>);
+
+/// A text that is no gid.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a gid has 1 to 35 characters of A-Z, a-z, 0-9 and '-'; this one has {length} bytes{detail}")]
+pub struct BadGid {
+    length: usize,
+    detail: String,
+}
+
+impl Gid {
+    /// The longest gid, in characters.
+    pub const LENGTH_MAX: usize = 35;
+
+    /// Checks and takes `text`.
+    /// # Errors
+    /// [`BadGid`] names the first character that is not allowed, or the length.
+    pub fn parse(text: &str) -> Result<Self, BadGid> {
+        let stranger = text.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '-'));
+        if text.is_empty() || text.len() > Self::LENGTH_MAX || stranger.is_some() {
+            let detail = stranger.map(|c| format!(" and holds {c:?}")).unwrap_or_default();
+            return Err(BadGid { length: text.len(), detail });
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The gid as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Gid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Gid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The service that serves a branch, as agents announce it: 1 to 64 characters of `[a-z0-9.@-]`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Participant(Arc<str>);
+
+/// A text that names no participant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a participant's name has 1 to 64 characters of a-z, 0-9, '.', '@' and '-'; this one is {0:?}")]
+pub struct BadName(String);
+
+impl Participant {
+    /// The longest name, in characters.
+    pub const LENGTH_MAX: usize = 64;
+
+    /// Checks and takes `text`.
+    /// # Errors
+    /// [`BadName`] shows at most the first 64 characters of what was given.
+    pub fn parse(text: &str) -> Result<Self, BadName> {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".@-".contains(c);
+        if text.is_empty() || text.len() > Self::LENGTH_MAX || !text.chars().all(allowed) {
+            return Err(BadName(text.chars().take(Self::LENGTH_MAX).collect()));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Participant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Participant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A branch's number within its global transaction, from 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BranchId(pub u32);
+
+impl fmt::Display for BranchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b{}", self.0)
+    }
+}
+
+impl fmt::Debug for BranchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b{}", self.0)
+    }
+}
+
+/// An instant, ms since the Unix epoch, UTC. Stamped by the proposer; the machine never reads a clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// The instant `ms` later; the end of time instead of an overflow.
+    #[must_use]
+    pub fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+}
+
+/// A SHA-256 hash: of a transaction's content, or of a machine's state.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}

@@ -1,0 +1,156 @@
+//! A global transaction as plain data: what was asked for, and how far it is.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::{BranchId, BranchState, Decision, Digest, Gid, Mode, Participant, Refusal, Status, Timestamp};
+
+/// Everything the machine knows of one global transaction. Plain data: the shell reads it and records it whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GlobalTransaction {
+    /// Its id.
+    pub gid: Gid,
+    /// Its rules.
+    pub mode: Mode,
+    /// What the caller chose, with defaults filled in.
+    pub options: Options,
+    /// Hash of the content that began it: a repeat must match.
+    pub content: Digest,
+    /// Begun in the enlisted style: branches come one by one until submit.
+    pub enlisted: bool,
+    /// Where it is.
+    pub status: Status,
+    /// While it needs attention: where it was, and goes on from when told to retry.
+    pub interrupted: Option<Status>,
+    /// Its branches, numbered from 1 in this order.
+    pub branches: Vec<Branch>,
+    /// When it began, by the log's time.
+    pub begun_at: Timestamp,
+    /// When it is rolled back if it is not decided.
+    pub deadline: Timestamp,
+    /// Which way it goes, once known; never changes.
+    pub decision: Option<Decision>,
+    /// When that was decided.
+    pub decided_at: Option<Timestamp>,
+    /// When the last branch finished.
+    pub finished_at: Option<Timestamp>,
+    /// Why it rolls back or needs attention, for people.
+    pub reason: Option<String>,
+}
+
+/// One participant's part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// What was asked for. The payload is emptied at the end of the transaction.
+    pub spec: BranchSpec,
+    /// How far it is.
+    pub state: BranchState,
+    /// The participant's words, if it refused.
+    pub refusal: Option<Refusal>,
+}
+
+/// What a caller asks of one participant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BranchSpec {
+    /// Who serves it.
+    pub participant: Participant,
+    /// Handed to the participant as it is; never looked into.
+    pub payload: Bytes,
+    /// Branches that must be done before this one starts. `None`: as [`Options::order`] says.
+    pub after: Option<Vec<BranchId>>,
+    /// Saga: once this step is reached, the deadline no longer ends the transaction; once it is done, only forward.
+    pub pivot: bool,
+}
+
+/// What the caller chose for the whole transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// From begin to decision, ms, 1 to [`crate::limit::TIMEOUT_MS_MAX`].
+    pub timeout_ms: u64,
+    /// For one call to a participant, ms, 1 to `timeout_ms`.
+    pub call_timeout_ms: u64,
+    /// Pauses between calls that are asked again. Pacing itself is the leader's memory, never replicated.
+    pub retry: RetryPolicy,
+    /// Whether branches wait for each other, where they do not say so themselves.
+    pub order: Order,
+    /// Where a Saga goes when a step cannot be done.
+    pub recovery: Recovery,
+    /// Who makes the tries.
+    pub tried_by: TriedBy,
+    /// Carried by every branch call, also after failover.
+    pub headers: BTreeMap<String, String>,
+    /// Business tags to search by.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// How an operation with an unknown answer is asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The first pause, ms.
+    pub first_ms: u64,
+    /// The longest pause, ms.
+    pub ceiling_ms: u64,
+    /// Attempts before the transaction needs attention; 0 = never give up.
+    pub attempts_max: u32,
+}
+
+/// Whether branches wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Order {
+    /// Each branch starts when the one before it is done; undone last first.
+    Sequential,
+    /// All at once.
+    Concurrent,
+}
+
+/// Where a Saga goes when a step cannot be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Recovery {
+    /// A refusal or the deadline compensates.
+    Backward,
+    /// The deadline does not end it, and a refusal needs attention.
+    Forward,
+}
+
+/// Who makes the first-phase calls of a TCC transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TriedBy {
+    /// The coordinator.
+    Coordinator,
+    /// The program that enlists the branches; its submit is its word that all are tried.
+    Caller,
+}
+
+impl Options {
+    /// The defaults of `mode`: 30 s in all, 3 s a call, pauses 100 ms to 10 s without end; TCC concurrent, Saga sequential.
+    #[must_use]
+    pub fn of(mode: Mode) -> Self {
+        Self {
+            timeout_ms: 30_000,
+            call_timeout_ms: 3_000,
+            retry: RetryPolicy { first_ms: 100, ceiling_ms: 10_000, attempts_max: 0 },
+            order: match mode {
+                Mode::Tcc => Order::Concurrent,
+                Mode::Saga => Order::Sequential,
+            },
+            recovery: Recovery::Backward,
+            tried_by: TriedBy::Coordinator,
+            headers: BTreeMap::new(),
+            tags: BTreeMap::new(),
+        }
+    }
+}
+
+impl GlobalTransaction {
+    /// The branch with this number.
+    #[must_use]
+    pub fn branch(&self, id: BranchId) -> Option<&Branch> {
+        self.branches.get((id.0 as usize).checked_sub(1)?)
+    }
+
+    /// Every branch with its number.
+    pub fn numbered(&self) -> impl Iterator<Item = (BranchId, &Branch)> {
+        (1..).map(BranchId).zip(&self.branches)
+    }
+}

@@ -1,0 +1,12 @@
+//! The formats of Holdfast on the wire and on disk; no logic.
+//!
+//! One package, `holdfast.v1`, generated from `proto/holdfast/v1/*.proto`, where every field is documented.
+
+/// Messages and services of `holdfast.v1`.
+#[expect(missing_docs, unreachable_pub, missing_debug_implementations, clippy::all, reason = "generated from the .proto files")]
+pub mod v1 {
+    tonic::include_proto!("holdfast.v1");
+}
+
+/// The compiled descriptors of every file, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,1 @@
+//! The routing mind: data group, key, slot, shard, data source.

@@ -1,0 +1,1 @@
+//! The branch mind: one verdict table for repeats, empty cancels and late tries.
