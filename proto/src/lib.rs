@@ -3,7 +3,13 @@
 //! One package, `holdfast.v1`, generated from `proto/holdfast/v1/*.proto`, where every field is documented.
 
 /// Messages and services of `holdfast.v1`.
-#[expect(missing_docs, unreachable_pub, missing_debug_implementations, clippy::all, reason = "generated from the .proto files")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    missing_debug_implementations,
+    clippy::all,
+    reason = "generated from the .proto files"
+)]
 pub mod v1 {
     tonic::include_proto!("holdfast.v1");
 }
