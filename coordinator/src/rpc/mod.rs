@@ -1,0 +1,3 @@
+//! The gRPC doors, a file per service.
+
+pub mod participants;
