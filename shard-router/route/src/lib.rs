@@ -1,1 +1,49 @@
 //! The routing mind: data group, key, slot, shard, data source.
+//!
+//! A *data group* is a family of rows that belong together (an account, its journal, its holds). Each row carries the group's
+//! *key*; the group's slot function maps the key to one of 1,024 *slots*, and the rules say on which *shard* a slot lives and
+//! which *data source* (one PostgreSQL) holds that shard. Slots are never re-numbered: data moves by giving a slot to another
+//! shard. Tables *join* a group, so two tables of one group cannot disagree about where a key lives.
+//!
+//! [`Topology::parse`] reads the rules and is strict: an unknown key, a slot without a shard or with two, a name that leads
+//! nowhere are all refused, and all mistakes of a file are reported at once, each with its line and its remedy.
+//! [`Topology::locate`] then never fails for a key in the domain of the group's slot function.
+//!
+//! ```
+//! # let rules = include_str!("../testscripts/rules/two-shards.toml");
+//! let topology = holdfast_route::Topology::parse(rules).expect("the rules are right");
+//! let located = topology.locate("account", "A-1").expect("any text has a slot under crc32c");
+//! assert_eq!(located.slot.number(), 638);
+//! assert_eq!(located.shard.as_str(), "shard-2");
+//! ```
+//!
+//! Deliberately absent: no network, no disk, no clock; nothing here knows how to reach a data source.
+
+#![warn(clippy::wildcard_enum_match_arm)]
+
+mod algorithm;
+mod key;
+mod mistake;
+mod name;
+mod rules;
+mod slot;
+mod topology;
+
+pub use algorithm::{Algorithm, OutsideDomain};
+pub use key::{BadKey, Key};
+pub use mistake::{RuleMistake, RuleMistakes};
+pub use name::{BadName, GroupName, ShardId, SourceId, TableName};
+pub use slot::{SLOTS, Slot, SlotRange};
+pub use topology::{DataSource, Group, LocateError, Located, Shard, Topology};
+
+/// The most that rules may hold. Each is tested at the limit and one past it.
+pub mod limit {
+    /// Bytes of one rules file.
+    pub const RULES_BYTES_MAX: usize = 1024 * 1024;
+    /// Mistakes reported of one file; the last one says how many more there are.
+    pub const MISTAKES_MAX: usize = 100;
+    /// Bytes of one key.
+    pub const KEY_BYTES_MAX: usize = 256;
+    /// Data groups of one topology.
+    pub const GROUPS_MAX: usize = 256;
+}

@@ -1,0 +1,165 @@
+//! What holds for every topology and every key.
+
+use std::fmt::Write as _;
+
+use holdfast_route::{Algorithm, Key, Slot, SlotRange, Topology, limit};
+use proptest::prelude::*;
+
+/// Rules in which `cuts` divide the slots among as many shards, in turn.
+fn rules(shards: usize, cuts: &[u16], function: &str) -> String {
+    let mut starts: Vec<u16> = cuts.iter().copied().filter(|cut| *cut > 0).collect();
+    starts.push(0);
+    starts.sort_unstable();
+    starts.dedup();
+    let mut text = format!("[group.account]\nkey = \"account\"\nfunction = \"{function}\"\n");
+    for (index, first) in starts.iter().enumerate() {
+        let last = starts.get(index + 1).map_or(1023, |next| next - 1);
+        let shard = index % shards;
+        writeln!(
+            text,
+            "[[group.account.slots]]\nfirst = {first}\nlast = {last}\nshard = \"s{shard}\""
+        )
+        .expect("a String takes all");
+    }
+    for shard in 0..shards {
+        writeln!(text, "[shard.s{shard}]\nsource = \"pg-{}\"", shard / 2)
+            .expect("a String takes all");
+    }
+    for source in 0..shards.div_ceil(2) {
+        writeln!(text, "[source.pg-{source}]\naddress = \"10.0.0.1:{}\"", 5432 + source)
+            .expect("a String takes all");
+    }
+    text
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_key_lands_on_exactly_one_shard(
+        shards in 1_usize..=64,
+        cuts in prop::collection::vec(0_u16..1024, 0..80),
+        keys in prop::collection::vec(".{1,40}", 1..20),
+    ) {
+        let topology = Topology::parse(&rules(shards, &cuts, "crc32c")).unwrap();
+        let group = &topology.groups()["account"];
+        let holdings: Vec<(_, Vec<SlotRange>)> =
+            topology.shards().keys().map(|shard| (shard, group.slots_of(shard))).collect();
+        for key in keys {
+            let located = topology.locate("account", &key).unwrap();
+            let owners: Vec<_> = holdings
+                .iter()
+                .filter(|(_, ranges)| {
+                    ranges.iter().any(|r| (r.first..=r.last).contains(&located.slot))
+                })
+                .map(|(shard, _)| (*shard).clone())
+                .collect();
+            prop_assert_eq!(owners, vec![located.shard.clone()]);
+            prop_assert_eq!(topology.shards()[&located.shard].source(), &located.source);
+        }
+        let slots: usize = holdings
+            .iter()
+            .flat_map(|(_, ranges)| ranges)
+            .map(|range| usize::from(range.last.number() - range.first.number()) + 1)
+            .sum();
+        prop_assert_eq!(slots, 1024);
+    }
+
+    /// Where a slot lives is for the rules to say; which slot a key has is not.
+    #[test]
+    fn a_slot_does_not_depend_on_the_rules(key in ".{1,40}", a in 1_usize..9, b in 1_usize..9) {
+        let one = Topology::parse(&rules(a, &[100, 200], "crc32c")).unwrap();
+        let other = Topology::parse(&rules(b, &[5], "crc32c")).unwrap();
+        prop_assert_eq!(
+            one.locate("account", &key).unwrap().slot,
+            other.locate("account", &key).unwrap().slot
+        );
+    }
+
+    #[test]
+    fn mod_is_the_remainder(number: u128) {
+        let slot = Algorithm::Modulo.slot(Key::parse(&number.to_string()).unwrap()).unwrap();
+        prop_assert_eq!(u128::from(slot.number()), number % 1024);
+    }
+
+    /// Whatever the file holds, it is judged and not choked on.
+    #[test]
+    fn any_text_is_judged(text in ".{0,400}") {
+        if let Err(mistakes) = Topology::parse(&text) {
+            prop_assert!(!mistakes.is_empty());
+        }
+    }
+
+    /// One line lost or doubled is either noticed or changes nothing about the cover.
+    #[test]
+    fn a_damaged_file_never_loses_a_slot(line in 0_usize..40, double: bool) {
+        let text = rules(3, &[300, 600], "crc32c");
+        let mut lines: Vec<&str> = text.lines().collect();
+        let line = line % lines.len();
+        if double { lines.insert(line, lines[line]); } else { lines.remove(line); }
+        match Topology::parse(&lines.join("\n")) {
+            Err(mistakes) => prop_assert!(!mistakes.is_empty()),
+            Ok(topology) => {
+                let group = &topology.groups()["account"];
+                let held: usize = topology.shards().keys().map(|shard| {
+                    Slot::all().filter(|slot| group.shard_of(*slot) == shard).count()
+                }).sum();
+                prop_assert_eq!(held, 1024);
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_are_bounded() {
+    let topology = Topology::parse(&rules(2, &[512], "crc32c")).unwrap();
+    assert!(topology.locate("account", &"k".repeat(limit::KEY_BYTES_MAX)).is_ok());
+    let refusal = topology.locate("account", &"k".repeat(limit::KEY_BYTES_MAX + 1)).unwrap_err();
+    assert_eq!(refusal.code(), "HF3022");
+}
+
+#[test]
+fn rules_are_bounded() {
+    let text = rules(2, &[512], "crc32c");
+    let padding = limit::RULES_BYTES_MAX - text.len();
+    let longest = format!("{}\n{text}", "#".repeat(padding - 1));
+    assert_eq!(longest.len(), limit::RULES_BYTES_MAX);
+    assert!(Topology::parse(&longest).is_ok());
+    let mistakes = Topology::parse(&format!("#{longest}")).unwrap_err();
+    assert_eq!((mistakes.len(), mistakes[0].code), (1, "HF3005"));
+}
+
+#[test]
+fn groups_are_bounded() {
+    let shards = "[shard.s]\nsource = \"p\"\n[source.p]\naddress = \"h:1\"\n";
+    let groups = |count: usize| {
+        (0..count).fold(shards.to_owned(), |text, index| {
+            format!(
+                "{text}[group.g{index}]\nkey = \"k\"\nfunction = \"mod\"\nslots = [{{ first = 0, last = 1023, shard = \"s\" }}]\n"
+            )
+        })
+    };
+    assert!(Topology::parse(&groups(limit::GROUPS_MAX)).is_ok());
+    let mistakes = Topology::parse(&groups(limit::GROUPS_MAX + 1)).unwrap_err();
+    assert_eq!((mistakes.len(), mistakes[0].code), (1, "HF3005"));
+}
+
+#[test]
+fn mistakes_are_bounded() {
+    let text = rules(2, &[512], "crc32c");
+    let strangers = |count: usize| {
+        (0..count).fold(text.clone(), |text, index| format!("zz{index} = 1\n{text}"))
+    };
+    assert_eq!(Topology::parse(&strangers(100)).unwrap_err().len(), limit::MISTAKES_MAX);
+    let mistakes = Topology::parse(&strangers(150)).unwrap_err();
+    assert_eq!(mistakes.len(), limit::MISTAKES_MAX);
+    let last = mistakes.last().unwrap();
+    assert_eq!((last.code, last.cause.as_str()), ("HF3011", "51 more mistakes follow"));
+}
+
+#[test]
+fn the_shipped_rules_are_right() {
+    let topology = Topology::parse(include_str!("../../../config/shards.toml")).unwrap();
+    assert_eq!((topology.shards().len(), topology.sources().len()), (4, 4));
+    assert_eq!(topology.groups()["account"].key(), "account");
+}

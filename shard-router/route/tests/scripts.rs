@@ -1,0 +1,117 @@
+//! Runs the golden scripts: what a DBA would write, and what is answered.
+
+use std::{error::Error, fmt::Write as _, path::Path};
+
+use goldenscript::{Command, Context, Runner};
+use holdfast_route::Topology;
+
+#[derive(Default)]
+struct Desk {
+    topology: Option<Topology>,
+}
+
+impl Runner for Desk {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
+        let mut args = command.consume_args();
+        let first = args.next_pos().unwrap_or_default();
+        let second = args.next_pos().unwrap_or_default();
+        args.reject_next()?;
+        let mut output = String::new();
+        match command.name.as_str() {
+            // rules FILE: loads testscripts/rules/FILE.toml.
+            "rules" => {
+                let path = format!("{}/testscripts/rules/{first}.toml", env!("CARGO_MANIFEST_DIR"));
+                self.read(&std::fs::read_to_string(path)?, &mut output)?;
+            }
+            // text "LINES": loads the rules as given.
+            "text" => self.read(first, &mut output)?,
+            // edit FILE "OLD=>NEW": loads a file of rules after one replacement.
+            "edit" => {
+                let path = format!("{}/testscripts/rules/{first}.toml", env!("CARGO_MANIFEST_DIR"));
+                let rules = std::fs::read_to_string(path)?;
+                let (old, new) = second.split_once("=>").ok_or("edit needs OLD=>NEW")?;
+                if !rules.contains(old) {
+                    return Err(format!("{old:?} is not in the rules").into());
+                }
+                self.read(&rules.replacen(old, new, 1), &mut output)?;
+            }
+            // locate GROUP KEY
+            "locate" => {
+                let topology = self.topology.as_ref().ok_or("no rules yet")?;
+                match topology.locate(first, second) {
+                    Ok(at) => writeln!(
+                        output,
+                        "{} {second:?}: slot {} on {} at {} ({}), epoch {}",
+                        at.group, at.slot, at.shard, at.source, at.address, at.epoch
+                    )?,
+                    Err(refusal) => writeln!(output, "{refusal}")?,
+                }
+            }
+            // shards: which slots of which group each shard holds.
+            "shards" => {
+                let topology = self.topology.as_ref().ok_or("no rules yet")?;
+                for (id, shard) in topology.shards() {
+                    let address = topology.sources()[shard.source()].address();
+                    writeln!(output, "{id} at {} ({address})", shard.source())?;
+                    for (name, group) in topology.groups() {
+                        for range in group.slots_of(id) {
+                            writeln!(output, "  {name}: {range}")?;
+                        }
+                    }
+                }
+            }
+            other => return Err(format!("no command {other}").into()),
+        }
+        Ok(output)
+    }
+}
+
+impl Desk {
+    fn read(&mut self, rules: &str, output: &mut String) -> Result<(), Box<dyn Error>> {
+        match Topology::parse(rules) {
+            Ok(topology) => {
+                writeln!(
+                    output,
+                    "epoch {}: {} groups, {} tables, {} shards, {} sources",
+                    topology.epoch(),
+                    topology.groups().len(),
+                    topology.tables().len(),
+                    topology.shards().len(),
+                    topology.sources().len()
+                )?;
+                self.topology = Some(topology);
+            }
+            Err(mistakes) => {
+                for mistake in mistakes {
+                    writeln!(output, "{mistake}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn run_all(directory: &str, scripts_min: usize) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testscripts").join(directory);
+    let mut scripts = std::fs::read_dir(directory)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>())
+        .expect("the scripts can be listed");
+    scripts.sort();
+    assert!(scripts.len() >= scripts_min, "only {} scripts", scripts.len());
+    for script in scripts {
+        goldenscript::run(&mut Desk::default(), &script)
+            .unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    }
+}
+
+#[test]
+fn keys_are_located() {
+    run_all("locate", 3);
+}
+
+#[test]
+fn bad_rules_are_refused_with_every_mistake() {
+    run_all("bad_rules", 8);
+}
