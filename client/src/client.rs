@@ -1,0 +1,498 @@
+//! The client: each request pursued until it is answered or its time is up.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout_at},
+};
+use tonic::transport::Channel;
+
+use crate::{
+    Answer, BranchSpec, ClientError, ClientOptions, Page, Status, Submission, Terms, Transaction,
+    Wait,
+    leader::Leader,
+    link::channel,
+    wire::{
+        self, AddBranchRequest, BeginRequest, ErrorKind, GetRequest, ListRequest, RollBackRequest,
+        SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
+        admin_client::AdminClient, exchange_reply::Reply, exchange_request::Request,
+        transactions_client::TransactionsClient,
+    },
+};
+
+/// The longest wait that a coordinator grants in one request, ms.
+const WAIT_MS_MAX: u64 = 60_000;
+/// How much longer than the coordinator's wait an answer may be on its way.
+const GRACE: Duration = Duration::from_millis(500);
+/// Refused since the gid has other content.
+const GID_TAKEN: &str = "HF2002";
+/// The node leads and is well, but full: asking another would not help.
+const FULL: [&str; 2] = ["HF2007", "HF2103"];
+
+/// Begins global transactions and asks for their fate. A handle: clones share one stream.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: ClientOptions,
+    leader: Leader,
+    turns: Semaphore,
+}
+
+/// Which transactions a list shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only these; empty = all.
+    pub statuses: Vec<Status>,
+    /// Only behind this gid.
+    pub after: Option<String>,
+    /// 1 to 1,000; 0 = 100.
+    pub limit: u32,
+}
+
+/// A request that came to nothing.
+struct Futile {
+    /// It may have arrived somewhere.
+    sent: bool,
+    /// The coordinator's last word of kind *retry*.
+    retry: Option<wire::Error>,
+    /// The last fault, for people.
+    last: String,
+}
+
+impl Client {
+    /// A client of the cluster that the nodes at `addresses` (gRPC, `host:port`) belong to; one is enough, the others are
+    /// learnt. Returns when the leader is found.
+    /// # Errors
+    /// [`ClientError::Unreachable`] if none is found within the options' patience.
+    pub async fn connect<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+        options: ClientOptions,
+    ) -> Result<Self, ClientError> {
+        let client = Self::lazy(addresses, options)?;
+        let (leader, options) = (&client.inner.leader, &client.inner.options);
+        let deadline = Instant::now() + options.patience();
+        let mut attempt = 0;
+        let mut last = "no attempt was made".to_owned();
+        loop {
+            match timeout_at(deadline, leader.link()).await {
+                Ok(Ok(_)) => return Ok(client),
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => {}
+            }
+            attempt += 1;
+            if !pause(options, attempt, deadline).await {
+                return Err(ClientError::Unreachable { patience_ms: options.patience_ms, last });
+            }
+        }
+    }
+
+    /// As [`Self::connect`], but looks for the leader at the first request.
+    /// # Errors
+    /// [`ClientError::Unreachable`] if `addresses` is empty.
+    pub fn lazy<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+        options: ClientOptions,
+    ) -> Result<Self, ClientError> {
+        let addresses: Vec<String> = addresses.into_iter().map(Into::into).collect();
+        if addresses.is_empty() {
+            let last = "no address was given".to_owned();
+            return Err(ClientError::Unreachable { patience_ms: 0, last });
+        }
+        let turns = Semaphore::new(options.in_flight_max.clamp(1, Semaphore::MAX_PERMITS));
+        let leader = Leader::new(addresses, options.clone());
+        Ok(Self { inner: Arc::new(Inner { options, leader, turns }) })
+    }
+
+    /// Submits a whole transaction and waits for its fate as it says. Sent again with the same gid whenever the answer is
+    /// lost, so it is never begun twice. When the time is up the outcome is [`crate::Outcome::Unknown`], with the gid to ask by.
+    /// # Errors
+    /// [`ClientError`]: refused, or nothing was done. Never for an open outcome.
+    pub async fn submit(&self, submission: Submission) -> Result<Answer, ClientError> {
+        let Submission { terms, branches, wait, patience_ms } = submission;
+        let (gid, own) = gid_of(terms.gid);
+        let request = Request::Submit(SubmitRequest {
+            gid: gid.clone(),
+            mode: terms.mode.into(),
+            options: Some(terms.options),
+            branches,
+            wait: wire::Wait::from(wait).into(),
+            wait_timeout_ms: 0,
+        });
+        let patience = patience_ms.map_or(self.inner.options.patience(), Duration::from_millis);
+        self.fate(gid, own, request, wait, patience).await
+    }
+
+    /// Opens a transaction in the enlisted style.
+    /// # Errors
+    /// [`ClientError`]. After [`ClientError::Unknown`] the same terms with the gid it names may be begun again.
+    pub async fn begin(&self, terms: Terms) -> Result<Answer, ClientError> {
+        let (gid, own) = gid_of(terms.gid);
+        let request = Request::Begin(BeginRequest {
+            gid: gid.clone(),
+            mode: terms.mode.into(),
+            options: Some(terms.options),
+        });
+        self.done(gid, own, request).await
+    }
+
+    /// Adds the branch with this number, from 1, to an open transaction. A repeat with the same content changes nothing.
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn add_branch(
+        &self,
+        gid: &str,
+        branch: u32,
+        spec: BranchSpec,
+    ) -> Result<Answer, ClientError> {
+        let spec = Some(spec.spec);
+        let request = Request::AddBranch(AddBranchRequest { gid: gid.to_owned(), branch, spec });
+        self.done(gid.to_owned(), false, request).await
+    }
+
+    /// Closes an open transaction: it shall commit if every branch can.
+    /// # Errors
+    /// [`ClientError`]: refused, or nothing was done. Never for an open outcome.
+    pub async fn submit_begun(&self, gid: &str, wait: Wait) -> Result<Answer, ClientError> {
+        let request = Request::SubmitBegun(SubmitBegunRequest {
+            gid: gid.to_owned(),
+            wait: wire::Wait::from(wait).into(),
+            wait_timeout_ms: 0,
+        });
+        self.fate(gid.to_owned(), false, request, wait, self.inner.options.patience()).await
+    }
+
+    /// Asks for rollback. Refused once the decision to commit is made.
+    /// # Errors
+    /// [`ClientError`]: refused, or nothing was done. Never for an open outcome.
+    pub async fn roll_back(
+        &self,
+        gid: &str,
+        reason: &str,
+        wait: Wait,
+    ) -> Result<Answer, ClientError> {
+        let request = Request::RollBack(RollBackRequest {
+            gid: gid.to_owned(),
+            reason: reason.to_owned(),
+            wait: wire::Wait::from(wait).into(),
+            wait_timeout_ms: 0,
+        });
+        self.fate(gid.to_owned(), false, request, wait, self.inner.options.patience()).await
+    }
+
+    /// The transaction as of now: everything acknowledged before is seen.
+    /// # Errors
+    /// [`ClientError`]; an unknown gid is refused with HF2001.
+    pub async fn get(&self, gid: &str) -> Result<Answer, ClientError> {
+        let request = Request::Get(GetRequest { gid: gid.to_owned(), stale: false });
+        self.read(gid, request).await
+    }
+
+    /// Waits until the transaction is as far as `wait` says, at most `patience`; then says what is known.
+    /// # Errors
+    /// [`ClientError`]. Never for an open outcome.
+    pub async fn wait(
+        &self,
+        gid: &str,
+        wait: Wait,
+        patience: Duration,
+    ) -> Result<Answer, ClientError> {
+        let request = wait_for(gid, wait);
+        self.fate(gid.to_owned(), false, request, wait, patience).await
+    }
+
+    /// The transaction as the first node that answers knows it, leader or not; it may lag behind.
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get_stale(&self, gid: &str) -> Result<Answer, ClientError> {
+        let request = GetRequest { gid: gid.to_owned(), stale: true };
+        let reply = self
+            .on_any(async |channel| TransactionsClient::new(channel).get(request.clone()).await)
+            .await?;
+        Ok(Answer::of(gid.to_owned(), reply))
+    }
+
+    /// Transactions in gid order, as the first node that answers knows them.
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list(&self, filter: Filter) -> Result<Page, ClientError> {
+        let request = ListRequest {
+            statuses: filter.statuses.iter().map(|status| status.to_wire().into()).collect(),
+            after_gid: filter.after.unwrap_or_default(),
+            limit: filter.limit,
+        };
+        let reply = self
+            .on_any(async |channel| {
+                let mut client =
+                    TransactionsClient::new(channel).max_decoding_message_size(64 * 1024 * 1024);
+                client.list(request.clone()).await
+            })
+            .await?;
+        Ok(Page {
+            transactions: reply.transactions.into_iter().map(Transaction::from).collect(),
+            next_after: Some(reply.next_after_gid).filter(|gid| !gid.is_empty()),
+        })
+    }
+
+    /// What the first node that answers knows of itself and the cluster.
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn node_status(&self) -> Result<wire::NodeStatusReply, ClientError> {
+        self.on_any(async |channel| {
+            AdminClient::new(channel).node_status(wire::NodeStatusRequest {}).await
+        })
+        .await
+    }
+
+    /// What the node at `address` knows of itself and the cluster.
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn node_status_of(&self, address: &str) -> Result<wire::NodeStatusReply, ClientError> {
+        self.on_one(address, &async |channel| {
+            AdminClient::new(channel).node_status(wire::NodeStatusRequest {}).await
+        })
+        .await
+    }
+
+    /// gRPC addresses of the nodes known so far.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.inner.leader.addresses()
+    }
+
+    /// A request whose answer is a fate. Unknown is an outcome.
+    async fn fate(
+        &self,
+        gid: String,
+        own: bool,
+        request: Request,
+        wait: Wait,
+        patience: Duration,
+    ) -> Result<Answer, ClientError> {
+        match self.pursue(&gid, own, request, Some(wait), patience).await {
+            Ok(reply) => Ok(Answer::of(gid, reply)),
+            Err(ClientError::Unknown { last, .. }) => {
+                tracing::info!(%gid, last, "the outcome is unknown; ask again with this gid");
+                Ok(Answer::unknown(gid))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A request whose answer is that it was done.
+    async fn done(&self, gid: String, own: bool, request: Request) -> Result<Answer, ClientError> {
+        let reply = self.pursue(&gid, own, request, None, self.inner.options.patience()).await?;
+        Ok(Answer::of(gid, reply))
+    }
+
+    /// A request that changes nothing: without an answer it may be made again.
+    async fn read(&self, gid: &str, request: Request) -> Result<Answer, ClientError> {
+        let patience = self.inner.options.patience();
+        match self.pursue(gid, false, request, None, patience).await {
+            Ok(reply) => Ok(Answer::of(gid.to_owned(), reply)),
+            Err(ClientError::Unknown { last, .. }) => {
+                let patience_ms = self.inner.options.patience_ms;
+                Err(ClientError::Unreachable { patience_ms, last })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends `request` until it is answered or `patience` is over, to whoever leads then.
+    async fn pursue(
+        &self,
+        gid: &str,
+        own: bool,
+        mut request: Request,
+        wait: Option<Wait>,
+        patience: Duration,
+    ) -> Result<TransactionReply, ClientError> {
+        let Inner { options, leader, turns } = &*self.inner;
+        let deadline = Instant::now() + patience;
+        let mut futile = Futile { sent: false, retry: None, last: String::new() };
+        let Ok(turn) = timeout_at(deadline, turns.acquire()).await else {
+            futile.last = format!("{} requests are under way, which is the limit", options.in_flight_max);
+            return Err(futile.told(gid, patience));
+        };
+        let _turn = turn.expect("the semaphore is never closed");
+        let mut known = None;
+        let mut attempt = 0;
+        loop {
+            let link = match timeout_at(deadline, leader.link()).await {
+                Ok(Ok(link)) => Some(link),
+                Ok(Err(error)) => {
+                    futile.last = error.to_string();
+                    None
+                }
+                Err(_) => None,
+            };
+            if let Some(link) = link {
+                set_wait(&mut request, deadline);
+                match timeout_at(deadline + GRACE, link.call(request.clone())).await {
+                    Ok(Ok(Reply::Transaction(reply))) => {
+                        let Some(wait) = wait.filter(|wait| !is_reached(&reply, *wait)) else {
+                            return Ok(reply);
+                        };
+                        known = Some(reply);
+                        request = wait_for(gid, wait);
+                        futile.last = "the time to wait was over".to_owned();
+                    }
+                    Ok(Ok(Reply::Error(error))) => match error.kind() {
+                        // Ours was taken in before its answer was lost, by a node with other defaults: it is the same transaction.
+                        ErrorKind::Refused if futile.sent && own && error.code == GID_TAKEN => {
+                            request = wait_for(gid, wait.unwrap_or(Wait::None));
+                        }
+                        ErrorKind::Refused if futile.sent && error.code == GID_TAKEN => {
+                            futile.last = error.message;
+                            return Err(futile.told(gid, patience));
+                        }
+                        ErrorKind::Refused => return Err(ClientError::refused(error)),
+                        ErrorKind::Retry => {
+                            if !FULL.contains(&error.code.as_str()) {
+                                let hint = Some(error.leader.clone()).filter(|at| !at.is_empty());
+                                leader.abandon(&link, hint);
+                            }
+                            futile.last = format!("{} {}", error.code, error.message);
+                            futile.retry = Some(error);
+                        }
+                        ErrorKind::Unknown | ErrorKind::Unspecified => {
+                            let hint = Some(error.leader.clone()).filter(|at| !at.is_empty());
+                            leader.abandon(&link, hint);
+                            futile.sent = true;
+                            futile.last = format!("{} {}", error.code, error.message);
+                        }
+                    },
+                    Ok(Err(lost)) => {
+                        leader.abandon(&link, None);
+                        futile.sent |= lost.sent;
+                        futile.last = lost.to_string();
+                    }
+                    Err(_) => {
+                        futile.sent = true;
+                        futile.last = format!("{} did not answer in time", link.address());
+                    }
+                }
+            }
+            attempt += 1;
+            if !pause(options, attempt, deadline).await {
+                return known.ok_or_else(|| futile.told(gid, patience));
+            }
+        }
+    }
+
+    /// Asks one node after the other until one answers.
+    async fn on_any<T>(
+        &self,
+        ask: impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<T, ClientError> {
+        let mut error = None;
+        for address in self.inner.leader.addresses() {
+            match self.on_one(&address, &ask).await {
+                Ok(reply) => return Ok(reply),
+                Err(refused @ ClientError::Refused { .. }) => return Err(refused),
+                Err(other) => error = Some(other),
+            }
+        }
+        Err(error.expect("a client has at least one address"))
+    }
+
+    async fn on_one<T>(
+        &self,
+        address: &str,
+        ask: &impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>,
+    ) -> Result<T, ClientError> {
+        let options = &self.inner.options;
+        let patience_ms = options.patience_ms;
+        let unreachable = |last: String| ClientError::Unreachable { patience_ms, last };
+        let deadline = Instant::now() + options.patience();
+        let asked = async {
+            let channel = channel(address, options).await.map_err(|e| unreachable(e.to_string()))?;
+            ask(channel).await.map_err(|status| from_status(&status, patience_ms))
+        };
+        timeout_at(deadline, asked)
+            .await
+            .map_err(|_| unreachable(format!("{address} did not answer in time")))?
+            .map(tonic::Response::into_inner)
+    }
+}
+
+impl Futile {
+    /// What the caller is told.
+    fn told(self, gid: &str, patience: Duration) -> ClientError {
+        let Self { sent, retry, last } = self;
+        match retry {
+            _ if sent => ClientError::Unknown { gid: gid.to_owned(), last },
+            Some(error) => ClientError::Retry { code: error.code, message: error.message },
+            None => {
+                let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+                ClientError::Unreachable { patience_ms, last }
+            }
+        }
+    }
+}
+
+/// The caller's gid, or a new one and that it is ours.
+fn gid_of(gid: Option<String>) -> (String, bool) {
+    match gid.filter(|gid| !gid.is_empty()) {
+        Some(gid) => (gid, false),
+        None => (ulid::Ulid::new().to_string(), true),
+    }
+}
+
+fn wait_for(gid: &str, wait: Wait) -> Request {
+    let wait = wire::Wait::from(wait).into();
+    Request::Wait(WaitRequest { gid: gid.to_owned(), wait, wait_timeout_ms: 0 })
+}
+
+/// The coordinator shall wait as long as the caller does.
+fn set_wait(request: &mut Request, deadline: Instant) {
+    let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+    let ms = u64::try_from(left).unwrap_or(u64::MAX).clamp(1, WAIT_MS_MAX);
+    match request {
+        Request::Submit(request) => request.wait_timeout_ms = ms,
+        Request::SubmitBegun(request) => request.wait_timeout_ms = ms,
+        Request::RollBack(request) => request.wait_timeout_ms = ms,
+        Request::Wait(request) => request.wait_timeout_ms = ms,
+        Request::Begin(_) | Request::AddBranch(_) | Request::Get(_) => {}
+    }
+}
+
+/// Whether it is as far as was asked, or cannot get further by waiting.
+fn is_reached(reply: &TransactionReply, wait: Wait) -> bool {
+    let status = reply.transaction.as_ref().map_or(wire::Status::Unspecified, |known| known.status());
+    let ended = matches!(
+        status,
+        wire::Status::Committed | wire::Status::RolledBack | wire::Status::NeedsAttention
+    );
+    let decided = matches!(reply.outcome(), wire::Outcome::Committed | wire::Outcome::RolledBack);
+    match wait {
+        Wait::None => true,
+        Wait::Decision => decided || ended,
+        Wait::End => ended,
+    }
+}
+
+/// Pauses before the next attempt; false once the time is up.
+async fn pause(options: &ClientOptions, attempt: u32, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now());
+    sleep(options.pause(attempt).min(left)).await;
+    Instant::now() < deadline
+}
+
+/// A unary answer's status, by the code in its metadata.
+fn from_status(status: &tonic::Status, patience_ms: u64) -> ClientError {
+    let code = status.metadata().get("holdfast-code").and_then(|code| code.to_str().ok());
+    let Some(code) = code.map(str::to_owned) else {
+        let last = format!("{}: {}", status.code(), status.message());
+        return ClientError::Unreachable { patience_ms, last };
+    };
+    let message = status.message().to_owned();
+    match status.metadata().get("holdfast-kind").and_then(|kind| kind.to_str().ok()) {
+        Some("refused") => ClientError::Refused { code, message },
+        _ => ClientError::Retry { code, message },
+    }
+}
