@@ -1,0 +1,212 @@
+//! The whole verdict table: every record that can be thought of, every operation, every order of calls.
+
+mod model;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_branch::{Disorder, Op, Outcome, Record, Row, Verdict, claims, decide};
+use model::Branch;
+use proptest::prelude::*;
+
+fn refusal(code: &str) -> Outcome {
+    Outcome::Refused { code: code.into(), message: "not enough money".into() }
+}
+
+/// Every row that an operation can have, whoever wrote it, and none.
+fn rows_of(op: Op) -> Vec<Option<Row>> {
+    let mut rows = vec![None];
+    for by in Op::ALL {
+        for outcome in [Outcome::Done, Outcome::Working, refusal("AM04")] {
+            rows.push(Some(Row { op, by, outcome }));
+        }
+    }
+    rows
+}
+
+/// Every record over the operations of one mode, also those that no sequence of calls leads to.
+fn records(ops: &[Op]) -> Vec<Record> {
+    let mut records = vec![Record::default()];
+    for &op in ops {
+        records = records
+            .iter()
+            .flat_map(|record| {
+                rows_of(op).into_iter().map(move |row| {
+                    let mut record = record.clone();
+                    row.into_iter().for_each(|row| record.put(row));
+                    record
+                })
+            })
+            .collect();
+    }
+    records
+}
+
+#[test]
+fn no_record_whatsoever_admits_an_effect_twice_or_against_what_was_recorded() {
+    let tcc = records(&[Op::Try, Op::Confirm, Op::Cancel]);
+    let saga = records(&[Op::Action, Op::Compensate]);
+    assert_eq!((tcc.len(), saga.len()), (4096, 256));
+    for record in tcc.iter().chain(&saga) {
+        for op in Op::ALL {
+            let verdict = decide(op, record);
+            let own = record.row(op).filter(|row| row.by == op);
+            let context = format!("{op} after {record:?} is {verdict:?}");
+            match &verdict {
+                Verdict::Proceed => {
+                    assert!(own.is_none_or(|row| row.outcome == Outcome::Working), "{context}");
+                    match op {
+                        Op::Try => assert!(record.row(Op::Cancel).is_none(), "{context}"),
+                        Op::Action => assert!(record.row(Op::Compensate).is_none(), "{context}"),
+                        Op::Confirm => {
+                            assert!(own.is_some() || record.row(Op::Cancel).is_none(), "{context}");
+                        }
+                        Op::Cancel => {
+                            let confirm = record.row(Op::Confirm);
+                            assert!(confirm.is_none_or(|row| row.by != Op::Confirm), "{context}");
+                        }
+                        Op::Compensate => {}
+                    }
+                }
+                Verdict::Repeat(outcome) => {
+                    let row = record.row(op).expect("a repeat repeats a row");
+                    assert_eq!(&row.outcome, outcome, "{context}");
+                    assert_ne!(outcome, &Outcome::Working, "{context}");
+                }
+                Verdict::Empty => assert!(op.is_undo() && record.row(op).is_none(), "{context}"),
+                Verdict::Late => assert!(op.is_first_phase(), "{context}"),
+                Verdict::Disorder(Disorder::OtherMode) => {
+                    assert!(record.rows().any(|row| row.op.is_saga() != op.is_saga()), "{context}");
+                }
+                Verdict::Disorder(_) => assert!(!op.is_saga(), "{context}"),
+            }
+        }
+    }
+}
+
+/// A record in short: `try=done confirm=by cancel`.
+fn short(record: &Record) -> String {
+    let rows: Vec<String> = record
+        .rows()
+        .map(|row| {
+            if row.by == row.op {
+                format!("{}={}", row.op, row.outcome.as_str())
+            } else {
+                format!("{}=by {}", row.op, row.by)
+            }
+        })
+        .collect();
+    if rows.is_empty() { "nothing".into() } else { rows.join(" ") }
+}
+
+#[test]
+fn the_table_of_all_reachable_records_is_the_one_on_paper() {
+    let says = [Some(Outcome::Done), Some(Outcome::Working), Some(refusal("AM04")), None];
+    let mut table = BTreeMap::new();
+    let mut open = vec![Branch::default()];
+    let mut seen = BTreeSet::from([short(&Record::default())]);
+    while let Some(branch) = open.pop() {
+        for op in Op::ALL {
+            let verdict = match decide(op, &branch.record) {
+                Verdict::Proceed => "proceed".to_owned(),
+                Verdict::Repeat(outcome) => format!("repeat {}", outcome.as_str()),
+                Verdict::Empty => "empty".to_owned(),
+                Verdict::Late => "late".to_owned(),
+                Verdict::Disorder(disorder) => disorder.code().to_owned(),
+            };
+            table.insert((short(&branch.record), op), verdict);
+            for say in &says {
+                let mut next = branch.clone();
+                next.call(op, say.as_ref());
+                if seen.insert(short(&next.record)) {
+                    open.push(next);
+                }
+            }
+        }
+    }
+    let mut text = String::new();
+    for record in &seen {
+        text.push_str(record);
+        text.push('\n');
+        for op in Op::ALL {
+            text.push_str(&format!("  {:10} {}\n", op.as_str(), table[&(record.clone(), op)]));
+        }
+    }
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/table.txt");
+    if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{} differs", path.display());
+}
+
+#[test]
+fn claims_come_by_name_and_hold_the_operation_itself() {
+    for op in Op::ALL {
+        assert!(claims(op).is_sorted(), "{op}");
+        assert!(claims(op).contains(&op), "{op}");
+        assert_eq!(Op::parse(op.as_str()), Ok(op));
+    }
+    // PostgreSQL sorts the names; the order of the enum must be the same, or two batches could wait for each other.
+    assert!(Op::ALL.map(Op::as_str).is_sorted());
+    assert!(Op::parse("prepare").is_err());
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    prop::sample::select(Op::ALL.to_vec())
+}
+
+fn any_say() -> impl Strategy<Value = Option<Outcome>> {
+    prop_oneof![
+        6 => Just(Some(Outcome::Done)),
+        2 => Just(Some(Outcome::Working)),
+        1 => Just(Some(refusal("AM04"))),
+        1 => Just(Some(refusal("AC04"))),
+        2 => Just(None),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_and_repetition_gives_each_effect_once_and_none_after_its_undo(
+        calls in prop::collection::vec((any_op(), any_say()), 1..40)
+    ) {
+        let mut branch = Branch::default();
+        let mut undone = false;
+        let mut tried = false;
+        let mut refused: Option<Outcome> = None;
+        for (op, say) in calls {
+            let before = branch.effects.len();
+            let (verdict, answer) = branch.call(op, say.as_ref());
+            let took_effect = branch.effects.len() > before;
+            if took_effect {
+                prop_assert_eq!(branch.effects.iter().filter(|&&e| e == op).count(), 1, "{} twice", op);
+                prop_assert!(!(op.is_first_phase() && undone), "{} after its undo", op);
+            }
+            let confirmed = branch.effects.contains(&Op::Confirm);
+            prop_assert!(!(confirmed && branch.effects.contains(&Op::Cancel)), "confirm and cancel");
+            // An undo that the participant carries out undoes something that the participant was asked for.
+            if op.is_undo() && took_effect {
+                prop_assert!(tried, "{} of nothing", op);
+            }
+            if op == Op::Confirm && took_effect {
+                prop_assert!(branch.effects.contains(&Op::Try), "confirm of nothing");
+            }
+            // Done is only ever said of what took effect or had nothing to undo.
+            if answer == Some(Outcome::Done) && !op.is_undo() {
+                prop_assert!(branch.effects.contains(&op), "{} done without effect", op);
+                prop_assert!(!(op.is_first_phase() && undone), "{} done after its undo", op);
+            }
+            if op.is_first_phase() && !matches!(verdict, Verdict::Disorder(_)) {
+                if let Some(first) = &refused {
+                    prop_assert_eq!(answer.as_ref(), Some(first), "another answer than the refusal");
+                }
+                if verdict == Verdict::Proceed && matches!(answer, Some(Outcome::Refused { .. })) {
+                    refused = answer.clone();
+                }
+            }
+            tried |= op.is_first_phase() && verdict == Verdict::Proceed && answer.is_some();
+            undone |= op.is_undo() && answer == Some(Outcome::Done);
+        }
+    }
+}
