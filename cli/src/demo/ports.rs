@@ -1,0 +1,80 @@
+//! Free TCP ports on the loopback address, chosen where the kernel does not hand out ports of its own.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
+
+use anyhow::{Context, bail};
+use rand::Rng;
+
+/// Tried before giving up; a machine whose ports are all taken has other worries.
+const ATTEMPTS_MAX: usize = 2_000;
+
+/// Ports that were free a moment ago, all different.
+///
+/// They lie below the range from which outgoing connections are numbered: a killed server's port must still be free
+/// when it is started again a second later, and a client that dials a dead port must never meet itself.
+pub(crate) fn free(count: usize) -> anyhow::Result<Vec<u16>> {
+    let above = outgoing_first().min(32_768);
+    let below = 10_000;
+    if above < below + 4_096 {
+        bail!(
+            "no room for server ports: outgoing connections start at port {above}. Raise the first number of \
+             net.ipv4.ip_local_port_range to 32768"
+        );
+    }
+    choose(count, below..above)
+}
+
+fn choose(count: usize, range: Range<u16>) -> anyhow::Result<Vec<u16>> {
+    let mut rng = rand::rng();
+    let mut chosen = BTreeSet::new();
+    for _ in 0..ATTEMPTS_MAX {
+        if chosen.len() == count {
+            break;
+        }
+        let port = rng.random_range(range.clone());
+        if !chosen.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            chosen.insert(port);
+        }
+    }
+    if chosen.len() < count {
+        bail!("only {} of {count} ports free on 127.0.0.1 from {} to {}", chosen.len(), range.start, range.end);
+    }
+    Ok(chosen.into_iter().collect())
+}
+
+/// The first port that the kernel gives to outgoing connections.
+fn outgoing_first() -> u16 {
+    read_outgoing_first().unwrap_or(32_768)
+}
+
+fn read_outgoing_first() -> anyhow::Result<u16> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let first = text.split_whitespace().next().context("empty")?;
+    Ok(first.parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_ports_differ_and_can_be_bound() {
+        let ports = free(20).unwrap();
+        let distinct: BTreeSet<_> = ports.iter().collect();
+        assert_eq!(distinct.len(), 20);
+        for port in ports {
+            assert!(port < outgoing_first(), "{port} may be taken by an outgoing connection");
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_is_not_chosen() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let error = choose(1, port..port + 1).unwrap_err();
+        assert!(error.to_string().contains("only 0 of 1"), "{error}");
+    }
+}
