@@ -1,7 +1,5 @@
 //! What the machine can be told, and what it answers.
 
-use bytes::Bytes;
-
 use crate::{BranchId, BranchSpec, Gid, Mode, Op, Options, Status};
 
 /// A command, as the log holds it. Ids are made and times stamped by whoever proposes it.
@@ -107,7 +105,8 @@ pub struct Outcome {
     pub repeated: bool,
 }
 
-/// A status change.
+/// A status change: from before the command to after it, by one legal move or by several (*active* to *committed* is one
+/// step for a caller and two for the rules).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
     /// From; `None` for a begin.
@@ -120,19 +119,25 @@ pub struct Moved {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// HF2001.
-    #[error("no global transaction {gid} is known. It was never begun, or it finished so long ago that it is forgotten; ask the history")]
+    #[error(
+        "no global transaction {gid} is known. It was never begun, or it finished so long ago that it is forgotten; ask the history"
+    )]
     UnknownGid {
         /// The gid asked for.
         gid: Gid,
     },
     /// HF2002.
-    #[error("gid {gid} belongs to another transaction with other content. Take a new gid, or send exactly what was sent first")]
+    #[error(
+        "gid {gid} belongs to another transaction with other content. Take a new gid, or send exactly what was sent first"
+    )]
     GidTaken {
         /// The gid.
         gid: Gid,
     },
     /// HF2003.
-    #[error("branch {branch} of {gid} exists with other content. Number the branches from 1 without a gap; the next one is {next}")]
+    #[error(
+        "branch {branch} of {gid} exists with other content, or leaves a gap. Number the branches from 1 without a gap; the next one is {next}"
+    )]
     BranchTaken {
         /// The transaction.
         gid: Gid,
@@ -172,7 +177,9 @@ pub enum Rejection {
         what: String,
     },
     /// HF2007.
-    #[error("{open} transactions are open, which is the limit. Nothing happened; try again when some have finished")]
+    #[error(
+        "{open} transactions are open, which is the limit. Nothing happened; try again when some have finished"
+    )]
     TooManyOpen {
         /// How many are open.
         open: usize,
@@ -194,4 +201,3 @@ impl Rejection {
         }
     }
 }
-

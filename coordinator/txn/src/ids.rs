@@ -8,7 +8,9 @@ pub struct Gid(Arc<str>);
 
 /// A text that is no gid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a gid has 1 to 35 characters of A-Z, a-z, 0-9 and '-'; this one has {length} bytes{detail}")]
+#[error(
+    "a gid has 1 to 35 characters of A-Z, a-z, 0-9 and '-'; this one has {length} bytes{detail}"
+)]
 pub struct BadGid {
     length: usize,
     detail: String,
@@ -55,7 +57,9 @@ pub struct Participant(Arc<str>);
 
 /// A text that names no participant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a participant's name has 1 to 64 characters of a-z, 0-9, '.', '@' and '-'; this one is {0:?}")]
+#[error(
+    "a participant's name has 1 to 64 characters of a-z, 0-9, '.', '@' and '-'; this one is {0:?}"
+)]
 pub struct BadName(String);
 
 impl Participant {

@@ -5,7 +5,10 @@
 //! [`Machine::due`] says what the world is owed, from state alone, so there is no recovery code: a leader asks `due`,
 //! makes the calls and proposes reports of the answers; a new leader just asks `due`.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod command;
+mod digest;
 mod ids;
 mod machine;
 pub mod mode;

@@ -58,7 +58,13 @@ impl Status {
         match self {
             Active => matches!(
                 next,
-                Trying | Running | Committing | RollingBack | Compensating | RolledBack | NeedsAttention
+                Trying
+                    | Running
+                    | Committing
+                    | RollingBack
+                    | Compensating
+                    | RolledBack
+                    | NeedsAttention
             ),
             Trying => matches!(next, Committing | RollingBack | NeedsAttention),
             Running => matches!(next, Committed | Compensating | RolledBack | NeedsAttention),
@@ -120,6 +126,16 @@ impl Op {
     #[must_use]
     pub fn is_forward_phase(self) -> bool {
         matches!(self, Self::Try | Self::Action)
+    }
+
+    /// Where a branch is that has done it.
+    #[must_use]
+    pub fn when_done(self) -> BranchState {
+        match self {
+            Self::Try | Self::Action => BranchState::Done,
+            Self::Confirm => BranchState::Confirmed,
+            Self::Cancel | Self::Compensate => BranchState::Undone,
+        }
     }
 
     /// The verb on the wire, in scripts and in sidecar paths.

@@ -1,10 +1,12 @@
 //! A global transaction as plain data: what was asked for, and how far it is.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
 
-use crate::{BranchId, BranchState, Decision, Digest, Gid, Mode, Participant, Refusal, Status, Timestamp};
+use crate::{
+    BranchId, BranchState, Decision, Digest, Gid, Mode, Participant, Refusal, Status, Timestamp,
+};
 
 /// Everything the machine knows of one global transaction. Plain data: the shell reads it and records it whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +37,11 @@ pub struct GlobalTransaction {
     pub decided_at: Option<Timestamp>,
     /// When the last branch finished.
     pub finished_at: Option<Timestamp>,
-    /// Why it rolls back or needs attention, for people.
+    /// Saga: its pivot may have been called. From then on neither the deadline nor a rollback ends it, unless the pivot
+    /// itself refuses.
+    pub pivot_reached: bool,
+    /// Why it rolls back, needed attention or was retried, for people; newest first, at most
+    /// [`crate::limit::REASON_BYTES_MAX`] bytes.
     pub reason: Option<String>,
 }
 
@@ -46,12 +52,12 @@ pub struct Branch {
     pub spec: BranchSpec,
     /// How far it is.
     pub state: BranchState,
-    /// The participant's words, if it refused.
+    /// The participant's words, if it refused. Beside any state but *refused*, the refusal is one that a retry forgets.
     pub refusal: Option<Refusal>,
 }
 
 /// What a caller asks of one participant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct BranchSpec {
     /// Who serves it.
     pub participant: Participant,
@@ -61,6 +67,18 @@ pub struct BranchSpec {
     pub after: Option<Vec<BranchId>>,
     /// Saga: once this step is reached, the deadline no longer ends the transaction; once it is done, only forward.
     pub pivot: bool,
+}
+
+/// Leaves the payload out: what a log line prints by mistake is no customer's data.
+impl fmt::Debug for BranchSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BranchSpec")
+            .field("participant", &self.participant)
+            .field("payload_bytes", &self.payload.len())
+            .field("after", &self.after)
+            .field("pivot", &self.pivot)
+            .finish()
+    }
 }
 
 /// What the caller chose for the whole transaction.
@@ -147,6 +165,12 @@ impl GlobalTransaction {
     #[must_use]
     pub fn branch(&self, id: BranchId) -> Option<&Branch> {
         self.branches.get((id.0 as usize).checked_sub(1)?)
+    }
+
+    /// Where it is, or was before it needed attention: says which operation its branches are asked for.
+    #[must_use]
+    pub fn phase(&self) -> Status {
+        self.interrupted.unwrap_or(self.status)
     }
 
     /// Every branch with its number.

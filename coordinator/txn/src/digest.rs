@@ -1,0 +1,230 @@
+//! Canonical encodings and their hashes: equal content, equal digest, whatever the memory looks like.
+//!
+//! Every field is written in one order; numbers have eight bytes, texts and lists their length before them, options a
+//! mark. So no two contents have one encoding. The numbers of variants are written here and never follow from the order
+//! in which a type lists them: a digest outlives a version of the program.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    Branch, BranchSpec, BranchState, Decision, Digest, GlobalTransaction, Mode, Options, Order,
+    Recovery, Status, Timestamp, TriedBy,
+};
+
+/// Of what begins a transaction: a repeat must match.
+pub(crate) fn of_content(
+    mode: Mode,
+    options: &Options,
+    branches: &[BranchSpec],
+    enlisted: bool,
+) -> Digest {
+    let mut writer = Writer::new("holdfast transaction content 1");
+    writer.mode(mode);
+    writer.options(options);
+    writer.flag(enlisted);
+    writer.list(branches.len(), branches.iter(), Writer::spec);
+    writer.finish()
+}
+
+/// Of a machine: the clock and all transactions, of which the first `open` are open.
+pub(crate) fn of_state<'a>(
+    clock: Timestamp,
+    open: usize,
+    transactions: impl Iterator<Item = &'a GlobalTransaction>,
+) -> Digest {
+    let mut writer = Writer::new("holdfast machine state 1");
+    writer.time(clock);
+    writer.count(open);
+    let mut total = 0;
+    for transaction in transactions {
+        writer.transaction(transaction);
+        total += 1;
+    }
+    writer.count(total);
+    writer.finish()
+}
+
+struct Writer(Sha256);
+
+impl Writer {
+    /// `subject` keeps the digests of different things apart.
+    fn new(subject: &str) -> Self {
+        let mut writer = Self(Sha256::new());
+        writer.text(subject);
+        writer
+    }
+
+    fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_le_bytes());
+    }
+
+    fn count(&mut self, count: usize) {
+        self.number(count as u64);
+    }
+
+    fn flag(&mut self, flag: bool) {
+        self.0.update([u8::from(flag)]);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.count(bytes.len());
+        self.0.update(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn time(&mut self, time: Timestamp) {
+        self.number(time.0);
+    }
+
+    fn option<T>(&mut self, option: Option<T>, write: impl FnOnce(&mut Self, T)) {
+        self.flag(option.is_some());
+        if let Some(value) = option {
+            write(self, value);
+        }
+    }
+
+    fn list<T>(
+        &mut self,
+        length: usize,
+        items: impl Iterator<Item = T>,
+        mut write: impl FnMut(&mut Self, T),
+    ) {
+        self.count(length);
+        items.for_each(|item| write(self, item));
+    }
+
+    fn labels(&mut self, labels: &BTreeMap<String, String>) {
+        self.list(labels.len(), labels.iter(), |writer, (name, value)| {
+            writer.text(name);
+            writer.text(value);
+        });
+    }
+
+    fn options(&mut self, options: &Options) {
+        let Options {
+            timeout_ms,
+            call_timeout_ms,
+            retry,
+            order,
+            recovery,
+            tried_by,
+            headers,
+            tags,
+        } = options;
+        self.number(*timeout_ms);
+        self.number(*call_timeout_ms);
+        self.number(retry.first_ms);
+        self.number(retry.ceiling_ms);
+        self.number(retry.attempts_max.into());
+        self.number(match order {
+            Order::Sequential => 1,
+            Order::Concurrent => 2,
+        });
+        self.number(match recovery {
+            Recovery::Backward => 1,
+            Recovery::Forward => 2,
+        });
+        self.number(match tried_by {
+            TriedBy::Coordinator => 1,
+            TriedBy::Caller => 2,
+        });
+        self.labels(headers);
+        self.labels(tags);
+    }
+
+    fn spec(&mut self, spec: &BranchSpec) {
+        let BranchSpec { participant, payload, after, pivot } = spec;
+        self.text(participant.as_str());
+        self.bytes(payload);
+        self.option(after.as_deref(), |writer, after| {
+            writer.list(after.len(), after.iter(), |writer, id| writer.number(id.0.into()));
+        });
+        self.flag(*pivot);
+    }
+
+    fn branch(&mut self, branch: &Branch) {
+        let Branch { spec, state, refusal } = branch;
+        self.spec(spec);
+        self.number(match state {
+            BranchState::Pending => 1,
+            BranchState::Done => 2,
+            BranchState::Refused => 3,
+            BranchState::Confirmed => 4,
+            BranchState::Undone => 5,
+        });
+        self.option(refusal.as_ref(), |writer, refusal| {
+            writer.text(&refusal.code);
+            writer.text(&refusal.message);
+        });
+    }
+
+    fn mode(&mut self, mode: Mode) {
+        self.number(match mode {
+            Mode::Tcc => 1,
+            Mode::Saga => 2,
+        });
+    }
+
+    fn status(&mut self, status: Status) {
+        self.number(match status {
+            Status::Active => 1,
+            Status::Trying => 2,
+            Status::Running => 3,
+            Status::Committing => 4,
+            Status::RollingBack => 5,
+            Status::Compensating => 6,
+            Status::Committed => 7,
+            Status::RolledBack => 8,
+            Status::NeedsAttention => 9,
+        });
+    }
+
+    fn transaction(&mut self, transaction: &GlobalTransaction) {
+        let GlobalTransaction {
+            gid,
+            mode,
+            options,
+            content,
+            enlisted,
+            status,
+            interrupted,
+            branches,
+            begun_at,
+            deadline,
+            decision,
+            decided_at,
+            finished_at,
+            pivot_reached,
+            reason,
+        } = transaction;
+        self.text(gid.as_str());
+        self.mode(*mode);
+        self.options(options);
+        self.bytes(&content.0);
+        self.flag(*enlisted);
+        self.status(*status);
+        self.option(*interrupted, Self::status);
+        self.list(branches.len(), branches.iter(), Self::branch);
+        self.time(*begun_at);
+        self.time(*deadline);
+        self.option(*decision, |writer, decision| {
+            writer.number(match decision {
+                Decision::Commit => 1,
+                Decision::RollBack => 2,
+            });
+        });
+        self.option(*decided_at, Self::time);
+        self.option(*finished_at, Self::time);
+        self.flag(*pivot_reached);
+        self.option(reason.as_deref(), Self::text);
+    }
+}

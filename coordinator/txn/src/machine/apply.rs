@@ -1,0 +1,257 @@
+//! Commands: one function each, which judges first and then changes.
+
+use std::sync::Arc;
+
+use crate::{
+    Branch, BranchId, BranchSpec, BranchState, Command, Decision, Gid, GlobalTransaction, Mode,
+    Moved, Next, Options, Outcome, Rejection, Report, Status, Timestamp, TriedBy, digest,
+    mode::View,
+};
+
+use super::{Machine, admission, index::Standing};
+
+impl Outcome {
+    const UNCHANGED: Self = Self { moved: None, repeated: true };
+}
+
+impl Machine {
+    /// Carries out `command`, whose entry is stamped `at`. Total and deterministic; a rejected command changes nothing
+    /// but the clock, which never goes back.
+    /// # Errors
+    /// [`Rejection`], alike on every node.
+    pub fn apply(&mut self, at: Timestamp, command: Command) -> Result<Outcome, Rejection> {
+        self.clock = self.clock.max(at);
+        match command {
+            Command::Begin { gid, mode, options, branches, enlisted } => {
+                self.begin(gid, mode, options, branches, enlisted)
+            }
+            Command::AddBranch { gid, branch, spec } => self.add_branch(&gid, branch, spec),
+            Command::Submit { gid } => self.submit(&gid),
+            Command::RollBack { gid, reason } => self.roll_back(&gid, reason),
+            Command::Report { gid, reports } => self.report(&gid, &reports),
+            Command::Expire { gid } => self.expire(&gid),
+            Command::Retry { gid, reason } => self.retry(&gid, &reason),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        gid: Gid,
+        mode: Mode,
+        options: Options,
+        branches: Vec<BranchSpec>,
+        enlisted: bool,
+    ) -> Result<Outcome, Rejection> {
+        if let Some(known) = self.get(&gid) {
+            let content = digest::of_content(mode, &options, &branches, enlisted);
+            return if known.content == content {
+                Ok(Outcome::UNCHANGED)
+            } else {
+                Err(Rejection::GidTaken { gid })
+            };
+        }
+        admission::check_begin(&gid, mode, &options, &branches, enlisted)?;
+        let open = self.open();
+        if open >= self.open_max {
+            return Err(Rejection::TooManyOpen { open });
+        }
+        let mut transaction = GlobalTransaction {
+            content: digest::of_content(mode, &options, &branches, enlisted),
+            mode,
+            enlisted,
+            status: if enlisted { Status::Active } else { mode.rules().submitted() },
+            interrupted: None,
+            branches: branches.into_iter().map(Branch::pending).collect(),
+            begun_at: self.clock,
+            deadline: self.clock.plus_ms(options.timeout_ms),
+            options,
+            decision: None,
+            decided_at: None,
+            finished_at: None,
+            pivot_reached: false,
+            reason: None,
+            gid: gid.clone(),
+        };
+        let next = View::of(&transaction).next();
+        let owing = transaction.settle(next, self.clock, None);
+        self.index.update(&gid, None, Some(Standing::of(&transaction, owing)));
+        let moved = Moved { from: None, to: transaction.status };
+        self.transactions.insert(gid, Arc::new(transaction));
+        Ok(Outcome { moved: Some(moved), repeated: false })
+    }
+
+    fn add_branch(
+        &mut self,
+        gid: &Gid,
+        branch: BranchId,
+        spec: BranchSpec,
+    ) -> Result<Outcome, Rejection> {
+        let transaction = self.known(gid)?;
+        let is_repeat = transaction.branch(branch).is_some_and(|known| known.spec == spec);
+        // The payloads of finished ones are gone, so that a repeat can no longer be told from another branch.
+        if is_repeat && !transaction.status.is_final() {
+            return Ok(Outcome::UNCHANGED);
+        }
+        if transaction.status != Status::Active {
+            return Err(transaction.wrong_status("adding a branch"));
+        }
+        let count = transaction.branches.len();
+        if usize::try_from(branch.0).ok() != Some(count + 1) {
+            let next = BranchId(branch_number(count + 1));
+            return Err(Rejection::BranchTaken { gid: gid.clone(), branch, next });
+        }
+        admission::check_addition(transaction, &spec)?;
+        Ok(self.change(gid, |transaction| {
+            // Most transactions have two or three branches: room for more is made only when more come.
+            if count < 4 {
+                transaction.branches.reserve_exact(1);
+            }
+            transaction.branches.push(Branch::pending(spec));
+            (View::of(transaction).next(), None)
+        }))
+    }
+
+    fn submit(&mut self, gid: &Gid) -> Result<Outcome, Rejection> {
+        let transaction = self.known(gid)?;
+        let malformed = |what: &str| Rejection::Malformed { gid: gid.clone(), what: what.into() };
+        if !transaction.enlisted {
+            return Err(malformed(
+                "it was declared with all its branches and needs no submit. Ask for its status",
+            ));
+        }
+        if transaction.status != Status::Active {
+            let is_submitted = transaction.interrupted != Some(Status::Active)
+                && transaction.decision != Some(Decision::RollBack);
+            return if is_submitted {
+                Ok(Outcome::UNCHANGED)
+            } else {
+                Err(transaction.wrong_status("submit"))
+            };
+        }
+        if transaction.branches.is_empty() {
+            return Err(malformed(
+                "it has no branches. Add at least one before the submit, or roll it back",
+            ));
+        }
+        Ok(self.change(gid, |transaction| match transaction.options.tried_by {
+            TriedBy::Coordinator => {
+                (Next::Become(transaction.mode.rules().submitted(), None), None)
+            }
+            // The submit is the caller's word that every hold is placed.
+            TriedBy::Caller => {
+                for index in 0..transaction.branches.len() {
+                    transaction.branch_becomes(index, BranchState::Done);
+                }
+                (Next::Become(Status::Committing, Some(Decision::Commit)), None)
+            }
+        }))
+    }
+
+    fn roll_back(&mut self, gid: &Gid, reason: String) -> Result<Outcome, Rejection> {
+        let transaction = self.known(gid)?;
+        match transaction.decision {
+            Some(Decision::RollBack) => return Ok(Outcome::UNCHANGED),
+            Some(Decision::Commit) => return Err(transaction.wrong_status("rollback")),
+            None => {}
+        }
+        let rules = transaction.mode.rules();
+        let Some(status) = rules.way_back(&View::of(transaction)) else {
+            return Err(transaction.wrong_status("rollback behind the pivot"));
+        };
+        Ok(self.change(gid, |_| (Next::Become(status, Some(Decision::RollBack)), Some(reason))))
+    }
+
+    fn report(&mut self, gid: &Gid, reports: &[Report]) -> Result<Outcome, Rejection> {
+        let view = View::hearing(self.known(gid)?, reports);
+        let next = view.next();
+        let heard = view.into_heard();
+        let stays = match next {
+            Next::Call(_) | Next::Wait => true,
+            Next::Become(..) | Next::Record => false,
+        };
+        if stays && heard.is_empty() {
+            return Ok(Outcome::UNCHANGED);
+        }
+        Ok(self.change(gid, |transaction| {
+            let reason = heard.reason.clone();
+            transaction.record(heard);
+            (next, reason)
+        }))
+    }
+
+    fn expire(&mut self, gid: &Gid) -> Result<Outcome, Rejection> {
+        let transaction = self.known(gid)?;
+        let ends = Standing::of(transaction, false).deadline();
+        if ends.is_none_or(|deadline| self.clock < deadline) {
+            return Ok(Outcome::UNCHANGED);
+        }
+        let status = transaction.mode.rules().way_back(&View::of(transaction));
+        let status = status.expect("a transaction whose deadline counts has a way back");
+        Ok(self.change(gid, |transaction| {
+            let timeout_ms = transaction.options.timeout_ms;
+            let reason = format!("its deadline passed: not decided in {timeout_ms} ms");
+            (Next::Become(status, Some(Decision::RollBack)), Some(reason))
+        }))
+    }
+
+    fn retry(&mut self, gid: &Gid, reason: &str) -> Result<Outcome, Rejection> {
+        let transaction = self.known(gid)?;
+        let Some(interrupted) = transaction.interrupted else {
+            return Err(transaction.wrong_status("retry"));
+        };
+        let reason = format!("retried: {reason}");
+        Ok(self.change(gid, |_| (Next::Become(interrupted, None), Some(reason))))
+    }
+
+    fn known(&self, gid: &Gid) -> Result<&GlobalTransaction, Rejection> {
+        self.get(gid).ok_or_else(|| Rejection::UnknownGid { gid: gid.clone() })
+    }
+
+    /// Changes a known transaction, lets it settle from what `change` answers, and keeps the index.
+    fn change(
+        &mut self,
+        gid: &Gid,
+        change: impl FnOnce(&mut GlobalTransaction) -> (Next, Option<String>),
+    ) -> Outcome {
+        let shared = self.transactions.get_mut(gid).expect("the command found it");
+        let transaction = Arc::make_mut(shared);
+        let from = transaction.status;
+        let before = Standing::of(transaction, self.index.is_owing(gid));
+        let (next, reason) = change(transaction);
+        let owing = transaction.settle(next, self.clock, reason);
+        let to = transaction.status;
+        let after = Standing::of(transaction, owing);
+        self.index.update(gid, Some(before), Some(after));
+        if to.is_final() {
+            self.finished.push_back(gid.clone());
+            self.forget_oldest();
+        }
+        let moved = (from != to).then_some(Moved { from: Some(from), to });
+        Outcome { moved, repeated: false }
+    }
+
+    /// Keeps the window of finished transactions at its size.
+    fn forget_oldest(&mut self) {
+        while self.finished.len() > self.finished_max {
+            let oldest = self.finished.pop_front().expect("it is longer than its bound");
+            let gone = self.transactions.remove(&oldest).expect("a finished one is remembered");
+            self.index.update(&oldest, Some(Standing::of(&gone, false)), None);
+        }
+    }
+}
+
+impl Branch {
+    fn pending(spec: BranchSpec) -> Self {
+        Self { spec, state: BranchState::Pending, refusal: None }
+    }
+}
+
+impl GlobalTransaction {
+    fn wrong_status(&self, wanted: &'static str) -> Rejection {
+        Rejection::WrongStatus { gid: self.gid.clone(), status: self.status, wanted }
+    }
+}
+
+fn branch_number(position: usize) -> u32 {
+    u32::try_from(position).expect("a transaction has at most BRANCHES_MAX branches")
+}

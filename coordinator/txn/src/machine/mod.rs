@@ -1,0 +1,176 @@
+//! The machine: every open transaction and the recently finished ones, moved by commands alone.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    ops::Bound,
+    sync::Arc,
+};
+
+use crate::{
+    Digest, Gid, GlobalTransaction, Next, Report, Status, Timestamp, digest, limit, mode::View,
+};
+
+mod admission;
+mod apply;
+mod index;
+mod progress;
+mod snapshot;
+
+pub use snapshot::Snapshot;
+
+use index::Index;
+
+/// The state that the log replicates.
+///
+/// A clone shares what it can with the original and copies a transaction only when one of them changes it, so it is the
+/// cheap way to take a [`Snapshot`] of a large machine beside its work.
+#[derive(Clone)]
+pub struct Machine {
+    /// The highest time seen in the log.
+    clock: Timestamp,
+    /// Open and finished ones.
+    transactions: BTreeMap<Gid, Arc<GlobalTransaction>>,
+    /// In the order in which they finished.
+    finished: VecDeque<Gid>,
+    /// Follows from the above.
+    index: Index,
+    open_max: usize,
+    finished_max: usize,
+}
+
+/// What the world is owed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Transactions that have calls to make, in gid order: ask [`Machine::owed`] for each.
+    pub owing: Vec<Gid>,
+    /// Transactions whose deadline has passed, earliest first: propose [`crate::Command::Expire`] for each.
+    pub expired: Vec<Gid>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::bounded(limit::OPEN_MAX, limit::FINISHED_MAX)
+    }
+}
+
+/// Counts only: a machine is too large to print, and a payload is nobody's business.
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("clock", &self.clock)
+            .field("open", &self.open())
+            .field("finished", &self.finished.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// An empty machine.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty machine with smaller bounds, for tests. Nodes that differ in them would part ways, so a cluster never
+    /// does this.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn bounded(open_max: usize, finished_max: usize) -> Self {
+        Self {
+            clock: Timestamp::default(),
+            transactions: BTreeMap::new(),
+            finished: VecDeque::new(),
+            index: Index::default(),
+            open_max,
+            finished_max,
+        }
+    }
+
+    /// At most `limit` of each kind of what is due at `now`. Costs by what is due, not by what is open.
+    ///
+    /// A transaction owes as long as the log does not say otherwise, also while its calls are in flight: a leader that
+    /// has more than `limit` of them pages through [`Machine::owing`].
+    #[must_use]
+    pub fn due(&self, now: Timestamp, limit: usize) -> Due {
+        Due {
+            owing: self.owing(None).take(limit).cloned().collect(),
+            expired: self.index.expired(now).take(limit).cloned().collect(),
+        }
+    }
+
+    /// Transactions that have calls to make, in gid order, behind `after`.
+    pub fn owing<'a>(&'a self, after: Option<&Gid>) -> impl Iterator<Item = &'a Gid> + use<'a> {
+        self.index.owing(after)
+    }
+
+    /// The earliest deadline of an undecided transaction.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.index.next_deadline()
+    }
+
+    /// What the transaction needs next if `heard`, answers that are not in the log yet, were applied: calls to make, or
+    /// [`Next::Become`] or [`Next::Record`]: then they are worth a [`crate::Command::Report`] now, all in one and in this
+    /// order. Forget them once that report is applied. Never changes the machine, and copies no payload.
+    ///
+    /// A gid that is not known or finished, or that needs attention: [`Next::Wait`].
+    #[must_use]
+    pub fn owed(&self, gid: &Gid, heard: &[Report]) -> Next {
+        match self.get(gid) {
+            Some(transaction) => View::hearing(transaction, heard).next(),
+            None => Next::Wait,
+        }
+    }
+
+    /// The transaction, open or finished and not yet forgotten.
+    #[must_use]
+    pub fn get(&self, gid: &Gid) -> Option<&GlobalTransaction> {
+        self.transactions.get(gid).map(AsRef::as_ref)
+    }
+
+    /// Transactions in gid order, behind `after`.
+    pub fn list<'a>(
+        &'a self,
+        after: Option<&Gid>,
+    ) -> impl Iterator<Item = &'a GlobalTransaction> + use<'a> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.transactions.range((start, Bound::Unbounded)).map(|(_, transaction)| &**transaction)
+    }
+
+    /// How many transactions are in each status, open and finished ones that are remembered; statuses that nobody is in
+    /// are left out. Costs by the number of statuses.
+    #[must_use]
+    pub fn census(&self) -> BTreeMap<Status, usize> {
+        self.index.census()
+    }
+
+    /// How many transactions are open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.transactions.len() - self.finished.len()
+    }
+
+    /// The highest time seen in the log.
+    #[must_use]
+    pub fn clock(&self) -> Timestamp {
+        self.clock
+    }
+
+    /// Hash of the whole state: equal after an equal prefix of the log, on every node and after every snapshot. Reads
+    /// every transaction.
+    #[must_use]
+    pub fn state_hash(&self) -> Digest {
+        digest::of_state(self.clock, self.open(), self.in_order())
+    }
+
+    /// Open transactions in gid order, then finished ones in the order in which they finished.
+    fn in_order(&self) -> impl Iterator<Item = &GlobalTransaction> {
+        let open = self.list(None).filter(|transaction| !transaction.status.is_final());
+        open.chain(
+            self.finished
+                .iter()
+                .map(|gid| self.get(gid).expect("what is in the order of finishing is remembered")),
+        )
+    }
+}
