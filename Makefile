@@ -1,0 +1,64 @@
+# Everything a developer or a visitor runs. `make` alone lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help deps demo test verify fix bench clean
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# More options for the demo, for example: make demo ARGS="--kill postgres --duration 30s"
+ARGS ?=
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+# PostgreSQL's server programs serve the demo and the tests, which start servers of their own: no system-wide cluster is
+# made or started. Whatever is there already is left as it is.
+deps: ## Install what is missing: PostgreSQL's server programs and a C compiler (Debian; as root or by sudo)
+	@command -v cargo >/dev/null && command -v rustc >/dev/null || { \
+	  echo "cargo and rustc are missing. Install Rust 1.95 or newer, for example by rustup (https://rustup.rs)." >&2; exit 1; }
+	@missing=""; \
+	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null \
+	  || [ -x "$$(pg_config --bindir 2>/dev/null)/initdb" ] || missing="$$missing postgresql"; \
+	[ -n "$$missing" ] || exit 0; \
+	if ! command -v apt-get >/dev/null; then \
+	  echo "Missing:$$missing (names as on Debian). Install them with this system's package manager." >&2; exit 1; fi; \
+	if [ "$$(id -u)" = 0 ]; then as_root=""; \
+	elif sudo -n true 2>/dev/null || { [ -t 0 ] && command -v sudo >/dev/null; }; then as_root=sudo; \
+	else echo "Missing:$$missing. As root: apt-get install$$missing" >&2; exit 1; fi; \
+	echo "Installing:$$missing"; \
+	settings=/etc/postgresql-common/createcluster.d; \
+	$$as_root mkdir -p $$settings; \
+	echo "create_main_cluster = false" | $$as_root tee $$settings/no-main-cluster.conf >/dev/null; \
+	trap "$$as_root rm -f $$settings/no-main-cluster.conf" EXIT; \
+	$$as_root apt-get update -q; \
+	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
+
+demo: deps ## Run three coordinators and four PostgreSQL servers, kill the leader, audit the money (ARGS="...")
+	cargo build --release --locked -p holdfast-cli
+	@mkdir -p target/demo
+	$(TARGET)/release/holdfast demo --report target/demo/report.json $(ARGS)
+
+# The tests start the holdfast binary, so it is built first.
+test: deps ## Run all tests
+	cargo build --workspace --locked --bins
+	cargo test --workspace --locked
+
+verify: deps ## Check everything and write nothing: format, lints, tests, documentation, dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(MAKE) test
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps
+	@cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	cargo deny --locked check
+
+fix: ## Format, and apply what clippy can mend by itself
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+bench: ## Measure the transaction machine
+	cargo bench --locked -p holdfast-txn
+
+clean: ## Remove what was built
+	cargo clean
