@@ -2,10 +2,15 @@
 
 mod model;
 
-use std::{collections::BTreeMap, error::Error, fmt::Write as _, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    fmt::Write as _,
+    path::Path,
+};
 
 use goldenscript::{Command, Context, Runner};
-use holdfast_branch::{Op, Outcome, Verdict};
+use holdfast_branch::{Op, Outcome, Record, Verdict, decide};
 use model::Branch;
 
 #[derive(Default)]
@@ -18,7 +23,7 @@ fn words(outcome: &Outcome) -> String {
         Outcome::Done => "done".into(),
         Outcome::Working => "working".into(),
         Outcome::Refused { code, message } if code == holdfast_branch::LATE_CODE => {
-            format!("refused {code} {}", message.split(':').next().unwrap())
+            format!("refused {code} {}", message.split(':').next().expect("a message has words"))
         }
         Outcome::Refused { code, message } => format!("refused {code} \"{message}\""),
     }
@@ -37,11 +42,66 @@ fn outcome(text: &str, code: Option<String>, message: Option<String>) -> Option<
     }
 }
 
+/// A record in short: `try=done confirm=by cancel`.
+fn short(record: &Record) -> String {
+    let rows: Vec<String> = record
+        .rows()
+        .map(|row| {
+            if row.by == row.op {
+                format!("{}={}", row.op, row.outcome.as_str())
+            } else {
+                format!("{}=by {}", row.op, row.by)
+            }
+        })
+        .collect();
+    if rows.is_empty() { "nothing".into() } else { rows.join(" ") }
+}
+
+/// Every record that calls lead to, whatever the participant says, and the verdict on each operation.
+fn table() -> Result<String, Box<dyn Error>> {
+    let refusal = Outcome::Refused { code: "AM04".into(), message: "not enough money".into() };
+    let says = [Some(Outcome::Done), Some(Outcome::Working), Some(refusal), None];
+    let mut table = BTreeMap::new();
+    let mut open = vec![Branch::default()];
+    let mut seen = BTreeSet::from([short(&Record::default())]);
+    while let Some(branch) = open.pop() {
+        for op in Op::ALL {
+            let verdict = match decide(op, &branch.record) {
+                Verdict::Proceed => "proceed".to_owned(),
+                Verdict::Repeat(outcome) => format!("repeat {}", outcome.as_str()),
+                Verdict::Empty => "empty".to_owned(),
+                Verdict::Late => "late".to_owned(),
+                Verdict::Disorder(disorder) => disorder.code().to_owned(),
+            };
+            table.insert((short(&branch.record), op), verdict);
+            for say in &says {
+                let mut next = branch.clone();
+                next.call(op, say.as_ref());
+                if seen.insert(short(&next.record)) {
+                    open.push(next);
+                }
+            }
+        }
+    }
+    let mut text = String::new();
+    for record in &seen {
+        writeln!(text, "{record}")?;
+        for op in Op::ALL {
+            writeln!(text, "  {:10} {}", op.as_str(), table[&(record.clone(), op)])?;
+        }
+    }
+    Ok(text)
+}
+
 impl Runner for Stories {
     type Command = Command;
 
     fn run(&mut self, command: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
         let mut arguments = command.consume_args();
+        if command.name == "table" {
+            arguments.reject_next()?;
+            return table();
+        }
         let name = arguments.next_pos().ok_or("say which branch")?.to_owned();
         let branch = self.branches.entry(name.clone()).or_default();
         let mut output = String::new();

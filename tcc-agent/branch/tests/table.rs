@@ -2,8 +2,6 @@
 
 mod model;
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use holdfast_branch::{Disorder, Op, Outcome, Record, Row, Verdict, claims, decide};
 use model::Branch;
 use proptest::prelude::*;
@@ -81,61 +79,6 @@ fn no_record_whatsoever_admits_an_effect_twice_or_against_what_was_recorded() {
             }
         }
     }
-}
-
-/// A record in short: `try=done confirm=by cancel`.
-fn short(record: &Record) -> String {
-    let rows: Vec<String> = record
-        .rows()
-        .map(|row| {
-            if row.by == row.op {
-                format!("{}={}", row.op, row.outcome.as_str())
-            } else {
-                format!("{}=by {}", row.op, row.by)
-            }
-        })
-        .collect();
-    if rows.is_empty() { "nothing".into() } else { rows.join(" ") }
-}
-
-#[test]
-fn the_table_of_all_reachable_records_is_the_one_on_paper() {
-    let says = [Some(Outcome::Done), Some(Outcome::Working), Some(refusal("AM04")), None];
-    let mut table = BTreeMap::new();
-    let mut open = vec![Branch::default()];
-    let mut seen = BTreeSet::from([short(&Record::default())]);
-    while let Some(branch) = open.pop() {
-        for op in Op::ALL {
-            let verdict = match decide(op, &branch.record) {
-                Verdict::Proceed => "proceed".to_owned(),
-                Verdict::Repeat(outcome) => format!("repeat {}", outcome.as_str()),
-                Verdict::Empty => "empty".to_owned(),
-                Verdict::Late => "late".to_owned(),
-                Verdict::Disorder(disorder) => disorder.code().to_owned(),
-            };
-            table.insert((short(&branch.record), op), verdict);
-            for say in &says {
-                let mut next = branch.clone();
-                next.call(op, say.as_ref());
-                if seen.insert(short(&next.record)) {
-                    open.push(next);
-                }
-            }
-        }
-    }
-    let mut text = String::new();
-    for record in &seen {
-        text.push_str(record);
-        text.push('\n');
-        for op in Op::ALL {
-            text.push_str(&format!("  {:10} {}\n", op.as_str(), table[&(record.clone(), op)]));
-        }
-    }
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/table.txt");
-    if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
-        std::fs::write(&path, &text).unwrap();
-    }
-    assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{} differs", path.display());
 }
 
 #[test]
