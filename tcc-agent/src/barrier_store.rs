@@ -1,0 +1,241 @@
+//! The barrier's rows in PostgreSQL: claimed, read and settled for a whole batch at a time, within the local transaction.
+
+use std::collections::{HashMap, HashSet};
+
+use deadpool_postgres::ClientWrapper;
+use futures::future;
+use holdfast_branch::{Op, Outcome, Record, Row, Settlement, claims};
+use tokio_postgres::{Client, Error, Statement};
+
+use crate::participant::Call;
+
+/// The plain SQL that installs the barrier, for `psql` and for migration tools.
+pub const BARRIER_SQL: &str = include_str!("../sql/barrier.sql");
+
+/// What the table's comment says once this version is installed.
+const VERSION: &str = "holdfast barrier 1";
+
+/// The longest code of a refusal that is kept, in characters.
+pub(crate) const CODE_CHARACTERS_MAX: usize = 64;
+/// The longest message of a refusal that is kept, in characters.
+pub(crate) const MESSAGE_CHARACTERS_MAX: usize = 1024;
+
+const CLAIM: &str = "INSERT INTO holdfast.barrier (gid, branch, op, by_op) \
+     SELECT c.gid, c.branch, c.op, c.by_op \
+     FROM unnest($1::text[], $2::int[], $3::text[], $4::text[]) AS c (gid, branch, op, by_op) \
+     ORDER BY c.gid COLLATE \"C\", c.branch, c.op COLLATE \"C\" \
+     ON CONFLICT (gid, branch, op) DO NOTHING RETURNING gid, branch, op";
+
+// OFFSET 0 keeps the planner at one index look-up a branch, however small it believed the table to be when it planned.
+const READ: &str = "SELECT b.gid, b.branch, b.op, b.by_op, b.answer, b.code, b.message \
+     FROM unnest($1::text[], $2::int[]) AS c (gid, branch) \
+     CROSS JOIN LATERAL (SELECT * FROM holdfast.barrier AS r \
+                         WHERE r.gid = c.gid AND r.branch = c.branch OFFSET 0) AS b";
+
+const WRITE: &str = "UPDATE holdfast.barrier AS b \
+     SET answer = c.answer, code = c.code, message = c.message, at = now() \
+     FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[]) \
+          AS c (gid, branch, op, answer, code, message) \
+     WHERE b.gid = c.gid AND b.branch = c.branch AND b.op = c.op";
+
+const WITHDRAW: &str = "DELETE FROM holdfast.barrier AS b \
+     USING unnest($1::text[], $2::int[], $3::text[]) AS c (gid, branch, op) \
+     WHERE b.gid = c.gid AND b.branch = c.branch AND b.op = c.op";
+
+// The empty SELECT fails where the transaction has failed before; a bare COMMIT would then roll back and report success.
+const COMMIT: &str = "SELECT; COMMIT";
+
+/// Installs the schema `holdfast` with the barrier's table and functions, or brings them up to this version. Does nothing, and
+/// needs no rights, where this version is installed. Several may do it at once. Not within a transaction.
+/// # Errors
+/// What PostgreSQL says; most often that the role may not create a schema. Nothing is installed then.
+pub async fn install(client: &Client) -> Result<(), Error> {
+    let installed = client
+        .query_opt(
+            "SELECT 1 FROM pg_catalog.pg_class AS c \
+             JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+             WHERE n.nspname = 'holdfast' AND c.relname = 'barrier' \
+               AND pg_catalog.obj_description(c.oid, 'pg_class') = $1",
+            &[&VERSION],
+        )
+        .await?;
+    if installed.is_some() {
+        return Ok(());
+    }
+    let outcome = client.batch_execute(BARRIER_SQL).await;
+    if outcome.is_err() {
+        // The file opened a transaction, which the error has left open.
+        client.batch_execute("ROLLBACK").await?;
+    }
+    outcome
+}
+
+/// The statements of the first round trip, prepared on one connection.
+pub(crate) struct Statements {
+    claim: Statement,
+    read: Statement,
+}
+
+/// Prepares what every batch needs; once per connection.
+pub(crate) async fn prepare(client: &ClientWrapper) -> Result<Statements, Error> {
+    let (claim, read) =
+        future::try_join(client.prepare_cached(CLAIM), client.prepare_cached(READ)).await?;
+    Ok(Statements { claim, read })
+}
+
+/// What the barrier knows of one call.
+pub(crate) struct Found {
+    /// The rows that were there before.
+    pub(crate) record: Record,
+    /// The rows that this call has written.
+    pub(crate) fresh: Vec<Op>,
+}
+
+/// Opens the local transaction with the statement `begin`, claims the rows of every call, and reads what was there before: one
+/// round trip. Waits for local transactions that have claimed the same rows. No (gid, branch) may occur twice in `calls`.
+pub(crate) async fn enter(
+    client: &ClientWrapper,
+    statements: &Statements,
+    begin: &str,
+    calls: &[Call],
+) -> Result<Vec<Found>, Error> {
+    let mut rows: Vec<(&str, i32, &str, &str)> = calls
+        .iter()
+        .flat_map(|call| {
+            claims(call.op).iter().map(move |op| {
+                (call.gid.as_str(), branch_number(call), op.as_str(), call.op.as_str())
+            })
+        })
+        .collect();
+    // One order for all batches, so that two of them never wait for each other.
+    rows.sort_unstable();
+    let gids: Vec<&str> = rows.iter().map(|row| row.0).collect();
+    let branches: Vec<i32> = rows.iter().map(|row| row.1).collect();
+    let ops: Vec<&str> = rows.iter().map(|row| row.2).collect();
+    let by_ops: Vec<&str> = rows.iter().map(|row| row.3).collect();
+    let call_gids: Vec<&str> = calls.iter().map(|call| call.gid.as_str()).collect();
+    let call_branches: Vec<i32> = calls.iter().map(branch_number).collect();
+
+    // Polled in this order, they are sent in this order, without waiting for each other's answers.
+    let (begun, claimed, read) = future::join3(
+        client.batch_execute(begin),
+        client.query(&statements.claim, &[&gids, &branches, &ops, &by_ops]),
+        client.query(&statements.read, &[&call_gids, &call_branches]),
+    )
+    .await;
+    begun?;
+    let (claimed, read) = (claimed?, read?);
+
+    let place: HashMap<(&str, i32), usize> = calls
+        .iter()
+        .enumerate()
+        .map(|(index, call)| ((call.gid.as_str(), branch_number(call)), index))
+        .collect();
+    assert_eq!(place.len(), calls.len(), "a branch occurs once in a batch");
+    let mut found: Vec<Found> =
+        calls.iter().map(|_| Found { record: Record::default(), fresh: Vec::new() }).collect();
+    let mut fresh = HashSet::with_capacity(claimed.len());
+    for row in &claimed {
+        let (gid, branch, op) = (row.try_get(0)?, row.try_get(1)?, row.try_get::<_, &str>(2)?);
+        let index = place[&(gid, branch)];
+        fresh.insert((index, op));
+        found[index].fresh.push(operation(op));
+    }
+    for row in &read {
+        let index = place[&(row.try_get(0)?, row.try_get(1)?)];
+        let op = row.try_get::<_, &str>(2)?;
+        if fresh.contains(&(index, op)) {
+            continue;
+        }
+        let outcome = match row.try_get::<_, &str>(4)? {
+            "done" => Outcome::Done,
+            "working" => Outcome::Working,
+            _ => Outcome::Refused {
+                code: row.try_get::<_, Option<String>>(5)?.unwrap_or_default(),
+                message: row.try_get::<_, Option<String>>(6)?.unwrap_or_default(),
+            },
+        };
+        let by = operation(row.try_get::<_, &str>(3)?);
+        found[index].record.put(Row { op: operation(op), by, outcome });
+    }
+    Ok(found)
+}
+
+/// Writes what became of every call and commits: one round trip. Every error but a lost connection means: nothing was committed.
+pub(crate) async fn leave(
+    client: &ClientWrapper,
+    calls: &[Call],
+    found: &[Found],
+    settlements: &[Settlement],
+) -> Result<(), Error> {
+    let mut written: Vec<(&str, i32, &str, &Outcome)> = Vec::new();
+    let mut withdrawn: Vec<(&str, i32, &str)> = Vec::new();
+    for ((call, found), settlement) in calls.iter().zip(found).zip(settlements) {
+        let (gid, branch) = (call.gid.as_str(), branch_number(call));
+        match settlement {
+            Settlement::Keep => {}
+            Settlement::Write(outcome) => written.push((gid, branch, call.op.as_str(), outcome)),
+            Settlement::Withdraw => {
+                withdrawn.extend(found.fresh.iter().map(|op| (gid, branch, op.as_str())));
+            }
+        }
+    }
+    if written.is_empty() && withdrawn.is_empty() {
+        return client.batch_execute(COMMIT).await;
+    }
+    let (write, withdraw) =
+        future::try_join(client.prepare_cached(WRITE), client.prepare_cached(WITHDRAW)).await?;
+
+    let gids: Vec<&str> = written.iter().map(|row| row.0).collect();
+    let branches: Vec<i32> = written.iter().map(|row| row.1).collect();
+    let ops: Vec<&str> = written.iter().map(|row| row.2).collect();
+    let answers: Vec<&str> = written.iter().map(|row| row.3.as_str()).collect();
+    let refusals: (Vec<Option<String>>, Vec<Option<String>>) = written
+        .iter()
+        .map(|row| match row.3 {
+            Outcome::Refused { code, message } => {
+                (Some(kept(code, CODE_CHARACTERS_MAX)), Some(kept(message, MESSAGE_CHARACTERS_MAX)))
+            }
+            Outcome::Done | Outcome::Working => (None, None),
+        })
+        .unzip();
+    let gone_gids: Vec<&str> = withdrawn.iter().map(|row| row.0).collect();
+    let gone_branches: Vec<i32> = withdrawn.iter().map(|row| row.1).collect();
+    let gone_ops: Vec<&str> = withdrawn.iter().map(|row| row.2).collect();
+
+    let (written, withdrawn, committed) = future::join3(
+        async {
+            if gids.is_empty() {
+                return Ok(0);
+            }
+            let answers = &answers;
+            client
+                .execute(&write, &[&gids, &branches, &ops, answers, &refusals.0, &refusals.1])
+                .await
+        },
+        async {
+            if gone_gids.is_empty() {
+                return Ok(0);
+            }
+            client.execute(&withdraw, &[&gone_gids, &gone_branches, &gone_ops]).await
+        },
+        client.batch_execute(COMMIT),
+    )
+    .await;
+    written?;
+    withdrawn?;
+    committed
+}
+
+/// The text as a row keeps it: cut to its limit, and without the one character that PostgreSQL cannot store.
+pub(crate) fn kept(text: &str, characters_max: usize) -> String {
+    text.chars().filter(|&c| c != '\0').take(characters_max).collect()
+}
+
+fn branch_number(call: &Call) -> i32 {
+    i32::try_from(call.branch).expect("the door has checked that a branch fits")
+}
+
+fn operation(name: &str) -> Op {
+    Op::parse(name).expect("the table's CHECK allows known operations only")
+}

@@ -1,0 +1,6 @@
+//! The kinds of resource that a library participant can stand on.
+
+mod postgres;
+mod queue;
+
+pub use postgres::{Counts, Limits, PostgresResource};

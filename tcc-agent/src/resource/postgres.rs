@@ -1,0 +1,588 @@
+//! Carries calls out on PostgreSQL: those that wait together become one local transaction, and one commit serves them all.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use futures::FutureExt as _;
+use holdfast_branch::{LATE_CODE, LATE_MESSAGE, Op, Outcome, Settlement, Verdict, decide, settle};
+use tokio::task::JoinHandle;
+use tokio_postgres::{NoTls, error::SqlState};
+
+use super::queue::{Batch, Queue};
+use crate::{
+    barrier_store::{self, CODE_CHARACTERS_MAX, MESSAGE_CHARACTERS_MAX, kept},
+    handler::{Asked, Handler},
+    participant::{Answer, Call, Gid, LocalTransaction, Participant},
+};
+
+/// How many calls are remembered as having spoiled a batch.
+const SUSPECTS_MAX: usize = 4096;
+/// After so many lost connections in a row, the rest of a batch is not tried any more.
+const LOST_IN_A_ROW_MAX: usize = 2;
+
+/// The bounds of an executor. Each at least 1.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections, and so local transactions at a time.
+    pub connections: usize,
+    /// Calls in one local transaction.
+    pub batch_max: usize,
+    /// Payload in one local transaction, bytes. A single call may be larger.
+    pub batch_bytes_max: usize,
+    /// Calls that wait for a connection; more are answered unknown at once.
+    pub waiting_max: usize,
+    /// For a connection to be made, ms.
+    pub connect_timeout_ms: u64,
+    /// For one lock, ms (PostgreSQL's `lock_timeout`).
+    pub lock_timeout_ms: u32,
+    /// For one statement, ms (PostgreSQL's `statement_timeout`).
+    pub statement_timeout_ms: u32,
+    /// For a whole local transaction, ms. Then its connection is given up and all its calls are answered unknown.
+    pub batch_timeout_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4,
+            batch_max: 256,
+            batch_bytes_max: 4 << 20,
+            waiting_max: 16_384,
+            connect_timeout_ms: 5_000,
+            lock_timeout_ms: 2_000,
+            statement_timeout_ms: 10_000,
+            batch_timeout_ms: 30_000,
+        }
+    }
+}
+
+/// What an executor has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Local transactions that were committed.
+    pub local_transactions: u64,
+    /// Calls that they answered.
+    pub branches: u64,
+    /// Calls that had ended before and were answered from their row.
+    pub repeats: u64,
+    /// Undos of what never took effect.
+    pub empty_cancels: u64,
+    /// Tries and actions behind their undo.
+    pub late_tries: u64,
+    /// Calls that the participant refused.
+    pub refusals: u64,
+    /// Calls that no coordinator should make.
+    pub disorders: u64,
+    /// Batches that were carried out again one call at a time.
+    pub splits: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    local_transactions: AtomicU64,
+    branches: AtomicU64,
+    repeats: AtomicU64,
+    empty_cancels: AtomicU64,
+    late_tries: AtomicU64,
+    refusals: AtomicU64,
+    disorders: AtomicU64,
+    splits: AtomicU64,
+}
+
+/// Adds to a counter here and to the metric of that name.
+fn count(counter: &AtomicU64, metric: &'static str, by: u64) {
+    if by > 0 {
+        counter.fetch_add(by, Ordering::Relaxed);
+        metrics::counter!(metric).increment(by);
+    }
+}
+
+/// Carries calls out on PostgreSQL, with the barrier, in batches. The barrier must be installed ([`crate::install`]).
+///
+/// Its connections must be its own or session-pooled: it prepares statements. Dropping it takes no more calls and answers those
+/// it has; [`close`](Self::close) waits for that.
+pub struct PostgresResource<P> {
+    executor: Arc<Executor<P>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Executor<P> {
+    participant: P,
+    pool: Pool,
+    queue: Arc<Queue>,
+    begin: String,
+    batch_timeout: Duration,
+    /// Calls that spoiled a batch, the eldest first. Next time they are carried out alone, so that one that can never succeed
+    /// does not split every batch it comes in.
+    suspects: Mutex<Suspects>,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Suspects {
+    calls: HashSet<(Gid, u32, Op)>,
+    /// In the order in which they came; may still name some that were acquitted.
+    line: VecDeque<(Gid, u32, Op)>,
+}
+
+/// Why a local transaction was not committed, or is not known to be.
+enum Failure {
+    /// Rolled back because of another local transaction: the same again may go well.
+    Conflict(String),
+    /// Rolled back because of what one of the calls asked for.
+    Spoiled(String),
+    /// The connection is gone or silent; the commit may have happened.
+    Lost(String),
+    /// No call is to blame: there is no connection, or no barrier.
+    Down(String),
+}
+
+impl Failure {
+    fn into_message(self) -> String {
+        let (Self::Conflict(message)
+        | Self::Spoiled(message)
+        | Self::Lost(message)
+        | Self::Down(message)) = self;
+        message
+    }
+}
+
+impl<P: Participant> PostgresResource<P> {
+    /// Connects to the PostgreSQL of `config`, without TLS, as calls come. Needs a Tokio runtime.
+    #[must_use]
+    pub fn new(config: tokio_postgres::Config, participant: P, limits: &Limits) -> Self {
+        let mut config = config;
+        config.connect_timeout(Duration::from_millis(limits.connect_timeout_ms));
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let connect = Duration::from_millis(limits.connect_timeout_ms);
+        let pool = Pool::builder(Manager::from_config(config, NoTls, recycling))
+            .max_size(limits.connections.max(1))
+            .wait_timeout(Some(connect))
+            .create_timeout(Some(connect))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .expect("a pool with timeouts was given its runtime");
+        Self::with_pool(pool, participant, limits)
+    }
+
+    /// Takes connections from `pool`, for example one that speaks TLS. The pool should hold `limits.connections`.
+    #[must_use]
+    pub fn with_pool(pool: Pool, participant: P, limits: &Limits) -> Self {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}; \
+             SET LOCAL statement_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {}",
+            limits.lock_timeout_ms.max(1),
+            limits.statement_timeout_ms.max(1),
+            limits.batch_timeout_ms.clamp(1, 1 << 30),
+        );
+        let executor = Arc::new(Executor {
+            participant,
+            pool,
+            queue: Queue::new(limits.waiting_max, limits.batch_max, limits.batch_bytes_max),
+            begin,
+            batch_timeout: Duration::from_millis(limits.batch_timeout_ms.max(1)),
+            suspects: Mutex::default(),
+            counters: Counters::default(),
+        });
+        let workers = (0..limits.connections.max(1))
+            .map(|_| tokio::spawn(Arc::clone(&executor).work()))
+            .collect();
+        Self { executor, workers }
+    }
+
+    /// Has one call carried out and waits for its answer; what a program without a coordinator session uses, and tests.
+    pub async fn call(&self, call: Call) -> Answer {
+        crate::handler::ask(self, call).await
+    }
+
+    /// What was done since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let counters = &self.executor.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            local_transactions: read(&counters.local_transactions),
+            branches: read(&counters.branches),
+            repeats: read(&counters.repeats),
+            empty_cancels: read(&counters.empty_cancels),
+            late_tries: read(&counters.late_tries),
+            refusals: read(&counters.refusals),
+            disorders: read(&counters.disorders),
+            splits: read(&counters.splits),
+        }
+    }
+
+    /// Takes no more calls, answers those it has, and waits until that is done.
+    pub async fn close(mut self) {
+        self.executor.queue.close();
+        for worker in self.workers.drain(..) {
+            // A worker catches the participant's panics; it ends only when the queue is empty.
+            let _ended = worker.await;
+        }
+    }
+}
+
+impl<P: Participant> Handler for PostgresResource<P> {
+    fn handle(&self, asked: Vec<Asked>) {
+        for left_over in self.executor.queue.put(asked) {
+            let message = "too many calls wait for the database: ask again".into();
+            left_over.reply.answer(Answer::Unknown { message });
+        }
+    }
+}
+
+impl<P> Drop for PostgresResource<P> {
+    fn drop(&mut self) {
+        self.executor.queue.close();
+    }
+}
+
+impl<P> fmt::Debug for PostgresResource<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresResource")
+            .field("begin", &self.executor.begin)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection on loan. Unless it is said to be clean, it is closed and not given back: nobody inherits an open transaction.
+struct Lease(Option<Object>);
+
+impl Lease {
+    fn clean(mut self) {
+        self.0.take();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(Object::take(connection));
+        }
+    }
+}
+
+impl<P: Participant> Executor<P> {
+    async fn work(self: Arc<Self>) {
+        while let Some(batch) = self.queue.take().await {
+            let carried = AssertUnwindSafe(self.carry(batch)).catch_unwind().await;
+            if carried.is_err() {
+                // The calls were answered unknown as they were dropped.
+                tracing::error!("the participant panicked; its calls are answered unknown");
+            }
+        }
+    }
+
+    async fn carry(&self, mut batch: Batch) {
+        let asked = std::mem::take(&mut batch.asked);
+        let (alone, together): (Vec<Asked>, Vec<Asked>) =
+            asked.into_iter().partition(|asked| self.is_suspect(&asked.call));
+        if !together.is_empty() {
+            self.carry_together(together).await;
+        }
+        self.carry_alone(alone).await;
+    }
+
+    async fn carry_together(&self, asked: Vec<Asked>) {
+        let (calls, replies): (Vec<Call>, Vec<_>) =
+            asked.into_iter().map(|asked| (asked.call, asked.reply)).unzip();
+        let mut attempt = self.attempt(&calls).await;
+        if let Err(Failure::Conflict(_)) = attempt {
+            attempt = self.attempt(&calls).await;
+        }
+        match attempt {
+            Ok(answers) => {
+                for (reply, answer) in replies.into_iter().zip(answers) {
+                    reply.answer(answer);
+                }
+            }
+            Err(Failure::Conflict(_) | Failure::Spoiled(_)) if calls.len() > 1 => {
+                count(&self.counters.splits, "holdfast_agent_splits_total", 1);
+                let asked = calls.into_iter().zip(replies);
+                self.carry_alone(asked.map(|(call, reply)| Asked { call, reply }).collect()).await;
+            }
+            Err(failure) => {
+                if !matches!(failure, Failure::Down(_)) {
+                    // One of them may have done this to the connection: next time each is alone, and only that one suffers.
+                    calls.iter().for_each(|call| self.suspect(call));
+                }
+                let message = failure.into_message();
+                tracing::warn!(calls = calls.len(), message, "a batch is answered unknown");
+                for reply in replies {
+                    reply.answer(Answer::Unknown { message: message.clone() });
+                }
+            }
+        }
+    }
+
+    async fn carry_alone(&self, asked: Vec<Asked>) {
+        let mut lost_in_a_row = 0;
+        for Asked { call, reply } in asked {
+            if lost_in_a_row >= LOST_IN_A_ROW_MAX {
+                reply.answer(Answer::Unknown { message: "the database cannot be reached".into() });
+                continue;
+            }
+            let calls = std::slice::from_ref(&call);
+            let mut attempt = self.attempt(calls).await;
+            if let Err(Failure::Conflict(_)) = attempt {
+                attempt = self.attempt(calls).await;
+            }
+            match attempt {
+                Ok(answers) => {
+                    lost_in_a_row = 0;
+                    self.acquit(&call);
+                    let mut answers = answers.into_iter();
+                    reply.answer(answers.next().expect("one call has one answer"));
+                }
+                Err(failure) => {
+                    let down = matches!(failure, Failure::Lost(_) | Failure::Down(_));
+                    lost_in_a_row = if down { lost_in_a_row + 1 } else { 0 };
+                    if !matches!(failure, Failure::Down(_)) {
+                        self.suspect(&call);
+                    }
+                    let message = failure.into_message();
+                    tracing::warn!(gid = %call.gid, branch = call.branch, op = %call.op, message, "a call is answered unknown");
+                    reply.answer(Answer::Unknown { message });
+                }
+            }
+        }
+    }
+
+    /// One local transaction with all of `calls`, from begin to commit.
+    async fn attempt(&self, calls: &[Call]) -> Result<Vec<Answer>, Failure> {
+        let connection = self.pool.get().await.map_err(|error| {
+            Failure::Down(format!("no connection to PostgreSQL: {}", describe_pool(&error)))
+        })?;
+        let lease = Lease(Some(connection));
+        let connection = lease.0.as_ref().expect("the lease was just made");
+        let attempt = async {
+            let statements = barrier_store::prepare(connection).await.map_err(|error| {
+                let remedy = match error.code() {
+                    Some(code)
+                        if [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME]
+                            .contains(code) =>
+                    {
+                        "; install the barrier: holdfast barrier install"
+                    }
+                    _ => "",
+                };
+                Failure::Down(format!("the barrier cannot be used: {}{remedy}", describe(&error)))
+            })?;
+            self.within(connection, &statements, calls).await
+        };
+        match tokio::time::timeout(self.batch_timeout, attempt).await {
+            Ok(Ok(answers)) => {
+                lease.clean();
+                Ok(answers)
+            }
+            Ok(Err(failure)) => {
+                if !matches!(failure, Failure::Lost(_)) && self.roll_back(connection).await {
+                    lease.clean();
+                }
+                Err(failure)
+            }
+            Err(_) => Err(Failure::Lost(format!(
+                "the local transaction took longer than {} ms",
+                self.batch_timeout.as_millis()
+            ))),
+        }
+    }
+
+    async fn roll_back(&self, connection: &Object) -> bool {
+        let rolled_back = connection.batch_execute("ROLLBACK");
+        matches!(tokio::time::timeout(self.batch_timeout, rolled_back).await, Ok(Ok(())))
+    }
+
+    async fn within(
+        &self,
+        connection: &Object,
+        statements: &barrier_store::Statements,
+        calls: &[Call],
+    ) -> Result<Vec<Answer>, Failure> {
+        let failed = |error: tokio_postgres::Error| judge(&error, connection.is_closed());
+        let found = barrier_store::enter(connection, statements, &self.begin, calls)
+            .await
+            .map_err(failed)?;
+        let verdicts: Vec<Verdict> =
+            calls.iter().zip(&found).map(|(call, found)| decide(call.op, &found.record)).collect();
+
+        let admitted: Vec<usize> =
+            (0..calls.len()).filter(|&index| matches!(verdicts[index], Verdict::Proceed)).collect();
+        let local = LocalTransaction::within(connection);
+        let mut carried = if admitted.is_empty() {
+            Vec::new()
+        } else if admitted.len() == calls.len() {
+            self.participant.carry_out(local, calls).await.map_err(failed)?
+        } else {
+            let chosen: Vec<Call> = admitted.iter().map(|&index| calls[index].clone()).collect();
+            self.participant.carry_out(local, &chosen).await.map_err(failed)?
+        };
+        if carried.len() != admitted.len() {
+            let (got, want) = (carried.len(), admitted.len());
+            return Err(Failure::Spoiled(format!(
+                "the participant gave {got} answers to {want} calls"
+            )));
+        }
+        for answer in &mut carried {
+            if let Answer::Refused { code, message } = answer {
+                // What is kept is what is told, the first time as every time.
+                *code = kept(code, CODE_CHARACTERS_MAX);
+                *message = kept(message, MESSAGE_CHARACTERS_MAX);
+            }
+        }
+
+        let mut carried = carried.into_iter();
+        let mut answers = Vec::with_capacity(calls.len());
+        let mut settlements: Vec<Settlement> = Vec::with_capacity(calls.len());
+        for ((call, found), verdict) in calls.iter().zip(&found).zip(&verdicts) {
+            let carried = match verdict {
+                Verdict::Proceed => carried.next(),
+                Verdict::Repeat(_) | Verdict::Empty | Verdict::Late | Verdict::Disorder(_) => None,
+            };
+            let outcome = carried.as_ref().and_then(outcome_of);
+            settlements.push(settle(call.op, &found.record, verdict, outcome.as_ref()));
+            answers.push(carried.unwrap_or_else(|| answer_of(verdict)));
+        }
+        barrier_store::leave(connection, calls, &found, &settlements).await.map_err(failed)?;
+        self.tally(calls, &verdicts, &answers);
+        Ok(answers)
+    }
+
+    fn tally(&self, calls: &[Call], verdicts: &[Verdict], answers: &[Answer]) {
+        let of = |wanted: fn(&Verdict) -> bool| {
+            verdicts.iter().filter(|verdict| wanted(verdict)).count() as u64
+        };
+        let counters = &self.counters;
+        let branches = calls.len() as u64;
+        count(&counters.local_transactions, "holdfast_agent_local_transactions_total", 1);
+        count(&counters.branches, "holdfast_agent_branches_total", branches);
+        metrics::histogram!("holdfast_agent_branches_per_local_transaction")
+            .record(u32::try_from(branches).unwrap_or(u32::MAX));
+        let repeats = of(|verdict| matches!(verdict, Verdict::Repeat(_)));
+        count(&counters.repeats, "holdfast_agent_repeats_total", repeats);
+        let empty = of(|verdict| matches!(verdict, Verdict::Empty));
+        count(&counters.empty_cancels, "holdfast_agent_empty_cancels_total", empty);
+        let late = of(|verdict| matches!(verdict, Verdict::Late));
+        count(&counters.late_tries, "holdfast_agent_late_tries_total", late);
+        let disorders = of(|verdict| matches!(verdict, Verdict::Disorder(_)));
+        count(&counters.disorders, "holdfast_agent_disorders_total", disorders);
+        let refused = verdicts.iter().zip(answers).filter(|(verdict, answer)| {
+            matches!((verdict, answer), (Verdict::Proceed, Answer::Refused { .. }))
+        });
+        count(&counters.refusals, "holdfast_agent_refusals_total", refused.count() as u64);
+        for (call, verdict) in calls.iter().zip(verdicts) {
+            if let Verdict::Disorder(disorder) = verdict {
+                let code = disorder.code();
+                tracing::error!(gid = %call.gid, branch = call.branch, op = %call.op, code, "{disorder}");
+            }
+        }
+    }
+
+    fn is_suspect(&self, call: &Call) -> bool {
+        let suspects = self.suspects();
+        !suspects.calls.is_empty() && suspects.calls.contains(&key(call))
+    }
+
+    fn suspect(&self, call: &Call) {
+        let mut suspects = self.suspects();
+        if suspects.calls.insert(key(call)) {
+            suspects.line.push_back(key(call));
+            if suspects.line.len() > SUSPECTS_MAX
+                && let Some(eldest) = suspects.line.pop_front()
+            {
+                suspects.calls.remove(&eldest);
+            }
+        }
+    }
+
+    fn acquit(&self, call: &Call) {
+        self.suspects().calls.remove(&key(call));
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, Suspects> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(call: &Call) -> (Gid, u32, Op) {
+    (call.gid.clone(), call.branch, call.op)
+}
+
+/// What the barrier answers without the participant.
+fn answer_of(verdict: &Verdict) -> Answer {
+    match verdict {
+        Verdict::Empty | Verdict::Repeat(Outcome::Done) => Answer::Done,
+        Verdict::Repeat(Outcome::Working) => Answer::Working,
+        Verdict::Repeat(Outcome::Refused { code, message }) => {
+            Answer::Refused { code: code.clone(), message: message.clone() }
+        }
+        Verdict::Late => Answer::Refused { code: LATE_CODE.into(), message: LATE_MESSAGE.into() },
+        Verdict::Disorder(disorder) => Answer::Unknown {
+            message: format!("{}: {disorder}; nothing was done, people must look", disorder.code()),
+        },
+        Verdict::Proceed => Answer::Unknown { message: "the participant gave no answer".into() },
+    }
+}
+
+fn outcome_of(answer: &Answer) -> Option<Outcome> {
+    match answer {
+        Answer::Done => Some(Outcome::Done),
+        Answer::Working => Some(Outcome::Working),
+        Answer::Refused { code, message } => {
+            Some(Outcome::Refused { code: code.clone(), message: message.clone() })
+        }
+        Answer::Unknown { .. } => None,
+    }
+}
+
+/// What an error within a local transaction says about it.
+fn judge(error: &tokio_postgres::Error, connection_closed: bool) -> Failure {
+    let message = describe(error);
+    let Some(code) = error.code() else {
+        // Not PostgreSQL's word: the connection's, or that a value could not be sent or read.
+        return if connection_closed || error.is_closed() || is_io(error) {
+            Failure::Lost(message)
+        } else {
+            Failure::Spoiled(message)
+        };
+    };
+    // 57P..: the server stops or throws us out. 08...: the connection's own errors.
+    if code.code().starts_with("57P") || code.code().starts_with("08") {
+        return Failure::Lost(message);
+    }
+    if [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code) {
+        return Failure::Conflict(message);
+    }
+    Failure::Spoiled(message)
+}
+
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>())
+}
+
+/// The error for people, without what it quotes of the data.
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => {
+            let place = db.constraint().or(db.table()).map(|name| format!(" at {name}"));
+            format!("PostgreSQL says {}{}", db.code().code(), place.unwrap_or_default())
+        }
+        None => error.to_string(),
+    }
+}
+
+fn describe_pool(error: &deadpool_postgres::PoolError) -> String {
+    match error {
+        deadpool_postgres::PoolError::Backend(error) => describe(error),
+        other => other.to_string(),
+    }
+}
