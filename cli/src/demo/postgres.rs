@@ -147,6 +147,7 @@ impl Template {
             environment: Vec::new(),
             log: logs.join(format!("{name}.log")),
             run_as: self.installation.run_as.clone(),
+            kill_when_dropped: false,
         };
         let mut server =
             Server { process: Supervised::new(recipe), data, port, password: self.password.clone() };
@@ -167,6 +168,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// For messages.
+    pub(crate) fn name(&self) -> &str {
+        self.process.name()
+    }
+
     /// The port on the loopback address.
     pub(crate) fn port(&self) -> u16 {
         self.port

@@ -43,6 +43,8 @@ pub(crate) struct Recipe {
     pub(crate) log: PathBuf,
     /// Another user, or ours.
     pub(crate) run_as: Option<RunAs>,
+    /// SIGKILL when it is forgotten. PostgreSQL would leave shared memory behind: the cleaner of the folder stops it.
+    pub(crate) kill_when_dropped: bool,
 }
 
 /// A process by its recipe: running, or dead because we killed it.
@@ -71,7 +73,7 @@ impl Supervised {
     /// Starts it; it must not run. Says nothing about whether it is ready.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         assert!(self.child.is_none(), "{} is started only when it does not run", self.recipe.name);
-        let Recipe { name, program, arguments, environment, log, run_as } = &self.recipe;
+        let Recipe { name, program, arguments, environment, log, run_as, kill_when_dropped } = &self.recipe;
         let open = || {
             OpenOptions::new()
                 .create(true)
@@ -81,7 +83,7 @@ impl Supervised {
         };
         let mut command = plain_command(program, run_as.as_ref());
         command.args(arguments).envs(environment.iter().cloned());
-        command.stdin(Stdio::piped()).stdout(open()?).stderr(open()?).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(open()?).stderr(open()?).kill_on_drop(*kill_when_dropped);
         let child = command.spawn().with_context(|| format!("starting {name} ({})", program.display()))?;
         self.child = Some(child);
         Ok(())
@@ -178,6 +180,7 @@ mod tests {
             environment: vec![("WORD".to_owned(), "spoken".to_owned())],
             log: folder.join("shell.log"),
             run_as: None,
+            kill_when_dropped: true,
         })
     }
 
