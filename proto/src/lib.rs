@@ -8,6 +8,8 @@
     unreachable_pub,
     missing_debug_implementations,
     clippy::all,
+    clippy::restriction,
+    clippy::pedantic,
     reason = "generated from the .proto files"
 )]
 pub mod v1 {
