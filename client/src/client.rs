@@ -251,7 +251,10 @@ impl Client {
     /// What the node at `address` knows of itself and the cluster.
     /// # Errors
     /// [`ClientError`].
-    pub async fn node_status_of(&self, address: &str) -> Result<wire::NodeStatusReply, ClientError> {
+    pub async fn node_status_of(
+        &self,
+        address: &str,
+    ) -> Result<wire::NodeStatusReply, ClientError> {
         self.on_one(address, &async |channel| {
             AdminClient::new(channel).node_status(wire::NodeStatusRequest {}).await
         })
@@ -315,7 +318,8 @@ impl Client {
         let deadline = Instant::now() + patience;
         let mut futile = Futile { sent: false, retry: None, last: String::new() };
         let Ok(turn) = timeout_at(deadline, turns.acquire()).await else {
-            futile.last = format!("{} requests are under way, which is the limit", options.in_flight_max);
+            futile.last =
+                format!("{} requests are under way, which is the limit", options.in_flight_max);
             return Err(futile.told(gid, patience));
         };
         let _turn = turn.expect("the semaphore is never closed");
@@ -410,7 +414,8 @@ impl Client {
         let unreachable = |last: String| ClientError::Unreachable { patience_ms, last };
         let deadline = Instant::now() + options.patience();
         let asked = async {
-            let channel = channel(address, options).await.map_err(|e| unreachable(e.to_string()))?;
+            let channel =
+                channel(address, options).await.map_err(|e| unreachable(e.to_string()))?;
             ask(channel).await.map_err(|status| from_status(&status, patience_ms))
         };
         timeout_at(deadline, asked)
@@ -463,7 +468,8 @@ fn set_wait(request: &mut Request, deadline: Instant) {
 
 /// Whether it is as far as was asked, or cannot get further by waiting.
 fn is_reached(reply: &TransactionReply, wait: Wait) -> bool {
-    let status = reply.transaction.as_ref().map_or(wire::Status::Unspecified, |known| known.status());
+    let status =
+        reply.transaction.as_ref().map_or(wire::Status::Unspecified, |known| known.status());
     let ended = matches!(
         status,
         wire::Status::Committed | wire::Status::RolledBack | wire::Status::NeedsAttention

@@ -33,7 +33,9 @@ pub enum ClientError {
         message: String,
     },
     /// No coordinator could be reached in time. Nothing was sent, so nothing happened.
-    #[error("no coordinator answered within {patience_ms} ms, and nothing was sent; the last attempt: {last}. Check the addresses and the cluster")]
+    #[error(
+        "no coordinator answered within {patience_ms} ms, and nothing was sent; the last attempt: {last}. Check the addresses and the cluster"
+    )]
     Unreachable {
         /// How long it was tried, ms.
         patience_ms: u64,

@@ -37,7 +37,8 @@ struct State {
 
 impl Leader {
     pub(crate) fn new(addresses: Vec<String>, options: ClientOptions) -> Self {
-        let state = State { addresses, current: None, hint: None, turn: 0, failures: 0, last: None };
+        let state =
+            State { addresses, current: None, hint: None, turn: 0, failures: 0, last: None };
         Self { options, state: Mutex::new(state), opening: tokio::sync::Mutex::new(()) }
     }
 
@@ -99,7 +100,8 @@ impl Leader {
         match Link::open(&leader, false, &self.options).await {
             Ok(second) if second.told().leads => Ok(second),
             Ok(second) => {
-                let cause = format!("node {candidate} says that it leads, and it says that it does not");
+                let cause =
+                    format!("node {candidate} says that it leads, and it says that it does not");
                 Err(OpenError { address: second.address().to_owned(), cause })
             }
             Err(error) => {

@@ -96,7 +96,10 @@ pub struct OpenError {
 struct Pending(Mutex<Option<HashMap<u64, oneshot::Sender<Reply>>>>);
 
 impl Pending {
-    fn with<T>(&self, act: impl FnOnce(&mut Option<HashMap<u64, oneshot::Sender<Reply>>>) -> T) -> T {
+    fn with<T>(
+        &self,
+        act: impl FnOnce(&mut Option<HashMap<u64, oneshot::Sender<Reply>>>) -> T,
+    ) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

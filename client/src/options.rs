@@ -62,7 +62,10 @@ mod tests {
         let options = ClientOptions::default();
         for attempt in 1..200 {
             let pause = options.pause(attempt);
-            assert!(pause <= Duration::from_millis(options.pause_ceiling_ms), "{attempt}: {pause:?}");
+            assert!(
+                pause <= Duration::from_millis(options.pause_ceiling_ms),
+                "{attempt}: {pause:?}"
+            );
         }
         assert!(options.pause(1) <= Duration::from_millis(10));
         assert!(options.pause(100) >= Duration::from_millis(options.pause_ceiling_ms / 2));
