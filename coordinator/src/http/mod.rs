@@ -1,1 +1,14 @@
-//! The HTTP/JSON door.
+//! The HTTP/JSON door: transactions, node status, health and metrics. docs/reference/api.md shows every route with curl.
+//!
+//! Every request about a transaction becomes the same message that gRPC carries and goes to the same [desk](crate::rpc::Desk); this
+//! folder only translates. What cannot be translated is told as a problem (RFC 9457) with a code of docs/reference/errors.
+
+mod body;
+mod instant;
+mod problem;
+mod routes;
+mod serve;
+mod view;
+
+pub use routes::router;
+pub use serve::{CONNECTIONS_MAX, serve};

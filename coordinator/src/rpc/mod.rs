@@ -1,3 +1,13 @@
-//! The gRPC doors, a file per service.
+//! The gRPC doors, a file per service, and the desk that they share with HTTP.
 
+pub mod admin;
+mod check;
+mod desk;
+pub(crate) mod fault;
+mod forward;
 pub mod participants;
+pub(crate) mod show;
+pub mod transactions;
+
+pub use desk::Desk;
+pub(crate) use desk::{Hop, Told};

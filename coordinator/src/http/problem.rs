@@ -1,0 +1,114 @@
+//! Errors as RFC 9457 problems.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use crate::rpc::fault::{Class, Fault};
+
+/// Seconds after which a request of kind *retry* is worth another attempt: an election takes less.
+const RETRY_AFTER_S: u64 = 1;
+
+/// A request without an answer, as HTTP says it.
+#[derive(Clone, Debug)]
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    pub(super) fault: Fault,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    kind: &'static str,
+    instance: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+}
+
+impl Problem {
+    /// The door's own refusals, before the desk sees anything.
+    pub(super) fn refused(status: StatusCode, code: &str, detail: String) -> Self {
+        Self { status, fault: Fault::new(Class::BadInput, code, detail) }
+    }
+
+    /// HF2202.
+    pub(super) fn bad_json(detail: String) -> Self {
+        Self::refused(StatusCode::BAD_REQUEST, "HF2202", detail)
+    }
+}
+
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        let status = StatusCode::from_u16(fault.class.http()).expect("the table holds valid ones");
+        Self { status, fault }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Self { status, fault } = self;
+        let retry = matches!(fault.class, Class::Unavailable | Class::Full);
+        let instance = ulid::Ulid::new();
+        tracing::debug!(code = %fault.code, %instance, status = status.as_u16(), "a request was answered with a problem");
+        let body = Body {
+            r#type: format!("urn:holdfast:error:{}", fault.code),
+            title: title(&fault.code),
+            status: status.as_u16(),
+            detail: &fault.message,
+            code: &fault.code,
+            kind: fault.class.kind_str(),
+            instance: format!("urn:ulid:{instance}"),
+            gid: fault.gid.as_deref(),
+            leader: fault.leader.as_deref(),
+            retry_after_ms: retry.then_some(RETRY_AFTER_S * 1000),
+        };
+        let json = serde_json::to_vec(&body).expect("texts and numbers are always JSON");
+        let mut response = (status, json).into_response();
+        let headers = response.headers_mut();
+        let problem = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, problem);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if retry {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+        }
+        response
+    }
+}
+
+/// What all errors of a code have in common.
+fn title(code: &str) -> &'static str {
+    match code {
+        "HF2001" => "No such global transaction",
+        "HF2002" => "The gid has other content",
+        "HF2003" => "The branch has other content",
+        "HF2004" => "Not possible in this status",
+        "HF2005" => "Out of range",
+        "HF2006" => "The parts do not fit together",
+        "HF2007" => "Too many open transactions",
+        "HF2101" => "No leader here",
+        "HF2102" => "The outcome is unknown",
+        "HF2103" => "The queue is full",
+        "HF2104" => "The node is stopping",
+        "HF2201" => "Fields are missing or wrong",
+        "HF2202" => "Not the JSON that is expected",
+        "HF2203" => "Not a media type that is understood",
+        "HF2204" => "The request is too large",
+        "HF2205" => "No such resource",
+        "HF2206" => "No such method here",
+        "HF2207" => "The idempotency key does not fit",
+        "HF2208" => "The request came too slowly",
+        "HF2209" => "The leader is out of reach",
+        "HF2210" => "The answer was lost on the way",
+        _ => "The request was not answered",
+    }
+}

@@ -1,0 +1,448 @@
+//! What a request must be like before it becomes a command: every field's size, range and fit, told all at once.
+
+use std::{collections::HashMap, fmt::Display, time::Duration};
+
+use holdfast_proto::v1::{
+    self, AddBranchRequest, BeginRequest, RollBackRequest, SubmitRequest, exchange_request::Request,
+};
+use holdfast_txn::{
+    BranchId, BranchSpec, Command, Gid, Mode, Options, Order, Participant, Recovery, RetryPolicy,
+    TriedBy, limit,
+};
+
+use super::fault::{Fault, Findings};
+use crate::{Freshness, WaitUntil, config};
+
+/// The wait of a caller who does not say, ms.
+const WAIT_MS_DEFAULT: u64 = 30_000;
+/// The longest wait of one request, ms.
+const WAIT_MS_MAX: u64 = 60_000;
+/// Transactions on a page, for a caller who does not say.
+const LIST_DEFAULT: u32 = 100;
+
+/// A request that is well formed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Checked {
+    pub(crate) gid: Gid,
+    pub(crate) act: Act,
+}
+
+/// What a request comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Act {
+    /// A command, and how long to wait for what it leads to.
+    Propose(Command, Option<Patience>),
+    /// A read.
+    Get(Freshness),
+    /// A wait.
+    Wait(Patience),
+}
+
+/// What to wait for, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Patience {
+    pub(crate) until: WaitUntil,
+    pub(crate) at_most: Duration,
+}
+
+/// Which transactions to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listing {
+    pub(crate) statuses: Vec<holdfast_txn::Status>,
+    pub(crate) after: Option<Gid>,
+    pub(crate) limit: usize,
+}
+
+/// Checks `request` and fills in what it leaves open. A gid that is made here is written into it, so that a repeat
+/// by way of another node is the same transaction.
+pub(crate) fn check(request: &mut Request, timeouts: &config::Timeouts) -> Result<Checked, Fault> {
+    match request {
+        Request::Submit(request) => {
+            fill_gid(&mut request.gid);
+            submit(request, timeouts)
+        }
+        Request::Begin(request) => {
+            fill_gid(&mut request.gid);
+            begin(request, timeouts)
+        }
+        Request::AddBranch(request) => add_branch(request),
+        Request::SubmitBegun(request) => {
+            let mut findings = Findings::default();
+            let gid = gid(&mut findings, &request.gid);
+            let patience = patience(&mut findings, request.wait, request.wait_timeout_ms);
+            let command = gid.map(|gid| Command::Submit { gid });
+            propose(findings, command, Some(patience))
+        }
+        Request::RollBack(request) => roll_back(request),
+        Request::Get(request) => {
+            let mut findings = Findings::default();
+            let gid = gid(&mut findings, &request.gid);
+            let freshness = if request.stale { Freshness::Stale } else { Freshness::Linearizable };
+            finish(findings, gid.map(|gid| Checked { gid, act: Act::Get(freshness) }))
+        }
+        Request::Wait(request) => {
+            let mut findings = Findings::default();
+            let gid = gid(&mut findings, &request.gid);
+            let patience = patience(&mut findings, request.wait, request.wait_timeout_ms);
+            let patience =
+                patience.unwrap_or(Patience { until: WaitUntil::Applied, at_most: Duration::ZERO });
+            finish(findings, gid.map(|gid| Checked { gid, act: Act::Wait(patience) }))
+        }
+    }
+}
+
+/// Checks which transactions to list.
+pub(crate) fn check_list(request: &v1::ListRequest) -> Result<Listing, Fault> {
+    let mut findings = Findings::default();
+    let mut statuses = Vec::new();
+    if request.statuses.len() > holdfast_txn::Status::ALL.len() {
+        findings.add("statuses", format_args!("{} of them; there are 9", request.statuses.len()));
+    } else {
+        for number in &request.statuses {
+            match v1::Status::try_from(*number).ok().and_then(super::show::status_from_wire) {
+                Some(status) => statuses.push(status),
+                None => findings
+                    .add("statuses", format_args!("{number} is no status; allowed are 1 to 9")),
+            }
+        }
+    }
+    let after = match request.after_gid.as_str() {
+        "" => None,
+        text => findings.take("after_gid", Gid::parse(text)),
+    };
+    let most = config::limit::LIST_MAX;
+    let limit = if request.limit == 0 { LIST_DEFAULT } else { request.limit } as usize;
+    if limit > most {
+        findings.add("limit", format_args!("{limit}, allowed is 1 to {most}"));
+    }
+    findings.verdict()?;
+    Ok(Listing { statuses, after, limit })
+}
+
+fn fill_gid(gid: &mut String) {
+    if gid.is_empty() {
+        *gid = ulid::Ulid::new().to_string();
+    }
+}
+
+fn submit(request: &SubmitRequest, timeouts: &config::Timeouts) -> Result<Checked, Fault> {
+    let mut findings = Findings::default();
+    let gid = gid(&mut findings, &request.gid);
+    let mode = mode(&mut findings, request.mode);
+    let options = options(&mut findings, mode, request.options.as_ref(), timeouts);
+    if options.tried_by == TriedBy::Caller {
+        findings.add("options.tries", "a caller can make the tries only of branches that it adds one by one; begin the transaction instead");
+    }
+    let count = request.branches.len();
+    if count == 0 || count > limit::BRANCHES_MAX {
+        let most = limit::BRANCHES_MAX;
+        findings.add("branches", format_args!("{count} of them, allowed is 1 to {most}"));
+    }
+    let bytes: usize = request.branches.iter().map(|branch| branch.payload.len()).sum();
+    if bytes > limit::PAYLOADS_BYTES_MAX {
+        let most = limit::PAYLOADS_BYTES_MAX;
+        findings.add(
+            "branches",
+            format_args!("{bytes} bytes of payloads together, allowed are {most}"),
+        );
+    }
+    let specs = request.branches.iter().take(limit::BRANCHES_MAX).enumerate();
+    let branches: Vec<BranchSpec> = specs
+        .filter_map(|(n, spec)| {
+            let number = n as u32 + 1;
+            branch(&mut findings, &format_args!("branches[{n}]"), spec, mode, number, count as u32)
+        })
+        .collect();
+    let patience = patience(&mut findings, request.wait, request.wait_timeout_ms);
+    let command = gid.zip(mode).map(|(gid, mode)| Command::Begin {
+        gid,
+        mode,
+        options,
+        branches,
+        enlisted: false,
+    });
+    propose(findings, command, Some(patience))
+}
+
+fn begin(request: &BeginRequest, timeouts: &config::Timeouts) -> Result<Checked, Fault> {
+    let mut findings = Findings::default();
+    let gid = gid(&mut findings, &request.gid);
+    let mode = mode(&mut findings, request.mode);
+    let options = options(&mut findings, mode, request.options.as_ref(), timeouts);
+    let command = gid.zip(mode).map(|(gid, mode)| Command::Begin {
+        gid,
+        mode,
+        options,
+        branches: Vec::new(),
+        enlisted: true,
+    });
+    propose(findings, command, None)
+}
+
+fn add_branch(request: &AddBranchRequest) -> Result<Checked, Fault> {
+    let mut findings = Findings::default();
+    let gid = gid(&mut findings, &request.gid);
+    let number = request.branch;
+    if number == 0 || number as usize > limit::BRANCHES_MAX {
+        let most = limit::BRANCHES_MAX;
+        findings.add("branch", format_args!("{number}, allowed is 1 to {most}"));
+    }
+    let spec = match &request.spec {
+        // The mode is the machine's to compare: it knows the transaction.
+        Some(spec) => branch(&mut findings, &"spec", spec, None, number, number.saturating_sub(1)),
+        None => {
+            findings.add("spec", "missing");
+            None
+        }
+    };
+    let command =
+        gid.zip(spec).map(|(gid, spec)| Command::AddBranch { gid, branch: BranchId(number), spec });
+    propose(findings, command, None)
+}
+
+fn roll_back(request: &RollBackRequest) -> Result<Checked, Fault> {
+    let mut findings = Findings::default();
+    let gid = gid(&mut findings, &request.gid);
+    let patience = patience(&mut findings, request.wait, request.wait_timeout_ms);
+    let reason = &request.reason;
+    let reason = reason[..reason.floor_char_boundary(limit::REASON_BYTES_MAX)].to_owned();
+    let command = gid.map(|gid| Command::RollBack { gid, reason });
+    propose(findings, command, Some(patience))
+}
+
+/// The command with its wait, if nothing was found.
+fn propose(
+    findings: Findings,
+    command: Option<Command>,
+    patience: Option<Option<Patience>>,
+) -> Result<Checked, Fault> {
+    let checked = command.map(|command| {
+        let (Command::Begin { gid, .. }
+        | Command::AddBranch { gid, .. }
+        | Command::Submit { gid }
+        | Command::RollBack { gid, .. }
+        | Command::Report { gid, .. }
+        | Command::Expire { gid }
+        | Command::Retry { gid, .. }) = &command;
+        Checked { gid: gid.clone(), act: Act::Propose(command, patience.flatten()) }
+    });
+    finish(findings, checked)
+}
+
+fn finish(findings: Findings, checked: Option<Checked>) -> Result<Checked, Fault> {
+    findings.verdict()?;
+    Ok(checked.expect("what is missing was found"))
+}
+
+fn gid(findings: &mut Findings, text: &str) -> Option<Gid> {
+    findings.take("gid", Gid::parse(text))
+}
+
+fn mode(findings: &mut Findings, number: i32) -> Option<Mode> {
+    match v1::Mode::try_from(number) {
+        Ok(v1::Mode::Tcc) => Some(Mode::Tcc),
+        Ok(v1::Mode::Saga) => Some(Mode::Saga),
+        Ok(v1::Mode::Unspecified) => {
+            findings.add("mode", "missing; say tcc or saga");
+            None
+        }
+        Err(_) => {
+            findings.add("mode", format_args!("{number} is no mode; say tcc (1) or saga (2)"));
+            None
+        }
+    }
+}
+
+/// What to wait for; `None` for nothing.
+fn patience(findings: &mut Findings, wait: i32, timeout_ms: u64) -> Option<Patience> {
+    if timeout_ms > WAIT_MS_MAX {
+        findings.add(
+            "wait_timeout_ms",
+            format_args!("{timeout_ms}, allowed is 0 to {WAIT_MS_MAX}; for longer, ask again"),
+        );
+    }
+    let ms = if timeout_ms == 0 { WAIT_MS_DEFAULT } else { timeout_ms };
+    let until = match v1::Wait::try_from(wait) {
+        Ok(v1::Wait::Unspecified | v1::Wait::Decision) => WaitUntil::Decision,
+        Ok(v1::Wait::End) => WaitUntil::End,
+        Ok(v1::Wait::None) => return None,
+        Err(_) => {
+            findings.add("wait", format_args!("{wait} is none of none (1), decision (2), end (3)"));
+            return None;
+        }
+    };
+    Some(Patience { until, at_most: Duration::from_millis(ms) })
+}
+
+fn options(
+    findings: &mut Findings,
+    mode: Option<Mode>,
+    given: Option<&v1::Options>,
+    timeouts: &config::Timeouts,
+) -> Options {
+    let mode = mode.unwrap_or(Mode::Tcc);
+    let mut options = Options::of(mode);
+    let default = v1::Options::default();
+    let given = given.unwrap_or(&default);
+    options.timeout_ms =
+        if given.timeout_ms == 0 { timeouts.global_timeout_ms } else { given.timeout_ms };
+    if options.timeout_ms > limit::TIMEOUT_MS_MAX {
+        let (ms, most) = (options.timeout_ms, limit::TIMEOUT_MS_MAX);
+        findings.add("options.timeout_ms", format_args!("{ms}, allowed is 1 to {most}"));
+    }
+    options.call_timeout_ms = if given.call_timeout_ms == 0 {
+        timeouts.call_timeout_ms.min(options.timeout_ms)
+    } else {
+        given.call_timeout_ms
+    };
+    if options.call_timeout_ms > options.timeout_ms {
+        let (call, all) = (options.call_timeout_ms, options.timeout_ms);
+        findings.add(
+            "options.call_timeout_ms",
+            format_args!(
+                "{call}, which is above timeout_ms = {all}; lower the first or raise the second"
+            ),
+        );
+    }
+    retry(findings, &mut options.retry, given.retry.as_ref());
+    match v1::Order::try_from(given.order) {
+        Ok(v1::Order::Unspecified) => {}
+        Ok(v1::Order::Sequential) => options.order = Order::Sequential,
+        Ok(v1::Order::Concurrent) => options.order = Order::Concurrent,
+        Err(_) => findings.add("options.order", format_args!("{} is no order", given.order)),
+    }
+    match v1::Recovery::try_from(given.recovery) {
+        Ok(v1::Recovery::Unspecified | v1::Recovery::Backward) => {}
+        Ok(v1::Recovery::Forward) if mode == Mode::Saga => options.recovery = Recovery::Forward,
+        Ok(v1::Recovery::Forward) => findings.add("options.recovery", "only a saga can go forward"),
+        Err(_) => {
+            findings.add("options.recovery", format_args!("{} is no recovery", given.recovery))
+        }
+    }
+    match v1::CalledBy::try_from(given.tries) {
+        Ok(v1::CalledBy::Unspecified | v1::CalledBy::Coordinator) => {}
+        Ok(v1::CalledBy::Caller) if mode == Mode::Tcc => options.tried_by = TriedBy::Caller,
+        Ok(v1::CalledBy::Caller) => findings.add("options.tries", "only tcc has tries"),
+        Err(_) => findings.add("options.tries", format_args!("{} is nobody", given.tries)),
+    }
+    for (name, value) in labels(findings, "options.headers", &given.headers) {
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if !name.chars().all(token) {
+            findings.add("options.headers", format_args!("{name:?} is no header name"));
+        }
+        if value.chars().any(|c| c.is_control() || !c.is_ascii()) {
+            findings.add(
+                "options.headers",
+                format_args!("the value of {name:?} holds more than printable ASCII"),
+            );
+        }
+        options.headers.insert(name.clone(), value.clone());
+    }
+    for (name, value) in labels(findings, "options.tags", &given.tags) {
+        options.tags.insert(name.clone(), value.clone());
+    }
+    options
+}
+
+fn retry(findings: &mut Findings, policy: &mut RetryPolicy, given: Option<&v1::RetryPolicy>) {
+    let Some(given) = given else { return };
+    if given.ceiling_ms > 0 {
+        policy.ceiling_ms = given.ceiling_ms;
+    }
+    if given.first_ms > 0 {
+        policy.first_ms = given.first_ms;
+    } else {
+        policy.first_ms = policy.first_ms.min(policy.ceiling_ms);
+    }
+    policy.attempts_max = given.attempts_max;
+    let (first, ceiling, most) = (policy.first_ms, policy.ceiling_ms, limit::TIMEOUT_MS_MAX);
+    if ceiling > most {
+        findings.add("options.retry.ceiling_ms", format_args!("{ceiling}, allowed is 1 to {most}"));
+    }
+    if first > ceiling {
+        findings.add(
+            "options.retry.first_ms",
+            format_args!("{first}, which is above ceiling_ms = {ceiling}; lower the first or raise the second"),
+        );
+    }
+}
+
+/// The entries of a map whose number and sizes are allowed; none of them otherwise.
+fn labels<'a>(
+    findings: &mut Findings,
+    field: &str,
+    given: &'a HashMap<String, String>,
+) -> Vec<(&'a String, &'a String)> {
+    if given.len() > limit::LABELS_MAX {
+        let (count, most) = (given.len(), limit::LABELS_MAX);
+        findings.add(field, format_args!("{count} of them, allowed are {most}"));
+        return Vec::new();
+    }
+    let mut kept = Vec::with_capacity(given.len());
+    for (name, value) in given {
+        let bytes = name.len() + value.len();
+        if name.is_empty() {
+            findings.add(field, "a name is empty");
+        } else if bytes > limit::LABEL_BYTES_MAX {
+            let most = limit::LABEL_BYTES_MAX;
+            let shown = &name[..name.floor_char_boundary(64)];
+            findings.add(
+                field,
+                format_args!("{shown:?} has {bytes} bytes with its value, allowed are {most}"),
+            );
+        } else {
+            kept.push((name, value));
+        }
+    }
+    kept
+}
+
+/// The branch with this number; `known` is the highest number that it may wait for.
+fn branch(
+    findings: &mut Findings,
+    field: &dyn Display,
+    given: &v1::BranchSpec,
+    mode: Option<Mode>,
+    number: u32,
+    known: u32,
+) -> Option<BranchSpec> {
+    let bytes = given.payload.len();
+    if bytes > limit::PAYLOAD_BYTES_MAX {
+        let most = limit::PAYLOAD_BYTES_MAX;
+        findings.add(
+            format_args!("{field}.payload"),
+            format_args!("{bytes} bytes, allowed are {most}"),
+        );
+    }
+    if given.pivot && mode == Some(Mode::Tcc) {
+        findings.add(format_args!("{field}.pivot"), "only a saga has a pivot");
+    }
+    if given.after.len() > limit::BRANCHES_MAX {
+        let (count, most) = (given.after.len(), limit::BRANCHES_MAX);
+        findings.add(
+            format_args!("{field}.after"),
+            format_args!("{count} of them, allowed are {most}"),
+        );
+        return None;
+    }
+    let mut after: Vec<BranchId> = given.after.iter().copied().map(BranchId).collect();
+    after.sort_unstable();
+    after.dedup();
+    for other in &after {
+        if other.0 == number {
+            findings.add(format_args!("{field}.after"), "a branch cannot wait for itself");
+        } else if other.0 == 0 || other.0 > known {
+            let other = other.0;
+            findings.add(
+                format_args!("{field}.after"),
+                format_args!(
+                    "there is no branch {other} to wait for; they are numbered from 1 to {known}"
+                ),
+            );
+        }
+    }
+    let participant = findings
+        .take(format_args!("{field}.participant"), Participant::parse(&given.participant))?;
+    let after = Some(after).filter(|after| !after.is_empty());
+    Some(BranchSpec { participant, payload: given.payload.clone(), after, pivot: given.pivot })
+}

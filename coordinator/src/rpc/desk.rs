@@ -1,0 +1,271 @@
+//! The desk behind every door: checks a request, has it carried out here or by the leader, and says what came of it.
+//!
+//! HTTP, unary gRPC and the exchange stream all come here, so that they never differ. A request is handed to the leader
+//! at most once: one that was handed on already, or that asked not to be, is told where the leader is instead.
+
+use std::{sync::Arc, time::Duration};
+
+use holdfast_proto::v1::{
+    self, ListReply, NodeStatusReply, TransactionReply, exchange_reply::Reply,
+    exchange_request::Request,
+};
+use holdfast_txn::{Gid, GlobalTransaction};
+use metrics::Counter;
+use tokio::time::Instant;
+
+use super::{
+    check::{self, Act, Checked, Patience},
+    fault::{Class, Fault},
+    forward::Forward,
+    show,
+};
+use crate::{Coordinator, Freshness, ProposeError, WaitEnd};
+
+/// One node's desk. A handle: clones are the same desk.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    coordinator: Coordinator,
+    forward: Forward,
+    counts: Counts,
+}
+
+/// Whether a request may be handed to the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hop {
+    /// It comes from a caller.
+    May,
+    /// It was handed on already, or its sender looks for the leader itself.
+    Never,
+}
+
+/// A request that was answered.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Told {
+    /// The transaction it is about: the caller's gid, or the one made here.
+    pub(crate) gid: String,
+    pub(crate) reply: TransactionReply,
+}
+
+/// What came of a request at this node.
+enum Here {
+    Told(TransactionReply),
+    Fault(Fault),
+    /// This node does not lead; the leader's gRPC address, if known.
+    Elsewhere(Option<String>, Fault),
+}
+
+impl Desk {
+    /// The desk of `coordinator`. Install the metrics recorder before: its counters are fetched here.
+    #[must_use]
+    pub fn new(coordinator: Coordinator) -> Self {
+        let (forward, counts) = (Forward::default(), Counts::default());
+        Self { inner: Arc::new(Inner { coordinator, forward, counts }) }
+    }
+
+    pub(crate) fn coordinator(&self) -> &Coordinator {
+        &self.inner.coordinator
+    }
+
+    /// Answers `request`. An open outcome is told as unknown, never as a fault.
+    pub(crate) async fn answer(&self, mut request: Request, hop: Hop) -> Result<Told, Fault> {
+        let counts = self.inner.counts.of(&request);
+        let answer = self.handle(&mut request, hop).await;
+        counts.of(&answer).increment(1);
+        answer
+    }
+
+    async fn handle(&self, request: &mut Request, hop: Hop) -> Result<Told, Fault> {
+        let began = Instant::now();
+        let Checked { gid, act } =
+            check::check(request, &self.inner.coordinator.config().timeouts)?;
+        let (wait, here) = match act {
+            Act::Propose(command, patience) => {
+                let wait = patience.map_or(Duration::ZERO, |patience| patience.at_most);
+                (wait, self.propose(&gid, command, patience, began).await)
+            }
+            Act::Get(freshness) => (Duration::ZERO, self.get(&gid, freshness).await),
+            Act::Wait(patience) => (patience.at_most, self.wait(&gid, patience).await),
+        };
+        let told = |reply| Ok(Told { gid: gid.to_string(), reply });
+        match here {
+            Here::Told(reply) => told(reply),
+            Here::Fault(fault) => Err(fault.about(&gid)),
+            Here::Elsewhere(Some(leader), _) if hop == Hop::May => {
+                let request = request.clone();
+                match self.inner.forward.hand_over(&leader, request, wait).await {
+                    Ok(Reply::Transaction(reply)) => told(reply),
+                    Ok(Reply::Error(error)) => Err(Fault::from_wire(error).about(&gid)),
+                    Err(fault) => Err(fault.about(&gid)),
+                }
+            }
+            Here::Elsewhere(_, fault) => Err(fault.about(&gid)),
+        }
+    }
+
+    async fn propose(
+        &self,
+        gid: &Gid,
+        command: holdfast_txn::Command,
+        patience: Option<Patience>,
+        began: Instant,
+    ) -> Here {
+        let coordinator = &self.inner.coordinator;
+        let outcome = match coordinator.propose(command).await {
+            Ok(applied) => match applied.result {
+                Ok(outcome) => outcome,
+                Err(rejection) => return Here::Fault(Fault::rejected(&rejection)),
+            },
+            Err(error) => return Here::of(&error),
+        };
+        // From here on it is durable: whatever goes wrong, the caller has a transaction to ask for.
+        let known = match patience {
+            Some(Patience { until, at_most }) => {
+                let left = at_most.saturating_sub(began.elapsed());
+                coordinator.wait(gid, until, left).await.transaction
+            }
+            None => coordinator.get(gid, Freshness::Stale).await.ok().flatten(),
+        };
+        Here::Told(show::reply(known.as_ref(), outcome.repeated))
+    }
+
+    async fn get(&self, gid: &Gid, freshness: Freshness) -> Here {
+        match self.inner.coordinator.get(gid, freshness).await {
+            Ok(known) => Here::found(gid, known.as_ref()),
+            Err(error) => Here::of(&error),
+        }
+    }
+
+    async fn wait(&self, gid: &Gid, patience: Patience) -> Here {
+        let Patience { until, at_most } = patience;
+        let waited = self.inner.coordinator.wait(gid, until, at_most).await;
+        match (waited.end, waited.transaction) {
+            (
+                WaitEnd::Reached
+                | WaitEnd::TimedOut
+                | WaitEnd::NeedsAttention
+                | WaitEnd::Overloaded,
+                Some(known),
+            ) => Here::Told(show::reply(Some(&known), false)),
+            // A node that was the leader until just now may know too little: a linearizable read tells.
+            _ => self.get(gid, Freshness::Linearizable).await,
+        }
+    }
+
+    /// A page of transactions as this node knows them.
+    pub(crate) async fn list(&self, request: &v1::ListRequest) -> Result<ListReply, Fault> {
+        let listing = check::check_list(request)?;
+        let coordinator = &self.inner.coordinator;
+        let (page, next) = coordinator
+            .list(&listing.statuses, listing.after.as_ref(), listing.limit)
+            .await
+            .map_err(|error| Fault::not_proposed(&error))?;
+        Ok(ListReply {
+            transactions: page.iter().map(show::transaction).collect(),
+            next_after_gid: next.map(|gid| gid.to_string()).unwrap_or_default(),
+        })
+    }
+
+    /// Whether this node leads, and the leader's gRPC address where it is known.
+    pub(crate) fn leading(&self) -> (bool, Option<String>) {
+        let leadership = self.inner.coordinator.leadership();
+        let now = leadership.borrow();
+        (now.leads_here, now.leader.as_ref().map(|leader| leader.grpc.clone()))
+    }
+
+    /// What this node knows of itself.
+    pub(crate) fn node_status(&self) -> NodeStatusReply {
+        show::node(self.inner.coordinator.status())
+    }
+}
+
+impl Here {
+    fn of(error: &ProposeError) -> Self {
+        let fault = Fault::not_proposed(error);
+        match error {
+            ProposeError::NotLeader { leader } => {
+                Self::Elsewhere(leader.as_ref().map(|leader| leader.grpc.clone()), fault)
+            }
+            ProposeError::Unknown { .. }
+            | ProposeError::Overloaded { .. }
+            | ProposeError::Stopped => Self::Fault(fault),
+        }
+    }
+
+    fn found(gid: &Gid, known: Option<&GlobalTransaction>) -> Self {
+        match known {
+            Some(known) => Self::Told(show::reply(Some(known), false)),
+            None => {
+                let rejection = holdfast_txn::Rejection::UnknownGid { gid: gid.clone() };
+                Self::Fault(Fault::rejected(&rejection))
+            }
+        }
+    }
+}
+
+/// Requests by kind and by result.
+#[derive(Debug)]
+struct Counts([Results; 7]);
+
+/// The results of one kind of request.
+struct Results {
+    ok: Counter,
+    refused: Counter,
+    retry: Counter,
+    unknown: Counter,
+}
+
+impl std::fmt::Debug for Results {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Results")
+    }
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        let names = ["submit", "begin", "add_branch", "submit_begun", "roll_back", "get", "wait"];
+        Self(names.map(|request| {
+            let counter = |result: &'static str| {
+                metrics::counter!("holdfast_requests_total", "request" => request, "result" => result)
+            };
+            Results {
+                ok: counter("ok"),
+                refused: counter("refused"),
+                retry: counter("retry"),
+                unknown: counter("unknown"),
+            }
+        }))
+    }
+}
+
+impl Counts {
+    fn of(&self, request: &Request) -> &Results {
+        let index = match request {
+            Request::Submit(_) => 0,
+            Request::Begin(_) => 1,
+            Request::AddBranch(_) => 2,
+            Request::SubmitBegun(_) => 3,
+            Request::RollBack(_) => 4,
+            Request::Get(_) => 5,
+            Request::Wait(_) => 6,
+        };
+        &self.0[index]
+    }
+}
+
+impl Results {
+    fn of(&self, answer: &Result<Told, Fault>) -> &Counter {
+        match answer.as_ref().map_err(|fault| fault.class) {
+            Ok(_) => &self.ok,
+            Err(Class::BadInput | Class::NotFound | Class::Taken | Class::WrongStatus) => {
+                &self.refused
+            }
+            Err(Class::Unavailable | Class::Full) => &self.retry,
+            Err(Class::Unknown) => &self.unknown,
+        }
+    }
+}

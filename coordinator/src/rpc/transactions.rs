@@ -1,0 +1,196 @@
+//! The gRPC service of callers: unary requests, and the exchange stream that carries thousands at once.
+
+use std::{pin::Pin, task::Poll};
+
+use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
+use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER};
+use holdfast_proto::v1::{
+    AddBranchRequest, BeginRequest, ExchangeReply, ExchangeRequest, GetRequest, ListReply,
+    ListRequest, RollBackRequest, SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
+    exchange_reply::Reply,
+    exchange_request::Request as Asked,
+    transactions_server::{Transactions as Service, TransactionsServer},
+};
+use tonic::{
+    Request, Response, Status, Streaming,
+    metadata::{AsciiMetadataValue, MetadataMap},
+};
+
+use super::{
+    desk::{Desk, Hop},
+    fault::{Class, Fault},
+};
+
+/// Requests of one exchange stream that are under way at once; the next is read when one is answered.
+pub const EXCHANGE_UNDER_WAY_MAX: usize = 4_096;
+
+/// `holdfast.v1.Transactions` at one node's desk.
+#[derive(Clone, Debug)]
+pub struct Transactions {
+    desk: Desk,
+}
+
+/// The service as tonic serves it, with the configured bound on a request's bytes.
+#[must_use]
+pub fn service(desk: Desk) -> TransactionsServer<Transactions> {
+    let bytes = desk.coordinator().config().limits.request_bytes_max;
+    TransactionsServer::new(Transactions { desk }).max_decoding_message_size(bytes)
+}
+
+impl Transactions {
+    async fn unary<T>(
+        &self,
+        request: Request<T>,
+        kind: impl FnOnce(T) -> Asked,
+    ) -> Result<Response<TransactionReply>, Status> {
+        let hop = hop(request.metadata());
+        match self.desk.answer(kind(request.into_inner()), hop).await {
+            Ok(told) => Ok(Response::new(told.reply)),
+            Err(fault) => Err(fault.to_status()),
+        }
+    }
+
+    /// What whoever opens a stream should know of the cluster: whether this node leads, who does, and who else there is.
+    fn introduce(&self, metadata: &mut MetadataMap) {
+        let coordinator = self.desk.coordinator();
+        let (leads, leader) = self.desk.leading();
+        let nodes: Vec<String> =
+            coordinator.config().cluster.members.iter().map(|member| member.grpc.clone()).collect();
+        let pairs = [
+            ("holdfast-leads", leads.to_string()),
+            ("holdfast-leader", leader.unwrap_or_default()),
+            ("holdfast-nodes", nodes.join(",")),
+        ];
+        for (name, value) in pairs {
+            if let Ok(value) = AsciiMetadataValue::try_from(value) {
+                metadata.insert(name, value);
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Service for Transactions {
+    async fn submit(
+        &self,
+        request: Request<SubmitRequest>,
+    ) -> Result<Response<TransactionReply>, Status> {
+        self.unary(request, Asked::Submit).await
+    }
+
+    async fn begin(
+        &self,
+        request: Request<BeginRequest>,
+    ) -> Result<Response<TransactionReply>, Status> {
+        self.unary(request, Asked::Begin).await
+    }
+
+    async fn add_branch(
+        &self,
+        request: Request<AddBranchRequest>,
+    ) -> Result<Response<TransactionReply>, Status> {
+        self.unary(request, Asked::AddBranch).await
+    }
+
+    async fn submit_begun(
+        &self,
+        request: Request<SubmitBegunRequest>,
+    ) -> Result<Response<TransactionReply>, Status> {
+        self.unary(request, Asked::SubmitBegun).await
+    }
+
+    async fn roll_back(
+        &self,
+        request: Request<RollBackRequest>,
+    ) -> Result<Response<TransactionReply>, Status> {
+        self.unary(request, Asked::RollBack).await
+    }
+
+    async fn get(
+        &self,
+        request: Request<GetRequest>,
+    ) -> Result<Response<TransactionReply>, Status> {
+        self.unary(request, Asked::Get).await
+    }
+
+    async fn wait(
+        &self,
+        request: Request<WaitRequest>,
+    ) -> Result<Response<TransactionReply>, Status> {
+        self.unary(request, Asked::Wait).await
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
+        let listed = self.desk.list(request.get_ref()).await;
+        listed.map(Response::new).map_err(|fault| fault.to_status())
+    }
+
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<ExchangeReply, Status>> + Send>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<ExchangeRequest>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let hop = hop(request.metadata());
+        let replies = exchange(self.desk.clone(), request.into_inner(), hop);
+        let mut response: Response<Self::ExchangeStream> = Response::new(Box::pin(replies));
+        self.introduce(response.metadata_mut());
+        Ok(response)
+    }
+}
+
+fn hop(metadata: &MetadataMap) -> Hop {
+    match metadata.get(FORWARD_HEADER) {
+        Some(value) if value.as_bytes() == FORWARD_NEVER.as_bytes() => Hop::Never,
+        _ => Hop::May,
+    }
+}
+
+/// The replies of one stream. Everything that has arrived is taken in before anything is waited for, so that requests which
+/// came together are proposed together; replies that are ready together leave in one write. No task and no queue of its
+/// own: a caller that does not read its replies is not read from.
+fn exchange(
+    desk: Desk,
+    mut requests: Streaming<ExchangeRequest>,
+    hop: Hop,
+) -> impl Stream<Item = Result<ExchangeReply, Status>> + Send {
+    let mut under_way = FuturesUnordered::new();
+    let mut ended = None;
+    futures::stream::poll_fn(move |context| {
+        while ended.is_none() && under_way.len() < EXCHANGE_UNDER_WAY_MAX {
+            match requests.poll_next_unpin(context) {
+                Poll::Ready(Some(Ok(request))) => {
+                    under_way.push(answer(desk.clone(), request, hop))
+                }
+                Poll::Ready(Some(Err(status))) => ended = Some(Err(status)),
+                Poll::Ready(None) => ended = Some(Ok(())),
+                Poll::Pending => break,
+            }
+        }
+        match under_way.poll_next_unpin(context) {
+            Poll::Ready(Some(reply)) => Poll::Ready(Some(Ok(reply))),
+            Poll::Ready(None) => match &mut ended {
+                None => Poll::Pending,
+                // What was asked before is answered; now the stream ends as it was ended.
+                Some(end) => Poll::Ready(std::mem::replace(end, Ok(())).err().map(Err)),
+            },
+            Poll::Pending => Poll::Pending,
+        }
+    })
+}
+
+async fn answer(desk: Desk, request: ExchangeRequest, hop: Hop) -> ExchangeReply {
+    let reply = match request.request {
+        Some(asked) => match desk.answer(asked, hop).await {
+            Ok(told) => Reply::Transaction(told.reply),
+            Err(fault) => Reply::Error(fault.to_wire()),
+        },
+        None => {
+            let words =
+                "nothing was done: the request is empty, or of a kind that this node does not know"
+                    .to_owned();
+            Reply::Error(Fault::new(Class::BadInput, "HF2201", words).to_wire())
+        }
+    };
+    ExchangeReply { request_id: request.request_id, reply: Some(reply) }
+}
