@@ -147,7 +147,9 @@ pub enum Rejection {
         next: BranchId,
     },
     /// HF2004.
-    #[error("{gid} is {status}: {wanted} is not possible any more")]
+    #[error(
+        "{gid} has the status '{status}', in which {wanted} is not possible. Ask for the transaction to see how it got there"
+    )]
     WrongStatus {
         /// The transaction.
         gid: Gid,

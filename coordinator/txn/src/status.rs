@@ -184,6 +184,15 @@ impl BranchState {
         }
     }
 
+    /// Whether words of refusal beside this state say that the operation of the current phase waits for people. Beside
+    /// the other states they are the words of a refused try or action, and stay.
+    pub(crate) fn may_hold_refusal(self) -> bool {
+        match self {
+            Self::Pending | Self::Done => true,
+            Self::Refused | Self::Confirmed | Self::Undone => false,
+        }
+    }
+
     /// The words for people and for the API.
     #[must_use]
     pub fn as_str(self) -> &'static str {

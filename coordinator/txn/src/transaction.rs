@@ -52,7 +52,8 @@ pub struct Branch {
     pub spec: BranchSpec,
     /// How far it is.
     pub state: BranchState,
-    /// The participant's words, if it refused. Beside any state but *refused*, the refusal is one that a retry forgets.
+    /// The participant's words, if it refused. Beside *pending* and *done*, the refusal is one that waits for people, and
+    /// that a retry forgets.
     pub refusal: Option<Refusal>,
 }
 

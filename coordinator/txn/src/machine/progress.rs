@@ -90,7 +90,7 @@ impl GlobalTransaction {
             self.interrupted = None;
             // Refusals that waited for people are answered by this move: these branches are asked again, or undone.
             for branch in &mut self.branches {
-                if branch.state != BranchState::Refused {
+                if branch.state.may_hold_refusal() {
                     branch.refusal = None;
                 }
             }

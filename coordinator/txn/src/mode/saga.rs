@@ -111,14 +111,19 @@ fn can_go_back(view: &View<'_>) -> bool {
 }
 
 /// Marks what is still to be undone: what is done, and what may have been done by a leader whose word is lost. A refused
-/// branch did nothing, and those behind it can never have been called.
+/// branch did nothing, those behind it can never have been called, nor can a pivot that no record says is reached, nor
+/// those behind that.
 fn undoable(view: &View<'_>) -> Vec<bool> {
-    let is_refused = |index| view.state(index) == BranchState::Refused;
-    let never_called = view.any(BranchState::Refused).then(|| frontier::behind(view, is_refused));
+    let transaction = view.transaction();
+    let unreached = if transaction.pivot_reached { None } else { pivot(transaction) };
+    let barred = |index| view.state(index) == BranchState::Refused || unreached == Some(index);
+    let never_called = (0..view.count()).any(barred).then(|| frontier::behind(view, barred));
     (0..view.count())
         .map(|index| match view.state(index) {
             BranchState::Done => true,
-            BranchState::Pending => !never_called.as_ref().is_some_and(|never| never[index]),
+            BranchState::Pending => {
+                unreached != Some(index) && !never_called.as_ref().is_some_and(|never| never[index])
+            }
             BranchState::Refused | BranchState::Confirmed | BranchState::Undone => false,
         })
         .collect()

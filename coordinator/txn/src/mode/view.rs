@@ -143,9 +143,9 @@ impl<'a> View<'a> {
         self.trouble.get_or_insert(Trouble { branch, op, answer });
     }
 
-    /// Whether an answer to this phase's operation is known to be a refusal that waits for people.
+    /// Whether this phase's operation was refused before, and people have not looked yet.
     fn holds_refusal(&self, index: usize) -> bool {
-        self.state(index) != BranchState::Refused
+        self.state(index).may_hold_refusal()
             && (self.transaction.branches[index].refusal.is_some()
                 || self.words.iter().any(|(refused, _)| *refused == index))
     }
