@@ -1,0 +1,79 @@
+//! The tree of subcommands.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    agent, bank, barrier, config_cmd, coordinator, demo, explain, locate, output::Output, rules,
+    status, tx,
+};
+
+/// Distributed transactions for banks: freeze, confirm, recover.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version = env!("HOLDFAST_BUILD"), propagate_version = false)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  holdfast demo
+  holdfast coordinator --config config/coordinator.toml
+  holdfast tx submit --file transfer.json
+  holdfast explain HF2001
+
+Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 refused, 4 unknown (ask again with the same gid).
+Configuration: file < environment (HOLDFAST_SECTION_KEY) < flag (--set section.key=value).")]
+pub(crate) struct Holdfast {
+    /// How answers look: a table for people, JSON for scripts
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one coordinator node
+    Coordinator(coordinator::CoordinatorArgs),
+    /// Run a sidecar agent beside one banking service
+    Agent(agent::AgentArgs),
+    /// Run the bank's deposit module for one data source
+    Bank(bank::BankArgs),
+    /// Run the whole product on this machine, break it, and audit it
+    Demo(demo::DemoArgs),
+    /// Submit, read, wait for, list and roll back global transactions
+    Tx(tx::TxArgs),
+    /// Look at the cluster
+    Cluster(status::ClusterArgs),
+    /// Check shard rules
+    Rules(rules::RulesArgs),
+    /// Say where a key lives
+    Locate(locate::LocateArgs),
+    /// Install the barrier in a service's database
+    Barrier(barrier::BarrierArgs),
+    /// Check and show configuration
+    Config(config_cmd::ConfigCmdArgs),
+    /// Explain an error code
+    Explain(explain::ExplainArgs),
+}
+
+impl Holdfast {
+    /// Runs the chosen subcommand.
+    /// # Errors
+    /// What went wrong, for people; it becomes a non-zero exit code.
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let output = self.output;
+        match self.command {
+            Command::Coordinator(args) => Box::pin(coordinator::run(args)).await,
+            Command::Agent(args) => Box::pin(agent::run(args)).await,
+            Command::Bank(args) => Box::pin(bank::run(args)).await,
+            Command::Demo(args) => Box::pin(demo::run(args)).await,
+            Command::Tx(args) => Box::pin(tx::run(args, output)).await,
+            Command::Cluster(args) => Box::pin(status::run(args, output)).await,
+            Command::Rules(args) => rules::run(&args, output),
+            Command::Locate(args) => locate::run(&args, output),
+            Command::Barrier(args) => Box::pin(barrier::run(args)).await,
+            Command::Config(args) => config_cmd::run(&args, output),
+            Command::Explain(args) => explain::run(&args, output),
+        }
+    }
+}

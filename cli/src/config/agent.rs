@@ -1,0 +1,93 @@
+//! The sidecar agent's configuration: `config/agent.toml` is its example.
+
+use std::net::SocketAddr;
+
+use super::{
+    Role, Telemetry,
+    reader::{Need, Reader},
+    sections::{self, check_label, check_name, loopback},
+};
+
+/// One agent beside one service.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentConfig {
+    /// The service's name, as transactions call it.
+    pub(crate) service: String,
+    /// Where the service listens: `http://127.0.0.1:8080`, with or without a path.
+    pub(crate) app: String,
+    /// This process; host name and process id unless it was named.
+    pub(crate) instance: String,
+    pub(crate) zone: String,
+    /// Share of calls among instances.
+    pub(crate) weight: u32,
+    /// gRPC addresses.
+    pub(crate) coordinators: Vec<SocketAddr>,
+    /// Calls under way at once.
+    pub(crate) credit: u32,
+    pub(crate) call_timeout_ms: u64,
+    /// Health and metrics.
+    pub(crate) http: SocketAddr,
+    pub(crate) telemetry: Telemetry,
+}
+
+impl Role for AgentConfig {
+    fn read(reader: &mut Reader) -> Option<Self> {
+        let service = reader.text("service.name", Need::Required, |text| check_name(text, true));
+        let app = reader.text("service.app", Need::Required, check_app);
+        let instance = reader.text("service.instance", Need::Or(""), check_label);
+        let zone = reader.text("service.zone", Need::Or(""), check_label);
+        let weight = reader.integer("service.weight", 1..=1_000, Need::Or(100));
+        let coordinators = sections::coordinators(reader);
+        let credit = reader.integer("limits.credit", 1..=65_536, Need::Or(256));
+        let call_timeout =
+            reader.integer("limits.call_timeout_ms", 1..=86_400_000, Need::Or(3_000));
+        let http = reader.address("bind.http", Need::Or(SocketAddr::from(([127, 0, 0, 1], 7410))));
+        let http = http.filter(|http| loopback(reader, http));
+        let security = sections::security(reader);
+        let telemetry = sections::telemetry(reader);
+        security?;
+        Some(Self {
+            service: service?.value,
+            app: app?.value,
+            instance: Some(instance?.value)
+                .filter(|name| !name.is_empty())
+                .unwrap_or_else(sections::default_instance),
+            zone: zone?.value,
+            weight: u32::try_from(weight?.value).expect("at most 1,000"),
+            coordinators: coordinators?,
+            credit: u32::try_from(credit?.value).expect("at most 65,536"),
+            call_timeout_ms: call_timeout?.value,
+            http: http?.value,
+            telemetry: telemetry?,
+        })
+    }
+
+    fn doors(&self) -> Vec<(&'static str, SocketAddr)> {
+        vec![("bind.http", self.http)]
+    }
+}
+
+/// `http://` + loopback address with port + an optional path.
+fn check_app(text: &str) -> Result<(), String> {
+    let shape = "Write it as \"http://127.0.0.1:8080\".";
+    if text.starts_with("https://") {
+        return Err(format!("is https: TLS is not available in this version. {shape}"));
+    }
+    let Some(rest) = text.strip_prefix("http://") else {
+        return Err(format!("does not begin with http://. {shape}"));
+    };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if path.chars().any(|c| !c.is_ascii_graphic() || "?#".contains(c)) {
+        return Err(format!("has a query, a fragment or a blank in its path. {shape}"));
+    }
+    let address = authority.replacen("localhost", "127.0.0.1", 1).parse::<SocketAddr>();
+    match address {
+        Ok(address) if !address.ip().is_loopback() => Err(
+            "is not on this machine. The agent stands beside its service: use 127.0.0.1 or [::1]."
+                .to_owned(),
+        ),
+        Ok(address) if address.port() == 0 => Err(format!("has port 0. {shape}")),
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("has no host with port in it. {shape}")),
+    }
+}

@@ -1,0 +1,127 @@
+//! The bank's configuration: `config/bank.toml` is its example. Its database string is the one secret, and is never shown whole.
+
+use std::net::SocketAddr;
+
+use super::{
+    Role, Telemetry,
+    reader::{Need, Reader},
+    sections::{self, check_label, check_name, loopback},
+};
+
+/// The deposit module for one data source.
+#[derive(Clone, Debug)]
+pub(crate) struct BankConfig {
+    /// The shard it serves; it joins as `deposit@<shard>`.
+    pub(crate) shard: String,
+    /// Parsed by PostgreSQL's rules. Holds the password, and leaves it out of its `Debug`.
+    pub(crate) database: tokio_postgres::Config,
+    /// This process; host name and process id unless it was named.
+    pub(crate) instance: String,
+    /// gRPC addresses.
+    pub(crate) coordinators: Vec<SocketAddr>,
+    /// Each carries out one batch at a time.
+    pub(crate) connections: usize,
+    /// Branch operations in one local transaction.
+    pub(crate) batch_max: usize,
+    /// Calls under way at once.
+    pub(crate) credit: u32,
+    /// Health and metrics.
+    pub(crate) http: SocketAddr,
+    pub(crate) telemetry: Telemetry,
+}
+
+impl Role for BankConfig {
+    fn read(reader: &mut Reader) -> Option<Self> {
+        let shard = reader.text("bank.shard", Need::Required, |text| {
+            // "deposit@" stands before it in the participant's name, which has 64 characters at most.
+            match text.len() {
+                57.. => Err(format!("has {} characters. Shorten it to 56.", text.chars().count())),
+                _ => check_name(text, false),
+            }
+        });
+        let database = reader
+            .secret("bank.database", |text| parse_database(text).map(|config| masked(&config)));
+        let instance = reader.text("bank.instance", Need::Or(""), check_label);
+        let coordinators = sections::coordinators(reader);
+        let connections = reader.integer("limits.connections", 1..=64, Need::Or(2));
+        let batch = reader.integer("limits.batch_max", 1..=4_096, Need::Or(256));
+        let credit = reader.integer("limits.credit", 1..=65_536, Need::Or(4_096));
+        let http = reader.address("bind.http", Need::Or(SocketAddr::from(([127, 0, 0, 1], 7420))));
+        let http = http.filter(|http| loopback(reader, http));
+        let security = sections::security(reader);
+        let telemetry = sections::telemetry(reader);
+        security?;
+        Some(Self {
+            shard: shard?.value,
+            database: parse_database(&database?.value).ok()?,
+            instance: Some(instance?.value)
+                .filter(|name| !name.is_empty())
+                .unwrap_or_else(sections::default_instance),
+            coordinators: coordinators?,
+            connections: usize::try_from(connections?.value).expect("at most 64"),
+            batch_max: usize::try_from(batch?.value).expect("at most 4,096"),
+            credit: u32::try_from(credit?.value).expect("at most 65,536"),
+            http: http?.value,
+            telemetry: telemetry?,
+        })
+    }
+
+    fn doors(&self) -> Vec<(&'static str, SocketAddr)> {
+        vec![("bind.http", self.http)]
+    }
+}
+
+/// Parses a PostgreSQL connection string and asks for what cannot be guessed.
+/// # Errors
+/// A code and words that repeat nothing of the text: a slip of the hand can put the password anywhere.
+pub(crate) fn parse_database(text: &str) -> Result<tokio_postgres::Config, (&'static str, String)> {
+    let shape = "Write it as \"host=127.0.0.1 port=5432 user=holdfast dbname=bank\".";
+    let config: tokio_postgres::Config = text.parse().map_err(|_| {
+        let why = "is no PostgreSQL connection string (not shown: it may hold a password).";
+        ("HF1020", format!("{why} {shape}"))
+    })?;
+    let lacks = [
+        ("host", config.get_hosts().is_empty() && config.get_hostaddrs().is_empty()),
+        ("user", config.get_user().is_none()),
+        ("dbname", config.get_dbname().is_none()),
+    ];
+    let lacks: Vec<&str> =
+        lacks.iter().filter(|(_, lacks)| *lacks).map(|(name, _)| *name).collect();
+    if !lacks.is_empty() {
+        return Err(("HF1020", format!("does not say {}. {shape}", lacks.join(", "))));
+    }
+    for host in config.get_hosts() {
+        // Nothing is encrypted yet, so the password and the money would travel in the clear.
+        if let tokio_postgres::config::Host::Tcp(name) = host
+            && name != "localhost"
+            && !name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        {
+            let why = format!("names host {name:?}, which is no loopback address,");
+            let rest = "and nothing is encrypted in mode \"dev-plaintext\". Use 127.0.0.1 or a socket directory.";
+            return Err(("HF1010", format!("{why} {rest}")));
+        }
+    }
+    if let Some(address) = config.get_hostaddrs().iter().find(|address| !address.is_loopback()) {
+        let why = format!("names hostaddr {address}, which is no loopback address,");
+        let rest = "and nothing is encrypted in mode \"dev-plaintext\". Use 127.0.0.1.";
+        return Err(("HF1010", format!("{why} {rest}")));
+    }
+    Ok(config)
+}
+
+/// The connection string without its password.
+pub(crate) fn masked(config: &tokio_postgres::Config) -> String {
+    let mut words = Vec::new();
+    for host in config.get_hosts() {
+        words.push(match host {
+            tokio_postgres::config::Host::Tcp(name) => format!("host={name}"),
+            tokio_postgres::config::Host::Unix(path) => format!("host={}", path.display()),
+        });
+    }
+    words.extend(config.get_hostaddrs().iter().map(|address| format!("hostaddr={address}")));
+    words.extend(config.get_ports().iter().map(|port| format!("port={port}")));
+    words.extend(config.get_user().map(|user| format!("user={user}")));
+    words.extend(config.get_password().map(|_| "password=***".to_owned()));
+    words.extend(config.get_dbname().map(|name| format!("dbname={name}")));
+    words.join(" ")
+}

@@ -1,0 +1,247 @@
+//! The coordinator's configuration: `config/coordinator.toml` is its example, docs/reference/config.md its reference.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use holdfast_coordinator::config as settings;
+use holdfast_raft::Member;
+
+use super::{
+    Mistake, Origin, Role, Telemetry,
+    reader::{Field, Item, Need, Reader},
+    sections::{self, check_name, distinct, loopback, reachable_port},
+};
+
+/// Members of a cluster. Beyond seven, more nodes make a quorum slower and no safer.
+const MEMBERS_MAX: usize = 9;
+
+/// One coordinator node and its telemetry.
+#[derive(Clone, Debug)]
+pub(crate) struct CoordinatorConfig {
+    pub(crate) node: settings::Config,
+    pub(crate) telemetry: Telemetry,
+    members_origin: Origin,
+}
+
+impl Role for CoordinatorConfig {
+    fn read(reader: &mut Reader) -> Option<Self> {
+        let id = reader.integer("node.id", 1..=u64::MAX, Need::Required);
+        let data_dir = reader.text("node.data_dir", Need::Required, |text| match text {
+            "" => Err("is empty. Name a directory that is this node's alone.".to_owned()),
+            _ => Ok(()),
+        });
+        let name = reader.text("cluster.name", Need::Required, |text| check_name(text, false));
+        let members = members(reader);
+        let bind = bind(reader);
+        let security = sections::security(reader);
+        let timeouts = timeouts(reader);
+        let limits = limits(reader);
+        let log = log(reader);
+        let telemetry = sections::telemetry(reader);
+        if let (Some(id), Some(members)) = (&id, &members) {
+            among_members(reader, id, &members.value)?;
+        }
+        let members = members?;
+        Some(Self {
+            node: settings::Config {
+                node: settings::Node { id: id?.value, data_dir: PathBuf::from(data_dir?.value) },
+                cluster: settings::Cluster { name: name?.value, members: members.value },
+                bind: bind?,
+                security: security.map(|()| settings::Security::DevPlaintext)?,
+                timeouts: timeouts?,
+                limits: limits?,
+                log: log?,
+            },
+            telemetry: telemetry?,
+            members_origin: members.origin,
+        })
+    }
+
+    fn warnings(&self) -> Vec<Mistake> {
+        let count = self.node.cluster.members.len();
+        if count % 2 == 1 {
+            return Vec::new();
+        }
+        let text = format!(
+            "{count} members survive the loss of {}, no more than {} would. Prefer an odd number.",
+            (count - 1) / 2,
+            count - 1
+        );
+        vec![Mistake::new("HF1013", self.members_origin.clone(), text)]
+    }
+
+    fn data_dir(&self) -> Option<(&'static str, &Path)> {
+        Some(("node.data_dir", &self.node.node.data_dir))
+    }
+
+    fn doors(&self) -> Vec<(&'static str, SocketAddr)> {
+        let bind = &self.node.bind;
+        vec![("bind.http", bind.http), ("bind.grpc", bind.grpc), ("bind.raft", bind.raft)]
+    }
+}
+
+fn members(reader: &mut Reader) -> Option<Field<Vec<Member>>> {
+    let items = reader.items("cluster.member", MEMBERS_MAX)?;
+    let read: Vec<_> = items.value.iter().map(|item| member(reader, item)).collect();
+    let read: Vec<_> = read.into_iter().collect::<Option<_>>()?;
+    let mut all_fine = true;
+    let mut seen: BTreeMap<u64, &str> = BTreeMap::new();
+    for (id, _) in &read {
+        if let Some(first) = seen.get(&id.value) {
+            let text = format!(
+                "{} = {} is taken by {first} already. Number each node once.",
+                id.key, id.value
+            );
+            reader.mistake("HF1012", id.origin.clone(), text);
+            all_fine = false;
+        } else {
+            seen.insert(id.value, &id.key);
+        }
+    }
+    let addresses: Vec<_> = read.iter().flat_map(|(_, doors)| doors).collect();
+    all_fine &= distinct(reader, &addresses);
+    for address in addresses {
+        all_fine &= reachable_port(reader, address) & loopback(reader, address);
+    }
+    let members = read.iter().map(|(id, [http, grpc, raft])| Member {
+        node: id.value,
+        http: http.value.to_string(),
+        grpc: grpc.value.to_string(),
+        raft: raft.value.to_string(),
+    });
+    all_fine.then(|| Field { key: items.key, value: members.collect(), origin: items.origin })
+}
+
+fn member(reader: &mut Reader, item: &Item) -> Option<(Field<u64>, [Field<SocketAddr>; 3])> {
+    reader.item_only(item, &["id", "http", "grpc", "raft"]);
+    let id = reader.item_integer(item, "id", 1..=u64::MAX);
+    let http = reader.item_address(item, "http");
+    let grpc = reader.item_address(item, "grpc");
+    let raft = reader.item_address(item, "raft");
+    Some((id?, [http?, grpc?, raft?]))
+}
+
+fn among_members(reader: &mut Reader, id: &Field<u64>, members: &[Member]) -> Option<()> {
+    if members.iter().any(|member| member.node == id.value) {
+        return Some(());
+    }
+    let ids: Vec<String> = members.iter().map(|member| member.node.to_string()).collect();
+    let text = format!(
+        "node.id = {} is not among the members, which are {}. Add a [[cluster.member]] with id = {}, or correct node.id.",
+        id.value,
+        ids.join(", "),
+        id.value
+    );
+    reader.mistake("HF1011", id.origin.clone(), text);
+    None
+}
+
+fn bind(reader: &mut Reader) -> Option<settings::Bind> {
+    let http = reader.address("bind.http", Need::Required);
+    let grpc = reader.address("bind.grpc", Need::Required);
+    let raft = reader.address("bind.raft", Need::Required);
+    let doors: Vec<_> = [&http, &grpc, &raft].into_iter().flatten().collect();
+    let mut all_fine = distinct(reader, &doors);
+    for door in doors {
+        all_fine &= reachable_port(reader, door) & loopback(reader, door);
+    }
+    let bind = settings::Bind { http: http?.value, grpc: grpc?.value, raft: raft?.value };
+    all_fine.then_some(bind)
+}
+
+fn timeouts(reader: &mut Reader) -> Option<settings::Timeouts> {
+    let usual = settings::Timeouts::default();
+    let day_ms = holdfast_txn::limit::TIMEOUT_MS_MAX;
+    let mut ms = |key, low, high, or| reader.integer(key, low..=high, Need::Or(or));
+    let heartbeat = ms("timeouts.heartbeat_ms", 10, 10_000, usual.heartbeat_ms);
+    let election_min = ms("timeouts.election_min_ms", 50, 60_000, usual.election_min_ms);
+    let election_max = ms("timeouts.election_max_ms", 50, 120_000, usual.election_max_ms);
+    let global = ms("timeouts.global_timeout_ms", 1, day_ms, usual.global_timeout_ms);
+    let call = ms("timeouts.call_timeout_ms", 1, day_ms, usual.call_timeout_ms);
+    if let (Some(heartbeat), Some(min)) = (&heartbeat, &election_min)
+        && heartbeat.value * 3 >= min.value
+    {
+        let text = format!(
+            "{} = {}: three heartbeats take {} ms, which is not below {} = {}. Lower the first or raise the second; else followers depose a leader that is well.",
+            heartbeat.key,
+            heartbeat.value,
+            heartbeat.value * 3,
+            min.key,
+            min.value
+        );
+        contradiction(reader, heartbeat, min, text);
+    }
+    if let (Some(min), Some(max)) = (&election_min, &election_max)
+        && min.value >= max.value
+    {
+        let text = format!(
+            "{} = {} is not below {} = {}. Lower the first or raise the second; elections are drawn between the two.",
+            min.key, min.value, max.key, max.value
+        );
+        contradiction(reader, min, max, text);
+    }
+    not_above(reader, call.as_ref(), global.as_ref());
+    Some(settings::Timeouts {
+        heartbeat_ms: heartbeat?.value,
+        election_min_ms: election_min?.value,
+        election_max_ms: election_max?.value,
+        global_timeout_ms: global?.value,
+        call_timeout_ms: call?.value,
+    })
+}
+
+fn limits(reader: &mut Reader) -> Option<settings::Limits> {
+    let usual = settings::Limits::default();
+    let mut count =
+        |key, low, high, or: usize| reader.integer(key, low..=high, Need::Or(or as u64));
+    let queue = count("limits.queue_max", 1, 1_000_000, usual.queue_max);
+    let batch = count("limits.batch_max", 1, 16_384, usual.batch_max);
+    let in_flight = count("limits.in_flight_max", 1, 64, usual.in_flight_max);
+    let request =
+        count("limits.request_bytes_max", 4_096, 16 * 1024 * 1024, usual.request_bytes_max);
+    not_above(reader, batch.as_ref(), queue.as_ref());
+    Some(settings::Limits {
+        queue_max: size(queue?.value),
+        batch_max: size(batch?.value),
+        in_flight_max: size(in_flight?.value),
+        request_bytes_max: size(request?.value),
+    })
+}
+
+fn log(reader: &mut Reader) -> Option<settings::LogFiles> {
+    let usual = settings::LogFiles::default();
+    let segment = reader.integer(
+        "log.segment_bytes",
+        1024 * 1024..=1024 * 1024 * 1024,
+        Need::Or(usual.segment_bytes),
+    );
+    let snapshot =
+        reader.integer("log.snapshot_every", 10..=10_000_000, Need::Or(usual.snapshot_every));
+    Some(settings::LogFiles { segment_bytes: segment?.value, snapshot_every: snapshot?.value })
+}
+
+fn not_above(reader: &mut Reader, inner: Option<&Field<u64>>, outer: Option<&Field<u64>>) {
+    if let (Some(inner), Some(outer)) = (inner, outer)
+        && inner.value > outer.value
+    {
+        let text = format!(
+            "{} = {} exceeds {} = {}. Lower the first or raise the second.",
+            inner.key, inner.value, outer.key, outer.value
+        );
+        contradiction(reader, inner, outer, text);
+    }
+}
+
+/// Two values that do not go together are one mistake, told where somebody set one of them.
+fn contradiction(reader: &mut Reader, one: &Field<u64>, other: &Field<u64>, text: String) {
+    let origin = if one.origin == Origin::Default { &other.origin } else { &one.origin };
+    reader.mistake("HF1004", origin.clone(), text);
+}
+
+/// Every bound above fits 32 bits.
+fn size(value: u64) -> usize {
+    usize::try_from(value).expect("bounded by the range it was read with")
+}

@@ -1,0 +1,504 @@
+//! Takes values field by field from flag, environment and file, in this order, and collects every mistake on the way.
+//!
+//! A method that finds a mistake notes it and returns `None`; the caller goes on with the next field. So a configuration exists
+//! only if every field was `Some`, and one run tells everything that is wrong.
+
+use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive};
+
+use super::{
+    Inputs, Override,
+    mistake::{Mistake, Report},
+    origin::{Origin, Shown},
+    source::{self, Node, Table, Value},
+    strangers::{self, halves, hint, nearest, variable_of},
+};
+
+/// A value and who said it.
+#[derive(Clone, Debug)]
+pub(crate) struct Field<T> {
+    /// `section.key`, or `cluster.member[0].id`.
+    pub(crate) key: String,
+    pub(crate) value: T,
+    pub(crate) origin: Origin,
+}
+
+/// What to do about a key that nobody set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Need<T> {
+    /// Say that it is missing.
+    Required,
+    /// Take this.
+    Or(T),
+}
+
+/// One element of a list of tables.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    label: String,
+    origin: Origin,
+    table: Table,
+}
+
+/// A value as it was given: in a file with its type, or as bare words.
+enum Given {
+    Toml(Node),
+    Words { text: String, origin: Origin },
+}
+
+impl Given {
+    fn origin(&self) -> Origin {
+        match self {
+            Self::Toml(node) => node.origin.clone(),
+            Self::Words { origin, .. } => origin.clone(),
+        }
+    }
+}
+
+/// Reads one role's configuration.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    subject: String,
+    file: Table,
+    environment: BTreeMap<String, String>,
+    overrides: Vec<Override>,
+    known: Vec<&'static str>,
+    mistakes: Vec<Mistake>,
+    shown: Vec<Shown>,
+}
+
+impl Reader {
+    /// Opens what `inputs` name.
+    /// # Errors
+    /// The file cannot be read or is no TOML: nothing else can be said then.
+    pub(crate) fn open(inputs: &Inputs) -> Result<Self, Report> {
+        let (subject, file) = match &inputs.file {
+            Some(path) => {
+                let name = path.display().to_string();
+                let parsed = source::read_text(path)
+                    .map_err(|mistake| vec![mistake])
+                    .and_then(|text| source::parse(&name, &text));
+                (name.clone(), parsed.map_err(|mistakes| Report::new(name, mistakes))?)
+            }
+            None => ("configuration without a file".to_owned(), Table { entries: Vec::new() }),
+        };
+        Ok(Self {
+            subject,
+            file,
+            environment: inputs.environment.clone(),
+            overrides: inputs.overrides.clone(),
+            known: Vec::new(),
+            mistakes: Vec::new(),
+            shown: Vec::new(),
+        })
+    }
+
+    /// Notes a mistake that the caller found.
+    pub(crate) fn mistake(&mut self, code: &'static str, origin: Origin, text: impl Into<String>) {
+        self.mistakes.push(Mistake::new(code, origin, text));
+    }
+
+    /// The place of what is missing: the file, or what stands in for it.
+    pub(crate) fn whole(&self) -> Origin {
+        Origin::WholeFile(self.subject.clone())
+    }
+
+    /// A whole number within `range`.
+    pub(crate) fn integer(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+        need: Need<u64>,
+    ) -> Option<Field<u64>> {
+        let Some(given) = self.find(key) else { return self.absent(key, need) };
+        let field = self.take_integer(key.to_owned(), given, range)?;
+        self.show(&field.key, field.value.to_string(), &field.origin);
+        Some(field)
+    }
+
+    /// A text that `check` accepts; `check` says in words what is wrong, with the remedy.
+    pub(crate) fn text(
+        &mut self,
+        key: &'static str,
+        need: Need<&str>,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) -> Option<Field<String>> {
+        let Some(given) = self.find(key) else {
+            let need = match need {
+                Need::Required => Need::Required,
+                Need::Or(value) => Need::Or(value.to_owned()),
+            };
+            return self.absent(key, need);
+        };
+        let field = self.take_text(key.to_owned(), given)?;
+        if let Err(wrong) = check(&field.value) {
+            self.mistake("HF1017", field.origin, format!("{key} = {:?} {wrong}", field.value));
+            return None;
+        }
+        self.show(key, quoted(&field.value), &field.origin);
+        Some(field)
+    }
+
+    /// A text that may hold a secret: `check` gets it, and answers the form in which it may be shown, or what is wrong in words
+    /// that repeat no part of it. `remedy_if_missing` is said when nobody set it.
+    pub(crate) fn secret(
+        &mut self,
+        key: &'static str,
+        check: impl Fn(&str) -> Result<String, (&'static str, String)>,
+    ) -> Option<Field<String>> {
+        let Some(given) = self.find(key) else { return self.absent(key, Need::Required) };
+        let field = self.take_text(key.to_owned(), given)?;
+        match check(&field.value) {
+            Ok(masked) => {
+                self.show(key, quoted(&masked), &field.origin);
+                Some(field)
+            }
+            Err((code, wrong)) => {
+                self.mistake(code, field.origin, format!("{key} {wrong}"));
+                None
+            }
+        }
+    }
+
+    /// One of `choices`.
+    pub(crate) fn choice(
+        &mut self,
+        key: &'static str,
+        choices: &[&str],
+        default: &str,
+    ) -> Option<Field<String>> {
+        let field = self.text(key, Need::Or(default), |text| {
+            if choices.contains(&text) {
+                return Ok(());
+            }
+            let hint = nearest(text, choices.iter().copied());
+            let hint = hint.map(|near| format!(" Did you mean {near:?}?")).unwrap_or_default();
+            Err(format!("is none of {}.{hint}", listed(choices.iter().copied())))
+        })?;
+        Some(field)
+    }
+
+    /// An IP address with port.
+    pub(crate) fn address(
+        &mut self,
+        key: &'static str,
+        need: Need<SocketAddr>,
+    ) -> Option<Field<SocketAddr>> {
+        let Some(given) = self.find(key) else { return self.absent(key, need) };
+        let field = self.take_address(key.to_owned(), given)?;
+        self.show(key, quoted(&field.value.to_string()), &field.origin);
+        Some(field)
+    }
+
+    /// One to `count_max` IP addresses with ports, none of them twice. By environment or flag: separated by commas.
+    pub(crate) fn addresses(
+        &mut self,
+        key: &'static str,
+        count_max: usize,
+    ) -> Option<Field<Vec<Field<SocketAddr>>>> {
+        let Some(given) = self.find(key) else { return self.absent(key, Need::Required) };
+        let origin = given.origin();
+        let items: Vec<Given> = match given {
+            Given::Toml(Node { value: Value::List(items), .. }) => {
+                items.into_iter().map(Given::Toml).collect()
+            }
+            Given::Toml(node) => {
+                let kind = node.value.kind();
+                self.wrong_kind(key, &origin, "a list of addresses", kind);
+                return None;
+            }
+            Given::Words { text, origin } => text
+                .trim_matches(['[', ']'])
+                .split(',')
+                .map(|one| one.trim().trim_matches('"').to_owned())
+                .filter(|one| !one.is_empty())
+                .map(|text| Given::Words { text, origin: origin.clone() })
+                .collect(),
+        };
+        let count = items.len();
+        if count == 0 || count > count_max {
+            let text = format!("{key} has {count} addresses; 1 to {count_max} are allowed.");
+            self.mistake("HF1007", origin, text);
+            return None;
+        }
+        let read: Vec<_> = items
+            .into_iter()
+            .enumerate()
+            .map(|(n, one)| self.take_address(format!("{key}[{n}]"), one))
+            .collect();
+        let fields: Vec<Field<SocketAddr>> = read.into_iter().collect::<Option<_>>()?;
+        let words: Vec<String> = fields.iter().map(|f| quoted(&f.value.to_string())).collect();
+        self.show(key, format!("[{}]", words.join(", ")), &origin);
+        Some(Field { key: key.to_owned(), value: fields, origin })
+    }
+
+    /// The elements of a list of tables, 1 to `count_max`. By environment or flag: as TOML, `[{ id = 1, ... }, ...]`.
+    pub(crate) fn items(
+        &mut self,
+        key: &'static str,
+        count_max: usize,
+    ) -> Option<Field<Vec<Item>>> {
+        let node = match self.find(key) {
+            None => return self.absent(key, Need::Required),
+            Some(Given::Toml(node)) => node,
+            Some(Given::Words { text, origin }) => match source::parse_inline(&origin, &text) {
+                Ok(node) => node,
+                Err(mistake) => {
+                    self.mistakes.push(mistake);
+                    return None;
+                }
+            },
+        };
+        let Value::List(nodes) = node.value else {
+            let (section, last) = halves(key);
+            let wanted = format!("a list of tables, each opened by [[{section}.{last}]]");
+            let kind = node.value.kind();
+            self.wrong_kind(key, &node.origin, &wanted, kind);
+            return None;
+        };
+        if nodes.is_empty() || nodes.len() > count_max {
+            let text = format!("{key} has {} elements; 1 to {count_max} are allowed.", nodes.len());
+            self.mistake("HF1007", node.origin, text);
+            return None;
+        }
+        let mut items = Vec::with_capacity(nodes.len());
+        for (n, node) in nodes.into_iter().enumerate() {
+            let label = format!("{key}[{n}]");
+            if let Value::Table(table) = node.value {
+                items.push(Item { label, origin: node.origin, table });
+            } else {
+                let kind = node.value.kind();
+                self.wrong_kind(&label, &node.origin, "a table", kind);
+                return None;
+            }
+        }
+        Some(Field { key: key.to_owned(), value: items, origin: node.origin })
+    }
+
+    /// A required whole number of an element.
+    pub(crate) fn item_integer(
+        &mut self,
+        item: &Item,
+        name: &str,
+        range: RangeInclusive<u64>,
+    ) -> Option<Field<u64>> {
+        let given = self.item_find(item, name)?;
+        let field = self.take_integer(format!("{}.{name}", item.label), given, range)?;
+        self.show(&field.key, field.value.to_string(), &field.origin);
+        Some(field)
+    }
+
+    /// A required address of an element.
+    pub(crate) fn item_address(&mut self, item: &Item, name: &str) -> Option<Field<SocketAddr>> {
+        let given = self.item_find(item, name)?;
+        let field = self.take_address(format!("{}.{name}", item.label), given)?;
+        self.show(&field.key, quoted(&field.value.to_string()), &field.origin);
+        Some(field)
+    }
+
+    /// Notes every key of an element that is none of `names`.
+    pub(crate) fn item_only(&mut self, item: &Item, names: &[&str]) {
+        for entry in &item.table.entries {
+            if !names.contains(&entry.key.as_str()) {
+                let hint = hint(nearest(&entry.key, names.iter().copied()), names.iter().copied());
+                let text =
+                    format!("[[{}]] has no key {:?}.{hint}", unindexed(&item.label), entry.key);
+                self.mistakes.push(Mistake::new("HF1005", entry.origin.clone(), text));
+            }
+        }
+    }
+
+    /// Ends the reading: notes every unknown key.
+    /// # Errors
+    /// All mistakes, if there is one.
+    pub(crate) fn finish<T>(mut self, built: Option<T>) -> Result<(T, Vec<Shown>), Report> {
+        let strangers =
+            strangers::find(&self.file, &self.known, &self.overrides, &self.environment);
+        self.mistakes.extend(strangers);
+        match built {
+            Some(value) if self.mistakes.is_empty() => Ok((value, self.shown)),
+            _ => Err(Report::new(self.subject, self.mistakes)),
+        }
+    }
+
+    fn find(&mut self, key: &'static str) -> Option<Given> {
+        self.known.push(key);
+        if let Some(set) = self.overrides.iter().rev().find(|set| set.key == key) {
+            let origin = Origin::Flag(set.flag.clone());
+            return Some(Given::Words { text: set.value.clone(), origin });
+        }
+        let variable = variable_of(key);
+        if let Some(text) = self.environment.get(&variable) {
+            return Some(Given::Words {
+                text: text.clone(),
+                origin: Origin::Environment(variable),
+            });
+        }
+        let (section, name) = halves(key);
+        match &self.file.get(section)?.node.value {
+            Value::Table(table) => Some(Given::Toml(table.get(name)?.node.clone())),
+            _ => None,
+        }
+    }
+
+    fn item_find(&mut self, item: &Item, name: &str) -> Option<Given> {
+        let found = item.table.get(name).map(|entry| Given::Toml(entry.node.clone()));
+        if found.is_none() {
+            let text = format!("{}.{name} is missing. Add it to this table.", item.label);
+            self.mistake("HF1008", item.origin.clone(), text);
+        }
+        found
+    }
+
+    fn absent<T: Showable>(&mut self, key: &'static str, need: Need<T>) -> Option<Field<T>> {
+        match need {
+            Need::Or(value) => {
+                self.show(key, value.shown(), &Origin::Default);
+                Some(Field { key: key.to_owned(), value, origin: Origin::Default })
+            }
+            Need::Required => {
+                let (section, name) = halves(key);
+                let origin = match self.file.get(section) {
+                    Some(entry) => entry.origin.clone(),
+                    None => self.whole(),
+                };
+                let text = format!(
+                    "{key} is missing. Set {name} in [{section}], or {}, or --set {key}=...",
+                    variable_of(key)
+                );
+                self.mistake("HF1008", origin, text);
+                None
+            }
+        }
+    }
+
+    fn show(&mut self, key: &str, value: String, origin: &Origin) {
+        self.shown.push(Shown { key: key.to_owned(), value, origin: origin.clone() });
+    }
+
+    fn wrong_kind(&mut self, key: &str, origin: &Origin, wanted: &str, given: &str) {
+        self.mistake("HF1006", origin.clone(), format!("{key} takes {wanted}; this is {given}."));
+    }
+
+    fn take_integer(
+        &mut self,
+        key: String,
+        given: Given,
+        range: RangeInclusive<u64>,
+    ) -> Option<Field<u64>> {
+        let origin = given.origin();
+        let number = match given {
+            Given::Toml(Node { value: Value::Integer(number), .. }) => number,
+            Given::Toml(node) => {
+                self.wrong_kind(&key, &origin, "a whole number", node.value.kind());
+                return None;
+            }
+            Given::Words { text, .. } => match text.trim().replace('_', "").parse::<i128>() {
+                Ok(number) => Some(number),
+                Err(_) => {
+                    self.wrong_kind(&key, &origin, "a whole number", &format!("{text:?}"));
+                    return None;
+                }
+            },
+        };
+        let (low, high) = (*range.start(), *range.end());
+        match number.and_then(|number| u64::try_from(number).ok()) {
+            Some(value) if range.contains(&value) => Some(Field { key, value, origin }),
+            _ => {
+                let given =
+                    number.map_or_else(|| "too long a number".to_owned(), |n| n.to_string());
+                let bound = match number {
+                    Some(number) if number < i128::from(low) => {
+                        format!("Raise it to {low} or more.")
+                    }
+                    _ => format!("Lower it to {high} or less."),
+                };
+                let text = format!("{key} = {given} is outside {low} to {high}. {bound}");
+                self.mistake("HF1007", origin, text);
+                None
+            }
+        }
+    }
+
+    fn take_text(&mut self, key: String, given: Given) -> Option<Field<String>> {
+        let origin = given.origin();
+        let value = match given {
+            Given::Toml(Node { value: Value::Text(text), .. }) | Given::Words { text, .. } => text,
+            Given::Toml(node) => {
+                self.wrong_kind(&key, &origin, "a text in quotes", node.value.kind());
+                return None;
+            }
+        };
+        Some(Field { key, value, origin })
+    }
+
+    fn take_address(&mut self, key: String, given: Given) -> Option<Field<SocketAddr>> {
+        let Field { key, value, origin } = self.take_text(key, given)?;
+        match value.parse::<SocketAddr>() {
+            Ok(value) => Some(Field { key, value, origin }),
+            Err(_) => {
+                let text = format!(
+                    "{key} = {value:?} is no IP address with port. {}",
+                    address_remedy(&value)
+                );
+                self.mistake("HF1009", origin, text);
+                None
+            }
+        }
+    }
+}
+
+/// What `config show` prints of a default.
+pub(crate) trait Showable {
+    /// As TOML would write it.
+    fn shown(&self) -> String;
+}
+
+impl Showable for u64 {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Showable for String {
+    fn shown(&self) -> String {
+        quoted(self)
+    }
+}
+
+impl Showable for SocketAddr {
+    fn shown(&self) -> String {
+        quoted(&self.to_string())
+    }
+}
+
+impl<T> Showable for Vec<T> {
+    fn shown(&self) -> String {
+        "[]".to_owned()
+    }
+}
+
+fn unindexed(label: &str) -> &str {
+    label.split_once('[').map_or(label, |(name, _)| name)
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+}
+
+fn address_remedy(text: &str) -> String {
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let is_port = port.parse::<u16>().is_ok();
+    if host == "localhost" && is_port {
+        format!("Names are not looked up: write \"127.0.0.1:{port}\".")
+    } else if text.parse::<std::net::IpAddr>().is_ok() {
+        "The port is missing: write \"127.0.0.1:7401\", or \"[::1]:7401\".".to_owned()
+    } else if host.parse::<std::net::IpAddr>().is_ok() && !is_port {
+        "A port is 0 to 65535.".to_owned()
+    } else {
+        "Write it as \"127.0.0.1:7401\", or \"[::1]:7401\".".to_owned()
+    }
+}

@@ -1,0 +1,68 @@
+//! How the command ends: one exit code for each thing that a script must tell apart.
+
+use std::{io::Write, process::ExitCode};
+
+use holdfast_client::{ClientError, ErrorKind};
+
+use crate::config::Report;
+
+/// Failed: try again, or read the message.
+pub(crate) const FAILED: u8 = 1;
+/// The command line or the configuration is wrong.
+pub(crate) const USAGE: u8 = 2;
+/// Refused: the same again would be refused again; or rolled back.
+pub(crate) const REFUSED: u8 = 3;
+/// Unknown: it may have happened. Ask again with the same gid.
+pub(crate) const UNKNOWN: u8 = 4;
+
+/// Tells people what went wrong, on standard error, and picks the code.
+pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
+    tell(&format!("holdfast: {error:#}"));
+    of(error)
+}
+
+/// The code of an error that was told already.
+pub(crate) fn of(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(code_of(error))
+}
+
+/// A line on standard error. Without one there is nobody to tell; the exit code still says it.
+pub(crate) fn tell(words: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{words}");
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    if let Some(report) = error.downcast_ref::<Report>() {
+        return if report.is_of_this_machine() { FAILED } else { USAGE };
+    }
+    if error.downcast_ref::<Usage>().is_some() {
+        return USAGE;
+    }
+    match error.downcast_ref::<ClientError>().map(ClientError::kind) {
+        Some(ErrorKind::Refused) => REFUSED,
+        Some(ErrorKind::Unknown) => UNKNOWN,
+        Some(ErrorKind::Retry) | None => FAILED,
+    }
+}
+
+/// What was asked for cannot be understood; the text says what to write instead.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_error_has_its_code() {
+        let refused = ClientError::Refused { code: "HF2001".into(), message: String::new() };
+        let unknown = ClientError::Unknown { gid: "g1".into(), last: String::new() };
+        let unreachable = ClientError::Unreachable { patience_ms: 1, last: String::new() };
+        assert_eq!(code_of(&refused.into()), REFUSED);
+        assert_eq!(code_of(&unknown.into()), UNKNOWN);
+        assert_eq!(code_of(&unreachable.into()), FAILED);
+        assert_eq!(code_of(&Usage(String::new()).into()), USAGE);
+        assert_eq!(code_of(&anyhow::anyhow!("anything else")), FAILED);
+    }
+}

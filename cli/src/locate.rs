@@ -1,0 +1,71 @@
+//! `holdfast locate`: where a key lives, by the rules in a file.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+
+use crate::{
+    exit::{self, Usage},
+    output::{self, Output},
+    rules,
+};
+
+/// Says in which slot, on which shard and at which data source a key lives.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  holdfast locate --rules config/shards.toml account A-17
+  holdfast locate --rules config/shards.toml account A-17 B-42 --output json")]
+pub(crate) struct LocateArgs {
+    /// The shard rules
+    #[arg(long, value_name = "FILE", env = "HOLDFAST_RULES")]
+    rules: PathBuf,
+    /// The data group
+    group: String,
+    /// One or more keys
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<String>,
+}
+
+/// Prints a row for each key.
+/// # Errors
+/// The rules are mistaken, or a key has no place: refused, for it would have none the next time either.
+pub(crate) fn run(args: &LocateArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let topology = rules::load(&args.rules)?.map_err(|mistakes| Usage(mistakes.to_string()))?;
+    let mut located = Vec::with_capacity(args.keys.len());
+    for key in &args.keys {
+        match topology.locate(&args.group, key) {
+            Ok(place) => located.push((key, place)),
+            Err(refused) => {
+                exit::tell(&refused);
+                return Ok(ExitCode::from(exit::REFUSED));
+            }
+        }
+    }
+    match output {
+        Output::Table => {
+            let rows = located.iter().map(|(key, place)| {
+                vec![
+                    (*key).clone(),
+                    place.slot.number().to_string(),
+                    place.shard.to_string(),
+                    place.source.to_string(),
+                    place.address.to_string(),
+                    place.epoch.to_string(),
+                ]
+            });
+            let head = ["key", "slot", "shard", "source", "address", "epoch"];
+            output::print(&output::table(&head, rows))?;
+        }
+        Output::Json => {
+            let mut list = Vec::with_capacity(located.len());
+            for (key, place) in &located {
+                let mut row = serde_json::to_value(place).context("a place is plain data")?;
+                row["key"] = serde_json::Value::from(key.as_str());
+                list.push(row);
+            }
+            output::print_json(&serde_json::Value::from(list))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,127 @@
+//! `holdfast rules`: whether shard rules are right, and what they say.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use holdfast_route::{RuleMistakes, Topology};
+
+use crate::{
+    config,
+    exit::{self, Usage},
+    output::{self, Output},
+};
+
+/// Checks shard rules and shows what they say.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  holdfast rules check config/shards.toml
+  holdfast rules check config/shards.toml --output json")]
+pub(crate) struct RulesArgs {
+    #[command(subcommand)]
+    command: RulesCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum RulesCommand {
+    /// Tell every mistake of a rules file, or what it says if there is none
+    #[command(after_help = "Examples:\n  holdfast rules check config/shards.toml")]
+    Check {
+        /// The rules, TOML
+        file: PathBuf,
+    },
+}
+
+/// Checks the file.
+/// # Errors
+/// It cannot be read.
+pub(crate) fn run(args: &RulesArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let RulesCommand::Check { file } = &args.command;
+    check(file, output)
+}
+
+/// Checks the rules in `file` and prints what they say, or what is wrong.
+/// # Errors
+/// It cannot be read.
+pub(crate) fn check(file: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    match (load(file)?, output) {
+        (Ok(topology), Output::Table) => {
+            output::print(&summary(file, &topology))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        (Ok(topology), Output::Json) => {
+            let groups = topology.groups().iter().map(|(name, group)| {
+                serde_json::json!({ "group": name.to_string(), "key": group.key() })
+            });
+            let shards = topology.shards().keys().map(ToString::to_string);
+            output::print_json(&serde_json::json!({
+                "file": file.display().to_string(),
+                "epoch": topology.epoch(),
+                "groups": groups.collect::<Vec<_>>(),
+                "tables": topology.tables().len(),
+                "shards": shards.collect::<Vec<_>>(),
+                "sources": topology.sources().len(),
+                "mistakes": [],
+            }))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        (Err(mistakes), Output::Table) => {
+            exit::tell(&mistakes);
+            Ok(ExitCode::from(exit::USAGE))
+        }
+        (Err(mistakes), Output::Json) => {
+            let list = mistakes.mistakes.iter().map(|mistake| {
+                serde_json::json!({
+                    "code": mistake.code,
+                    "where": format!("{}:{}", mistakes.file, mistake.line),
+                    "text": format!("{}. {}", mistake.cause, mistake.remedy),
+                })
+            });
+            output::print_json(&serde_json::json!({
+                "file": mistakes.file,
+                "mistakes": list.collect::<Vec<_>>(),
+            }))?;
+            Ok(ExitCode::from(exit::USAGE))
+        }
+    }
+}
+
+/// Reads the rules in `file`.
+/// # Errors
+/// Outer: the file cannot be read. Inner: all mistakes in it.
+pub(crate) fn load(file: &Path) -> anyhow::Result<Result<Topology, RuleMistakes>> {
+    let text = config::read_text(file).map_err(|mistake| Usage(mistake.to_string()))?;
+    let file = file.display().to_string();
+    Ok(Topology::parse(&text).map_err(|mistakes| RuleMistakes { file, mistakes }))
+}
+
+fn summary(file: &Path, topology: &Topology) -> String {
+    let mut text = format!("{}: no mistake; epoch {}.\n\n", file.display(), topology.epoch());
+    let mut rows = Vec::new();
+    for (name, group) in topology.groups() {
+        for (shard, kept) in topology.shards() {
+            let ranges: Vec<String> =
+                group.slots_of(shard).iter().map(ToString::to_string).collect();
+            if ranges.is_empty() {
+                continue;
+            }
+            let source = kept.source();
+            let address = topology.sources()[source].address().to_owned();
+            rows.push(vec![
+                name.to_string(),
+                ranges.join(" "),
+                shard.to_string(),
+                source.to_string(),
+                address,
+            ]);
+        }
+    }
+    text.push_str(&output::table(&["group", "slots", "shard", "source", "address"], rows));
+    text.push_str("\n\n");
+    let tables =
+        topology.tables().iter().map(|(table, group)| vec![table.to_string(), group.to_string()]);
+    text.push_str(&output::table(&["table", "group"], tables));
+    text
+}

@@ -1,0 +1,354 @@
+//! `holdfast tx`: global transactions from the command line, with an exit code for each fate.
+
+use std::{process::ExitCode, time::Duration};
+
+use holdfast_client::{
+    Answer, Client, ClientOptions, Filter, Mode, Outcome, Status, Transaction, Wait,
+};
+
+use crate::{
+    exit::{self, Usage},
+    output::{self, Output},
+    submission,
+};
+
+/// Submits, reads, waits for, lists and rolls back global transactions.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  holdfast tx submit --file transfer.json
+  holdfast tx get 01JB2V6Z1N4T8W0R5Y7K3QHXCD
+  holdfast tx list --status needs_attention
+
+Exit codes of submit and wait: 0 committed, 3 rolled back or refused, 4 unknown: ask again with the same gid.")]
+pub(crate) struct TxArgs {
+    #[command(flatten)]
+    cluster: ClusterAddresses,
+    #[command(subcommand)]
+    command: TxCommand,
+}
+
+/// Which cluster to talk to.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ClusterAddresses {
+    /// gRPC address of a coordinator node; one is enough, the others are learnt; may be repeated
+    #[arg(
+        long = "coordinator",
+        global = true,
+        value_name = "ADDRESS",
+        env = "HOLDFAST_COORDINATOR",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7401"
+    )]
+    pub(crate) addresses: Vec<String>,
+    /// How long to pursue an answer before saying unknown, ms
+    #[arg(long, global = true, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    pub(crate) patience_ms: u64,
+}
+
+impl ClusterAddresses {
+    /// A client that looks for the leader at its first request.
+    /// # Errors
+    /// No address was given.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        let options = ClientOptions { patience_ms: self.patience_ms, ..ClientOptions::default() };
+        Ok(Client::lazy(self.addresses.iter().cloned(), options)?)
+    }
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum TxCommand {
+    /// Submit a whole transaction and wait for its fate
+    #[command(after_help = "\
+Examples:
+  holdfast tx submit --file transfer.json
+  holdfast tx submit --file - --gid payroll-2026-11-0042 --wait end < transfer.json
+
+The file:
+  { \"gid\": \"payroll-2026-11-0042\", \"mode\": \"tcc\",
+    \"options\": { \"timeout_ms\": 10000, \"tags\": { \"run\": \"payroll\" } },
+    \"branches\": [
+      { \"participant\": \"deposit@shard-1\", \"payload\": { ... } },
+      { \"participant\": \"deposit@shard-3\", \"payload\": { ... } } ] }")]
+    Submit {
+        /// The transaction as JSON; `-` reads standard input
+        #[arg(long, value_name = "FILE")]
+        file: String,
+        /// The gid, over the one in the file: the same gid and content is the same transaction
+        #[arg(long)]
+        gid: Option<String>,
+        /// What to wait for, over what the file says
+        #[arg(long, value_enum)]
+        wait: Option<Until>,
+    },
+    /// Show a transaction as of now
+    #[command(
+        after_help = "Examples:\n  holdfast tx get payroll-2026-11-0042\n  holdfast tx get payroll-2026-11-0042 --stale --output json"
+    )]
+    Get {
+        /// The transaction
+        gid: String,
+        /// Take the first node's own word, which may lag behind; works without a leader
+        #[arg(long)]
+        stale: bool,
+    },
+    /// Wait until a transaction is decided or ended
+    #[command(
+        after_help = "Examples:\n  holdfast tx wait payroll-2026-11-0042 --until end --patience-ms 5000"
+    )]
+    Wait {
+        /// The transaction
+        gid: String,
+        /// The decision, or the end of every branch
+        #[arg(long, value_enum, default_value_t = Until::Decision)]
+        until: Until,
+    },
+    /// List transactions in gid order
+    #[command(
+        after_help = "Examples:\n  holdfast tx list\n  holdfast tx list --status trying --status committing --limit 1000"
+    )]
+    List {
+        /// Only these statuses; may be repeated
+        #[arg(long, value_name = "STATUS", value_parser = status_of)]
+        status: Vec<Status>,
+        /// Continue behind this gid
+        #[arg(long, value_name = "GID")]
+        after: Option<String>,
+        /// How many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+    },
+    /// Ask for rollback; refused once the decision to commit is made
+    #[command(
+        after_help = "Examples:\n  holdfast tx rollback payroll-2026-11-0042 --reason \"wrong file\""
+    )]
+    Rollback {
+        /// The transaction
+        gid: String,
+        /// Why, for the people who read it later
+        #[arg(long)]
+        reason: String,
+        /// What to wait for
+        #[arg(long, value_enum, default_value_t = Until::Decision)]
+        wait: Until,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Until {
+    /// That it is durable
+    None,
+    /// The decision; the second phase goes on behind the answer
+    Decision,
+    /// The end of every branch
+    End,
+}
+
+impl From<Until> for Wait {
+    fn from(until: Until) -> Self {
+        match until {
+            Until::None => Self::None,
+            Until::Decision => Self::Decision,
+            Until::End => Self::End,
+        }
+    }
+}
+
+fn status_of(text: &str) -> Result<Status, String> {
+    let word = text.trim().replace([' ', '-'], "_");
+    Status::ALL.into_iter().find(|status| status.as_str() == word).ok_or_else(|| {
+        let words: Vec<&str> = Status::ALL.iter().map(|status| status.as_str()).collect();
+        format!("is none of {}", words.join(", "))
+    })
+}
+
+/// Carries out one request and prints its answer.
+/// # Errors
+/// The request was refused, nothing was done, or it is unknown whether it was.
+pub(crate) async fn run(args: TxArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let patience = Duration::from_millis(args.cluster.patience_ms);
+    match args.command {
+        TxCommand::Submit { file, gid, wait } => {
+            let mut submission = submission::read(&file)?;
+            if let Some(gid) = gid {
+                submission = submission.gid(gid);
+            }
+            if let Some(wait) = wait {
+                submission = submission.wait(wait.into());
+            }
+            let answer = args.cluster.client()?.submit(submission).await?;
+            show(&answer, output)?;
+            Ok(if wait == Some(Until::None) { accepted(&answer) } else { fate(&answer) })
+        }
+        TxCommand::Get { gid, stale } => {
+            let client = args.cluster.client()?;
+            let answer =
+                if stale { client.get_stale(&gid).await? } else { client.get(&gid).await? };
+            show(&answer, output)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        TxCommand::Wait { gid, until } => {
+            let answer = args.cluster.client()?.wait(&gid, until.into(), patience).await?;
+            show(&answer, output)?;
+            Ok(if until == Until::None { accepted(&answer) } else { fate(&answer) })
+        }
+        TxCommand::List { status, after, limit } => {
+            let filter = Filter { statuses: status, after, limit };
+            let page = args.cluster.client()?.list(filter).await?;
+            list(&page, output)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        TxCommand::Rollback { gid, reason, wait } => {
+            if reason.trim().is_empty() {
+                return Err(Usage(
+                    "--reason is empty. Say why, for the people who read it later.".to_owned(),
+                )
+                .into());
+            }
+            let answer = args.cluster.client()?.roll_back(&gid, &reason, wait.into()).await?;
+            show(&answer, output)?;
+            Ok(match answer.outcome {
+                Outcome::RolledBack { .. } => ExitCode::SUCCESS,
+                Outcome::Committed => ExitCode::from(exit::REFUSED),
+                Outcome::Unknown => ExitCode::from(exit::UNKNOWN),
+            })
+        }
+    }
+}
+
+fn fate(answer: &Answer) -> ExitCode {
+    match answer.outcome {
+        Outcome::Committed => ExitCode::SUCCESS,
+        Outcome::RolledBack { .. } => ExitCode::from(exit::REFUSED),
+        Outcome::Unknown => ExitCode::from(exit::UNKNOWN),
+    }
+}
+
+/// For those who wait for no decision: whether the coordinator has it.
+fn accepted(answer: &Answer) -> ExitCode {
+    if answer.transaction.is_some() { ExitCode::SUCCESS } else { fate(answer) }
+}
+
+fn outcome_word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Committed => "committed",
+        Outcome::RolledBack { .. } => "rolled_back",
+        Outcome::Unknown => "unknown",
+    }
+}
+
+fn mode_word(mode: Option<Mode>) -> &'static str {
+    match mode {
+        Some(Mode::Tcc) => "tcc",
+        Some(Mode::Saga) => "saga",
+        None => "unknown to this program",
+    }
+}
+
+fn status_word(status: Option<Status>) -> &'static str {
+    status.map_or("unknown to this program", Status::as_str)
+}
+
+fn show(answer: &Answer, output: Output) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return output::print_json(&serde_json::json!({
+            "gid": answer.gid,
+            "outcome": outcome_word(&answer.outcome),
+            "repeated": answer.repeated,
+            "transaction": answer.transaction.as_ref().map(json_of),
+        }));
+    }
+    let mut lines = vec![("gid", answer.gid.clone())];
+    match &answer.outcome {
+        Outcome::Unknown => {
+            let ask = format!("unknown, which is no failure: holdfast tx wait {}", answer.gid);
+            lines.push(("outcome", ask));
+        }
+        other => lines.push(("outcome", outcome_word(other).replace('_', " "))),
+    }
+    let mut text = String::new();
+    if let Some(known) = &answer.transaction {
+        lines.push(("status", status_word(known.status).replace('_', " ")));
+        lines.push(("mode", mode_word(known.mode).to_owned()));
+        lines.push(("begun", output::rfc3339(known.begun_at_ms)));
+        lines.push(("deadline", output::rfc3339(known.deadline_ms)));
+        lines.extend(known.decided_at_ms.map(|ms| ("decided", output::rfc3339(ms))));
+        lines.extend(known.finished_at_ms.map(|ms| ("finished", output::rfc3339(ms))));
+        if !known.reason.is_empty() {
+            lines.push(("reason", known.reason.clone()));
+        }
+        for (name, value) in &known.tags {
+            lines.push(("tag", format!("{name}={value}")));
+        }
+        if answer.repeated {
+            lines.push((
+                "repeated",
+                "yes: it was known already, and nothing was done twice".to_owned(),
+            ));
+        }
+        let rows = known.branches.iter().map(|branch| {
+            let refusal = [branch.refusal_code.as_str(), branch.refusal_message.as_str()];
+            let refusal: Vec<&str> = refusal.into_iter().filter(|word| !word.is_empty()).collect();
+            vec![
+                branch.branch.to_string(),
+                branch.participant.clone(),
+                branch.state.clone(),
+                refusal.join(": "),
+            ]
+        });
+        text =
+            format!("\n\n{}", output::table(&["branch", "participant", "state", "refusal"], rows));
+    }
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    let lines: Vec<String> =
+        lines.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect();
+    output::print(&format!("{}{text}", lines.join("\n")))
+}
+
+fn list(page: &holdfast_client::Page, output: Output) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return output::print_json(&serde_json::json!({
+            "transactions": page.transactions.iter().map(json_of).collect::<Vec<_>>(),
+            "next_after": page.next_after,
+        }));
+    }
+    let rows = page.transactions.iter().map(|known| {
+        vec![
+            known.gid.clone(),
+            mode_word(known.mode).to_owned(),
+            status_word(known.status).replace('_', " "),
+            known.branches.len().to_string(),
+            output::rfc3339(known.begun_at_ms),
+            known.reason.clone(),
+        ]
+    });
+    let mut text = output::table(&["gid", "mode", "status", "branches", "begun", "reason"], rows);
+    if let Some(after) = &page.next_after {
+        text.push_str(&format!("\n\nThere are more: holdfast tx list --after {after}"));
+    }
+    output::print(&text)
+}
+
+fn json_of(known: &Transaction) -> serde_json::Value {
+    let branches = known.branches.iter().map(|branch| {
+        serde_json::json!({
+            "branch": branch.branch,
+            "participant": branch.participant,
+            "state": branch.state,
+            "refusal_code": branch.refusal_code,
+            "refusal_message": branch.refusal_message,
+        })
+    });
+    serde_json::json!({
+        "gid": known.gid,
+        "mode": mode_word(known.mode),
+        "status": status_word(known.status),
+        "begun_at": output::rfc3339(known.begun_at_ms),
+        "deadline": output::rfc3339(known.deadline_ms),
+        "decided_at": known.decided_at_ms.map(output::rfc3339),
+        "finished_at": known.finished_at_ms.map(output::rfc3339),
+        "reason": known.reason,
+        "tags": known.tags,
+        "branches": branches.collect::<Vec<_>>(),
+    })
+}
