@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use holdfast_raft::Member;
+use holdfast_txn::limit::TIMEOUT_MS_MAX;
 
 /// One coordinator node. The command line reads it from file, environment and flags.
 #[derive(Clone, Debug)]
@@ -95,6 +96,64 @@ pub struct LogFiles {
     pub segment_bytes: u64,
     /// Log entries between snapshots.
     pub snapshot_every: u64,
+}
+
+impl Config {
+    /// Checks what the log does not check itself.
+    /// # Errors
+    /// Every mistake, with its remedy.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let mut mistakes = Vec::new();
+        let mut check = |sound: bool, mistake: String| {
+            if !sound {
+                mistakes.push(mistake);
+            }
+        };
+        for (door, address) in
+            [("http", self.bind.http), ("grpc", self.bind.grpc), ("raft", self.bind.raft)]
+        {
+            check(
+                self.security != Security::DevPlaintext || address.ip().is_loopback(),
+                format!("bind.{door} = {address} is reachable from outside, and security.mode is dev-plaintext. Bind a loopback address"),
+            );
+        }
+        let Limits { queue_max, batch_max, in_flight_max, request_bytes_max } = self.limits;
+        for (name, value, most) in [
+            ("queue_max", queue_max, 1_000_000),
+            ("batch_max", batch_max, 65_536),
+            ("in_flight_max", in_flight_max, 64),
+            ("request_bytes_max", request_bytes_max, 16 * 1024 * 1024),
+        ] {
+            let sound = (1..=most).contains(&value);
+            check(sound, format!("limits.{name} = {value} must be from 1 to {most}"));
+        }
+        let Timeouts { global_timeout_ms, call_timeout_ms, .. } = self.timeouts;
+        check(
+            (1..=TIMEOUT_MS_MAX).contains(&global_timeout_ms),
+            format!("timeouts.global_timeout_ms = {global_timeout_ms} must be from 1 to {TIMEOUT_MS_MAX}"),
+        );
+        check(
+            call_timeout_ms >= 1 && call_timeout_ms <= global_timeout_ms,
+            format!("timeouts.call_timeout_ms = {call_timeout_ms} must be from 1 to global_timeout_ms = {global_timeout_ms}. Lower the first or raise the second"),
+        );
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes.join("; ")) }
+    }
+
+    /// What the log is told.
+    pub(crate) fn log_config(&self) -> holdfast_raft::Config {
+        holdfast_raft::Config {
+            node: self.node.id,
+            cluster: self.cluster.name.clone(),
+            dir: self.node.data_dir.clone(),
+            bind: self.bind.raft,
+            members: self.cluster.members.clone(),
+            heartbeat_ms: self.timeouts.heartbeat_ms,
+            election_min_ms: self.timeouts.election_min_ms,
+            election_max_ms: self.timeouts.election_max_ms,
+            segment_bytes: self.log.segment_bytes,
+            snapshot_every: self.log.snapshot_every,
+        }
+    }
 }
 
 impl Default for Timeouts {

@@ -1,24 +1,69 @@
 //! The coordinator as its doors see it: propose a command, read a transaction, wait for its fate.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use holdfast_raft::{Leadership, Member};
+use holdfast_raft::{Leadership, Log, Member};
 use holdfast_txn::{Command, Digest, Gid, GlobalTransaction, Outcome, Rejection, Status};
-use tokio::sync::watch;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
+use crate::{
+    Config,
+    clock::{self, Clock},
+    config::limit,
+    dispatcher::{Dispatcher, Event, Surroundings},
+    meters::Meters,
+    proposer::Proposer,
+    replica::{Replica, SharedState, Touched},
+    waiters::{self, Waiters},
+};
 
 /// One coordinator node. A handle: clones are the same node.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Coordinator {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     config: Config,
+    log: Arc<Log<Replica>>,
+    state: SharedState,
+    waiters: Arc<Waiters>,
+    proposer: Proposer,
+    events: mpsc::Sender<Event>,
+    calling_term: Arc<AtomicU64>,
+    leadership: watch::Receiver<Leadership>,
+    /// The doors close; what is under way goes on.
+    stopping: CancellationToken,
+    /// The tasks end.
+    stop: CancellationToken,
+    dispatcher: std::sync::Mutex<Option<JoinHandle<()>>>,
+    metrics: OnceLock<PrometheusHandle>,
 }
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordinator").field("node", &self.inner.config.node.id).finish_non_exhaustive()
+    }
+}
+
+/// Messages of sessions that wait for the dispatcher; a full channel slows the sessions down.
+const EVENTS_MAX: usize = 4_096;
+/// Answers to entries of reports that wait for the dispatcher.
+const PROPOSED_MAX: usize = 64;
 
 /// A command that is in the log and was carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,27 +231,83 @@ pub enum ServeError {
 
 impl Coordinator {
     /// Opens the log and starts the proposer and the dispatcher. Nothing listens for callers yet: [`Self::serve`] does.
+    /// Install the metrics recorder before: handles are made here.
     /// # Errors
     /// [`StartError`], before anything is written if the configuration is at fault.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let _ = config;
-        todo!()
+        config.check().map_err(StartError::Config)?;
+        let meters = Arc::new(Meters::new());
+        let clock = Arc::new(Clock::new());
+        let (state, touched) = (SharedState::new(), Touched::new());
+        let waiters = Waiters::new(limit::WAITERS_MAX);
+        let replica = Replica {
+            state: state.clone(),
+            touched: Arc::clone(&touched),
+            waiters: Arc::clone(&waiters),
+            meters: Arc::clone(&meters),
+        };
+        let log = Log::open(config.log_config(), replica).await.map_err(|fault| {
+            let dir = config.node.data_dir.display().to_string();
+            StartError::Log { dir, cause: fault.to_string() }
+        })?;
+        let log = Arc::new(log);
+        let stop = CancellationToken::new();
+        let (proposed_sender, proposed) = mpsc::channel(PROPOSED_MAX);
+        let proposer = Proposer::start(
+            Arc::clone(&log),
+            Arc::clone(&clock),
+            config.limits,
+            Arc::clone(&meters),
+            proposed_sender,
+            stop.clone(),
+        );
+        let (events, heard) = mpsc::channel(EVENTS_MAX);
+        let calling_term = Arc::new(AtomicU64::new(0));
+        let leadership = log.leadership();
+        let surroundings = Surroundings {
+            state: state.clone(),
+            touched,
+            waiters: Arc::clone(&waiters),
+            proposer: proposer.clone(),
+            clock,
+            meters,
+            log: Arc::clone(&log),
+            calling_term: Arc::clone(&calling_term),
+        };
+        let dispatcher =
+            Dispatcher::new(surroundings, leadership.clone(), (&events, heard), proposed);
+        let dispatcher = tokio::spawn(dispatcher.run(stop.clone()));
+        let inner = Inner {
+            config,
+            log,
+            state,
+            waiters,
+            proposer,
+            events,
+            calling_term,
+            leadership,
+            stopping: CancellationToken::new(),
+            stop,
+            dispatcher: std::sync::Mutex::new(Some(dispatcher)),
+            metrics: OnceLock::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Listens for callers and agents until `shutdown`, then drains and stops the node.
-    /// # Errors
-    /// [`ServeError`] if an address cannot be bound or a door breaks.
-    pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let _ = shutdown;
-        todo!()
+    /// Has the HTTP door show the metrics that this handle renders.
+    #[must_use]
+    pub fn with_metrics(self, metrics: PrometheusHandle) -> Self {
+        // A second handle would show the same numbers.
+        let _first = self.inner.metrics.set(metrics);
+        self
     }
 
     /// Has `command` carried out. Returns when it is durable on a majority and applied here.
     /// # Errors
     /// [`ProposeError`]; a refusal by the machine is no error but part of [`Applied`].
     pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
-        let _ = command;
-        todo!()
+        self.must_lead()?;
+        self.inner.proposer.propose(&command).await
     }
 
     /// The transaction, open or recently finished.
@@ -217,12 +318,16 @@ impl Coordinator {
         gid: &Gid,
         freshness: Freshness,
     ) -> Result<Option<GlobalTransaction>, ProposeError> {
-        let _ = (gid, freshness);
-        todo!()
+        if freshness == Freshness::Linearizable {
+            self.inner.log.read_barrier().await?;
+        }
+        Ok(self.inner.state.get(gid))
     }
 
-    /// At most `limit` transactions (never above [`crate::config::limit::LIST_MAX`]) in gid order behind `after`, of `statuses` (none: all),
-    /// and the gid to go on behind if there may be more. From this node's own state.
+    /// At most `limit` transactions (never above [`limit::LIST_MAX`]) in gid order behind `after`, of `statuses` (none:
+    /// all), and the gid to go on behind if there may be more. From this node's own state.
+    ///
+    /// A page looks at a bounded number of transactions, so it may be short, or empty, and yet not be the last.
     /// # Errors
     /// [`ProposeError`] if the node is stopping.
     pub async fn list(
@@ -231,44 +336,172 @@ impl Coordinator {
         after: Option<&Gid>,
         limit: usize,
     ) -> Result<(Vec<GlobalTransaction>, Option<Gid>), ProposeError> {
-        let _ = (statuses, after, limit);
-        todo!()
+        /// Transactions looked at for one page, while the machine is held.
+        const LOOKED_AT_MAX: usize = 20_000;
+        if self.inner.stopping.is_cancelled() {
+            return Err(ProposeError::Stopped);
+        }
+        let limit = limit.clamp(1, limit::LIST_MAX);
+        let state = self.inner.state.held();
+        let mut found = Vec::with_capacity(limit.min(128));
+        for (looked_at, transaction) in state.machine.list(after).enumerate() {
+            if statuses.is_empty() || statuses.contains(&transaction.status) {
+                found.push(transaction.clone());
+            }
+            if found.len() == limit || looked_at + 1 == LOOKED_AT_MAX {
+                return Ok((found, Some(transaction.gid.clone())));
+            }
+        }
+        Ok((found, None))
     }
 
-    /// Waits at most `at_most` until the transaction is as far as `until`. Works on the leader only.
+    /// Waits at most `at_most` until the transaction is as far as `until`. On a node that does not lead it does not wait.
     pub async fn wait(&self, gid: &Gid, until: WaitUntil, at_most: Duration) -> Waited {
-        let _ = (gid, until, at_most);
-        todo!()
+        let until_instant = Instant::now() + at_most;
+        // Registered before looking, so that no move falls between the two.
+        let mut waiting = self.inner.waiters.register(gid, until);
+        let transaction = self.inner.state.get(gid);
+        let Some(known) = transaction else {
+            let end = if self.leads() { WaitEnd::NotFound } else { WaitEnd::NotLeading };
+            return Waited { transaction: None, end };
+        };
+        if let Some(end) = waiters::end_of(&known, until) {
+            return Waited { transaction: Some(known), end };
+        }
+        let end = match &mut waiting {
+            None => WaitEnd::Overloaded,
+            Some(_) if !self.leads() => WaitEnd::NotLeading,
+            Some(waiting) => timeout_at(until_instant, waiting.woken())
+                .await
+                .unwrap_or(WaitEnd::TimedOut),
+        };
+        let transaction = self.inner.state.get(gid).or(Some(known));
+        // Whatever ended the wait, what is known by now counts.
+        let end = transaction.as_ref().and_then(|now| waiters::end_of(now, until)).unwrap_or(end);
+        Waited { transaction, end }
+    }
+
+    /// A new gid, a ULID, for callers that bring none.
+    #[must_use]
+    pub fn new_gid(&self) -> Gid {
+        clock::new_gid()
     }
 
     /// Who leads, as it changes.
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        todo!()
-    }
-
-    /// What this node knows of itself. Hashes the whole state: not for every request.
-    #[must_use]
-    pub fn status(&self) -> NodeStatus {
-        todo!()
+        self.inner.leadership.clone()
     }
 
     /// Whether requests can be served: a leader is known and the node is not stopping.
     /// # Errors
     /// Why not, for people.
     pub fn is_ready(&self) -> Result<(), String> {
-        todo!()
+        if self.inner.stopping.is_cancelled() {
+            return Err("this node is stopping".to_owned());
+        }
+        let now = self.inner.leadership.borrow();
+        match (&now.leader, now.leads_here) {
+            (None, _) => Err("no leader is known; most nodes must be up and reach each other".to_owned()),
+            (Some(_), true) if self.inner.calling_term.load(Ordering::Acquire) != now.term => {
+                Err("this node leads and still applies what its predecessors left".to_owned())
+            }
+            (Some(_), _) => Ok(()),
+        }
     }
 
     /// Whether the node should go on living. False only after a fault that a restart may heal.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        todo!()
+        let dispatcher = self.inner.dispatcher.lock().expect("nobody panics while holding it");
+        self.inner.stopping.is_cancelled() || dispatcher.as_ref().is_some_and(|task| !task.is_finished())
     }
 
     /// What the node was told.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    /// Cancelled when the node begins to stop: streams that never end by themselves should then.
+    #[must_use]
+    pub fn stopping(&self) -> CancellationToken {
+        self.inner.stopping.clone()
+    }
+
+    /// From now on nothing new is taken in, and sessions end.
+    pub(crate) fn begin_stop(&self) {
+        self.inner.stopping.cancel();
+    }
+
+    /// Stops calling and proposing, then the log. What is under way is answered as far as the log still can.
+    pub async fn stop(&self) {
+        self.begin_stop();
+        self.inner.stop.cancel();
+        let dispatcher =
+            self.inner.dispatcher.lock().expect("nobody panics while holding it").take();
+        if let Some(dispatcher) = dispatcher
+            && let Err(fault) = dispatcher.await
+        {
+            tracing::error!(%fault, "the dispatcher broke");
+        }
+        self.inner.log.shutdown().await;
+    }
+
+    pub(crate) fn events(&self) -> mpsc::Sender<Event> {
+        self.inner.events.clone()
+    }
+
+    pub(crate) fn calling_term(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.inner.calling_term)
+    }
+
+    pub(crate) fn metrics(&self) -> Option<PrometheusHandle> {
+        self.inner.metrics.get().cloned()
+    }
+
+    fn leads(&self) -> bool {
+        self.inner.leadership.borrow().leads_here
+    }
+
+    fn must_lead(&self) -> Result<(), ProposeError> {
+        if self.inner.stopping.is_cancelled() {
+            return Err(ProposeError::Stopped);
+        }
+        let now = self.inner.leadership.borrow();
+        if now.leads_here { Ok(()) } else { Err(ProposeError::NotLeader { leader: now.leader.clone() }) }
+    }
+
+    /// What this node knows of itself. Hashes the whole state: not for every request.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let log = self.inner.log.status();
+        let leadership = self.inner.leadership.borrow().clone();
+        let state = self.inner.state.held();
+        let (state_hash, by_status) = (state.machine.state_hash(), state.machine.census());
+        let applied_index = state.applied_index;
+        drop(state);
+        NodeStatus {
+            node: self.inner.config.node.id,
+            role: log.role.as_str(),
+            term: log.term,
+            leader: leadership.leader,
+            applied_index,
+            last_index: log.last_index,
+            members: log.members,
+            state_hash,
+            by_status,
+        }
+    }
+}
+
+impl From<holdfast_raft::ProposeError> for ProposeError {
+    fn from(fault: holdfast_raft::ProposeError) -> Self {
+        match fault {
+            holdfast_raft::ProposeError::NotLeader { leader } => Self::NotLeader { leader },
+            holdfast_raft::ProposeError::Unknown { cause } => Self::Unknown { cause },
+            holdfast_raft::ProposeError::Overloaded => Self::Overloaded { waiting: 0 },
+            holdfast_raft::ProposeError::Stopped => Self::Stopped,
+        }
     }
 }

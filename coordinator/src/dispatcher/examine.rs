@@ -1,0 +1,175 @@
+//! Looks at transactions one by one: makes the calls they owe, or proposes what was heard of them.
+
+use holdfast_txn::{BranchId, Command, Gid, GlobalTransaction, Machine, Next, Op, Status, Timestamp};
+
+use super::{
+    Dispatcher,
+    open::{Open, Stage},
+    parked::CallKey,
+    pass,
+};
+use crate::{branch_call, clock, proposer::Kind};
+
+/// Transactions looked at under one hold of the machine, which appliers wait for.
+const EXAMINED_PER_HOLD: usize = 256;
+
+impl Dispatcher {
+    /// Examines those that moved or were answered, as many as one pass may.
+    pub(super) fn examine(&mut self, now_ms: u64) {
+        let mut left = pass::EXAMINED_MAX;
+        while left > 0 && !self.dirty.is_empty() {
+            let shared = self.world.state.clone();
+            let state = shared.held();
+            let now = self.world.clock.now();
+            for _ in 0..EXAMINED_PER_HOLD {
+                let Some(gid) = self.dirty.pop_front() else { break };
+                self.examine_one(&state.machine, gid, now, now_ms);
+            }
+            left = left.saturating_sub(EXAMINED_PER_HOLD);
+        }
+    }
+
+    fn examine_one(&mut self, machine: &Machine, gid: Gid, now: Timestamp, now_ms: u64) {
+        let Some(mut open) = self.opens.remove(&gid) else { return };
+        open.dirty = false;
+        let transaction = machine.get(&gid).filter(|known| {
+            !known.status.is_final() && known.status != Status::NeedsAttention
+        });
+        let Some(transaction) = transaction else {
+            // Over, or for people: nothing is owed, so nothing is remembered.
+            self.forget(&open);
+            return;
+        };
+        open.retry = Some(transaction.options.retry);
+        open.call_timeout_ms = transaction.options.call_timeout_ms;
+        if open.reporting.is_none() && open.held_until_ms <= now_ms {
+            open.held_until_ms = 0;
+            self.go_on(machine, transaction, &mut open, now, now_ms);
+        }
+        self.set_alarm(&gid, &mut open);
+        if open.is_idle() {
+            self.forget(&open);
+        } else {
+            self.opens.insert(gid, open);
+        }
+    }
+
+    fn go_on(
+        &mut self,
+        machine: &Machine,
+        transaction: &GlobalTransaction,
+        open: &mut Open,
+        now: Timestamp,
+        now_ms: u64,
+    ) {
+        match machine.owed(&transaction.gid, &open.heard) {
+            Next::Call(owed) => {
+                open.owe(&owed);
+                self.make_calls(transaction, open, now, now_ms);
+            }
+            Next::Become(status, _) => {
+                let waited_for = !status.is_final() || self.world.waiters.anyone_for(&transaction.gid);
+                let kind = if waited_for { Kind::Blocking } else { Kind::Lazy };
+                self.report(&transaction.gid, open, kind, now_ms);
+            }
+            Next::Record => self.report(&transaction.gid, open, Kind::Blocking, now_ms),
+            Next::Wait => open.calls.clear(),
+        }
+    }
+
+    fn report(&self, gid: &Gid, open: &mut Open, kind: Kind, now_ms: u64) {
+        if open.heard.is_empty() {
+            tracing::error!(%gid, "the machine asks for a report of nothing; left to its deadline");
+            return;
+        }
+        let command = Command::Report { gid: gid.clone(), reports: open.heard.clone() };
+        if self.world.proposer.report(gid.clone(), &command, kind) {
+            open.reporting = Some(open.heard.len());
+        } else {
+            open.held_until_ms = now_ms + clock::jittered(20).max(1);
+        }
+    }
+
+    fn make_calls(
+        &mut self,
+        transaction: &GlobalTransaction,
+        open: &mut Open,
+        now: Timestamp,
+        now_ms: u64,
+    ) {
+        for index in 0..open.calls.len() {
+            let call = &open.calls[index];
+            let may_go = match call.stage {
+                Stage::Ready => true,
+                Stage::UnderWay { .. } => false,
+                Stage::Paused { until_ms } | Stage::Parked { until_ms, .. } => until_ms <= now_ms,
+            };
+            if may_go {
+                let (branch, op, asked) = (call.branch, call.op, call.asked);
+                let stage = self.make_call(transaction, (branch, op, asked), call.stage, now, now_ms);
+                let call = &mut open.calls[index];
+                call.asked += u32::from(matches!(stage, Stage::UnderWay { .. }));
+                call.stage = stage;
+            }
+        }
+    }
+
+    fn make_call(
+        &mut self,
+        transaction: &GlobalTransaction,
+        (branch, op, asked): (BranchId, Op, u32),
+        stage: Stage,
+        now: Timestamp,
+        now_ms: u64,
+    ) -> Stage {
+        let attempt = asked.saturating_add(1);
+        let Some(call) = branch_call::build(transaction, branch, op, attempt, now) else {
+            tracing::error!(gid = %transaction.gid, %branch, "a call is owed to a branch that is not there");
+            return Stage::Paused { until_ms: now_ms + transaction.options.retry.ceiling_ms.max(1) };
+        };
+        let service = &transaction.branches[branch.0 as usize - 1].spec.participant;
+        let key = CallKey { gid: transaction.gid.clone(), branch, op };
+        let Some(session) = self.sessions.choose(service) else {
+            let until_ms = now_ms + clock::jittered(transaction.options.retry.ceiling_ms).max(1);
+            let queued = matches!(stage, Stage::Parked { queued: true, .. })
+                || self.parked.park(service, key);
+            return Stage::Parked { until_ms, queued };
+        };
+        if attempt > 1 {
+            self.world.meters.retries.increment(1);
+        }
+        let ticket = self.sessions.ask(session, key, call);
+        Stage::UnderWay { ticket, until_ms: now_ms + transaction.options.call_timeout_ms }
+    }
+
+    /// One alarm for a transaction, at the earliest of what it waits for.
+    fn set_alarm(&mut self, gid: &Gid, open: &mut Open) {
+        let Some(next_ms) = open.next_ms() else { return };
+        match open.alarm {
+            // An alarm that rings too early costs a look; setting it anew each time would cost more.
+            Some(alarm) if alarm.at_ms <= next_ms => {}
+            Some(alarm) => {
+                self.timers.clear(alarm);
+                open.alarm = Some(self.timers.set(next_ms, gid));
+            }
+            None => open.alarm = Some(self.timers.set(next_ms, gid)),
+        }
+    }
+
+    fn forget(&mut self, open: &Open) {
+        if let Some(alarm) = open.alarm {
+            self.timers.clear(alarm);
+        }
+    }
+}
+
+impl Open {
+    /// Nothing is remembered that matters.
+    fn is_idle(&self) -> bool {
+        self.calls.is_empty()
+            && self.heard.is_empty()
+            && self.reporting.is_none()
+            && self.held_until_ms == 0
+            && !self.expiring
+    }
+}

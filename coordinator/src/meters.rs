@@ -1,0 +1,179 @@
+//! What a node counts and measures. Names are in docs/reference/metrics; labels are closed sets, never a gid.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use holdfast_txn::{GlobalTransaction, Mode, Moved, Op, Status};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge,
+    describe_histogram, gauge, histogram,
+};
+
+/// Handles of every series, made when the node starts: the recorder must be installed before.
+pub(crate) struct Meters {
+    leads: AtomicBool,
+    pub(crate) proposals_blocking: Counter,
+    pub(crate) proposals_lazy: Counter,
+    pub(crate) overloaded: Counter,
+    pub(crate) commands_per_entry: Histogram,
+    pub(crate) queue: Gauge,
+    pub(crate) sessions: Gauge,
+    pub(crate) waiters: Gauge,
+    pub(crate) retries: Counter,
+    pub(crate) calls_in_flight: Gauge,
+    pub(crate) calls_parked: Gauge,
+    begun: [Counter; 2],
+    finished: [[Counter; 3]; 2],
+    decision_seconds: [Histogram; 2],
+    calls: [[Counter; 4]; 5],
+    open: [Gauge; 9],
+}
+
+impl std::fmt::Debug for Meters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meters").finish_non_exhaustive()
+    }
+}
+
+/// What came of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Done,
+    Refused,
+    Working,
+    Unknown,
+}
+
+const MODES: [Mode; 2] = [Mode::Tcc, Mode::Saga];
+const ENDS: [Status; 3] = [Status::Committed, Status::RolledBack, Status::NeedsAttention];
+const OPS: [Op; 5] = [Op::Try, Op::Confirm, Op::Cancel, Op::Action, Op::Compensate];
+const HEARD: [(Heard, &str); 4] = [
+    (Heard::Done, "done"),
+    (Heard::Refused, "refused"),
+    (Heard::Working, "working"),
+    (Heard::Unknown, "unknown"),
+];
+
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Tcc => "tcc",
+        Mode::Saga => "saga",
+    }
+}
+
+fn status_word(status: Status) -> &'static str {
+    match status {
+        Status::Active => "active",
+        Status::Trying => "trying",
+        Status::Running => "running",
+        Status::Committing => "committing",
+        Status::RollingBack => "rolling_back",
+        Status::Compensating => "compensating",
+        Status::Committed => "committed",
+        Status::RolledBack => "rolled_back",
+        Status::NeedsAttention => "needs_attention",
+    }
+}
+
+impl Meters {
+    pub(crate) fn new() -> Self {
+        describe();
+        Self {
+            leads: AtomicBool::new(false),
+            proposals_blocking: counter!("holdfast_proposals_total", "kind" => "blocking"),
+            proposals_lazy: counter!("holdfast_proposals_total", "kind" => "lazy"),
+            overloaded: counter!("holdfast_proposals_overloaded_total"),
+            commands_per_entry: histogram!("holdfast_entry_commands"),
+            queue: gauge!("holdfast_proposer_queue_commands"),
+            sessions: gauge!("holdfast_sessions"),
+            waiters: gauge!("holdfast_waiters"),
+            retries: counter!("holdfast_call_retries_total"),
+            calls_in_flight: gauge!("holdfast_calls_in_flight"),
+            calls_parked: gauge!("holdfast_calls_parked"),
+            begun: MODES.map(
+                |mode| counter!("holdfast_transactions_begun_total", "mode" => mode_word(mode)),
+            ),
+            finished: MODES.map(|mode| {
+                ENDS.map(|end| {
+                    counter!("holdfast_transactions_finished_total",
+                        "mode" => mode_word(mode), "status" => status_word(end))
+                })
+            }),
+            decision_seconds: MODES
+                .map(|mode| histogram!("holdfast_decision_seconds", "mode" => mode_word(mode))),
+            calls: OPS.map(|op| {
+                HEARD.map(|(_, verdict)| {
+                    counter!("holdfast_calls_total", "op" => op.as_str(), "verdict" => verdict)
+                })
+            }),
+            open: Status::ALL.map(
+                |status| gauge!("holdfast_transactions_open", "status" => status_word(status)),
+            ),
+        }
+    }
+
+    /// Whether this node leads: only a leader counts moves, so that the cluster's sum counts each once.
+    pub(crate) fn lead(&self, leads: bool) {
+        self.leads.store(leads, Ordering::Relaxed);
+    }
+
+    pub(crate) fn moved(&self, transaction: &GlobalTransaction, moved: Moved) {
+        if !self.leads.load(Ordering::Relaxed) {
+            return;
+        }
+        let mode = MODES.iter().position(|mode| *mode == transaction.mode).unwrap_or(0);
+        if moved.from.is_none() {
+            self.begun[mode].increment(1);
+        }
+        if let Some(end) = ENDS.iter().position(|end| *end == moved.to) {
+            self.finished[mode][end].increment(1);
+        }
+        let decided_now = transaction.decided_at.filter(|_| is_decision(moved));
+        if let Some(decided_at) = decided_now {
+            let ms = decided_at.0.saturating_sub(transaction.begun_at.0);
+            self.decision_seconds[mode].record(ms as f64 / 1_000.0);
+        }
+    }
+
+    pub(crate) fn heard(&self, op: Op, heard: Heard) {
+        let op = OPS.iter().position(|one| *one == op).unwrap_or(0);
+        let heard = HEARD.iter().position(|(one, _)| *one == heard).unwrap_or(0);
+        self.calls[op][heard].increment(1);
+    }
+
+    pub(crate) fn census(&self, by_status: &std::collections::BTreeMap<Status, usize>) {
+        for (status, gauge) in Status::ALL.iter().zip(&self.open) {
+            if !status.is_final() {
+                gauge.set(by_status.get(status).copied().unwrap_or(0) as f64);
+            }
+        }
+    }
+}
+
+/// Whether this move is the one that decided: it comes from an undecided status.
+fn is_decision(moved: Moved) -> bool {
+    let undecided = |status: Status| {
+        matches!(status, Status::Active | Status::Trying | Status::Running)
+    };
+    moved.from.is_some_and(undecided) && !undecided(moved.to)
+}
+
+fn describe() {
+    describe_counter!("holdfast_proposals_total", "Commands proposed, by whether somebody waits.");
+    describe_counter!("holdfast_proposals_overloaded_total", "Commands turned away: queue full.");
+    describe_histogram!("holdfast_entry_commands", "Commands in one log entry.");
+    describe_gauge!("holdfast_proposer_queue_commands", "Commands waiting for an entry.");
+    describe_gauge!("holdfast_sessions", "Agent sessions on this node.");
+    describe_gauge!("holdfast_waiters", "Callers waiting for a decision or an end.");
+    describe_counter!("holdfast_call_retries_total", "Branch calls that were asked again.");
+    describe_gauge!("holdfast_calls_in_flight", "Branch calls without an answer yet.");
+    describe_gauge!("holdfast_calls_parked", "Branch calls waiting for a session or its credit.");
+    describe_counter!("holdfast_transactions_begun_total", "Transactions begun, by mode.");
+    describe_counter!("holdfast_transactions_finished_total", "Ends reached, by mode and status.");
+    describe_histogram!(
+        "holdfast_decision_seconds",
+        Unit::Seconds,
+        "From begin to decision, by the log's time."
+    );
+    describe_counter!("holdfast_calls_total", "Branch calls, by operation and verdict.");
+    describe_gauge!("holdfast_transactions_open", "Transactions in each status that is no end.");
+}

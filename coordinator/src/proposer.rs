@@ -1,0 +1,268 @@
+//! Commands on their way into the log: they wait in a bounded queue while a few entries are under way, and go together.
+//!
+//! There is no linger: an entry takes what waits when its turn comes. Reports of the dispatcher have a queue of their own
+//! and go first, so that a flood of begins never keeps open transactions from finishing.
+
+use std::{future::Future, sync::Arc};
+
+use bytes::Bytes;
+use holdfast_raft::Log;
+use holdfast_txn::{Command, Gid};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    config::{Limits, limit},
+    coordinator::{Applied, ProposeError},
+    meters::Meters,
+    record::{self, EncodedCommand},
+    replica::{Replica, Results},
+};
+
+/// Whether somebody waits for a command. Lazy ones ride along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Blocking,
+    Lazy,
+}
+
+/// A report whose entry has its answer.
+#[derive(Debug)]
+pub(crate) struct Proposed {
+    pub(crate) gid: Gid,
+    /// Applied (or refused by the machine, which is as final), or why there is no result.
+    pub(crate) result: Result<Applied, ProposeError>,
+}
+
+/// The log, as far as the proposer needs it.
+pub(crate) trait Entries: Send + Sync + 'static {
+    /// Carries an entry through; one result for each of its commands.
+    fn propose(&self, entry: Bytes) -> impl Future<Output = Result<Results, ProposeError>> + Send;
+}
+
+impl Entries for Log<Replica> {
+    async fn propose(&self, entry: Bytes) -> Result<Results, ProposeError> {
+        let (_, results) = Self::propose(self, entry).await?;
+        Ok(results)
+    }
+}
+
+/// The way into the log. A handle: clones share the queues.
+#[derive(Clone, Debug)]
+pub(crate) struct Proposer {
+    callers: mpsc::Sender<Queued>,
+    reports: mpsc::Sender<Queued>,
+    meters: Arc<Meters>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    command: EncodedCommand,
+    reply: Reply,
+}
+
+#[derive(Debug)]
+enum Reply {
+    Caller(oneshot::Sender<Result<Applied, ProposeError>>),
+    Dispatcher(Gid),
+}
+
+impl Proposer {
+    /// Starts the task that makes entries. Results of reports go to `proposed`.
+    pub(crate) fn start<L: Entries>(
+        log: Arc<L>,
+        clock: Arc<Clock>,
+        limits: Limits,
+        meters: Arc<Meters>,
+        proposed: mpsc::Sender<Vec<Proposed>>,
+        stop: CancellationToken,
+    ) -> Self {
+        let (callers, from_callers) = mpsc::channel(limits.queue_max);
+        let (reports, from_dispatcher) = mpsc::channel(limits.queue_max);
+        let batcher = Batcher {
+            log,
+            clock,
+            limits,
+            meters: Arc::clone(&meters),
+            proposed,
+            in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
+            from_callers,
+            from_dispatcher,
+            carried: None,
+        };
+        tokio::spawn(batcher.run(stop));
+        Self { callers, reports, meters }
+    }
+
+    /// Has `command` carried out for a caller.
+    /// # Errors
+    /// [`ProposeError`]; overloaded at once when the queue is full.
+    pub(crate) async fn propose(&self, command: &Command) -> Result<Applied, ProposeError> {
+        let (reply, result) = oneshot::channel();
+        let queued = Queued { command: EncodedCommand::of(command), reply: Reply::Caller(reply) };
+        self.callers.try_send(queued).map_err(|fault| match fault {
+            mpsc::error::TrySendError::Full(_) => {
+                self.meters.overloaded.increment(1);
+                ProposeError::Overloaded { waiting: self.callers.max_capacity() }
+            }
+            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+        })?;
+        self.meters.proposals_blocking.increment(1);
+        // A queue that breaks off without a word may have handed the command on before.
+        result.await.unwrap_or_else(|_| {
+            Err(ProposeError::Unknown { cause: "the way into the log broke off".to_owned() })
+        })
+    }
+
+    /// Queues a command of the dispatcher; its result arrives as [`Proposed`]. False when the queue is full.
+    pub(crate) fn report(&self, gid: Gid, command: &Command, kind: Kind) -> bool {
+        let queued =
+            Queued { command: EncodedCommand::of(command), reply: Reply::Dispatcher(gid) };
+        let taken = self.reports.try_send(queued).is_ok();
+        if taken {
+            match kind {
+                Kind::Blocking => self.meters.proposals_blocking.increment(1),
+                Kind::Lazy => self.meters.proposals_lazy.increment(1),
+            }
+        }
+        taken
+    }
+
+    /// Commands that wait now.
+    pub(crate) fn waiting(&self) -> usize {
+        let waiting = |queue: &mpsc::Sender<Queued>| queue.max_capacity() - queue.capacity();
+        waiting(&self.callers) + waiting(&self.reports)
+    }
+}
+
+/// The task behind [`Proposer`].
+struct Batcher<L> {
+    log: Arc<L>,
+    clock: Arc<Clock>,
+    limits: Limits,
+    meters: Arc<Meters>,
+    proposed: mpsc::Sender<Vec<Proposed>>,
+    in_flight: Arc<Semaphore>,
+    from_callers: mpsc::Receiver<Queued>,
+    from_dispatcher: mpsc::Receiver<Queued>,
+    /// The command that did not fit into the last entry.
+    carried: Option<Queued>,
+}
+
+impl<L: Entries> Batcher<L> {
+    async fn run(mut self, stop: CancellationToken) {
+        let in_flight = Arc::clone(&self.in_flight);
+        loop {
+            // The permit comes first: what arrives while all entries are under way goes together in the next one.
+            let turn = async {
+                let permit =
+                    Arc::clone(&in_flight).acquire_owned().await.expect("it is never closed");
+                let first = match self.carried.take() {
+                    Some(carried) => Some(carried),
+                    None => tokio::select! {
+                        biased;
+                        report = self.from_dispatcher.recv() => report,
+                        command = self.from_callers.recv() => command,
+                    },
+                };
+                first.map(|first| (permit, first))
+            };
+            let next = tokio::select! {
+                () = stop.cancelled() => None,
+                next = turn => next,
+            };
+            let Some((permit, first)) = next else { break };
+            let batch = self.fill(first);
+            self.send(batch, permit);
+        }
+        self.turn_away().await;
+    }
+
+    /// Whatever waits, up to the limits of an entry.
+    fn fill(&mut self, first: Queued) -> Vec<Queued> {
+        let mut bytes = first.command.len_in_entry();
+        let mut batch = Vec::with_capacity(64);
+        batch.push(first);
+        while batch.len() < self.limits.batch_max {
+            let waiting = self.from_dispatcher.try_recv().or_else(|_| self.from_callers.try_recv());
+            let Ok(queued) = waiting else { break };
+            bytes += queued.command.len_in_entry();
+            if bytes > limit::ENTRY_BYTES_MAX {
+                self.carried = Some(queued);
+                break;
+            }
+            batch.push(queued);
+        }
+        batch
+    }
+
+    fn send(&self, batch: Vec<Queued>, permit: OwnedSemaphorePermit) {
+        let entry =
+            record::encode_entry(self.clock.now(), batch.iter().map(|queued| &queued.command));
+        self.meters.commands_per_entry.record(batch.len() as f64);
+        let log = Arc::clone(&self.log);
+        let proposed = self.proposed.clone();
+        tokio::spawn(async move {
+            let results = log.propose(entry).await;
+            // The turn is over before the answers are told.
+            drop(permit);
+            answer(batch, results, &proposed).await;
+        });
+    }
+
+    /// At the end of the node: whoever still waits is told that nothing happened.
+    async fn turn_away(mut self) {
+        self.from_callers.close();
+        self.from_dispatcher.close();
+        let mut left: Vec<_> = self.carried.take().into_iter().collect();
+        while let Ok(queued) = self.from_dispatcher.try_recv() {
+            left.push(queued);
+        }
+        while let Ok(queued) = self.from_callers.try_recv() {
+            left.push(queued);
+        }
+        answer(left, Err(ProposeError::Stopped), &self.proposed).await;
+    }
+}
+
+/// Tells each of `batch` its own result.
+async fn answer(
+    batch: Vec<Queued>,
+    results: Result<Results, ProposeError>,
+    proposed: &mpsc::Sender<Vec<Proposed>>,
+) {
+    let results = results.and_then(|results| {
+        if results.len() == batch.len() {
+            Ok(results)
+        } else {
+            let cause = format!("{} commands, {} results", batch.len(), results.len());
+            Err(ProposeError::Unknown { cause })
+        }
+    });
+    let mut reports = Vec::new();
+    let mut tell = |reply, result| match reply {
+        // Who has gone does not hear it; the log has it.
+        Reply::Caller(caller) => drop(caller.send(result)),
+        Reply::Dispatcher(gid) => reports.push(Proposed { gid, result }),
+    };
+    match results {
+        Ok(results) => {
+            for (queued, result) in batch.into_iter().zip(results) {
+                tell(queued.reply, Ok(Applied { result }));
+            }
+        }
+        Err(fault) => {
+            for queued in batch {
+                tell(queued.reply, Err(fault.clone()));
+            }
+        }
+    }
+    if !reports.is_empty() {
+        // The dispatcher always reads; it is gone only when the node is.
+        let _gone = proposed.send(reports).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

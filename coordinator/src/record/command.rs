@@ -1,0 +1,181 @@
+//! Commands as records, both ways.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use holdfast_proto::v1;
+use holdfast_proto::v1::{recorded_command::Command as Kind, recorded_report::Answer as Said};
+use holdfast_txn::{
+    Answer, BranchId, BranchSpec, Command, Mode, Op, Options, Order, Recovery, Refusal, Report,
+    RetryPolicy, TriedBy,
+};
+
+use super::{RecordError, closed_sets::Numbered, gid, participant};
+
+pub(super) fn to_record(command: &Command) -> v1::RecordedCommand {
+    let (gid, kind) = match command {
+        Command::Begin { gid, mode, options, branches, enlisted } => (
+            gid,
+            Kind::Begin(v1::RecordedBegin {
+                mode: mode.number(),
+                options: Some(options_to_record(options)),
+                branches: branches.iter().map(spec_to_record).collect(),
+                enlisted: *enlisted,
+            }),
+        ),
+        Command::AddBranch { gid, branch, spec } => (
+            gid,
+            Kind::AddBranch(v1::RecordedAddBranch {
+                branch: branch.0,
+                spec: Some(spec_to_record(spec)),
+            }),
+        ),
+        Command::Submit { gid } => (gid, Kind::Submit(v1::RecordedNothing {})),
+        Command::RollBack { gid, reason } => {
+            (gid, Kind::RollBack(v1::RecordedReason { reason: reason.clone() }))
+        }
+        Command::Report { gid, reports } => (
+            gid,
+            Kind::Report(v1::RecordedReports {
+                reports: reports.iter().map(report_to_record).collect(),
+            }),
+        ),
+        Command::Expire { gid } => (gid, Kind::Expire(v1::RecordedNothing {})),
+        Command::Retry { gid, reason } => {
+            (gid, Kind::Retry(v1::RecordedReason { reason: reason.clone() }))
+        }
+    };
+    v1::RecordedCommand { gid: gid.as_str().to_owned(), command: Some(kind) }
+}
+
+pub(super) fn of_record(record: v1::RecordedCommand) -> Result<Command, RecordError> {
+    let gid = gid(&record.gid)?;
+    Ok(match record.command.ok_or(RecordError::Missing("command"))? {
+        Kind::Begin(begin) => Command::Begin {
+            gid,
+            mode: Mode::read(begin.mode)?,
+            options: options_of_record(begin.options.ok_or(RecordError::Missing("options"))?)?,
+            branches: begin.branches.into_iter().map(spec_of_record).collect::<Result<_, _>>()?,
+            enlisted: begin.enlisted,
+        },
+        Kind::AddBranch(add) => Command::AddBranch {
+            gid,
+            branch: BranchId(add.branch),
+            spec: spec_of_record(add.spec.ok_or(RecordError::Missing("spec"))?)?,
+        },
+        Kind::Submit(_) => Command::Submit { gid },
+        Kind::RollBack(why) => Command::RollBack { gid, reason: why.reason },
+        Kind::Report(heard) => Command::Report {
+            gid,
+            reports: heard.reports.into_iter().map(report_of_record).collect::<Result<_, _>>()?,
+        },
+        Kind::Expire(_) => Command::Expire { gid },
+        Kind::Retry(why) => Command::Retry { gid, reason: why.reason },
+    })
+}
+
+fn report_to_record(report: &Report) -> v1::RecordedReport {
+    let answer = match &report.answer {
+        Answer::Done => Said::Done(v1::RecordedNothing {}),
+        Answer::Refused(refusal) => Said::Refused(refusal_to_record(refusal)),
+        Answer::GivenUp { attempts, last } => {
+            Said::GivenUp(v1::RecordedGivenUp { attempts: *attempts, last: last.clone() })
+        }
+    };
+    v1::RecordedReport { branch: report.branch.0, op: report.op.number(), answer: Some(answer) }
+}
+
+fn report_of_record(record: v1::RecordedReport) -> Result<Report, RecordError> {
+    let answer = match record.answer.ok_or(RecordError::Missing("answer"))? {
+        Said::Done(_) => Answer::Done,
+        Said::Refused(refusal) => Answer::Refused(refusal_of_record(refusal)),
+        Said::GivenUp(given_up) => {
+            Answer::GivenUp { attempts: given_up.attempts, last: given_up.last }
+        }
+    };
+    Ok(Report { branch: BranchId(record.branch), op: Op::read(record.op)?, answer })
+}
+
+pub(super) fn refusal_to_record(refusal: &Refusal) -> v1::RecordedRefusal {
+    v1::RecordedRefusal { code: refusal.code.clone(), message: refusal.message.clone() }
+}
+
+pub(super) fn refusal_of_record(record: v1::RecordedRefusal) -> Refusal {
+    Refusal { code: record.code, message: record.message }
+}
+
+pub(super) fn spec_to_record(spec: &BranchSpec) -> v1::RecordedBranchSpec {
+    v1::RecordedBranchSpec {
+        participant: spec.participant.as_str().to_owned(),
+        payload: spec.payload.clone(),
+        after: spec.after.as_ref().map(|after| v1::RecordedAfter {
+            branches: after.iter().map(|branch| branch.0).collect(),
+        }),
+        pivot: spec.pivot,
+    }
+}
+
+pub(super) fn spec_of_record(record: v1::RecordedBranchSpec) -> Result<BranchSpec, RecordError> {
+    Ok(BranchSpec {
+        participant: participant(&record.participant)?,
+        // A copy: a slice would keep the whole entry in memory for as long as the transaction is open.
+        payload: Bytes::copy_from_slice(&record.payload),
+        after: record.after.map(|after| after.branches.into_iter().map(BranchId).collect()),
+        pivot: record.pivot,
+    })
+}
+
+pub(super) fn options_to_record(options: &Options) -> v1::RecordedOptions {
+    let Options { timeout_ms, call_timeout_ms, retry, order, recovery, tried_by, headers, tags } =
+        options;
+    v1::RecordedOptions {
+        timeout_ms: *timeout_ms,
+        call_timeout_ms: *call_timeout_ms,
+        retry_first_ms: retry.first_ms,
+        retry_ceiling_ms: retry.ceiling_ms,
+        retry_attempts_max: retry.attempts_max,
+        order: order.number(),
+        recovery: recovery.number(),
+        tries: tried_by.number(),
+        headers: labels_to_record(headers),
+        tags: labels_to_record(tags),
+    }
+}
+
+pub(super) fn options_of_record(record: v1::RecordedOptions) -> Result<Options, RecordError> {
+    Ok(Options {
+        timeout_ms: record.timeout_ms,
+        call_timeout_ms: record.call_timeout_ms,
+        retry: RetryPolicy {
+            first_ms: record.retry_first_ms,
+            ceiling_ms: record.retry_ceiling_ms,
+            attempts_max: record.retry_attempts_max,
+        },
+        order: Order::read(record.order)?,
+        recovery: Recovery::read(record.recovery)?,
+        tried_by: TriedBy::read(record.tries)?,
+        headers: labels_of_record("headers", record.headers)?,
+        tags: labels_of_record("tags", record.tags)?,
+    })
+}
+
+fn labels_to_record(labels: &BTreeMap<String, String>) -> Vec<v1::RecordedLabel> {
+    let label = |(name, value): (&String, &String)| v1::RecordedLabel {
+        name: name.clone(),
+        value: value.clone(),
+    };
+    labels.iter().map(label).collect()
+}
+
+fn labels_of_record(
+    field: &'static str,
+    records: Vec<v1::RecordedLabel>,
+) -> Result<BTreeMap<String, String>, RecordError> {
+    let count = records.len();
+    let labels: BTreeMap<_, _> = records.into_iter().map(|one| (one.name, one.value)).collect();
+    if labels.len() == count {
+        Ok(labels)
+    } else {
+        Err(RecordError::value(field, format!("{count} labels, some with the same name")))
+    }
+}

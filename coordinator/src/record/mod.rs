@@ -1,0 +1,126 @@
+//! Log entries and snapshots as bytes, both ways: total to write, checked to read.
+//!
+//! Reading never guesses: bytes that do not say exactly one thing are a [`RecordError`], and a node that meets one in an
+//! applied entry stops, because whatever it did instead could make its state another one than its peers'.
+
+mod closed_sets;
+mod command;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use holdfast_proto::v1;
+use holdfast_txn::{BadGid, BadName, Command, Gid, Participant, Timestamp};
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+};
+
+pub(crate) use snapshot::{decode_snapshot, encode_snapshot};
+
+/// The only format so far, of entries and of snapshots.
+pub(crate) const FORMAT: u32 = 1;
+
+/// Number of the field `commands` in `LogEntry`.
+const COMMANDS_FIELD: u32 = 3;
+
+/// Why bytes are no record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RecordError {
+    /// Not even a message.
+    #[error("the bytes are no record: {0}")]
+    Bytes(String),
+    /// Written by another version.
+    #[error("the record has format {0}; this version reads {FORMAT} alone. Run the version that wrote it, or a newer one")]
+    Format(u32),
+    /// A field that must be there is not.
+    #[error("the record lacks {0}")]
+    Missing(&'static str),
+    /// A field holds what it must not.
+    #[error("the record's {field} is {value}, which is unknown or out of range")]
+    Value {
+        /// Which field.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+    },
+}
+
+impl RecordError {
+    fn value(field: &'static str, value: impl std::fmt::Display) -> Self {
+        Self::Value { field, value: value.to_string() }
+    }
+}
+
+impl From<BadGid> for RecordError {
+    fn from(bad: BadGid) -> Self {
+        Self::value("gid", bad)
+    }
+}
+
+impl From<BadName> for RecordError {
+    fn from(bad: BadName) -> Self {
+        Self::value("participant", bad)
+    }
+}
+
+impl From<prost::DecodeError> for RecordError {
+    fn from(bad: prost::DecodeError) -> Self {
+        Self::Bytes(bad.to_string())
+    }
+}
+
+/// One command, encoded by its caller, so that the proposer only copies.
+#[derive(Clone, Debug)]
+pub(crate) struct EncodedCommand(Vec<u8>);
+
+impl EncodedCommand {
+    /// Encodes `command`.
+    pub(crate) fn of(command: &Command) -> Self {
+        Self(command::to_record(command).encode_to_vec())
+    }
+
+    /// Bytes that it adds to an entry.
+    pub(crate) fn len_in_entry(&self) -> usize {
+        key_len(COMMANDS_FIELD) + encoded_len_varint(self.0.len() as u64) + self.0.len()
+    }
+}
+
+/// One entry of `commands`, all carried out at `at`.
+pub(crate) fn encode_entry<'a>(
+    at: Timestamp,
+    commands: impl Iterator<Item = &'a EncodedCommand> + Clone,
+) -> Bytes {
+    let head = v1::LogEntry { format: FORMAT, at_ms: at.0, commands: Vec::new() };
+    let length = head.encoded_len()
+        + commands.clone().map(EncodedCommand::len_in_entry).sum::<usize>();
+    let mut bytes = Vec::with_capacity(length);
+    head.encode(&mut bytes).expect("a vector grows");
+    for command in commands {
+        encode_key(COMMANDS_FIELD, WireType::LengthDelimited, &mut bytes);
+        encode_varint(command.0.len() as u64, &mut bytes);
+        bytes.extend_from_slice(&command.0);
+    }
+    bytes.into()
+}
+
+/// Reads what [`encode_entry`] wrote.
+/// # Errors
+/// [`RecordError`]; nothing is skipped and nothing is assumed.
+pub(crate) fn decode_entry(bytes: &Bytes) -> Result<(Timestamp, Vec<Command>), RecordError> {
+    let entry = v1::LogEntry::decode(bytes.clone())?;
+    if entry.format != FORMAT {
+        return Err(RecordError::Format(entry.format));
+    }
+    let commands = entry.commands.into_iter().map(command::of_record);
+    Ok((Timestamp(entry.at_ms), commands.collect::<Result<_, _>>()?))
+}
+
+fn gid(text: &str) -> Result<Gid, RecordError> {
+    Ok(Gid::parse(text)?)
+}
+
+fn participant(text: &str) -> Result<Participant, RecordError> {
+    Ok(Participant::parse(text)?)
+}

@@ -1,0 +1,123 @@
+//! The machine's whole state as a record, both ways.
+
+use bytes::Bytes;
+use holdfast_proto::v1;
+use holdfast_txn::{
+    Branch, BranchState, Decision, Digest, GlobalTransaction, Mode, Snapshot, Status, Timestamp,
+};
+use prost::Message as _;
+
+use super::{
+    FORMAT, RecordError,
+    closed_sets::Numbered,
+    command::{
+        options_of_record, options_to_record, refusal_of_record, refusal_to_record, spec_of_record,
+        spec_to_record,
+    },
+    gid,
+};
+
+/// Writes `snapshot`, the state after the entry `applied_index`. Equal snapshots give equal bytes.
+pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8> {
+    let Snapshot { clock, open, finished } = snapshot;
+    v1::MachineSnapshot {
+        format: FORMAT,
+        clock_ms: clock.0,
+        open: open.iter().map(to_record).collect(),
+        finished: finished.iter().map(to_record).collect(),
+        applied_index,
+    }
+    .encode_to_vec()
+}
+
+/// Reads what [`encode_snapshot`] wrote.
+/// # Errors
+/// [`RecordError`]; nothing is skipped and nothing is assumed.
+pub(crate) fn decode_snapshot(bytes: &[u8]) -> Result<(Snapshot, u64), RecordError> {
+    let record = v1::MachineSnapshot::decode(bytes)?;
+    if record.format != FORMAT {
+        return Err(RecordError::Format(record.format));
+    }
+    let snapshot = Snapshot {
+        clock: Timestamp(record.clock_ms),
+        open: record.open.into_iter().map(of_record).collect::<Result<_, _>>()?,
+        finished: record.finished.into_iter().map(of_record).collect::<Result<_, _>>()?,
+    };
+    Ok((snapshot, record.applied_index))
+}
+
+fn to_record(transaction: &GlobalTransaction) -> v1::RecordedTransaction {
+    let GlobalTransaction {
+        gid,
+        mode,
+        options,
+        content,
+        enlisted,
+        status,
+        interrupted,
+        branches,
+        begun_at,
+        deadline,
+        decision,
+        decided_at,
+        finished_at,
+        pivot_reached,
+        reason,
+    } = transaction;
+    v1::RecordedTransaction {
+        gid: gid.as_str().to_owned(),
+        mode: mode.number(),
+        options: Some(options_to_record(options)),
+        content: Bytes::copy_from_slice(&content.0),
+        enlisted: *enlisted,
+        status: status.number(),
+        interrupted: interrupted.map_or(0, Status::number),
+        branches: branches.iter().map(branch_to_record).collect(),
+        begun_at_ms: begun_at.0,
+        deadline_ms: deadline.0,
+        decision: decision.map_or(0, Decision::number),
+        decided_at_ms: decided_at.map(|at| at.0),
+        finished_at_ms: finished_at.map(|at| at.0),
+        reason: reason.clone(),
+        pivot_reached: *pivot_reached,
+    }
+}
+
+fn of_record(record: v1::RecordedTransaction) -> Result<GlobalTransaction, RecordError> {
+    let content = <[u8; 32]>::try_from(record.content.as_ref())
+        .map_err(|_| RecordError::value("content", format!("{} bytes", record.content.len())))?;
+    Ok(GlobalTransaction {
+        gid: gid(&record.gid)?,
+        mode: Mode::read(record.mode)?,
+        options: options_of_record(record.options.ok_or(RecordError::Missing("options"))?)?,
+        content: Digest(content),
+        enlisted: record.enlisted,
+        status: Status::read(record.status)?,
+        interrupted: Status::read_optional(record.interrupted)?,
+        branches: record.branches.into_iter().map(branch_of_record).collect::<Result<_, _>>()?,
+        begun_at: Timestamp(record.begun_at_ms),
+        deadline: Timestamp(record.deadline_ms),
+        decision: Decision::read_optional(record.decision)?,
+        decided_at: record.decided_at_ms.map(Timestamp),
+        finished_at: record.finished_at_ms.map(Timestamp),
+        pivot_reached: record.pivot_reached,
+        reason: record.reason,
+    })
+}
+
+fn branch_to_record(branch: &Branch) -> v1::RecordedBranch {
+    let Branch { spec, state, refusal } = branch;
+    v1::RecordedBranch {
+        spec: Some(spec_to_record(spec)),
+        state: state.number(),
+        refusal: refusal.as_ref().map(refusal_to_record),
+    }
+}
+
+fn branch_of_record(record: v1::RecordedBranch) -> Result<Branch, RecordError> {
+    Ok(Branch {
+        spec: spec_of_record(record.spec.ok_or(RecordError::Missing("spec"))?)?,
+        state: BranchState::read(record.state)?,
+        refusal: record.refusal.map(refusal_of_record),
+    })
+}

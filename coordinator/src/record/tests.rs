@@ -1,0 +1,239 @@
+//! Whatever the machine can be told or can hold survives the way through bytes, and no bytes make a reader panic.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use holdfast_txn::{
+    Answer, Branch, BranchId, BranchSpec, BranchState, Command, Decision, Digest, Gid,
+    GlobalTransaction, Mode, Op, Options, Order, Participant, Recovery, Refusal, Report,
+    RetryPolicy, Snapshot, Status, Timestamp, TriedBy,
+};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use super::*;
+
+fn gids() -> impl Strategy<Value = Gid> {
+    "[A-Za-z0-9-]{1,35}".prop_map(|text| Gid::parse(&text).unwrap())
+}
+
+fn participants() -> impl Strategy<Value = Participant> {
+    "[a-z0-9.@-]{1,64}".prop_map(|text| Participant::parse(&text).unwrap())
+}
+
+fn texts() -> impl Strategy<Value = String> {
+    vec(any::<char>(), 0..12).prop_map(|chars| chars.into_iter().collect())
+}
+
+fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
+    proptest::collection::btree_map(texts(), texts(), 0..4)
+}
+
+fn specs() -> impl Strategy<Value = BranchSpec> {
+    let after = option::of(vec(any::<u32>().prop_map(BranchId), 0..4));
+    (participants(), vec(any::<u8>(), 0..64), after, any::<bool>()).prop_map(
+        |(participant, payload, after, pivot)| BranchSpec {
+            participant,
+            payload: Bytes::from(payload),
+            after,
+            pivot,
+        },
+    )
+}
+
+fn options() -> impl Strategy<Value = Options> {
+    let retry = (any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
+        |(first_ms, ceiling_ms, attempts_max)| RetryPolicy { first_ms, ceiling_ms, attempts_max },
+    );
+    (
+        (any::<u64>(), any::<u64>(), retry),
+        select(vec![Order::Sequential, Order::Concurrent]),
+        select(vec![Recovery::Backward, Recovery::Forward]),
+        select(vec![TriedBy::Coordinator, TriedBy::Caller]),
+        labels(),
+        labels(),
+    )
+        .prop_map(|((timeout_ms, call_timeout_ms, retry), order, recovery, tried_by, headers, tags)| {
+            Options { timeout_ms, call_timeout_ms, retry, order, recovery, tried_by, headers, tags }
+        })
+}
+
+fn refusals() -> impl Strategy<Value = Refusal> {
+    (texts(), texts()).prop_map(|(code, message)| Refusal { code, message })
+}
+
+fn modes() -> impl Strategy<Value = Mode> {
+    select(vec![Mode::Tcc, Mode::Saga])
+}
+
+fn reports() -> impl Strategy<Value = Report> {
+    let ops = select(vec![Op::Try, Op::Confirm, Op::Cancel, Op::Action, Op::Compensate]);
+    let answers = prop_oneof![
+        Just(Answer::Done),
+        refusals().prop_map(Answer::Refused),
+        (any::<u32>(), texts()).prop_map(|(attempts, last)| Answer::GivenUp { attempts, last }),
+    ];
+    (any::<u32>(), ops, answers)
+        .prop_map(|(branch, op, answer)| Report { branch: BranchId(branch), op, answer })
+}
+
+fn commands() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        (gids(), modes(), options(), vec(specs(), 0..4), any::<bool>()).prop_map(
+            |(gid, mode, options, branches, enlisted)| Command::Begin {
+                gid,
+                mode,
+                options,
+                branches,
+                enlisted
+            }
+        ),
+        (gids(), any::<u32>(), specs()).prop_map(|(gid, branch, spec)| Command::AddBranch {
+            gid,
+            branch: BranchId(branch),
+            spec
+        }),
+        gids().prop_map(|gid| Command::Submit { gid }),
+        (gids(), texts()).prop_map(|(gid, reason)| Command::RollBack { gid, reason }),
+        (gids(), vec(reports(), 0..4))
+            .prop_map(|(gid, reports)| Command::Report { gid, reports }),
+        gids().prop_map(|gid| Command::Expire { gid }),
+        (gids(), texts()).prop_map(|(gid, reason)| Command::Retry { gid, reason }),
+    ]
+}
+
+fn branches() -> impl Strategy<Value = Branch> {
+    let states = select(vec![
+        BranchState::Pending,
+        BranchState::Done,
+        BranchState::Refused,
+        BranchState::Confirmed,
+        BranchState::Undone,
+    ]);
+    (specs(), states, option::of(refusals()))
+        .prop_map(|(spec, state, refusal)| Branch { spec, state, refusal })
+}
+
+fn transactions() -> impl Strategy<Value = GlobalTransaction> {
+    let statuses = || select(Status::ALL.to_vec());
+    let instants = || any::<u64>().prop_map(Timestamp);
+    let decisions = option::of(select(vec![Decision::Commit, Decision::RollBack]));
+    (
+        (gids(), modes(), options(), any::<[u8; 32]>(), any::<bool>()),
+        (statuses(), option::of(statuses()), vec(branches(), 0..4)),
+        (instants(), instants(), decisions, option::of(instants()), option::of(instants())),
+        (any::<bool>(), option::of(texts())),
+    )
+        .prop_map(|(begun, (status, interrupted, branches), times, rest)| {
+            let (gid, mode, options, content, enlisted) = begun;
+            let (pivot_reached, reason) = rest;
+            let (begun_at, deadline, decision, decided_at, finished_at) = times;
+            GlobalTransaction {
+                gid,
+                mode,
+                options,
+                content: Digest(content),
+                enlisted,
+                status,
+                interrupted,
+                branches,
+                begun_at,
+                deadline,
+                decision,
+                decided_at,
+                finished_at,
+                pivot_reached,
+                reason,
+            }
+        })
+}
+
+proptest! {
+    #[test]
+    fn an_entry_reads_as_it_was_written(at in any::<u64>(), commands in vec(commands(), 0..6)) {
+        let encoded: Vec<_> = commands.iter().map(EncodedCommand::of).collect();
+        let bytes = encode_entry(Timestamp(at), encoded.iter());
+        let whole = v1::LogEntry {
+            format: FORMAT,
+            at_ms: at,
+            commands: commands.iter().map(command::to_record).collect(),
+        };
+        prop_assert_eq!(whole.encode_to_vec(), bytes.to_vec());
+        prop_assert_eq!(decode_entry(&bytes), Ok((Timestamp(at), commands)));
+    }
+
+    #[test]
+    fn a_snapshot_reads_as_it_was_written(
+        clock in any::<u64>(),
+        open in vec(transactions(), 0..4),
+        finished in vec(transactions(), 0..4),
+        index in any::<u64>(),
+    ) {
+        let snapshot = Snapshot { clock: Timestamp(clock), open, finished };
+        let bytes = encode_snapshot(&snapshot, index);
+        prop_assert_eq!(decode_snapshot(&bytes), Ok((snapshot, index)));
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_an_error_or_a_record_but_never_a_panic(bytes in vec(any::<u8>(), 0..256)) {
+        let _ = decode_snapshot(&bytes);
+        let _ = decode_entry(&bytes.into());
+    }
+
+    #[test]
+    fn a_damaged_entry_is_an_error_or_a_record_but_never_a_panic(
+        commands in vec(commands(), 1..4),
+        at in any::<prop::sample::Index>(),
+        with in any::<u8>(),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let encoded: Vec<_> = commands.iter().map(EncodedCommand::of).collect();
+        let mut bytes = encode_entry(Timestamp(1), encoded.iter()).to_vec();
+        let at = at.index(bytes.len());
+        bytes[at] ^= with;
+        bytes.truncate(cut.index(bytes.len() + 1));
+        let _ = decode_entry(&bytes.into());
+    }
+}
+
+#[test]
+fn another_format_is_refused_with_its_number() {
+    let entry = v1::LogEntry { format: FORMAT + 1, at_ms: 1, commands: Vec::new() };
+    assert_eq!(decode_entry(&entry.encode_to_vec().into()), Err(RecordError::Format(2)));
+    let snapshot = v1::MachineSnapshot { format: 7, ..Default::default() };
+    assert_eq!(decode_snapshot(&snapshot.encode_to_vec()), Err(RecordError::Format(7)));
+}
+
+#[test]
+fn an_empty_entry_is_no_entry() {
+    assert_eq!(decode_entry(&Bytes::new()), Err(RecordError::Format(0)));
+}
+
+#[test]
+fn a_command_without_a_kind_a_strange_gid_and_a_strange_number_are_refused() {
+    let entry = |command| {
+        let entry = v1::LogEntry { format: FORMAT, at_ms: 1, commands: vec![command] };
+        decode_entry(&entry.encode_to_vec().into()).unwrap_err()
+    };
+    let none = v1::RecordedCommand { gid: "g1".into(), command: None };
+    assert_eq!(entry(none), RecordError::Missing("command"));
+    let submit = v1::recorded_command::Command::Submit(v1::RecordedNothing {});
+    let strange = v1::RecordedCommand { gid: "g 1".into(), command: Some(submit) };
+    assert!(matches!(entry(strange), RecordError::Value { field: "gid", .. }));
+    let begin = v1::RecordedBegin { mode: 99, options: None, branches: vec![], enlisted: false };
+    let begin = v1::RecordedCommand {
+        gid: "g1".into(),
+        command: Some(v1::recorded_command::Command::Begin(begin)),
+    };
+    assert_eq!(entry(begin), RecordError::Value { field: "mode", value: "99".into() });
+}
+
+#[test]
+fn a_label_that_is_there_twice_is_refused() {
+    let label = v1::RecordedLabel { name: "a".into(), value: "b".into() };
+    let mut options = command::options_to_record(&Options::of(Mode::Tcc));
+    options.tags = vec![label.clone(), label];
+    assert!(matches!(
+        command::options_of_record(options),
+        Err(RecordError::Value { field: "tags", .. })
+    ));
+}

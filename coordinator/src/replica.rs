@@ -1,0 +1,223 @@
+//! The machine under the log: carries out entries in their order, and tells the dispatcher and those who wait.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use holdfast_raft::{Position, StateMachine};
+use holdfast_txn::{Command, Gid, GlobalTransaction, Machine, Outcome, Rejection};
+use tokio::sync::Notify;
+
+use crate::{meters::Meters, record, waiters::Waiters};
+
+/// What an entry's commands did, one each, in their order.
+pub(crate) type Results = Vec<Result<Outcome, Rejection>>;
+
+/// The machine, and how far it is. Held shortly; never across an await.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) machine: Machine,
+    pub(crate) applied_index: u64,
+}
+
+/// The state as everybody on this node shares it.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedState(Arc<Mutex<State>>);
+
+impl SharedState {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(State { machine: Machine::new(), applied_index: 0 })))
+    }
+
+    pub(crate) fn held(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("the machine never panics")
+    }
+
+    /// A copy of the transaction.
+    pub(crate) fn get(&self, gid: &Gid) -> Option<GlobalTransaction> {
+        self.held().machine.get(gid).cloned()
+    }
+}
+
+/// Transactions that moved since the dispatcher last looked. Bounded: what is too much becomes "look at everything".
+#[derive(Debug)]
+pub(crate) struct Touched {
+    since: Mutex<Since>,
+    pub(crate) wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Since {
+    listening: bool,
+    gids: Vec<Gid>,
+    overflowed: bool,
+}
+
+/// What moved.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Moves {
+    /// These.
+    These(Vec<Gid>),
+    /// Too many to tell, or the state was replaced: ask the machine what is due.
+    Anything,
+}
+
+impl Touched {
+    /// Transactions that are remembered one by one.
+    const GIDS_MAX: usize = 262_144;
+
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { since: Mutex::default(), wake: Notify::new() })
+    }
+
+    /// Starts or stops listening; either way what was heard is forgotten.
+    pub(crate) fn listen(&self, listening: bool) {
+        *self.held() = Since { listening, ..Since::default() };
+    }
+
+    /// What moved since the last time.
+    pub(crate) fn take(&self) -> Moves {
+        let mut since = self.held();
+        let gids = std::mem::take(&mut since.gids);
+        if std::mem::take(&mut since.overflowed) { Moves::Anything } else { Moves::These(gids) }
+    }
+
+    fn add(&self, gids: Vec<Gid>) {
+        let mut since = self.held();
+        if !since.listening || gids.is_empty() {
+            return;
+        }
+        if since.gids.len() + gids.len() > Self::GIDS_MAX {
+            since.overflowed = true;
+            since.gids = Vec::new();
+        } else if since.gids.is_empty() {
+            since.gids = gids;
+        } else if !since.overflowed {
+            since.gids.extend(gids);
+        }
+        drop(since);
+        self.wake.notify_one();
+    }
+
+    fn everything(&self) {
+        self.held().overflowed = true;
+        self.wake.notify_one();
+    }
+
+    fn held(&self) -> MutexGuard<'_, Since> {
+        self.since.lock().expect("nobody panics while holding the moves")
+    }
+}
+
+/// The log's state machine.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) state: SharedState,
+    pub(crate) touched: Arc<Touched>,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) meters: Arc<Meters>,
+}
+
+impl StateMachine for Replica {
+    type Response = Results;
+
+    fn apply(&mut self, position: Position, entry: &Bytes) -> Results {
+        let (at, commands) = match record::decode_entry(entry) {
+            Ok(read) => read,
+            Err(fault) => stop(position.index, &fault),
+        };
+        let mut touched = Vec::with_capacity(commands.len());
+        let mut results = Vec::with_capacity(commands.len());
+        let mut state = self.state.held();
+        for command in commands {
+            let gid = gid_of(&command).clone();
+            let result = state.machine.apply(at, command);
+            if let Ok(outcome) = &result
+                && !outcome.repeated
+            {
+                if let Some(moved) = outcome.moved
+                    && let Some(transaction) = state.machine.get(&gid)
+                {
+                    self.meters.moved(transaction, moved);
+                    self.waiters.moved(transaction);
+                }
+                touched.push(gid);
+            }
+            results.push(result);
+        }
+        state.applied_index = position.index;
+        drop(state);
+        self.touched.add(touched);
+        results
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        // The copy is taken under the lock, the encoding is not.
+        let state = self.state.held();
+        let (snapshot, applied_index) = (state.machine.snapshot(), state.applied_index);
+        drop(state);
+        record::encode_snapshot(&snapshot, applied_index)
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let (snapshot, applied_index) =
+            record::decode_snapshot(bytes).map_err(|fault| fault.to_string())?;
+        let machine = Machine::restore(snapshot);
+        *self.state.held() = State { machine, applied_index };
+        self.touched.everything();
+        Ok(())
+    }
+}
+
+/// The transaction that a command is about.
+pub(crate) fn gid_of(command: &Command) -> &Gid {
+    match command {
+        Command::Begin { gid, .. }
+        | Command::AddBranch { gid, .. }
+        | Command::Submit { gid }
+        | Command::RollBack { gid, .. }
+        | Command::Report { gid, .. }
+        | Command::Expire { gid }
+        | Command::Retry { gid, .. } => gid,
+    }
+}
+
+/// Ends the process: a node that cannot read what its peers carry out must not go on with another state.
+fn stop(index: u64, fault: &record::RecordError) -> ! {
+    tracing::error!(index, %fault, "HF1201 an applied entry cannot be read; this node stops rather than differ from its peers. Run the version that wrote it, or replace the node");
+    std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gid(text: &str) -> Gid {
+        Gid::parse(text).unwrap()
+    }
+
+    #[test]
+    fn moves_are_told_once_and_only_to_a_listener() {
+        let touched = Touched::new();
+        touched.add(vec![gid("g1")]);
+        assert_eq!(touched.take(), Moves::These(vec![]));
+        touched.listen(true);
+        touched.add(vec![gid("g1")]);
+        touched.add(vec![gid("g2"), gid("g1")]);
+        assert_eq!(touched.take(), Moves::These(vec![gid("g1"), gid("g2"), gid("g1")]));
+        assert_eq!(touched.take(), Moves::These(vec![]));
+    }
+
+    #[test]
+    fn moves_at_the_limit_are_told_and_one_more_becomes_anything() {
+        let touched = Touched::new();
+        touched.listen(true);
+        touched.add(vec![gid("g1"); Touched::GIDS_MAX]);
+        assert!(matches!(touched.take(), Moves::These(gids) if gids.len() == Touched::GIDS_MAX));
+        touched.add(vec![gid("g1"); Touched::GIDS_MAX]);
+        touched.add(vec![gid("g2")]);
+        touched.add(vec![gid("g3")]);
+        assert_eq!(touched.take(), Moves::Anything);
+        touched.add(vec![gid("g3")]);
+        assert_eq!(touched.take(), Moves::These(vec![gid("g3")]));
+    }
+}
