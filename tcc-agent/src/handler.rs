@@ -1,5 +1,7 @@
 //! Between the sessions and what carries calls out: batches of calls in, answers out through a channel.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
 use crate::participant::{Answer, Call};
@@ -8,6 +10,12 @@ use crate::participant::{Answer, Call};
 pub trait Handler: Send + Sync + 'static {
     /// Takes calls and returns at once; each is answered later through its [`Reply`], in any order.
     fn handle(&self, asked: Vec<Asked>);
+}
+
+impl<H: Handler + ?Sized> Handler for Arc<H> {
+    fn handle(&self, asked: Vec<Asked>) {
+        (**self).handle(asked);
+    }
 }
 
 /// A call and where its answer goes.

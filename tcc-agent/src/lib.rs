@@ -1,11 +1,23 @@
 //! Lives beside a participant, as library or sidecar, and makes every branch operation take effect once.
+//!
+//! [`serve`] keeps a session to every coordinator node and hands its calls to a [`Handler`]: a [`PostgresResource`], which carries
+//! them out in this process through a [`Participant`], or a [`Sidecar`], which posts them to a service in any language.
 
+mod announce;
 mod barrier_store;
 mod handler;
 mod participant;
 mod resource;
+mod serve;
+mod session;
+mod sidecar;
+mod status;
 
+pub use announce::{BadConfig, ServeConfig};
 pub use barrier_store::{BARRIER_SQL, install};
 pub use handler::{Asked, Handler, Reply, ask};
 pub use participant::{Answer, BadGid, Call, Gid, LocalTransaction, Op, Participant};
 pub use resource::{Counts, Limits, PostgresResource};
+pub use serve::serve;
+pub use sidecar::{Sidecar, SidecarConfig};
+pub use status::Status;

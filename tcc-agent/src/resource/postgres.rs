@@ -112,7 +112,7 @@ fn count(counter: &AtomicU64, metric: &'static str, by: u64) {
 /// it has; [`close`](Self::close) waits for that.
 pub struct PostgresResource<P> {
     executor: Arc<Executor<P>>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Executor<P> {
@@ -196,7 +196,7 @@ impl<P: Participant> PostgresResource<P> {
         let workers = (0..limits.connections.max(1))
             .map(|_| tokio::spawn(Arc::clone(&executor).work()))
             .collect();
-        Self { executor, workers }
+        Self { executor, workers: Mutex::new(workers) }
     }
 
     /// Has one call carried out and waits for its answer; what a program without a coordinator session uses, and tests.
@@ -222,9 +222,11 @@ impl<P: Participant> PostgresResource<P> {
     }
 
     /// Takes no more calls, answers those it has, and waits until that is done.
-    pub async fn close(mut self) {
+    pub async fn close(&self) {
         self.executor.queue.close();
-        for worker in self.workers.drain(..) {
+        let workers =
+            std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
+        for worker in workers {
             // A worker catches the participant's panics; it ends only when the queue is empty.
             let _ended = worker.await;
         }
