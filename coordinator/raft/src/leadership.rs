@@ -1,0 +1,109 @@
+//! Who leads, and when this node may act as the leader.
+
+use std::{sync::Arc, time::Duration};
+
+use openraft::{Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver as _};
+use tokio::sync::watch;
+
+use crate::{Member, consensus::Consensus};
+
+/// Who leads, as far as this node knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The term.
+    pub term: u64,
+    /// The leader of that term, where it is known.
+    pub leader: Option<Member>,
+    /// Whether this node leads and has applied everything up to and including its own first entry of the term, so that
+    /// its state holds whatever any leader before it acknowledged. It becomes false when no quorum answered for twice
+    /// the longest election wait, since by then another may lead.
+    pub leads_here: bool,
+}
+
+/// What openraft says of itself, all the time.
+pub(crate) type Metrics = openraft::alias::WatchReceiverOf<Consensus, RaftMetrics<Consensus>>;
+
+/// Finds the addresses of members: the configuration knows better than the entry that made a node a member.
+#[derive(Clone, Debug)]
+pub(crate) struct Directory(Arc<Vec<Member>>);
+
+impl Directory {
+    pub(crate) fn new(members: Vec<Member>) -> Self {
+        Self(Arc::new(members))
+    }
+
+    pub(crate) fn member(&self, node: u64, metrics: &RaftMetrics<Consensus>) -> Member {
+        if let Some(member) = self.0.iter().find(|member| member.node == node) {
+            return member.clone();
+        }
+        let recorded = metrics.membership_config.membership().get_node(&node).cloned();
+        Member { node, ..recorded.unwrap_or_default() }
+    }
+}
+
+/// What the metrics of openraft say of the leadership.
+pub(crate) fn leadership(
+    metrics: &RaftMetrics<Consensus>,
+    directory: &Directory,
+    silence_max: Duration,
+) -> Leadership {
+    let term = metrics.current_term;
+    let running = metrics.running_state.is_ok() && metrics.state != ServerState::Shutdown;
+    let leader = metrics.current_leader.filter(|_| running);
+    let elected = running && metrics.state == ServerState::Leader && leader == Some(metrics.id);
+    // A term has one leader and this node was elected in its present life, so the first entry of this term that is
+    // applied here is its own.
+    let applied = metrics.last_applied.is_some_and(|last| **last.committed_leader_id() == term);
+    let alone = metrics.membership_config.voter_ids().count() <= 1;
+    let heard = alone || metrics.last_quorum_acked.is_some_and(|at| at.elapsed() <= silence_max);
+    Leadership {
+        term,
+        leader: leader.map(|node| directory.member(node, metrics)),
+        leads_here: elected && applied && heard,
+    }
+}
+
+/// Keeps `leadership` up to date until openraft is gone.
+pub(crate) async fn follow(
+    mut metrics: Metrics,
+    directory: Directory,
+    silence_max: Duration,
+    sender: watch::Sender<Leadership>,
+) {
+    // Silence shows only by looking again.
+    let mut look = tokio::time::interval(silence_max / 8);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let now = leadership(&metrics.borrow_and_update(), &directory, silence_max);
+        sender.send_if_modified(|published| {
+            if *published == now {
+                return false;
+            }
+            if published.leader.as_ref().map(|leader| leader.node)
+                != now.leader.as_ref().map(|leader| leader.node)
+            {
+                metrics::counter!("holdfast_raft_leader_changes_total").increment(1);
+                tracing::info!(
+                    term = now.term,
+                    leader = now.leader.as_ref().map(|leader| leader.node),
+                    "the leader changed"
+                );
+            }
+            metrics::gauge!("holdfast_raft_term").set(now.term as f64);
+            *published = now;
+            true
+        });
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() {
+                sender.send_if_modified(|published| {
+                    let led = published.leads_here || published.leader.is_some();
+                    published.leader = None;
+                    published.leads_here = false;
+                    led
+                });
+                return;
+            },
+            _ = look.tick() => {}
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! A look at a replica, for people and for metrics.
+
+use crate::{Member, Position};
+
+/// What a replica does in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes proposals and sends them to the others.
+    Leader,
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+    /// Receives the log without a vote.
+    Learner,
+    /// Does nothing any more.
+    Stopped,
+}
+
+/// A member, and whether it has a vote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Who and where.
+    pub member: Member,
+    /// Whether its vote counts.
+    pub voter: bool,
+    /// On the leader: the index up to which this member is known to hold the log.
+    pub matched_index: Option<u64>,
+}
+
+/// A replica at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogStatus {
+    /// This node.
+    pub node: u64,
+    /// What it does.
+    pub role: Role,
+    /// Its term.
+    pub term: u64,
+    /// Who leads, where it is known.
+    pub leader: Option<Member>,
+    /// The last entry of the log, applied or not; 0 while there is none.
+    pub last_index: u64,
+    /// The last entry that was applied; 0@0 while there is none.
+    pub applied: Position,
+    /// The last entry in the snapshot; 0 while there is none.
+    pub snapshot_index: u64,
+    /// Everyone, by number.
+    pub members: Vec<MemberStatus>,
+    /// Syncs of the log since it was opened.
+    pub fsyncs: u64,
+    /// Bytes written to the log since it was opened.
+    pub bytes_written: u64,
+}

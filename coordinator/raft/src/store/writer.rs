@@ -1,0 +1,340 @@
+//! The one thread that writes the log: take everything queued, write it, sync once, then tell everyone.
+//!
+//! A write or sync error is never retried and never answered: after a failed sync the kernel may have dropped the dirty
+//! pages and report success the next time. The process aborts; what was not acknowledged may be lost, which is fine.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use openraft::storage::IOFlushed;
+use prost::Message as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::{
+    index::{self, Index},
+    record::{self, HEAD_BYTES as RECORD_HEAD_BYTES, Kind, Place, Record, record_bytes},
+    scan::{Facts, Held, Located},
+    segment::{HEAD_BYTES, Preparer, Retired},
+};
+use crate::{
+    consensus::{Ballot, Consensus, Entry, LogId, Opaque, Payload},
+    convert::membership_to_proto,
+};
+
+/// Bytes that go into one group, unless a single command has more.
+const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The two calls that make bytes durable; tests put faults in their place.
+pub(crate) trait Disk: Send + 'static {
+    fn write(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
+    fn sync(&mut self, file: &File) -> io::Result<()>;
+}
+
+/// The operating system's.
+#[derive(Debug)]
+pub(crate) struct RealDisk;
+
+impl Disk for RealDisk {
+    fn write(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    fn sync(&mut self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+}
+
+/// What the writer is asked to do, in this order.
+pub(crate) enum Command {
+    Append {
+        entries: Vec<Entry>,
+        done: IOFlushed<Consensus>,
+        /// Given back when the entries are on disk.
+        room: OwnedSemaphorePermit,
+    },
+    Vote {
+        ballot: Ballot,
+        done: oneshot::Sender<()>,
+    },
+    Truncate {
+        after: Option<LogId>,
+    },
+    Purge {
+        upto: LogId,
+    },
+    /// Written with whatever is written next; by itself not worth a sync.
+    Committed {
+        upto: Option<LogId>,
+    },
+    Close {
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// What the writer shares with readers.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) index: Mutex<Index>,
+    /// Files that may be read. A file leaves this map before it is given another life.
+    pub(crate) files: Mutex<BTreeMap<u64, Arc<File>>>,
+    pub(crate) fsyncs: AtomicU64,
+    pub(crate) bytes_written: AtomicU64,
+}
+
+enum Done {
+    Appended(IOFlushed<Consensus>, OwnedSemaphorePermit),
+    Told(oneshot::Sender<()>),
+}
+
+pub(crate) struct Writer<D> {
+    pub(crate) disk: D,
+    pub(crate) dir: PathBuf,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) facts: Facts,
+    pub(crate) segments: BTreeMap<u64, Held>,
+    pub(crate) preparer: Preparer,
+    pub(crate) retired: Retired,
+    pub(crate) open: Open,
+    /// A committed mark that waits for company.
+    pub(crate) committed: Option<Option<LogId>>,
+    /// Held as long as something may be written.
+    pub(crate) _lock: File,
+}
+
+/// The segment that is written to.
+pub(crate) struct Open {
+    file: Arc<File>,
+    life: u64,
+    /// Bytes of the file.
+    size: u32,
+    /// Up to here, everything is on disk.
+    synced: u32,
+    /// What follows and is not written yet.
+    buffer: Vec<u8>,
+    /// Entries in `buffer`.
+    written: Vec<(u64, Located)>,
+}
+
+impl Open {
+    pub(crate) fn new(file: Arc<File>, life: u64, synced: u32, size: u32) -> Self {
+        Self { file, life, size, synced, buffer: Vec::new(), written: Vec::new() }
+    }
+
+    fn end(&self) -> u32 {
+        self.synced + u32::try_from(self.buffer.len()).expect("a segment is at most a GiB")
+    }
+
+    /// Whether a record fits, and a seal behind it.
+    fn has_room(&self, payload_bytes: usize) -> bool {
+        let needed = record_bytes(payload_bytes) + RECORD_HEAD_BYTES;
+        self.end() as usize + needed <= self.size as usize
+    }
+}
+
+/// The end of a process that can no longer keep its word.
+fn abort(action: &str, path: &Path, error: &io::Error) -> ! {
+    tracing::error!(
+        path = %path.display(), %error,
+        "cannot {action}; aborting, since what is not durable must not be acknowledged. Check the disk and its \
+         space, then start again: the log recovers by itself"
+    );
+    std::process::abort()
+}
+
+impl<D: Disk> Writer<D> {
+    /// Runs until it is told to close or every handle is gone.
+    pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut done = Vec::new();
+        while let Some(first) = commands.blocking_recv() {
+            let mut close = self.take(first, &mut done);
+            while close.is_none()
+                && self.open.buffer.len() < GROUP_BYTES_MAX
+                && let Ok(next) = commands.try_recv()
+            {
+                close = self.take(next, &mut done);
+            }
+            if close.is_some() || !done.is_empty() || !self.open.buffer.is_empty() {
+                self.put_committed();
+            }
+            self.flush();
+            for one in done.drain(..) {
+                match one {
+                    Done::Appended(flushed, room) => {
+                        flushed.io_completed(Ok(()));
+                        drop(room);
+                    }
+                    // Whoever asked may have stopped waiting.
+                    Done::Told(told) => {
+                        let _ = told.send(());
+                    }
+                }
+            }
+            self.drop_purged();
+            if let Some(told) = close {
+                // The preparer's thread, the files and the lock end before the answer.
+                drop(self);
+                drop(commands);
+                let _ = told.send(());
+                return;
+            }
+        }
+    }
+
+    /// Puts a command into the buffer. Returns whom to tell when it is the last.
+    fn take(&mut self, command: Command, done: &mut Vec<Done>) -> Option<oneshot::Sender<()>> {
+        match command {
+            Command::Append { entries, done: flushed, room } => {
+                for entry in entries {
+                    self.put_entry(&entry);
+                }
+                done.push(Done::Appended(flushed, room));
+            }
+            Command::Vote { ballot, done: told } => {
+                let payload = [u8::from(ballot.committed)];
+                self.put(Kind::Vote, ballot.leader_id.term, ballot.leader_id.voted_for, &payload);
+                self.facts.ballot = Some(ballot);
+                done.push(Done::Told(told));
+            }
+            Command::Truncate { after } => {
+                self.put_marked(Kind::Truncate, after);
+                self.facts.truncate(after);
+            }
+            Command::Purge { upto } => {
+                self.put(Kind::Purge, **upto.committed_leader_id(), upto.index, &[]);
+                self.facts.purge(upto);
+            }
+            Command::Committed { upto } => self.committed = Some(upto),
+            Command::Close { done } => return Some(done),
+        }
+        None
+    }
+
+    fn put_committed(&mut self) {
+        if let Some(upto) = self.committed.take() {
+            self.put_marked(Kind::Committed, upto);
+            self.facts.committed = upto;
+        }
+    }
+
+    fn put_marked(&mut self, kind: Kind, position: Option<LogId>) {
+        let (term, index, there) =
+            position.map_or((0, 0, 0), |log_id| (**log_id.committed_leader_id(), log_id.index, 1));
+        self.put(kind, term, index, &[there]);
+    }
+
+    fn put_entry(&mut self, entry: &Entry) {
+        let (kind, payload) = match &entry.payload {
+            Payload::Blank => (Kind::Blank, Bytes::new()),
+            Payload::Normal(Opaque(bytes)) => (Kind::Normal, bytes.clone()),
+            Payload::Membership(membership) => {
+                let bytes = membership_to_proto(membership).encode_to_vec();
+                (Kind::Membership, Bytes::from(bytes))
+            }
+        };
+        let index = entry.log_id.index;
+        let term = **entry.log_id.committed_leader_id();
+        let place = self.put(kind, term, index, &payload);
+        self.open.written.push((index, index::located(term, place, payload.len())));
+        let held = self.segments.get_mut(&self.open.life).expect("the open segment is held");
+        held.index_max = held.index_max.max(Some(index));
+        self.facts.append(entry.log_id);
+    }
+
+    /// Puts a record into the buffer, behind a base if it is the first of its segment; rolls over if it does not fit.
+    fn put(&mut self, kind: Kind, term: u64, index: u64, payload: &[u8]) -> Place {
+        if self.open.end() as usize == HEAD_BYTES {
+            let base = self.facts.to_base();
+            self.encode(Kind::Base, 0, 0, &base);
+        }
+        if !self.open.has_room(payload.len()) {
+            self.roll_over();
+            let base = self.facts.to_base();
+            self.encode(Kind::Base, 0, 0, &base);
+        }
+        self.encode(kind, term, index, payload)
+    }
+
+    fn encode(&mut self, kind: Kind, term: u64, index: u64, payload: &[u8]) -> Place {
+        let place = Place { life: self.open.life, offset: self.open.end() };
+        let record = Record { kind, group: self.open.synced, term, index, payload };
+        record::encode(&mut self.open.buffer, place, record);
+        place
+    }
+
+    /// Seals the segment and goes on in the next. The seal is on disk before the next has its name.
+    fn roll_over(&mut self) {
+        self.encode(Kind::Seal, self.open.life + 1, 0, &[]);
+        self.flush();
+        let enlisted = self.preparer.take().and_then(|spare| spare.enlist(&self.dir));
+        let (life, file) =
+            enlisted.unwrap_or_else(|error| abort("make a segment of the log", &self.dir, &error));
+        assert_eq!(life, self.open.life + 1, "segments follow one another");
+        let size = file.metadata().map(|metadata| metadata.len());
+        let size = size.unwrap_or_else(|error| abort("examine a segment", &self.dir, &error));
+        let file = Arc::new(file);
+        self.segments.insert(life, Held { file: Arc::clone(&file), index_max: None });
+        self.shared.files.lock().expect("no holder panics").insert(life, Arc::clone(&file));
+        let start = u32::try_from(HEAD_BYTES).expect("it is 64");
+        let size = u32::try_from(size).expect("a segment is at most a GiB");
+        self.open = Open::new(file, life, start, size);
+    }
+
+    /// Makes the buffer durable: one write, one sync.
+    fn flush(&mut self) {
+        if self.open.buffer.is_empty() {
+            return;
+        }
+        let bytes = self.open.buffer.len() as u64;
+        let path = || self.dir.join(super::segment::log_name(self.open.life));
+        let offset = u64::from(self.open.synced);
+        if let Err(error) = self.disk.write(&self.open.file, &self.open.buffer, offset) {
+            abort("write the log", &path(), &error);
+        }
+        let begun = Instant::now();
+        if let Err(error) = self.disk.sync(&self.open.file) {
+            abort("sync the log", &path(), &error);
+        }
+        metrics::histogram!("holdfast_log_fsync_seconds").record(begun.elapsed().as_secs_f64());
+        metrics::counter!("holdfast_log_fsyncs_total").increment(1);
+        metrics::counter!("holdfast_log_bytes_total").increment(bytes);
+        self.shared.fsyncs.fetch_add(1, Ordering::Relaxed);
+        self.shared.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+        self.open.synced = self.open.end();
+        self.open.buffer.clear();
+        self.open.buffer.shrink_to(2 * GROUP_BYTES_MAX);
+        let mut index = self.shared.index.lock().expect("no holder panics");
+        for (at, located) in self.open.written.drain(..) {
+            index.written(at, located);
+        }
+        index.make_room();
+    }
+
+    /// Takes segments out of the log from the oldest on, while all their entries are purged. The purge itself is on
+    /// disk by now, in a younger segment or in this one's successors.
+    fn drop_purged(&mut self) {
+        let Some(purged) = self.facts.purged else { return };
+        while let Some((&life, held)) = self.segments.first_key_value()
+            && life < self.open.life
+            && held.index_max.is_none_or(|index| index <= purged.index)
+        {
+            self.shared.files.lock().expect("no holder panics").remove(&life);
+            let held = self.segments.remove(&life).expect("it is the first");
+            // Readers hold the file; one that is read now must keep its bytes.
+            let unread = Arc::into_inner(held.file).is_some();
+            if let Err(error) = self.retired.retire(&self.dir, life, unread) {
+                abort("retire a segment of the log", &self.dir, &error);
+            }
+        }
+    }
+}
