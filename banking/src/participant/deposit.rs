@@ -1,0 +1,130 @@
+//! The deposit module: debits, credits and transfers on the accounts of one data source.
+
+use async_trait::async_trait;
+use holdfast_ledger::{BranchKey, Direction, Instruction, Refusal};
+use holdfast_tcc_agent::{Answer, Call, LocalTransaction, Op, Participant};
+
+use super::instruction::DepositInstruction;
+use crate::store::Batch;
+
+/// The deposit participant. It has no state of its own: everything is in the data source.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Deposit;
+
+#[async_trait]
+impl Participant for Deposit {
+    async fn carry_out(
+        &self,
+        local: LocalTransaction<'_>,
+        calls: &[Call],
+    ) -> Result<Vec<Answer>, tokio_postgres::Error> {
+        // Read first, so that a call nobody understands locks nothing.
+        let read: Vec<Result<(BranchKey, Instruction), Answer>> = calls.iter().map(read).collect();
+        let instructions: Vec<_> =
+            read.iter().filter_map(|call| call.as_ref().ok()).cloned().collect();
+        if instructions.is_empty() {
+            return Ok(read.into_iter().filter_map(Result::err).collect());
+        }
+        let mut batch = Batch::load(local, &instructions).await?;
+        let answers = calls
+            .iter()
+            .zip(read)
+            .map(|(call, read)| {
+                let answer = match read {
+                    Ok((branch, instruction)) => match batch.decide(&branch, &instruction) {
+                        Ok(()) => {
+                            count_transfer(call.op, &instruction, &batch, &branch);
+                            Answer::Done
+                        }
+                        Err(refusal) => refused(&refusal),
+                    },
+                    Err(answer) => answer,
+                };
+                count(call.op, &answer);
+                answer
+            })
+            .collect();
+        batch.write(local).await?;
+        Ok(answers)
+    }
+}
+
+/// What the call asks of the ledger, or why it asks nothing that can be understood.
+fn read(call: &Call) -> Result<(BranchKey, Instruction), Answer> {
+    let branch = BranchKey::new(call.gid.as_str(), call.branch);
+    let payload = || {
+        DepositInstruction::parse(&call.payload).map_err(|bad| Answer::Refused {
+            code: bad.code().to_owned(),
+            message: bad.to_string(),
+        })
+    };
+    let instruction = match call.op {
+        Op::Try => match payload()? {
+            DepositInstruction::Debit { account, money } => {
+                Instruction::PlaceHold { direction: Direction::Out, account, money }
+            }
+            DepositInstruction::Credit { account, money } => {
+                Instruction::PlaceHold { direction: Direction::In, account, money }
+            }
+            DepositInstruction::Transfer { .. } => {
+                let message = "a transfer within one shard is one local transaction and has no try; submit it as a saga \
+                               of one action, or write a debit branch and a credit branch";
+                return Err(Answer::Refused {
+                    code: "op_unsupported".to_owned(),
+                    message: message.to_owned(),
+                });
+            }
+        },
+        // The hold says what is to be done; the payload has said all it had to say at the try.
+        Op::Confirm => Instruction::Capture { amount: None },
+        Op::Cancel => Instruction::Release,
+        Op::Action => match payload()? {
+            DepositInstruction::Debit { account, money } => Instruction::Debit { account, money },
+            DepositInstruction::Credit { account, money } => Instruction::Credit { account, money },
+            DepositInstruction::Transfer { from, to, money } => {
+                Instruction::Transfer { from, to, money }
+            }
+        },
+        Op::Compensate => match payload()? {
+            DepositInstruction::Debit { account, money } => {
+                Instruction::ReverseDebit { account, money }
+            }
+            DepositInstruction::Credit { account, money } => {
+                Instruction::ReverseCredit { account, money }
+            }
+            DepositInstruction::Transfer { from, to, money } => {
+                Instruction::ReverseTransfer { from, to, money }
+            }
+        },
+    };
+    Ok((branch, instruction))
+}
+
+fn refused(refusal: &Refusal) -> Answer {
+    Answer::Refused { code: refusal.code().to_owned(), message: refusal.to_string() }
+}
+
+/// A transfer is counted where its money leaves: at once on one shard, at the confirm of the debit across shards. A local
+/// transaction that PostgreSQL makes us repeat is counted each time: these are measures of work, the audit is the measure of money.
+fn count_transfer(op: Op, instruction: &Instruction, batch: &Batch, branch: &BranchKey) {
+    let path = if op == Op::Action && matches!(instruction, Instruction::Transfer { .. }) {
+        "one_shard"
+    } else if op == Op::Confirm
+        && batch.hold(branch).is_some_and(|hold| hold.direction == Direction::Out)
+    {
+        "cross_shard"
+    } else {
+        return;
+    };
+    metrics::counter!("holdfast_bank_transfers_total", "path" => path).increment(1);
+}
+
+fn count(op: Op, answer: &Answer) {
+    let answer = match answer {
+        Answer::Done => "done",
+        Answer::Refused { .. } => "refused",
+        Answer::Working | Answer::Unknown { .. } => "open",
+    };
+    metrics::counter!("holdfast_bank_calls_total", "op" => op.as_str(), "answer" => answer)
+        .increment(1);
+}

@@ -1,0 +1,136 @@
+//! The whole role: from a connection string to a clean stop.
+
+use std::time::Duration;
+
+use holdfast_tcc_agent::{Limits, PostgresResource, ServeConfig, Status, install, serve};
+use tokio_postgres::{Client, NoTls};
+use tokio_util::sync::CancellationToken;
+
+use crate::{BankError, Deposit, error::full, migrate};
+
+/// The first pause before PostgreSQL is tried again; pauses double up to the last.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+/// The longest pause.
+const PAUSE_LAST: Duration = Duration::from_secs(2);
+/// For one connection to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a deposit module is told.
+#[derive(Debug, Clone)]
+pub struct BankConfig {
+    /// The shard it serves; it joins as `deposit@<shard>`.
+    pub shard: String,
+    /// The shard's PostgreSQL, reached without TLS.
+    pub database: tokio_postgres::Config,
+    /// This process; empty: host name and process id.
+    pub instance: String,
+    /// gRPC addresses of coordinator nodes, `host:port`; one is enough.
+    pub coordinators: Vec<String>,
+    /// Connections, each carrying out one batch at a time.
+    pub connections: usize,
+    /// Branch operations in one local transaction.
+    pub batch_max: usize,
+    /// Calls under way at once, on each coordinator session.
+    pub credit: u32,
+    /// Where to read how it is going: connected to no coordinator until the data source is ready.
+    pub status: Status,
+}
+
+/// Brings the data source up to this version and serves the deposit module until `shutdown`; answers what is under way, then returns.
+///
+/// PostgreSQL may come later, or go and come back: until it is there, calls are answered unknown and are asked again.
+/// # Errors
+/// What waiting cannot mend: a wrong configuration, a schema of another build, a role or database that is not there or not allowed.
+pub async fn run(config: BankConfig, shutdown: CancellationToken) -> Result<(), BankError> {
+    let Some(durable) = prepare(&config.database, &shutdown).await? else { return Ok(()) };
+    let mut database = config.database;
+    if !durable {
+        // Per connection, for this role alone: an answer of ours promises that what was done survives.
+        let options = database.get_options().unwrap_or_default().to_owned();
+        database.options(format!("{options} -c synchronous_commit=on"));
+    }
+    let limits = Limits {
+        connections: config.connections,
+        batch_max: config.batch_max,
+        ..Limits::default()
+    };
+    let resource = PostgresResource::new(database, Deposit, &limits);
+    let mut agent = ServeConfig::new(format!("deposit@{}", config.shard), config.coordinators);
+    agent.instance = config.instance;
+    agent.version = env!("CARGO_PKG_VERSION").to_owned();
+    agent.credit = config.credit;
+    agent.status = config.status;
+    Ok(serve(agent, resource, shutdown).await?)
+}
+
+/// Waits for PostgreSQL, then installs what is missing. Says whether its commits are durable by themselves; `None` if `shutdown`
+/// came first.
+async fn prepare(
+    database: &tokio_postgres::Config,
+    shutdown: &CancellationToken,
+) -> Result<Option<bool>, BankError> {
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let prepared = tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            prepared = prepare_once(database) => prepared,
+        };
+        match prepared {
+            Ok(durable) => return Ok(Some(durable)),
+            Err(BankError::Database(error)) if may_pass(&error) => {
+                let error = full(&error);
+                tracing::warn!(error, "PostgreSQL is not ready; trying again");
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(PAUSE_LAST);
+    }
+}
+
+async fn prepare_once(database: &tokio_postgres::Config) -> Result<bool, BankError> {
+    let mut database = database.clone();
+    database.connect_timeout(CONNECT_TIMEOUT);
+    let (mut client, connection) = database.connect(NoTls).await?;
+    // It ends by itself once the client is dropped; what goes wrong on it is told to the client.
+    let connection = tokio::spawn(connection);
+    migrate(&mut client).await?;
+    install(&client).await?;
+    let durable = is_durable(&client).await?;
+    drop(client);
+    let _ended = connection.await;
+    Ok(durable)
+}
+
+async fn is_durable(client: &Client) -> Result<bool, BankError> {
+    let row = client
+        .query_one(
+            "SELECT current_setting('fsync'), current_setting('full_page_writes'),
+                    current_setting('synchronous_commit')",
+            &[],
+        )
+        .await?;
+    for (column, setting) in ["fsync", "full_page_writes"].into_iter().enumerate() {
+        if row.get::<_, &str>(column) != "on" {
+            tracing::error!(
+                setting,
+                "is off in this PostgreSQL: a crash can lose or spoil money. Turn it on"
+            );
+        }
+    }
+    Ok(row.get::<_, &str>(2) != "off")
+}
+
+/// Whether waiting can mend it: no connection, or a server that is starting, stopping or full. What PostgreSQL says about the role, the
+/// database or the schema stays true.
+fn may_pass(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        None => true,
+        Some(state) => {
+            !["28", "3D", "3F", "42"].iter().any(|class| state.code().starts_with(class))
+        }
+    }
+}
