@@ -112,7 +112,8 @@ impl Machine {
 
     /// What the transaction needs next if `heard`, answers that are not in the log yet, were applied: calls to make, or
     /// [`Next::Become`] or [`Next::Record`]: then they are worth a [`crate::Command::Report`] now, all in one and in this
-    /// order. Forget them once that report is applied. Never changes the machine, and copies no payload.
+    /// order. Forget them once that report is applied, and when the transaction is retried: an answer to the attempt
+    /// before would interrupt it again. Never changes the machine, and copies no payload.
     ///
     /// A gid that is not known or finished, or that needs attention: [`Next::Wait`].
     #[must_use]

@@ -84,8 +84,12 @@ impl Rules for Saga {
 
     fn refusal_turns_back(&self, view: &View<'_>, index: usize) -> bool {
         let transaction = view.transaction();
-        transaction.options.recovery == Recovery::Backward
-            && (can_go_back(view) || pivot(transaction) == Some(index))
+        let pivot = pivot(transaction);
+        // Beside or behind a pivot that is reached, a refusal may be one that people have mended since, so that it is no
+        // proof that the branch did nothing: it stays pending and, if the pivot itself refuses, is compensated.
+        let is_reached =
+            transaction.pivot_reached || pivot.is_some_and(|pivot| view.is_done(pivot));
+        transaction.options.recovery == Recovery::Backward && (!is_reached || pivot == Some(index))
     }
 
     fn way_back(&self, view: &View<'_>) -> Option<Status> {
