@@ -103,8 +103,8 @@ async fn keep_open(shared: Arc<Shared>, address: String) {
                 }
                 pause = PAUSE_FIRST;
             }
-            Ended::Lost { welcomed, reason } => {
-                if welcomed {
+            Ended::Lost { lasted, reason } => {
+                if lasted {
                     pause = PAUSE_FIRST;
                     silent_since_loss = false;
                 }

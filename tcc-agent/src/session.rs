@@ -28,6 +28,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const SILENCE_MAX_DEFAULT: Duration = Duration::from_secs(10);
 /// Whatever a welcome says.
 const SILENCE_MAX: std::ops::RangeInclusive<u64> = 1_000..=300_000;
+/// A session that was welcomed and lived so long was a good one.
+const LASTING: Duration = Duration::from_secs(1);
 /// Answers in one message.
 const ANSWERS_MAX: usize = 1024;
 /// Messages that wait to be sent.
@@ -44,7 +46,7 @@ pub(crate) enum Ended {
     /// This node has a session by another address.
     SameNode(u64),
     /// It could not be opened, or broke.
-    Lost { welcomed: bool, reason: String },
+    Lost { lasted: bool, reason: String },
 }
 
 pub(crate) struct Session<'a> {
@@ -99,8 +101,9 @@ impl<'a> Session<'a> {
         };
         let mut inward = match opened {
             Ok(inward) => inward,
-            Err(reason) => return Ended::Lost { welcomed: false, reason },
+            Err(reason) => return Ended::Lost { lasted: false, reason },
         };
+        let opened_at = Instant::now();
         match session.serve(&mut inward, &mut answered).await {
             Ok(ended) => {
                 // Our side ends here; what was sent is delivered once the other side ends as well.
@@ -109,7 +112,11 @@ impl<'a> Session<'a> {
                 let _in_time = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
                 ended
             }
-            Err(reason) => Ended::Lost { welcomed: session.welcome.is_some(), reason },
+            Err(reason) => {
+                // One that breaks as soon as it is open is no better than none: the pauses keep growing.
+                let lasted = opened_at.elapsed() >= LASTING;
+                Ended::Lost { lasted: lasted && session.welcome.is_some(), reason }
+            }
         }
     }
 
