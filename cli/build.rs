@@ -14,7 +14,8 @@ fn main() {
     let mut list = String::from("&[\n");
     for file in &files {
         let file = file.canonicalize().expect("listed just now");
-        let code = file.file_stem().and_then(|stem| stem.to_str()).expect("an error's code is ASCII");
+        let code =
+            file.file_stem().and_then(|stem| stem.to_str()).expect("an error's code is ASCII");
         list.push_str(&format!("    ({code:?}, include_str!({:?})),\n", file.display()));
     }
     list.push_str("]\n");

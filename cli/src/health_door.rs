@@ -1,12 +1,16 @@
 //! A small HTTP door for roles that have no other: `/livez`, `/readyz`, `/metrics`, `/version`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, http::StatusCode, routing::get};
+use holdfast_tcc_agent::Status;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+
+/// How often a role that is not ready yet is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Says why a role cannot be used now, or nothing if it can.
 pub(crate) type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -33,6 +37,32 @@ pub(crate) async fn open(
         }
     });
     Ok((bound, door))
+}
+
+/// Whether an agent can be called: at least one coordinator has welcomed it, and it is not draining.
+pub(crate) fn of_agent(status: Status) -> Readiness {
+    Arc::new(move || {
+        if status.is_ready() {
+            return Ok(());
+        }
+        Err(match status.is_draining() {
+            true => "draining".to_owned(),
+            false => "no coordinator has welcomed this agent yet; check [coordinators] addresses"
+                .to_owned(),
+        })
+    })
+}
+
+/// Logs one line as soon as `role` is ready.
+pub(crate) async fn log_ready(readiness: Readiness, role: &'static str) {
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        look.tick().await;
+        if readiness().is_ok() {
+            tracing::info!("{role} ready");
+            return;
+        }
+    }
 }
 
 fn router(metrics: PrometheusHandle, readiness: Readiness) -> Router {

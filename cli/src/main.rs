@@ -1,2 +1,42 @@
-//! The holdfast command: one file a subcommand.
-fn main() {}
+//! The `holdfast` command: one file a subcommand; configuration, telemetry and shutdown for every role.
+
+mod agent;
+mod bank;
+mod barrier;
+mod command;
+mod config;
+mod config_cmd;
+mod coordinator;
+mod demo;
+mod exit;
+mod explain;
+mod health_door;
+mod locate;
+mod output;
+mod rules;
+mod shutdown;
+mod status;
+mod submission;
+mod telemetry;
+mod tx;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let command = command::Holdfast::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return exit::failed(&anyhow::Error::new(error).context("no threads to run on"));
+        }
+    };
+    let ended = runtime.block_on(command.run());
+    // What still blocks a thread was told to stop and given its time; it does not keep the process.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|error| exit::failed(&error))
+}

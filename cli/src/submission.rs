@@ -1,4 +1,4 @@
-//! A transaction as `holdfast tx submit` reads it: strict JSON, unknown fields refused.
+//! A transaction as `holdfast tx submit` reads it: the body of `POST /v1/transactions`, strict, unknown fields refused.
 
 use std::{
     collections::BTreeMap,
@@ -8,6 +8,7 @@ use std::{
 
 use holdfast_client::{BranchSpec, Order, Recovery, Submission, Terms, Wait};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::exit::Usage;
 
@@ -23,6 +24,7 @@ struct Written {
     options: WrittenOptions,
     branches: Vec<WrittenBranch>,
     wait: Option<WrittenWait>,
+    wait_timeout_ms: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,8 +80,7 @@ enum WrittenWait {
 #[serde(deny_unknown_fields)]
 struct WrittenBranch {
     participant: String,
-    #[serde(default)]
-    payload: serde_json::Value,
+    payload: Option<Box<RawValue>>,
     #[serde(default)]
     after: Vec<u32>,
     #[serde(default)]
@@ -125,7 +126,9 @@ fn parse(bytes: &[u8]) -> Result<Submission, String> {
     }
     let mut submission = Submission::new(with_options(terms, written.options));
     for branch in written.branches {
-        let mut spec = BranchSpec::new(branch.participant, payload(&branch.payload));
+        // The bytes as they were written, as the HTTP door takes them: the same file is the same content by either way.
+        let payload = branch.payload.map(Box::<str>::from).unwrap_or_default().into_string();
+        let mut spec = BranchSpec::new(branch.participant, payload);
         if !branch.after.is_empty() {
             spec = spec.after(branch.after);
         }
@@ -133,6 +136,9 @@ fn parse(bytes: &[u8]) -> Result<Submission, String> {
             spec = spec.pivot();
         }
         submission = submission.branch_spec(spec);
+    }
+    if let Some(ms) = written.wait_timeout_ms {
+        submission = submission.patience_ms(ms);
     }
     Ok(submission.wait(match written.wait {
         Some(WrittenWait::None) => Wait::None,
@@ -170,26 +176,18 @@ fn with_options(mut terms: Terms, options: WrittenOptions) -> Terms {
     terms
 }
 
-/// Compact JSON with sorted keys, so that a re-indented file is still the same content under the same gid.
-fn payload(value: &serde_json::Value) -> Vec<u8> {
-    match value {
-        serde_json::Value::Null => Vec::new(),
-        other => other.to_string().into_bytes(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn indentation_and_order_of_keys_are_no_content() {
-        let one = parse(br#"{"mode":"tcc","gid":"g","branches":[{"participant":"a","payload":{"x":1,"y":"2"}}]}"#);
-        let other = parse(
-            br#"{ "branches": [ { "payload": { "y": "2",
-                "x": 1 }, "participant": "a" } ], "gid": "g", "mode": "tcc" }"#,
-        );
-        assert_eq!(one.expect("well formed"), other.expect("well formed"));
+    fn a_payload_is_the_bytes_that_were_written() {
+        let written =
+            br#"{"mode":"tcc","branches":[{"participant":"a","payload":{ "x" : 1e400 }}]}"#;
+        let expected = Submission::tcc().branch("a", r#"{ "x" : 1e400 }"#);
+        assert_eq!(parse(written).expect("well formed"), expected);
+        let without = parse(br#"{"mode":"tcc","branches":[{"participant":"a"}]}"#);
+        assert_eq!(without.expect("well formed"), Submission::tcc().branch("a", ""));
     }
 
     #[test]

@@ -20,7 +20,7 @@ const SECONDS: [f64; 20] = [
     0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
 ];
 
-/// Upper bounds of every histogram of sizes: entries, batches, queues.
+/// Upper bounds of every other histogram: commands in an entry, branches in a local transaction.
 const COUNTS: [f64; 13] =
     [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0, 4_096.0, 65_536.0];
 
@@ -58,8 +58,7 @@ pub(crate) fn start_logging(telemetry: &Telemetry) -> anyhow::Result<()> {
 pub(crate) fn start_metrics() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &COUNTS)?
-        .set_buckets_for_metric(Matcher::Suffix("_count".to_owned()), &COUNTS)?
+        .set_buckets(&COUNTS)?
         .install_recorder()
         .context("metrics were started twice")?;
     metrics::gauge!("holdfast_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);

@@ -33,7 +33,7 @@ pub(crate) struct AgentConfig {
 impl Role for AgentConfig {
     fn read(reader: &mut Reader) -> Option<Self> {
         let service = reader.text("service.name", Need::Required, |text| check_name(text, true));
-        let app = reader.text("service.app", Need::Required, check_app);
+        let app = reader.guarded("service.app", check_app);
         let instance = reader.text("service.instance", Need::Or(""), check_label);
         let zone = reader.text("service.zone", Need::Or(""), check_label);
         let weight = reader.integer("service.weight", 1..=1_000, Need::Or(100));
@@ -68,26 +68,30 @@ impl Role for AgentConfig {
 }
 
 /// `http://` + loopback address with port + an optional path.
-fn check_app(text: &str) -> Result<(), String> {
+/// # Errors
+/// A code and words; nothing is repeated of a text with an `@` in it, which may stand behind a password.
+fn check_app(text: &str) -> Result<String, (&'static str, String)> {
     let shape = "Write it as \"http://127.0.0.1:8080\".";
+    let subject = if text.contains('@') { String::new() } else { format!("= {text:?} ") };
+    let bad = |wrong: &str| Err(("HF1009", format!("{subject}{wrong} {shape}")));
     if text.starts_with("https://") {
-        return Err(format!("is https: TLS is not available in this version. {shape}"));
+        return bad("is https, and TLS is not available in this version.");
     }
     let Some(rest) = text.strip_prefix("http://") else {
-        return Err(format!("does not begin with http://. {shape}"));
+        return bad("does not begin with http://.");
     };
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     if path.chars().any(|c| !c.is_ascii_graphic() || "?#".contains(c)) {
-        return Err(format!("has a query, a fragment or a blank in its path. {shape}"));
+        return bad("has a query, a fragment or a blank in its path.");
     }
-    let address = authority.replacen("localhost", "127.0.0.1", 1).parse::<SocketAddr>();
-    match address {
-        Ok(address) if !address.ip().is_loopback() => Err(
-            "is not on this machine. The agent stands beside its service: use 127.0.0.1 or [::1]."
-                .to_owned(),
-        ),
-        Ok(address) if address.port() == 0 => Err(format!("has port 0. {shape}")),
-        Ok(_) => Ok(()),
-        Err(_) => Err(format!("has no host with port in it. {shape}")),
+    match authority.replacen("localhost", "127.0.0.1", 1).parse::<SocketAddr>() {
+        Ok(address) if !address.ip().is_loopback() => {
+            let wrong = "is not on this machine, and the agent stands beside its service.";
+            Err(("HF1010", format!("{subject}{wrong} Use 127.0.0.1 or [::1].")))
+        }
+        Ok(address) if address.port() == 0 => bad("has port 0."),
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) if text.contains('@') => bad("holds an \"@\": there is no user to log in as."),
+        Err(_) => bad("has no IP address with port in it."),
     }
 }

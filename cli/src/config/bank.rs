@@ -40,7 +40,7 @@ impl Role for BankConfig {
             }
         });
         let database = reader
-            .secret("bank.database", |text| parse_database(text).map(|config| masked(&config)));
+            .guarded("bank.database", |text| parse_database(text).map(|config| masked(&config)));
         let instance = reader.text("bank.instance", Need::Or(""), check_label);
         let coordinators = sections::coordinators(reader);
         let connections = reader.integer("limits.connections", 1..=64, Need::Or(2));

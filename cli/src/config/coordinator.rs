@@ -17,6 +17,13 @@ use super::{
 
 /// Members of a cluster. Beyond seven, more nodes make a quorum slower and no safer.
 const MEMBERS_MAX: usize = 9;
+/// What to do about doors that share an address.
+const EACH_ITS_OWN: &str = "Give each door an address of its own.";
+/// A segment of the log holds whole blocks of the disk.
+const BLOCK_BYTES: u64 = 4_096;
+/// Below, the largest entry of 1 MiB of commands would not fit.
+const SEGMENT_BYTES_MIN: u64 = 4 * 1024 * 1024;
+const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// One coordinator node and its telemetry.
 #[derive(Clone, Debug)]
@@ -83,13 +90,20 @@ impl Role for CoordinatorConfig {
     }
 }
 
+/// A member as far as it can be read.
+struct Read {
+    id: Option<Field<u64>>,
+    http: Option<Field<SocketAddr>>,
+    grpc: Option<Field<SocketAddr>>,
+    raft: Option<Field<SocketAddr>>,
+}
+
 fn members(reader: &mut Reader) -> Option<Field<Vec<Member>>> {
     let items = reader.items("cluster.member", MEMBERS_MAX)?;
-    let read: Vec<_> = items.value.iter().map(|item| member(reader, item)).collect();
-    let read: Vec<_> = read.into_iter().collect::<Option<_>>()?;
+    let read: Vec<Read> = items.value.iter().map(|item| member(reader, item)).collect();
     let mut all_fine = true;
     let mut seen: BTreeMap<u64, &str> = BTreeMap::new();
-    for (id, _) in &read {
+    for id in read.iter().filter_map(|member| member.id.as_ref()) {
         if let Some(first) = seen.get(&id.value) {
             let text = format!(
                 "{} = {} is taken by {first} already. Number each node once.",
@@ -101,27 +115,38 @@ fn members(reader: &mut Reader) -> Option<Field<Vec<Member>>> {
             seen.insert(id.value, &id.key);
         }
     }
-    let addresses: Vec<_> = read.iter().flat_map(|(_, doors)| doors).collect();
-    all_fine &= distinct(reader, &addresses);
+    let addresses: Vec<_> = read
+        .iter()
+        .flat_map(|member| [&member.http, &member.grpc, &member.raft])
+        .flatten()
+        .collect();
+    all_fine &= distinct(reader, &addresses, EACH_ITS_OWN);
     for address in addresses {
         all_fine &= reachable_port(reader, address) & loopback(reader, address);
     }
-    let members = read.iter().map(|(id, [http, grpc, raft])| Member {
-        node: id.value,
-        http: http.value.to_string(),
-        grpc: grpc.value.to_string(),
-        raft: raft.value.to_string(),
-    });
-    all_fine.then(|| Field { key: items.key, value: members.collect(), origin: items.origin })
+    let members: Option<Vec<Member>> = read
+        .into_iter()
+        .map(|member| {
+            Some(Member {
+                node: member.id?.value,
+                http: member.http?.value.to_string(),
+                grpc: member.grpc?.value.to_string(),
+                raft: member.raft?.value.to_string(),
+            })
+        })
+        .collect();
+    let value = members.filter(|_| all_fine)?;
+    Some(Field { key: items.key, value, origin: items.origin })
 }
 
-fn member(reader: &mut Reader, item: &Item) -> Option<(Field<u64>, [Field<SocketAddr>; 3])> {
+fn member(reader: &mut Reader, item: &Item) -> Read {
     reader.item_only(item, &["id", "http", "grpc", "raft"]);
-    let id = reader.item_integer(item, "id", 1..=u64::MAX);
-    let http = reader.item_address(item, "http");
-    let grpc = reader.item_address(item, "grpc");
-    let raft = reader.item_address(item, "raft");
-    Some((id?, [http?, grpc?, raft?]))
+    Read {
+        id: reader.item_integer(item, "id", 1..=u64::MAX),
+        http: reader.item_address(item, "http"),
+        grpc: reader.item_address(item, "grpc"),
+        raft: reader.item_address(item, "raft"),
+    }
 }
 
 fn among_members(reader: &mut Reader, id: &Field<u64>, members: &[Member]) -> Option<()> {
@@ -144,7 +169,7 @@ fn bind(reader: &mut Reader) -> Option<settings::Bind> {
     let grpc = reader.address("bind.grpc", Need::Required);
     let raft = reader.address("bind.raft", Need::Required);
     let doors: Vec<_> = [&http, &grpc, &raft].into_iter().flatten().collect();
-    let mut all_fine = distinct(reader, &doors);
+    let mut all_fine = distinct(reader, &doors, EACH_ITS_OWN);
     for door in doors {
         all_fine &= reachable_port(reader, door) & loopback(reader, door);
     }
@@ -158,7 +183,7 @@ fn timeouts(reader: &mut Reader) -> Option<settings::Timeouts> {
     let mut ms = |key, low, high, or| reader.integer(key, low..=high, Need::Or(or));
     let heartbeat = ms("timeouts.heartbeat_ms", 10, 10_000, usual.heartbeat_ms);
     let election_min = ms("timeouts.election_min_ms", 50, 60_000, usual.election_min_ms);
-    let election_max = ms("timeouts.election_max_ms", 50, 120_000, usual.election_max_ms);
+    let election_max = ms("timeouts.election_max_ms", 50, 60_000, usual.election_max_ms);
     let global = ms("timeouts.global_timeout_ms", 1, day_ms, usual.global_timeout_ms);
     let call = ms("timeouts.call_timeout_ms", 1, day_ms, usual.call_timeout_ms);
     if let (Some(heartbeat), Some(min)) = (&heartbeat, &election_min)
@@ -215,9 +240,20 @@ fn log(reader: &mut Reader) -> Option<settings::LogFiles> {
     let usual = settings::LogFiles::default();
     let segment = reader.integer(
         "log.segment_bytes",
-        1024 * 1024..=1024 * 1024 * 1024,
+        SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX,
         Need::Or(usual.segment_bytes),
     );
+    if let Some(segment) = &segment
+        && segment.value % BLOCK_BYTES != 0
+    {
+        let text = format!(
+            "{} = {} is no multiple of {BLOCK_BYTES}. Take {}.",
+            segment.key,
+            segment.value,
+            segment.value.next_multiple_of(BLOCK_BYTES)
+        );
+        reader.mistake("HF1007", segment.origin.clone(), text);
+    }
     let snapshot =
         reader.integer("log.snapshot_every", 10..=10_000_000, Need::Or(usual.snapshot_every));
     Some(settings::LogFiles { segment_bytes: segment?.value, snapshot_every: snapshot?.value })

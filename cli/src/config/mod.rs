@@ -21,7 +21,7 @@ use std::{
 use self::reader::Reader;
 pub(crate) use self::{
     agent::AgentConfig,
-    bank::BankConfig,
+    bank::{BankConfig, masked, parse_database},
     coordinator::CoordinatorConfig,
     mistake::{Mistake, Report},
     origin::{Origin, Shown},

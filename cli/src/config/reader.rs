@@ -138,9 +138,9 @@ impl Reader {
         Some(field)
     }
 
-    /// A text that may hold a secret: `check` gets it, and answers the form in which it may be shown, or what is wrong in words
-    /// that repeat no part of it. `remedy_if_missing` is said when nobody set it.
-    pub(crate) fn secret(
+    /// A required text that may hold a secret: `check` answers the form in which it may be shown, or a code and what is wrong in words
+    /// that repeat no secret.
+    pub(crate) fn guarded(
         &mut self,
         key: &'static str,
         check: impl Fn(&str) -> Result<String, (&'static str, String)>,
@@ -189,12 +189,13 @@ impl Reader {
         Some(field)
     }
 
-    /// One to `count_max` IP addresses with ports, none of them twice. By environment or flag: separated by commas.
+    /// One to `count_max` IP addresses with ports; `None` for one that is none, so that the others can still be judged. By
+    /// environment or flag: separated by commas.
     pub(crate) fn addresses(
         &mut self,
         key: &'static str,
         count_max: usize,
-    ) -> Option<Field<Vec<Field<SocketAddr>>>> {
+    ) -> Option<Field<Vec<Option<Field<SocketAddr>>>>> {
         let Some(given) = self.find(key) else { return self.absent(key, Need::Required) };
         let origin = given.origin();
         let items: Vec<Given> = match given {
@@ -220,15 +221,15 @@ impl Reader {
             self.mistake("HF1007", origin, text);
             return None;
         }
-        let read: Vec<_> = items
+        let read: Vec<Option<Field<SocketAddr>>> = items
             .into_iter()
             .enumerate()
             .map(|(n, one)| self.take_address(format!("{key}[{n}]"), one))
             .collect();
-        let fields: Vec<Field<SocketAddr>> = read.into_iter().collect::<Option<_>>()?;
-        let words: Vec<String> = fields.iter().map(|f| quoted(&f.value.to_string())).collect();
+        let words: Vec<String> =
+            read.iter().flatten().map(|one| quoted(&one.value.to_string())).collect();
         self.show(key, format!("[{}]", words.join(", ")), &origin);
-        Some(Field { key: key.to_owned(), value: fields, origin })
+        Some(Field { key: key.to_owned(), value: read, origin })
     }
 
     /// The elements of a list of tables, 1 to `count_max`. By environment or flag: as TOML, `[{ id = 1, ... }, ...]`.

@@ -66,13 +66,14 @@ pub(crate) fn security(reader: &mut Reader) -> Option<()> {
 
 /// `[coordinators]`: the gRPC addresses to dial.
 pub(crate) fn coordinators(reader: &mut Reader) -> Option<Vec<SocketAddr>> {
-    let addresses = reader.addresses("coordinators.addresses", COORDINATORS_MAX)?;
-    let mut all_fine = true;
-    for address in &addresses.value {
+    let addresses = reader.addresses("coordinators.addresses", COORDINATORS_MAX)?.value;
+    let readable: Vec<_> = addresses.iter().flatten().collect();
+    let mut all_fine = distinct(reader, &readable, "Name each node once.");
+    for address in readable {
         all_fine &= reachable_port(reader, address) & loopback(reader, address);
     }
-    let distinct = distinct(reader, &addresses.value.iter().collect::<Vec<_>>());
-    (all_fine && distinct).then(|| addresses.value.into_iter().map(|a| a.value).collect())
+    let addresses: Option<Vec<_>> = addresses.into_iter().map(|one| Some(one?.value)).collect();
+    addresses.filter(|_| all_fine)
 }
 
 /// Whether the address is a loopback one, as dev-plaintext demands.
@@ -101,15 +102,19 @@ pub(crate) fn reachable_port(reader: &mut Reader, address: &Field<SocketAddr>) -
     false
 }
 
-/// Whether no address stands twice.
-pub(crate) fn distinct(reader: &mut Reader, addresses: &[&Field<SocketAddr>]) -> bool {
+/// Whether no address stands twice; `remedy` is said if one does.
+pub(crate) fn distinct(
+    reader: &mut Reader,
+    addresses: &[&Field<SocketAddr>],
+    remedy: &str,
+) -> bool {
     let mut all_fine = true;
     for (n, address) in addresses.iter().enumerate() {
         let port_counts = address.value.port() != 0;
         if let Some(first) = addresses[..n].iter().find(|a| a.value == address.value && port_counts)
         {
             let text = format!(
-                "{} = \"{}\" is taken by {} already. Give each door an address of its own.",
+                "{} = \"{}\" is taken by {} already. {remedy}",
                 address.key, address.value, first.key
             );
             reader.mistake("HF1012", address.origin.clone(), text);

@@ -1,0 +1,93 @@
+//! `holdfast agent`: the sidecar beside one banking service.
+
+use std::{process::ExitCode, sync::Arc};
+
+use holdfast_tcc_agent::{ServeConfig, Sidecar, SidecarConfig, Status, serve};
+
+use crate::{
+    config::{self, AgentConfig, ConfigArgs},
+    health_door, shutdown, telemetry,
+};
+
+/// Runs a sidecar agent: it dials the coordinators and posts their calls to the service beside it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  holdfast agent --config config/agent.toml
+  holdfast agent --service loyalty --app http://127.0.0.1:8080 --coordinator 127.0.0.1:7401 --dev-plaintext
+  curl http://127.0.0.1:7410/readyz
+
+The service answers POST /try, /confirm, /cancel, /action, /compensate: 2xx done, 409 refused, 425 working, all else unknown.")]
+pub(crate) struct AgentArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The service, as transactions name it (service.name)
+    #[arg(long, value_name = "NAME")]
+    service: Option<String>,
+    /// Where the service listens (service.app)
+    #[arg(long, value_name = "URL")]
+    app: Option<String>,
+    /// gRPC address of a coordinator node; may be repeated (coordinators.addresses)
+    #[arg(long = "coordinator", value_name = "ADDRESS")]
+    coordinators: Vec<String>,
+    /// Health and metrics (bind.http)
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<String>,
+}
+
+/// Runs until a signal.
+/// # Errors
+/// The configuration is mistaken, or the health door cannot be opened.
+pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
+    let coordinators = Some(args.coordinators.join(",")).filter(|list| !list.is_empty());
+    let loaded = config::load::<AgentConfig>(&args.config.inputs(vec![
+        ("service.name", args.service, "--service"),
+        ("service.app", args.app, "--app"),
+        ("coordinators.addresses", coordinators, "--coordinator"),
+        ("bind.http", args.http, "--http"),
+    ]))?;
+    loaded.check_here()?;
+    let config = loaded.config;
+    telemetry::start_logging(&config.telemetry)?;
+    let metrics = telemetry::start_metrics()?;
+    let sidecar = Sidecar::new(&SidecarConfig {
+        app: config.app.clone(),
+        call_timeout_ms: config.call_timeout_ms,
+        concurrency: config.credit as usize,
+    })?;
+    let status = Status::default();
+    let serving = ServeConfig {
+        instance: config.instance.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        zone: config.zone,
+        weight: config.weight,
+        credit: config.credit,
+        status: status.clone(),
+        ..ServeConfig::new(
+            config.service.clone(),
+            config.coordinators.iter().map(ToString::to_string).collect(),
+        )
+    };
+    shutdown::until_signal(|token| async move {
+        let readiness = health_door::of_agent(status);
+        let (http, door) =
+            health_door::open(config.http, metrics, Arc::clone(&readiness), token.clone()).await?;
+        tracing::info!(
+            service = config.service,
+            instance = config.instance,
+            app = config.app,
+            %http,
+            coordinators = ?config.coordinators,
+            "agent starts"
+        );
+        let ready = tokio::spawn(health_door::log_ready(readiness, "agent"));
+        let served = serve(serving, sidecar, token.clone()).await;
+        ready.abort();
+        token.cancel();
+        door.await?;
+        served.map_err(anyhow::Error::from)
+    })
+    .await?;
+    tracing::info!("agent stopped");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,83 @@
+//! `holdfast bank`: the bank's deposit module for one data source.
+
+use std::{process::ExitCode, sync::Arc};
+
+use holdfast_tcc_agent::Status;
+
+use crate::{
+    config::{self, BankConfig, ConfigArgs},
+    health_door, shutdown, telemetry,
+};
+
+/// Runs the bank's deposit module for one data source: it joins as participant deposit@<shard>.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  holdfast bank --config config/bank.toml
+  HOLDFAST_BANK_DATABASE='host=127.0.0.1 user=holdfast password=... dbname=bank' holdfast bank --config config/bank.toml
+  holdfast bank --config config/bank.toml --shard shard-2 --http 127.0.0.1:7421
+  curl http://127.0.0.1:7420/readyz")]
+pub(crate) struct BankArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The shard to serve (bank.shard)
+    #[arg(long, value_name = "SHARD")]
+    shard: Option<String>,
+    /// gRPC address of a coordinator node; may be repeated (coordinators.addresses)
+    #[arg(long = "coordinator", value_name = "ADDRESS")]
+    coordinators: Vec<String>,
+    /// Health and metrics (bind.http)
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<String>,
+}
+
+/// Runs until a signal.
+/// # Errors
+/// The configuration is mistaken, the health door cannot be opened, or the data source is not fit for use.
+pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
+    let coordinators = Some(args.coordinators.join(",")).filter(|list| !list.is_empty());
+    let loaded = config::load::<BankConfig>(&args.config.inputs(vec![
+        ("bank.shard", args.shard, "--shard"),
+        ("coordinators.addresses", coordinators, "--coordinator"),
+        ("bind.http", args.http, "--http"),
+    ]))?;
+    loaded.check_here()?;
+    let config = loaded.config;
+    telemetry::start_logging(&config.telemetry)?;
+    let metrics = telemetry::start_metrics()?;
+    let status = Status::default();
+    let http_wanted = config.http;
+    let database = config::masked(&config.database);
+    let role = holdfast_banking::BankConfig {
+        shard: config.shard,
+        database: config.database,
+        instance: config.instance,
+        coordinators: config.coordinators.iter().map(ToString::to_string).collect(),
+        connections: config.connections,
+        batch_max: config.batch_max,
+        credit: config.credit,
+        status: status.clone(),
+    };
+    shutdown::until_signal(|token| async move {
+        let readiness = health_door::of_agent(status);
+        let (http, door) =
+            health_door::open(http_wanted, metrics, Arc::clone(&readiness), token.clone()).await?;
+        tracing::info!(
+            participant = format!("deposit@{}", role.shard),
+            instance = role.instance,
+            database,
+            %http,
+            coordinators = ?role.coordinators,
+            "bank starts"
+        );
+        let ready = tokio::spawn(health_door::log_ready(readiness, "bank"));
+        let served = holdfast_banking::run(role, token.clone()).await;
+        ready.abort();
+        token.cancel();
+        door.await?;
+        served.map_err(anyhow::Error::from)
+    })
+    .await?;
+    tracing::info!("bank stopped");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,62 @@
+//! `holdfast barrier`: the table and the function that make each operation of a branch take effect once, in a service's database.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use holdfast_tcc_agent::{BARRIER_SQL, install};
+use tokio_postgres::NoTls;
+
+use crate::{config, exit::Usage, output};
+
+/// Installs the barrier in a service's database, or prints its SQL.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  holdfast barrier sql | psql -d loyalty
+  HOLDFAST_DATABASE='host=127.0.0.1 user=loyalty dbname=loyalty' holdfast barrier install")]
+pub(crate) struct BarrierArgs {
+    #[command(subcommand)]
+    command: BarrierCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum BarrierCommand {
+    /// Install schema holdfast, its table and its functions; does nothing where they are up to date
+    #[command(after_help = "\
+Examples:
+  HOLDFAST_DATABASE='host=127.0.0.1 user=loyalty dbname=loyalty' holdfast barrier install
+  holdfast barrier install --database 'host=/var/run/postgresql user=loyalty dbname=loyalty'")]
+    Install {
+        /// A PostgreSQL connection string; better given by environment if it holds a password
+        #[arg(long, value_name = "STRING", env = "HOLDFAST_DATABASE", hide_env_values = true)]
+        database: String,
+    },
+    /// Print the SQL, for psql and for migration tools
+    #[command(after_help = "Examples:\n  holdfast barrier sql > 0007_barrier.sql")]
+    Sql,
+}
+
+/// Installs or prints.
+/// # Errors
+/// The connection string is mistaken, the database cannot be reached, or it refuses.
+pub(crate) async fn run(args: BarrierArgs) -> anyhow::Result<ExitCode> {
+    match args.command {
+        BarrierCommand::Sql => output::print(BARRIER_SQL)?,
+        BarrierCommand::Install { database } => {
+            let config = config::parse_database(&database)
+                .map_err(|(code, wrong)| Usage(format!("{code} --database {wrong}")))?;
+            let shown = config::masked(&config);
+            let (client, connection) = config.connect(NoTls).await.with_context(|| {
+                format!("HF1024 {shown}: cannot connect. Check that PostgreSQL runs there and lets this user in")
+            })?;
+            let connection = tokio::spawn(connection);
+            install(&client).await.with_context(|| {
+                format!("HF1024 {shown}: nothing was installed. The user must own schema holdfast, or may create it in this database")
+            })?;
+            drop(client);
+            connection.await??;
+            output::print(&format!("The barrier is installed: {shown}"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

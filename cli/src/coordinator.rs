@@ -1,0 +1,73 @@
+//! `holdfast coordinator`: one coordinator node.
+
+use std::{process::ExitCode, sync::Arc};
+
+use holdfast_coordinator::Coordinator;
+
+use crate::{
+    config::{self, ConfigArgs, CoordinatorConfig},
+    health_door, shutdown, telemetry,
+};
+
+/// Runs one coordinator node.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  holdfast coordinator --config config/coordinator.toml
+  holdfast coordinator --config config/coordinator.toml --data-dir /tmp/node-1
+  HOLDFAST_NODE_ID=2 holdfast coordinator --config config/coordinator.toml --set bind.http=127.0.0.1:7500
+  curl http://127.0.0.1:7400/readyz")]
+pub(crate) struct CoordinatorArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// This node's number (node.id)
+    #[arg(long, value_name = "ID")]
+    node_id: Option<String>,
+    /// The log, the vote and the snapshots (node.data_dir)
+    #[arg(long, value_name = "DIRECTORY")]
+    data_dir: Option<String>,
+}
+
+/// Runs until a signal.
+/// # Errors
+/// The configuration is mistaken, this machine cannot run it, the log cannot be opened, or a door breaks.
+pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<ExitCode> {
+    let loaded = config::load::<CoordinatorConfig>(&args.config.inputs(vec![
+        ("node.id", args.node_id, "--node-id"),
+        ("node.data_dir", args.data_dir, "--data-dir"),
+    ]))?;
+    loaded.check_here()?;
+    let CoordinatorConfig { node, telemetry, .. } = loaded.config;
+    telemetry::start_logging(&telemetry)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let metrics = telemetry::start_metrics()?;
+    shutdown::until_signal(|token| async move {
+        let bind = node.bind;
+        tracing::info!(
+            node = node.node.id,
+            cluster = node.cluster.name,
+            members = node.cluster.members.len(),
+            http = %bind.http,
+            grpc = %bind.grpc,
+            raft = %bind.raft,
+            data_dir = %node.node.data_dir.display(),
+            "coordinator starts"
+        );
+        let coordinator = Coordinator::start(node).await?.with_metrics(metrics);
+        let ready = tokio::spawn(health_door::log_ready(
+            Arc::new({
+                let coordinator = coordinator.clone();
+                move || coordinator.is_ready()
+            }),
+            "coordinator",
+        ));
+        let served = coordinator.serve(token).await;
+        ready.abort();
+        served.map_err(anyhow::Error::from)
+    })
+    .await?;
+    tracing::info!("coordinator stopped");
+    Ok(ExitCode::SUCCESS)
+}
