@@ -264,10 +264,10 @@ async fn what_was_never_sent_may_be_made_again() {
 
 #[tokio::test]
 async fn a_refusal_is_told_at_once() {
-    let node = serve(true, "", |_, _| error(wire::ErrorKind::Refused, "HF2201", "")).await;
+    let node = serve(true, "", |_, _| error(wire::ErrorKind::Refused, "HF2301", "")).await;
     let client = Client::connect([&node.address], impatient(30_000)).await.unwrap();
     let refused = client.submit(transfer()).await.unwrap_err();
-    assert_eq!((refused.kind(), refused.code()), (ErrorKind::Refused, Some("HF2201")));
+    assert_eq!((refused.kind(), refused.code()), (ErrorKind::Refused, Some("HF2301")));
     assert_eq!(node.gids().len(), 1);
 }
 

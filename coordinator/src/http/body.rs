@@ -280,7 +280,7 @@ pub(super) fn wait(wait: Option<Wait>) -> i32 {
 
 /// The gid of the body, or that of the `Idempotency-Key`, quoted or not; both may be there if they agree.
 fn gid(body: Option<String>, headers: &HeaderMap) -> Result<String, Problem> {
-    let refused = |detail| Problem::refused(StatusCode::BAD_REQUEST, "HF2207", detail);
+    let refused = |detail| Problem::refused(StatusCode::BAD_REQUEST, "HF2307", detail);
     let Some(key) = headers.get("idempotency-key") else {
         return Ok(body.unwrap_or_default());
     };
@@ -315,7 +315,7 @@ pub(super) async fn read<T: DeserializeOwned + Default>(
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             return Err(Problem::refused(
                 StatusCode::PAYLOAD_TOO_LARGE,
-                "HF2204",
+                "HF2304",
                 format!(
                     "nothing was done: the body has more than {bytes_max} bytes. Send less, or raise request_bytes_max"
                 ),
@@ -330,7 +330,7 @@ pub(super) async fn read<T: DeserializeOwned + Default>(
             let seconds = READ_MAX.as_secs();
             return Err(Problem::refused(
                 StatusCode::REQUEST_TIMEOUT,
-                "HF2208",
+                "HF2308",
                 format!("nothing was done: the body did not arrive within {seconds} s"),
             ));
         }
@@ -344,7 +344,7 @@ pub(super) async fn read<T: DeserializeOwned + Default>(
         let shown: String = bare.chars().take(64).collect();
         return Err(Problem::refused(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "HF2203",
+            "HF2303",
             format!(
                 "nothing was done: the content type is {shown:?}, expected is application/json"
             ),
@@ -455,8 +455,8 @@ mod tests {
         assert_eq!(gid(None, &with("pay-1")).unwrap(), "pay-1");
         assert_eq!(gid(None, &with("\"pay-1\"")).unwrap(), "pay-1");
         assert_eq!(gid(Some("pay-1".into()), &with("pay-1")).unwrap(), "pay-1");
-        assert_eq!(gid(Some("pay-2".into()), &with("pay-1")).unwrap_err().fault.code, "HF2207");
-        assert_eq!(gid(None, &with("pay 1")).unwrap_err().fault.code, "HF2207");
+        assert_eq!(gid(Some("pay-2".into()), &with("pay-1")).unwrap_err().fault.code, "HF2307");
+        assert_eq!(gid(None, &with("pay 1")).unwrap_err().fault.code, "HF2307");
         assert_eq!(gid(Some("pay-2".into()), &HeaderMap::new()).unwrap(), "pay-2");
         assert_eq!(gid(None, &HeaderMap::new()).unwrap(), "");
     }

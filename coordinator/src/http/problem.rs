@@ -41,9 +41,9 @@ impl Problem {
         Self { status, fault: Fault::new(Class::BadInput, code, detail) }
     }
 
-    /// HF2202.
+    /// HF2302.
     pub(super) fn bad_json(detail: String) -> Self {
-        Self::refused(StatusCode::BAD_REQUEST, "HF2202", detail)
+        Self::refused(StatusCode::BAD_REQUEST, "HF2302", detail)
     }
 }
 
@@ -58,7 +58,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let Self { status, fault } = self;
         let retry = matches!(fault.class, Class::Unavailable | Class::Full);
-        let instance = ulid::Ulid::new();
+        let instance = crate::clock::new_gid();
         tracing::debug!(code = %fault.code, %instance, status = status.as_u16(), "a request was answered with a problem");
         let body = Body {
             r#type: format!("urn:holdfast:error:{}", fault.code),
@@ -99,16 +99,16 @@ fn title(code: &str) -> &'static str {
         "HF2102" => "The outcome is unknown",
         "HF2103" => "The queue is full",
         "HF2104" => "The node is stopping",
-        "HF2201" => "Fields are missing or wrong",
-        "HF2202" => "Not the JSON that is expected",
-        "HF2203" => "Not a media type that is understood",
-        "HF2204" => "The request is too large",
-        "HF2205" => "No such resource",
-        "HF2206" => "No such method here",
-        "HF2207" => "The idempotency key does not fit",
-        "HF2208" => "The request came too slowly",
-        "HF2209" => "The leader is out of reach",
-        "HF2210" => "The answer was lost on the way",
+        "HF2301" => "Fields are missing or wrong",
+        "HF2302" => "Not the JSON that is expected",
+        "HF2303" => "Not a media type that is understood",
+        "HF2304" => "The request is too large",
+        "HF2305" => "No such resource",
+        "HF2306" => "No such method here",
+        "HF2307" => "The idempotency key does not fit",
+        "HF2308" => "The request came too slowly",
+        "HF2309" => "The leader is out of reach",
+        "HF2310" => "The answer was lost on the way",
         _ => "The request was not answered",
     }
 }

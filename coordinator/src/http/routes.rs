@@ -202,7 +202,7 @@ async fn readyz(State(door): State<Door>) -> Response {
 async fn exposition(State(door): State<Door>) -> Result<Response, Problem> {
     let Some(metrics) = &door.metrics else {
         let detail = "this node counts nothing: it was started without a recorder".to_owned();
-        return Err(Problem::refused(StatusCode::NOT_FOUND, "HF2205", detail));
+        return Err(Problem::refused(StatusCode::NOT_FOUND, "HF2305", detail));
     };
     let version = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, version)], metrics.render()).into_response())
@@ -212,14 +212,14 @@ async fn nothing_here(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(128).collect();
     let detail =
         format!("there is nothing at {path}. The routes are listed in docs/reference/api.md");
-    Problem::refused(StatusCode::NOT_FOUND, "HF2205", detail)
+    Problem::refused(StatusCode::NOT_FOUND, "HF2305", detail)
 }
 
 async fn not_this_way(method: Method, uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(128).collect();
     let method: String = method.as_str().chars().take(32).collect();
     let detail = format!("{method} is not possible at {path}; the header Allow says what is");
-    Problem::refused(StatusCode::METHOD_NOT_ALLOWED, "HF2206", detail)
+    Problem::refused(StatusCode::METHOD_NOT_ALLOWED, "HF2306", detail)
 }
 
 fn named(gid: Gid) -> Result<String, Problem> {
@@ -232,7 +232,7 @@ fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
 
 fn bad_query(error: &dyn std::fmt::Display) -> Problem {
     let shown: String = error.to_string().chars().take(600).collect();
-    Problem::refused(StatusCode::BAD_REQUEST, "HF2201", format!("nothing was done: {shown}"))
+    Problem::refused(StatusCode::BAD_REQUEST, "HF2301", format!("nothing was done: {shown}"))
 }
 
 fn answered(status: StatusCode, told: Told) -> Response {

@@ -121,7 +121,7 @@ pub(crate) fn check_list(request: &v1::ListRequest) -> Result<Listing, Fault> {
 
 fn fill_gid(gid: &mut String) {
     if gid.is_empty() {
-        *gid = ulid::Ulid::new().to_string();
+        *gid = crate::clock::new_gid().to_string();
     }
 }
 

@@ -126,20 +126,20 @@ impl Fault {
         fault
     }
 
-    /// HF2209: the leader could not be reached, so nothing was sent to it.
+    /// HF2309: the leader could not be reached, so nothing was sent to it.
     pub(crate) fn out_of_reach(cause: &dyn std::fmt::Display) -> Self {
         let message = format!(
             "this node does not lead, and the leader cannot be reached from here ({cause}). Nothing happened; send it again, best to the leader"
         );
-        Self::new(Class::Unavailable, "HF2209", message)
+        Self::new(Class::Unavailable, "HF2309", message)
     }
 
-    /// HF2210: the request was handed to the leader, and the stream broke before it answered.
+    /// HF2310: the request was handed to the leader, and the stream broke before it answered.
     pub(crate) fn lost_on_the_way(cause: &dyn std::fmt::Display) -> Self {
         let message = format!(
             "the request was handed to the leader, and no answer came ({cause}). It may have been carried out: ask with the same gid, or send the same again"
         );
-        Self::new(Class::Unknown, "HF2210", message)
+        Self::new(Class::Unknown, "HF2310", message)
     }
 
     /// What the leader answered to a request that was handed to it.
@@ -215,7 +215,7 @@ impl Findings {
         checked.map_err(|error| self.add(field, error)).ok()
     }
 
-    /// HF2201 if anything was found.
+    /// HF2301 if anything was found.
     pub(crate) fn verdict(self) -> Result<(), Fault> {
         let Self { text, count } = self;
         if count == 0 {
@@ -223,7 +223,7 @@ impl Findings {
         }
         let more = count.saturating_sub(FINDINGS_MAX);
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-        Err(Fault::new(Class::BadInput, "HF2201", format!("nothing was done: {text}{more}")))
+        Err(Fault::new(Class::BadInput, "HF2301", format!("nothing was done: {text}{more}")))
     }
 }
 
@@ -247,7 +247,7 @@ mod tests {
             (Class::NotFound, "HF2001"),
             (Class::Taken, "HF2002"),
             (Class::WrongStatus, "HF2004"),
-            (Class::BadInput, "HF2201"),
+            (Class::BadInput, "HF2301"),
             (Class::Full, "HF2103"),
             (Class::Unavailable, "HF2104"),
             (Class::Unknown, "HF2102"),
@@ -264,7 +264,7 @@ mod tests {
             findings.add(format_args!("branches[{n}]"), "wrong");
         }
         let fault = findings.verdict().unwrap_err();
-        assert_eq!(fault.code, "HF2201");
+        assert_eq!(fault.code, "HF2301");
         assert!(fault.message.contains("branches[15]: wrong; and 4 more"), "{}", fault.message);
         assert!(Findings::default().verdict().is_ok());
     }

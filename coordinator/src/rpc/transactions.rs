@@ -1,6 +1,6 @@
 //! The gRPC service of callers: unary requests, and the exchange stream that carries thousands at once.
 
-use std::{pin::Pin, task::Poll};
+use std::{future::Future as _, pin::Pin, task::Poll};
 
 use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER};
@@ -148,7 +148,8 @@ fn hop(metadata: &MetadataMap) -> Hop {
 
 /// The replies of one stream. Everything that has arrived is taken in before anything is waited for, so that requests which
 /// came together are proposed together; replies that are ready together leave in one write. No task and no queue of its
-/// own: a caller that does not read its replies is not read from.
+/// own: a caller that does not read its replies is not read from. When the node stops, what was taken in is answered
+/// and the rest is left unread, so its senders ask the next leader.
 fn exchange(
     desk: Desk,
     mut requests: Streaming<ExchangeRequest>,
@@ -156,7 +157,12 @@ fn exchange(
 ) -> impl Stream<Item = Result<ExchangeReply, Status>> + Send {
     let mut under_way = FuturesUnordered::new();
     let mut ended = None;
+    // A caller keeps its stream open; a node that stops must end it, or it would wait for the caller to go.
+    let mut stopping = Box::pin(desk.coordinator().stopping().cancelled_owned());
     futures::stream::poll_fn(move |context| {
+        if ended.is_none() && stopping.as_mut().poll(context).is_ready() {
+            ended = Some(Ok(()));
+        }
         while ended.is_none() && under_way.len() < EXCHANGE_UNDER_WAY_MAX {
             match requests.poll_next_unpin(context) {
                 Poll::Ready(Some(Ok(request))) => {
@@ -189,7 +195,7 @@ async fn answer(desk: Desk, request: ExchangeRequest, hop: Hop) -> ExchangeReply
             let words =
                 "nothing was done: the request is empty, or of a kind that this node does not know"
                     .to_owned();
-            Reply::Error(Fault::new(Class::BadInput, "HF2201", words).to_wire())
+            Reply::Error(Fault::new(Class::BadInput, "HF2301", words).to_wire())
         }
     };
     ExchangeReply { request_id: request.request_id, reply: Some(reply) }
