@@ -1,5 +1,7 @@
 //! Properties of the machine under any sequence of commands, sensible or not.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use holdfast_txn::{
     Mode, Next, Op, Options, Order, Participant, Recovery, Refusal, Report, Status, Timestamp,
     TriedBy,
 };
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
 const OPS: [Op; 5] = [Op::Try, Op::Confirm, Op::Cancel, Op::Action, Op::Compensate];
 
@@ -311,7 +313,9 @@ proptest! {
         let mut now = Timestamp(1_000);
         let mut log = Vec::new();
         let mut seen: BTreeMap<Gid, Seen> = BTreeMap::new();
+        let mut frozen = Vec::new();
         for step in &steps {
+            frozen.push((machine.clone(), machine.state_hash()));
             if let Step::Clock { ms } = step {
                 now = now.plus_ms(*ms);
             }
@@ -366,6 +370,9 @@ proptest! {
             check_due(&machine, now);
         }
 
+        for (clone, hash) in frozen {
+            prop_assert_eq!(clone.state_hash(), hash, "a clone moved with its original");
+        }
         let mut replayed = Machine::new();
         for (at, command) in log {
             let _ = replayed.apply(at, command);
@@ -389,6 +396,32 @@ proptest! {
             check_due(&machine, now);
         }
     }
+}
+
+/// Properties of sequences that never get anywhere would prove nothing.
+#[test]
+fn the_sequences_reach_every_status_and_every_refusal_of_a_command() {
+    let mut runner = TestRunner::deterministic();
+    let (mut statuses, mut codes) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..300 {
+        let steps = vec(step(), 80).new_tree(&mut runner).unwrap().current();
+        let mut machine = Machine::bounded(3, 3);
+        let mut now = Timestamp(1_000);
+        for step in &steps {
+            if let Step::Clock { ms } = step {
+                now = now.plus_ms(*ms);
+            }
+            if let Some(Err(rejection)) =
+                step.command(&machine).map(|command| machine.apply(now, command))
+            {
+                codes.insert(rejection.code());
+            }
+            statuses.extend(machine.census().into_keys());
+        }
+    }
+    assert_eq!(statuses.into_iter().collect::<Vec<_>>(), Status::ALL);
+    let wanted = ["HF2001", "HF2002", "HF2003", "HF2004", "HF2006", "HF2007"];
+    assert_eq!(codes.into_iter().collect::<Vec<_>>(), wanted);
 }
 
 fn gid_of(command: &Command) -> &Gid {

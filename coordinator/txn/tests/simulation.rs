@@ -1,6 +1,8 @@
 //! One transaction after the other in a hostile world: participants with a barrier, a network that loses, repeats and delays, leaders
 //! that come and go, answers that are known to one leader only. Then the world heals, and all branches must end alike.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -279,7 +281,7 @@ impl World {
             }
             135..180 if !self.answers.is_empty() => {
                 let answer = self.answers.swap_remove(pick(self.answers.len()));
-                self.hear(answer, which % 2 == 0);
+                self.hear(answer, which.is_multiple_of(2));
             }
             180..190 if !self.answers.is_empty() => {
                 self.answers.swap_remove(pick(self.answers.len()));

@@ -1,6 +1,8 @@
 //! Runs every story in `testscripts`. To write down new outputs: `UPDATE_GOLDENFILES=1 cargo test -p holdfast-txn`; then read them,
 //! since they are the specification.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
