@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use futures::future::{join_all, try_join_all};
 use holdfast_client::{Client, ClientOptions, wire::NodeStatusReply};
-use holdfast_route::Topology;
+use holdfast_route::{RuleMistakes, Topology};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -74,14 +74,14 @@ impl Cluster {
     /// processes follow with [`Self::start_banks`], once the databases have their tables.
     pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
         let installation = Installation::find()?;
-        let shards = Topology::parse(SHARDS_TOML).map_err(told)?.shards().len();
+        let shards = parse_rules(SHARDS_TOML)?.shards().len();
         let ports = super::ports::free(COORDINATORS * 3 + shards * 2)?;
         let (coordinator_ports, ports) = ports.split_at(COORDINATORS * 3);
         let (server_ports, bank_ports) = ports.split_at(shards);
 
         let rules = shard_rules(server_ports)?;
         std::fs::write(folder.join("shards.toml"), &rules)?;
-        let topology = Topology::parse(&rules).map_err(told)?;
+        let topology = parse_rules(&rules)?;
         let program = std::env::current_exe().context("finding our own program")?;
 
         let mut coordinators = (0..COORDINATORS)
@@ -91,12 +91,15 @@ impl Cluster {
             coordinator.process.start()?;
         }
         let servers = start_servers(&installation, server_ports, folder).await?;
-        let grpc: Vec<String> = coordinators.iter().map(|coordinator| coordinator.grpc.clone()).collect();
+        let grpc: Vec<String> =
+            coordinators.iter().map(|coordinator| coordinator.grpc.clone()).collect();
         let banks = topology
             .shards()
             .keys()
             .zip(servers.iter().zip(bank_ports))
-            .map(|(shard, (server, http))| Bank::new(shard.as_str(), server, *http, &grpc, folder, &program))
+            .map(|(shard, (server, http))| {
+                Bank::new(shard.as_str(), server, *http, &grpc, folder, &program)
+            })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut cluster = Self { topology, servers, installation, coordinators, banks };
         cluster.coordinators_ready().await?;
@@ -135,7 +138,8 @@ impl Cluster {
     /// What the leader says of itself, if there is one.
     pub(crate) async fn leader(&self) -> Option<(usize, NodeStatusReply)> {
         let statuses = self.statuses().await;
-        let leaders = statuses.into_iter().enumerate().filter_map(|(at, status)| Some((at, status?)));
+        let leaders =
+            statuses.into_iter().enumerate().filter_map(|(at, status)| Some((at, status?)));
         leaders.filter(|(_, status)| status.role == "leader").max_by_key(|(_, status)| status.term)
     }
 
@@ -191,7 +195,9 @@ impl Cluster {
     /// The victim's name, for people.
     pub(crate) fn name(&self, victim: &Victim) -> String {
         match victim {
-            Victim::Coordinators(places) if places.len() == COORDINATORS => "all coordinators".to_owned(),
+            Victim::Coordinators(places) if places.len() == COORDINATORS => {
+                "all coordinators".to_owned()
+            }
             Victim::Coordinators(places) => {
                 let names = places.iter().map(|at| self.coordinators[*at].process.name());
                 names.collect::<Vec<_>>().join(", ")
@@ -203,7 +209,8 @@ impl Cluster {
 
     /// Ends all of it in good order.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
-        let stopped = join_all(self.roles().map(|process| process.stop(Signal::SIGTERM, DRAIN_MAX))).await;
+        let stopped =
+            join_all(self.roles().map(|process| process.stop(Signal::SIGTERM, DRAIN_MAX))).await;
         stopped.into_iter().collect::<anyhow::Result<Vec<bool>>>()?;
         try_join_all(self.servers.iter_mut().map(Server::stop)).await?;
         Ok(())
@@ -291,16 +298,25 @@ impl Coordinator {
         let node = at + 1;
         let address = |at: usize, door: usize| format!("127.0.0.1:{}", ports[at * 3 + door]);
         let doors = ["http", "grpc", "raft"];
-        let mut config: toml::Table = COORDINATOR_TOML.parse().context("the shipped coordinator.toml")?;
+        let mut config: toml::Table =
+            COORDINATOR_TOML.parse().context("the shipped coordinator.toml")?;
         set(&mut config, "node", "id", i64::try_from(node)?)?;
         let data = folder.join(format!("coordinator-{node}"));
-        set(&mut config, "node", "data_dir", data.to_str().context("the temporary folder is not UTF-8")?)?;
+        set(
+            &mut config,
+            "node",
+            "data_dir",
+            data.to_str().context("the temporary folder is not UTF-8")?,
+        )?;
         for (door, name) in doors.iter().enumerate() {
             set(&mut config, "bind", name, address(at, door))?;
         }
         let members = (0..COORDINATORS).map(|at| {
             let mut member = toml::Table::new();
-            member.insert("id".to_owned(), toml::Value::Integer(i64::try_from(at + 1).expect("three members")));
+            member.insert(
+                "id".to_owned(),
+                toml::Value::Integer(i64::try_from(at + 1).expect("three members")),
+            );
             for (door, name) in doors.iter().enumerate() {
                 member.insert((*name).to_owned(), address(at, door).into());
             }
@@ -343,7 +359,8 @@ fn role(
     program: &Path,
 ) -> anyhow::Result<Recipe> {
     let file = folder.join(format!("{name}.toml"));
-    std::fs::write(&file, config.to_string()).with_context(|| format!("writing {}", file.display()))?;
+    std::fs::write(&file, config.to_string())
+        .with_context(|| format!("writing {}", file.display()))?;
     Ok(Recipe {
         name: name.to_owned(),
         program: program.to_path_buf(),
@@ -356,10 +373,16 @@ fn role(
 }
 
 /// Changes a value of a shipped file. A key that the file does not have is a mistake of ours: the file has changed shape.
-fn set(config: &mut toml::Table, section: &str, key: &str, value: impl Into<toml::Value>) -> anyhow::Result<()> {
+fn set(
+    config: &mut toml::Table,
+    section: &str,
+    key: &str,
+    value: impl Into<toml::Value>,
+) -> anyhow::Result<()> {
     let section_table = config.get_mut(section).and_then(toml::Value::as_table_mut);
     let slot = section_table.and_then(|table| table.get_mut(key));
-    *slot.with_context(|| format!("the shipped configuration has no {section}.{key}"))? = value.into();
+    *slot.with_context(|| format!("the shipped configuration has no {section}.{key}"))? =
+        value.into();
     Ok(())
 }
 
@@ -377,15 +400,23 @@ fn shard_rules(ports: &[u16]) -> anyhow::Result<String> {
     Ok(rules.to_string())
 }
 
-async fn start_servers(installation: &Installation, ports: &[u16], folder: &Path) -> anyhow::Result<Vec<Server>> {
+async fn start_servers(
+    installation: &Installation,
+    ports: &[u16],
+    folder: &Path,
+) -> anyhow::Result<Vec<Server>> {
     let data = folder.join(POSTGRES);
     std::fs::create_dir(&data)?;
     let password = postgres::new_password();
     let template = installation.make_template(&data, &password).await?;
-    write_private(&folder.join("pgpass"), &format!("127.0.0.1:*:*:{}:{password}\n", postgres::USER))?;
+    write_private(
+        &folder.join("pgpass"),
+        &format!("127.0.0.1:*:*:{}:{password}\n", postgres::USER),
+    )?;
     let logs = logs(folder)?;
     let names: Vec<String> = (1..=ports.len()).map(|number| format!("pg-{number}")).collect();
-    try_join_all(names.iter().zip(ports).map(|(name, port)| template.start(name, *port, &logs))).await
+    try_join_all(names.iter().zip(ports).map(|(name, port)| template.start(name, *port, &logs)))
+        .await
 }
 
 fn logs(folder: &Path) -> anyhow::Result<PathBuf> {
@@ -397,13 +428,14 @@ fn logs(folder: &Path) -> anyhow::Result<PathBuf> {
 fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     Ok(file.write_all(text.as_bytes())?)
 }
 
-fn told(mistakes: Vec<impl std::fmt::Display>) -> anyhow::Error {
-    let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-    anyhow::anyhow!("{}", lines.join("\n"))
+fn parse_rules(text: &str) -> anyhow::Result<Topology> {
+    let parsed = Topology::parse(text);
+    Ok(parsed.map_err(|mistakes| RuleMistakes { file: "shards.toml".to_owned(), mistakes })?)
 }
 
 /// What the node at `grpc` says of itself; `None` if it does not answer within a moment.
@@ -433,9 +465,14 @@ mod tests {
     fn the_rules_name_our_servers_in_order_and_are_right() {
         let rules = shard_rules(&[7001, 7002, 7003, 7004]).unwrap();
         let topology = Topology::parse(&rules).unwrap();
-        let addresses: Vec<&str> = topology.sources().values().map(|source| source.address()).collect();
-        assert_eq!(addresses, ["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003", "127.0.0.1:7004"]);
-        let shards: Vec<&str> = topology.shards().values().map(|shard| shard.source().as_str()).collect();
+        let addresses: Vec<&str> =
+            topology.sources().values().map(|source| source.address()).collect();
+        assert_eq!(
+            addresses,
+            ["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003", "127.0.0.1:7004"]
+        );
+        let shards: Vec<&str> =
+            topology.shards().values().map(|shard| shard.source().as_str()).collect();
         assert_eq!(shards, ["pg-1", "pg-2", "pg-3", "pg-4"]);
     }
 
@@ -445,8 +482,10 @@ mod tests {
         let ports: Vec<u16> = (8001..=8009).collect();
         let second = Coordinator::new(1, &ports, folder.path(), Path::new("/holdfast")).unwrap();
         assert_eq!(second.grpc, "127.0.0.1:8005");
-        let config: toml::Table =
-            std::fs::read_to_string(folder.path().join("coordinator-2.toml")).unwrap().parse().unwrap();
+        let config: toml::Table = std::fs::read_to_string(folder.path().join("coordinator-2.toml"))
+            .unwrap()
+            .parse()
+            .unwrap();
         assert_eq!(config["node"]["id"].as_integer(), Some(2));
         assert_eq!(config["bind"]["raft"].as_str(), Some("127.0.0.1:8006"));
         let members = config["cluster"]["member"].as_array().unwrap();

@@ -132,7 +132,11 @@ impl Load {
                 let count = if one_shard { &tally.one_shard } else { &tally.cross_shard };
                 count.fetch_add(1, Ordering::Relaxed);
                 let shard = |place: usize| self.bank.accounts[place].shard;
-                self.recovery.committed(submitted_at, [shard(transfer.from), shard(transfer.to)]);
+                self.recovery.committed(
+                    submitted_at,
+                    Instant::now(),
+                    [shard(transfer.from), shard(transfer.to)],
+                );
             }
             Told::RolledBack => {
                 tally.refused.fetch_add(1, Ordering::Relaxed);
@@ -153,7 +157,9 @@ impl Load {
                     Some(told) => break told,
                     None => self.note_unknown(&mut was_unknown),
                 },
-                Err(error @ ClientError::Refused { .. }) => break Told::TurnedAway(error.to_string()),
+                Err(error @ ClientError::Refused { .. }) => {
+                    break Told::TurnedAway(error.to_string());
+                }
                 Err(ClientError::Retry { .. } | ClientError::Unreachable { .. }) => {}
                 Err(ClientError::Unknown { .. }) => self.note_unknown(&mut was_unknown),
             }

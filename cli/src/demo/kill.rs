@@ -48,7 +48,12 @@ pub(crate) struct Tickets {
 impl Tickets {
     /// Numbers 0 to `end - 1`, all of which may be handed out until [`Self::hold_back_from`] says otherwise.
     pub(crate) fn new(end: u64) -> Self {
-        Self { next: AtomicU64::new(0), end, stopped: AtomicBool::new(false), gate: watch::Sender::new(u64::MAX) }
+        Self {
+            next: AtomicU64::new(0),
+            end,
+            stopped: AtomicBool::new(false),
+            gate: watch::Sender::new(u64::MAX),
+        }
     }
 
     /// Nothing from `number` on is handed out until this is called again.
@@ -102,23 +107,29 @@ struct Waiting {
 pub(crate) struct Recovered(watch::Receiver<Option<Duration>>);
 
 impl Recovery {
-    /// What was told to die at `killed_at` is dead now. The first commit of a transfer that is submitted from now on
+    /// What was told to die at `killed_at` is dead since `dead_at`. The first commit of a transfer that is submitted after that
     /// counts; with `shard`, of one that touches it. An earlier kill that still waits is forgotten.
-    pub(crate) fn dead_now(&self, killed_at: Instant, shard: Option<usize>) -> Recovered {
+    pub(crate) fn dead(
+        &self,
+        killed_at: Instant,
+        dead_at: Instant,
+        shard: Option<usize>,
+    ) -> Recovered {
         let (recovered, receiver) = watch::channel(None);
-        let waiting = Waiting { killed_at, dead_at: Instant::now(), shard, recovered };
+        let waiting = Waiting { killed_at, dead_at, shard, recovered };
         *self.waiting.lock().expect("no holder panics") = Some(waiting);
         Recovered(receiver)
     }
 
-    /// A transfer that was submitted at `submitted_at` and touches `shards` was committed just now.
-    pub(crate) fn committed(&self, submitted_at: Instant, shards: [usize; 2]) {
+    /// A transfer between `shards` that was submitted at `submitted_at` was told committed at `told_at`.
+    pub(crate) fn committed(&self, submitted_at: Instant, told_at: Instant, shards: [usize; 2]) {
         let mut slot = self.waiting.lock().expect("no holder panics");
         let counts = slot.as_ref().is_some_and(|waiting| {
-            submitted_at > waiting.dead_at && waiting.shard.is_none_or(|shard| shards.contains(&shard))
+            submitted_at > waiting.dead_at
+                && waiting.shard.is_none_or(|shard| shards.contains(&shard))
         });
         if counts && let Some(waiting) = slot.take() {
-            waiting.recovered.send_replace(Some(waiting.killed_at.elapsed()));
+            waiting.recovered.send_replace(Some(told_at.duration_since(waiting.killed_at)));
         }
     }
 }
@@ -182,23 +193,18 @@ mod tests {
         assert_eq!(tickets.next().await, None);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn only_a_transfer_submitted_after_the_kill_shows_recovery() {
         let recovery = Recovery::default();
-        let before = Instant::now();
-        tokio::time::advance(Duration::from_millis(10)).await;
-        let killed_at = Instant::now();
-        tokio::time::advance(Duration::from_millis(100)).await;
-        let mut recovered = recovery.dead_now(killed_at, Some(2));
-        tokio::time::advance(Duration::from_millis(200)).await;
-        recovery.committed(before, [2, 0]);
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut recovered = recovery.dead(at(100), at(110), Some(2));
+        recovery.committed(at(105), at(300), [2, 0]);
         assert_eq!(recovered.within(Duration::ZERO).await, None);
-        recovery.committed(Instant::now(), [0, 1]);
+        recovery.committed(at(120), at(310), [0, 1]);
         assert_eq!(recovered.within(Duration::ZERO).await, None);
-        tokio::time::advance(Duration::from_millis(200)).await;
-        recovery.committed(Instant::now(), [0, 2]);
-        tokio::time::advance(Duration::from_millis(200)).await;
-        recovery.committed(Instant::now(), [0, 2]);
+        recovery.committed(at(200), at(600), [0, 2]);
+        recovery.committed(at(201), at(900), [0, 2]);
         assert_eq!(recovered.within(Duration::ZERO).await, Some(Duration::from_millis(500)));
     }
 }

@@ -65,7 +65,8 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     };
     let (report, directions) = played.map_err(|error| {
-        let advice = if keep { "its logs are kept" } else { "run again with --keep to keep its logs" };
+        let advice =
+            if keep { "its logs are kept" } else { "run again with --keep to keep its logs" };
         error.context(format!("the demo in {} came to an end; {advice}", folder.display()))
     })?;
     cleaned?;

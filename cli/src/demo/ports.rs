@@ -39,7 +39,12 @@ fn choose(count: usize, range: Range<u16>) -> anyhow::Result<Vec<u16>> {
         }
     }
     if chosen.len() < count {
-        bail!("only {} of {count} ports free on 127.0.0.1 from {} to {}", chosen.len(), range.start, range.end);
+        bail!(
+            "only {} of {count} ports free on 127.0.0.1 from {} to {}",
+            chosen.len(),
+            range.start,
+            range.end
+        );
     }
     Ok(chosen.into_iter().collect())
 }

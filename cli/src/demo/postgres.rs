@@ -59,7 +59,11 @@ impl Installation {
 
     /// Makes the data folder that servers are copied from, below `folder`, which must be empty. The servers' superuser
     /// gets `password`.
-    pub(crate) async fn make_template(&self, folder: &Path, password: &str) -> anyhow::Result<Template> {
+    pub(crate) async fn make_template(
+        &self,
+        folder: &Path,
+        password: &str,
+    ) -> anyhow::Result<Template> {
         ensure!(
             folder.as_os_str().len() <= SOCKET_FOLDER_BYTES_MAX - 8,
             "the folder {} has too long a name for a Unix socket; set TMPDIR to a shorter one",
@@ -73,7 +77,14 @@ impl Installation {
         let data = folder.join("template");
         let mut initdb = plain_command(&self.programs.join("initdb"), self.run_as.as_ref());
         // Not synced: nothing has been promised yet. The servers that start on copies sync all they write.
-        initdb.args(["--no-sync", "--auth=scram-sha-256", "--locale=C", "--encoding=UTF8", "-U", USER]);
+        initdb.args([
+            "--no-sync",
+            "--auth=scram-sha-256",
+            "--locale=C",
+            "--encoding=UTF8",
+            "-U",
+            USER,
+        ]);
         initdb.arg("--pwfile").arg(&password_file).arg("-D").arg(&data);
         let made = initdb.output().await.context("starting initdb")?;
         fs::remove_file(&password_file)?;
@@ -86,13 +97,19 @@ impl Installation {
         let settings = data.join("postgresql.conf");
         let text = fs::read_to_string(&settings)?;
         fs::write(&settings, text + SETTINGS)?;
-        Ok(Template { installation: self.clone(), folder: folder.to_path_buf(), data, password: password.to_owned() })
+        Ok(Template {
+            installation: self.clone(),
+            folder: folder.to_path_buf(),
+            data,
+            password: password.to_owned(),
+        })
     }
 
     /// How a person starts a kept server again.
     pub(crate) fn start_command(&self, server: &Server) -> String {
         let data = server.data.display();
-        let start = format!("{}/pg_ctl -D {data} -o '-p {}' start", self.programs.display(), server.port);
+        let start =
+            format!("{}/pg_ctl -D {data} -o '-p {}' start", self.programs.display(), server.port);
         match &self.run_as {
             Some(user) => format!("su {} -s /bin/sh -c \"{start}\"", user.name),
             None => start,
@@ -123,14 +140,17 @@ impl Template {
     pub(crate) async fn start(&self, name: &str, port: u16, logs: &Path) -> anyhow::Result<Server> {
         let data = self.folder.join(name);
         let mut copy = plain_command(Path::new("cp"), self.installation.run_as.as_ref());
-        let copied = copy.arg("-a").arg(&self.data).arg(&data).output().await.context("starting cp")?;
+        let copied =
+            copy.arg("-a").arg(&self.data).arg(&data).output().await.context("starting cp")?;
         ensure!(
             copied.status.success(),
             "copying {} failed: {}",
             self.data.display(),
             String::from_utf8_lossy(&copied.stderr).trim()
         );
-        let text = |path: &Path| path.to_str().map(str::to_owned).context("the temporary folder is not UTF-8");
+        let text = |path: &Path| {
+            path.to_str().map(str::to_owned).context("the temporary folder is not UTF-8")
+        };
         let recipe = Recipe {
             name: format!("PostgreSQL {name}"),
             program: self.installation.programs.join("postgres"),
@@ -149,11 +169,18 @@ impl Template {
             run_as: self.installation.run_as.clone(),
             kill_when_dropped: false,
         };
-        let mut server =
-            Server { process: Supervised::new(recipe), data, port, password: self.password.clone() };
+        let mut server = Server {
+            process: Supervised::new(recipe),
+            data,
+            port,
+            password: self.password.clone(),
+        };
         server.start().await?;
         let client = server.connect("postgres").await?;
-        client.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await.context("creating the database")?;
+        client
+            .batch_execute(&format!("CREATE DATABASE {DATABASE}"))
+            .await
+            .context("creating the database")?;
         Ok(server)
     }
 }
@@ -202,21 +229,25 @@ impl Server {
         }
     }
 
+    /// How to connect to that database of this server.
+    pub(crate) fn config(&self, database: &str) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host("127.0.0.1")
+            .port(self.port)
+            .user(USER)
+            .password(&self.password)
+            .dbname(database);
+        config.connect_timeout(Duration::from_secs(5)).application_name("holdfast-demo");
+        config
+    }
+
     /// A connection; it ends when the returned client is dropped.
     pub(crate) async fn connect(&self, database: &str) -> anyhow::Result<tokio_postgres::Client> {
-        let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(self.port).user(USER).password(&self.password).dbname(database);
-        config.connect_timeout(Duration::from_secs(5)).application_name("holdfast-demo");
-        let (client, connection) = config
-            .connect(tokio_postgres::NoTls)
-            .await
-            .with_context(|| format!("connecting to {} at 127.0.0.1:{}", self.process.name(), self.port))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to PostgreSQL ended");
-            }
-        });
-        Ok(client)
+        let connected = connect(&self.config(database)).await;
+        connected.with_context(|| {
+            format!("connecting to {} at 127.0.0.1:{}", self.process.name(), self.port)
+        })
     }
 
     /// Fails, with the end of its log, if it ended without being asked to.
@@ -236,6 +267,19 @@ impl Server {
     }
 }
 
+/// A connection; it ends when the returned client is dropped.
+pub(crate) async fn connect(
+    config: &tokio_postgres::Config,
+) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to PostgreSQL ended");
+        }
+    });
+    Ok(client)
+}
+
 /// A password nobody needs to remember: 32 letters and digits.
 pub(crate) fn new_password() -> String {
     let mut rng = rand::rng();
@@ -248,12 +292,15 @@ fn has_programs(folder: &Path) -> bool {
 
 fn program_folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect();
+    let mut folders: Vec<PathBuf> =
+        std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect();
     let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
         .filter_map(Result::ok)
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter_map(|entry| {
+            Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin")))
+        })
         .collect();
     versions.sort();
     folders.extend(versions.into_iter().rev().map(|(_, folder)| folder));
@@ -272,7 +319,9 @@ fn unprivileged_user() -> anyhow::Result<Option<RunAs>> {
         return Ok(None);
     }
     for name in ["postgres", "nobody"] {
-        if let Some(user) = User::from_name(name).with_context(|| format!("looking up the user {name}"))? {
+        if let Some(user) =
+            User::from_name(name).with_context(|| format!("looking up the user {name}"))?
+        {
             let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
             return Ok(Some(RunAs { name: name.to_owned(), uid, gid }));
         }
@@ -299,7 +348,10 @@ mod tests {
         let mut server = template.start("pg-1", port, folder.path()).await.unwrap();
 
         let client = server.connect(DATABASE).await.unwrap();
-        client.batch_execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (42)").await.unwrap();
+        client
+            .batch_execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (42)")
+            .await
+            .unwrap();
         let durable = client.query_one("SHOW fsync", &[]).await.unwrap();
         assert_eq!(durable.get::<_, String>(0), "on");
 

@@ -65,15 +65,11 @@ impl Supervised {
         &self.recipe.name
     }
 
-    /// Where its output goes.
-    pub(crate) fn log(&self) -> &Path {
-        &self.recipe.log
-    }
-
     /// Starts it; it must not run. Says nothing about whether it is ready.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         assert!(self.child.is_none(), "{} is started only when it does not run", self.recipe.name);
-        let Recipe { name, program, arguments, environment, log, run_as, kill_when_dropped } = &self.recipe;
+        let Recipe { name, program, arguments, environment, log, run_as, kill_when_dropped } =
+            &self.recipe;
         let open = || {
             OpenOptions::new()
                 .create(true)
@@ -83,8 +79,13 @@ impl Supervised {
         };
         let mut command = plain_command(program, run_as.as_ref());
         command.args(arguments).envs(environment.iter().cloned());
-        command.stdin(Stdio::piped()).stdout(open()?).stderr(open()?).kill_on_drop(*kill_when_dropped);
-        let child = command.spawn().with_context(|| format!("starting {name} ({})", program.display()))?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(open()?)
+            .stderr(open()?)
+            .kill_on_drop(*kill_when_dropped);
+        let child =
+            command.spawn().with_context(|| format!("starting {name} ({})", program.display()))?;
         self.child = Some(child);
         Ok(())
     }
@@ -220,9 +221,10 @@ mod tests {
     #[tokio::test]
     async fn a_process_deaf_to_the_signal_is_killed_after_its_grace() {
         let folder = tempfile::tempdir().unwrap();
-        let mut process = shell(folder.path(), "trap '' TERM; echo deaf; while :; do sleep 0.1; done");
+        let mut process =
+            shell(folder.path(), "trap '' TERM; echo deaf; while :; do sleep 0.1; done");
         process.start().unwrap();
-        let log = process.log().to_path_buf();
+        let log = process.recipe.log.clone();
         tokio::time::timeout(Duration::from_secs(10), async {
             while !std::fs::read_to_string(&log).unwrap_or_default().contains("deaf") {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -241,6 +243,6 @@ mod tests {
         let mut child = process.child.take().unwrap();
         drop(child.stdin.take());
         tokio::time::timeout(Duration::from_secs(10), child.wait()).await.unwrap().unwrap();
-        assert!(std::fs::read_to_string(process.log()).unwrap().contains("orphaned"));
+        assert!(std::fs::read_to_string(&process.recipe.log).unwrap().contains("orphaned"));
     }
 }

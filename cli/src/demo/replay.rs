@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use csv::{Reader, ReaderBuilder, StringRecord, Trim};
+use holdfast_ledger::{Amount, BadAmount, Currency};
 
 use super::args::TRANSFERS_MAX;
 
@@ -28,8 +29,8 @@ pub(crate) struct ReplayedTransfer {
     pub(crate) from: u64,
     /// Is paid.
     pub(crate) to: u64,
-    /// In minor units, above 0.
-    pub(crate) amount_minor: i64,
+    /// How much.
+    pub(crate) amount: Amount,
 }
 
 /// Reads `nodes.csv` and `transactions.csv` below `folder`.
@@ -41,8 +42,7 @@ pub(crate) fn read(folder: &Path) -> anyhow::Result<Replay> {
     let mut accounts = BTreeMap::new();
     let mut nodes = Table::open(&folder.join("nodes.csv"), &["nodeid", "init_balance"])?;
     while let Some(row) = nodes.next()? {
-        let balance_minor = row.amount(1)?;
-        row.check(balance_minor >= 0, || "init_balance is below 0".to_owned())?;
+        let balance_minor = row.balance(1)?;
         row.check(accounts.len() < ACCOUNTS_MAX, || format!("more than {ACCOUNTS_MAX} accounts"))?;
         let number = row.number(0)?;
         let before = accounts.insert(number, balance_minor);
@@ -55,12 +55,15 @@ pub(crate) fn read(folder: &Path) -> anyhow::Result<Replay> {
     let mut table = Table::open(&folder.join("transactions.csv"), &columns)?;
     while let Some(row) = table.next()? {
         let transfer =
-            ReplayedTransfer { from: row.number(0)?, to: row.number(1)?, amount_minor: row.amount(2)? };
-        row.check(transfer.amount_minor > 0, || "value is not above 0".to_owned())?;
+            ReplayedTransfer { from: row.number(0)?, to: row.number(1)?, amount: row.amount(2)? };
         for account in [transfer.from, transfer.to] {
-            row.check(accounts.contains_key(&account), || format!("account {account} is not in nodes.csv"))?;
+            row.check(accounts.contains_key(&account), || {
+                format!("account {account} is not in nodes.csv")
+            })?;
         }
-        row.check((transfers.len() as u64) < TRANSFERS_MAX, || format!("more than {TRANSFERS_MAX} transfers"))?;
+        row.check((transfers.len() as u64) < TRANSFERS_MAX, || {
+            format!("more than {TRANSFERS_MAX} transfers")
+        })?;
         transfers.push(transfer);
     }
     ensure!(!transfers.is_empty(), "{}: no transfers", table.name);
@@ -113,14 +116,20 @@ impl Row<'_> {
 
     fn number(&self, column: usize) -> anyhow::Result<u64> {
         let (title, text) = self.field(column);
-        text.parse().ok().with_context(|| self.complaint(&format!("{title} = {text:?} is no account number")))
+        text.parse()
+            .ok()
+            .with_context(|| self.complaint(&format!("{title} = {text:?} is no account number")))
     }
 
-    fn amount(&self, column: usize) -> anyhow::Result<i64> {
+    fn balance(&self, column: usize) -> anyhow::Result<i64> {
         let (title, text) = self.field(column);
-        minor_units(text).with_context(|| {
-            self.complaint(&format!("{title} = {text:?} is no amount with at most two decimal places"))
-        })
+        balance_minor(text).map_err(|error| anyhow!(self.complaint(&format!("{title}: {error}"))))
+    }
+
+    fn amount(&self, column: usize) -> anyhow::Result<Amount> {
+        let (title, text) = self.field(column);
+        let amount = Amount::parse_decimal(text, currency());
+        amount.map_err(|error| anyhow!(self.complaint(&format!("{title}: {error}"))))
     }
 
     fn check(&self, holds: bool, cause: impl FnOnce() -> String) -> anyhow::Result<()> {
@@ -136,19 +145,17 @@ impl Row<'_> {
     }
 }
 
-/// Hundredths from decimal text such as `184.44`, `147.8`, `-3` or `.05`; `None` for anything else or out of range.
-fn minor_units(text: &str) -> Option<i64> {
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
-    let all_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if (whole.is_empty() && part.is_empty()) || part.len() > 2 || !all_digits(whole) || !all_digits(part) {
-        return None;
+/// A balance may be zero, which an amount to move may not.
+fn balance_minor(text: &str) -> Result<i64, BadAmount> {
+    if !text.is_empty() && text.trim_matches('0').chars().all(|c| c == '.') && text.contains('0') {
+        return Ok(0);
     }
-    let minor: i64 = format!("{whole}{part:0<2}").parse().ok()?;
-    Some(if negative { -minor } else { minor })
+    Amount::parse_decimal(text, currency()).map(Amount::minor)
+}
+
+/// AMLSim counts in dollars.
+pub(crate) fn currency() -> Currency {
+    Currency::parse("USD").expect("a currency of ISO 4217")
 }
 
 #[cfg(test)]
@@ -166,23 +173,17 @@ mod tests {
     const TRANSACTIONS: &str = "sourceNodeId,targetNodeId,value,time\n0,17,147.8,1\n17,17,9,2\n";
 
     #[test]
-    fn amounts_are_read_exactly() {
-        for (text, minor) in [
-            ("184.44", 18_444),
-            ("147.8", 14_780),
-            ("9", 900),
-            ("9.", 900),
-            (".05", 5),
-            ("0.07", 7),
-            ("-3.10", -310),
-            // As floats, these would be off by one.
-            ("1.15", 115),
-            ("90071992547409.93", 9_007_199_254_740_993),
-        ] {
-            assert_eq!(minor_units(text), Some(minor), "{text}");
+    fn balances_are_read_exactly_and_may_be_zero() {
+        for (text, minor) in [("184.44", 18_444), ("9", 900), ("0", 0), ("0.00", 0), ("1.15", 115)]
+        {
+            assert_eq!(balance_minor(text), Ok(minor), "{text}");
         }
-        for bad in ["", ".", "-", "1.234", "1e3", "1,5", "+1", "NaN", "--1", "1.2.3", "99999999999999999999"] {
-            assert_eq!(minor_units(bad), None, "{bad} was taken");
+        // A float would not know the last digit.
+        assert_eq!(balance_minor("9007199254740993.01"), Ok(900_719_925_474_099_301));
+        for bad in
+            ["", ".", "-1", "1.234", "1e3", "1,5", "+1", "NaN", "0.0.0x", "99999999999999999999"]
+        {
+            assert!(balance_minor(bad).is_err(), "{bad} was taken");
         }
     }
 
@@ -194,8 +195,8 @@ mod tests {
             Replay {
                 accounts: BTreeMap::from([(0, 18_444), (17, 17_580)]),
                 transfers: vec![
-                    ReplayedTransfer { from: 0, to: 17, amount_minor: 14_780 },
-                    ReplayedTransfer { from: 17, to: 17, amount_minor: 900 },
+                    ReplayedTransfer { from: 0, to: 17, amount: Amount::new(14_780).unwrap() },
+                    ReplayedTransfer { from: 17, to: 17, amount: Amount::new(900).unwrap() },
                 ],
             }
         );
@@ -205,13 +206,33 @@ mod tests {
     fn mistakes_name_file_line_and_cause() {
         let cases = [
             ("nodeid,isFraud\n0,0\n", TRANSACTIONS, "nodes.csv, line 1: no column init_balance"),
-            ("nodeid,init_balance\n0,1\nzero,1\n", TRANSACTIONS, "nodes.csv, line 3: nodeid = \"zero\""),
-            ("nodeid,init_balance\n0,1.005\n", TRANSACTIONS, "nodes.csv, line 2: init_balance = \"1.005\""),
-            ("nodeid,init_balance\n0,-1\n", TRANSACTIONS, "nodes.csv, line 2: init_balance is below 0"),
-            ("nodeid,init_balance\n0,1\n0,1\n", TRANSACTIONS, "line 3: account 0 stands here a second time"),
+            (
+                "nodeid,init_balance\n0,1\nzero,1\n",
+                TRANSACTIONS,
+                "nodes.csv, line 3: nodeid = \"zero\"",
+            ),
+            (
+                "nodeid,init_balance\n0,1.005\n",
+                TRANSACTIONS,
+                "nodes.csv, line 2: init_balance: \"1.005\" has more",
+            ),
+            ("nodeid,init_balance\n0,-1\n", TRANSACTIONS, "nodes.csv, line 2: init_balance"),
+            (
+                "nodeid,init_balance\n0,1\n0,1\n",
+                TRANSACTIONS,
+                "line 3: account 0 stands here a second time",
+            ),
             ("nodeid,init_balance\n", TRANSACTIONS, "nodes.csv: no accounts"),
-            (NODES, "sourceNodeId,targetNodeId,value\n0,17,5\n0,18,5\n", "transactions.csv, line 3: account 18"),
-            (NODES, "sourceNodeId,targetNodeId,value\n0,17,0\n", "line 2: value is not above 0"),
+            (
+                NODES,
+                "sourceNodeId,targetNodeId,value\n0,17,5\n0,18,5\n",
+                "transactions.csv, line 3: account 18",
+            ),
+            (
+                NODES,
+                "sourceNodeId,targetNodeId,value\n0,17,0\n",
+                "transactions.csv, line 2: value: amount 0",
+            ),
             (NODES, "sourceNodeId,targetNodeId,value\n0,17\n", "transactions.csv"),
             (NODES, "sourceNodeId,targetNodeId,value\n", "transactions.csv: no transfers"),
         ];

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, Table};
+use holdfast_ledger::{Currency, decimal};
 use serde::Serialize;
 
 /// The whole result of a run. Field names and order are a format that programs read.
@@ -101,7 +102,8 @@ pub(crate) struct Setup {
     pub(crate) load_s: f64,
     /// Seconds from the start of the program to the report.
     pub(crate) whole_s: f64,
-    pub(crate) currency: &'static str,
+    #[serde(serialize_with = "code")]
+    pub(crate) currency: Currency,
     pub(crate) version: &'static str,
 }
 
@@ -114,15 +116,17 @@ impl Report {
     /// Writes the JSON to `path`, whose folder is made if missing.
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("making {}", folder.display()))?;
         }
-        std::fs::write(path, self.to_json() + "\n").with_context(|| format!("writing {}", path.display()))
+        std::fs::write(path, self.to_json() + "\n")
+            .with_context(|| format!("writing {}", path.display()))
     }
 
     /// A table, the verdict, and what is off.
     pub(crate) fn to_text(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(["", "found", "expected"]);
+        table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["", "found", "expected"]);
         let mut row = |what: &str, found: String, expected: &str| {
             table.add_row([what, &found, expected]);
         };
@@ -137,15 +141,21 @@ impl Report {
         let LatencyMs { p50, p99, max } = self.latency_ms;
         row("answer after, ms", format!("{p50} / {p99} / {max}"), "p50 / p99 / slowest");
         for kill in &self.kills {
-            let found = kill.recovered_ms.map_or("never".to_owned(), |ms| format!("after {} ms", grouped(ms)));
+            let found = kill
+                .recovered_ms
+                .map_or("never".to_owned(), |ms| format!("after {} ms", grouped(ms)));
             row(&format!("killed {} at {:.1} s", kill.victim, kill.at_s), found, "next commit");
         }
         if self.setup.replay.is_none() {
             row("Sagas committed", self.saga.committed.to_string(), "");
             row("Sagas compensated", self.saga.compensated.to_string(), "");
         }
-        let money = |minor| format!("{} {}", amount(minor), self.setup.currency);
-        row("money on all shards", money(self.money.closing_minor), &money(self.money.opening_minor));
+        let money = |minor| amount(minor, self.setup.currency);
+        row(
+            "money on all shards",
+            money(self.money.closing_minor),
+            &money(self.money.opening_minor),
+        );
         let left = |count: Option<u64>| count.map_or("not known".to_owned(), grouped);
         row("holds left", left(self.holds_left), "0");
         row("open transactions left", left(self.open_transactions_left), "0");
@@ -159,7 +169,9 @@ impl Report {
 
         let mut text = format!("{table}\n\n");
         match self.verdict {
-            Verdict::Good => text.push_str("Verdict: good. Every acknowledged outcome is in the books, once.\n"),
+            Verdict::Good => {
+                text.push_str("Verdict: good. Every acknowledged outcome is in the books, once.\n")
+            }
             Verdict::Bad => {
                 text.push_str("Verdict: BAD.\n");
                 for problem in &self.problems {
@@ -184,11 +196,20 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// `-1234567` minor units as `-12,345.67`.
-pub(crate) fn amount(minor: i64) -> String {
-    let sign = if minor < 0 { "-" } else { "" };
-    let units = minor.unsigned_abs();
-    format!("{sign}{}.{:02}", grouped(units / 100), units % 100)
+/// `-1234567` minor units of EUR as `-12,345.67 EUR`.
+pub(crate) fn amount(minor: i64, currency: Currency) -> String {
+    let text = decimal(minor, currency);
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |rest| ("-", rest));
+    let (whole, point, fraction) = match digits.split_once('.') {
+        Some((whole, fraction)) => (whole, ".", fraction),
+        None => (digits, "", ""),
+    };
+    let whole = grouped(whole.parse().expect("decimal digits of a 64-bit number"));
+    format!("{sign}{whole}{point}{fraction} {currency}")
+}
+
+fn code<S: serde::Serializer>(currency: &Currency, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(currency.code())
 }
 
 #[cfg(test)]
@@ -217,7 +238,11 @@ pub(crate) mod tests {
             saga: Sagas { committed: 3, compensated: 2 },
             latency_ms: LatencyMs { p50: 12.5, p99: 40.0, max: 900.0 },
             tps: 4321.5,
-            money: Money { opening_minor: 200_000_000, closing_minor: 200_000_000, conserved: true },
+            money: Money {
+                opening_minor: 200_000_000,
+                closing_minor: 200_000_000,
+                conserved: true,
+            },
             holds_left: Some(0),
             open_transactions_left: Some(0),
             prepared_left: Some(0),
@@ -232,7 +257,7 @@ pub(crate) mod tests {
                 serial: false,
                 load_s: 20.0,
                 whole_s: 30.0,
-                currency: "EUR",
+                currency: Currency::parse("EUR").unwrap(),
                 version: "0.1.0",
             },
         }
@@ -302,8 +327,10 @@ pub(crate) mod tests {
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_000), "1,000");
         assert_eq!(grouped(1_234_567), "1,234,567");
-        assert_eq!(amount(0), "0.00");
-        assert_eq!(amount(-1_234_567), "-12,345.67");
-        assert_eq!(amount(i64::MIN), "-92,233,720,368,547,758.08");
+        let eur = Currency::parse("EUR").unwrap();
+        assert_eq!(amount(0, eur), "0.00 EUR");
+        assert_eq!(amount(-1_234_567, eur), "-12,345.67 EUR");
+        assert_eq!(amount(i64::MIN, eur), "-92,233,720,368,547,758.08 EUR");
+        assert_eq!(amount(-1_234, Currency::parse("JPY").unwrap()), "-1,234 JPY");
     }
 }

@@ -51,9 +51,9 @@ impl Scratch {
     /// Sweeps what dead demos left, then makes a folder of our own below the system's temporary folder.
     pub(crate) fn create(keep: bool) -> anyhow::Result<Self> {
         let parent = std::env::temp_dir();
-        let parent = parent
-            .canonicalize()
-            .with_context(|| format!("the temporary folder {} cannot be used; set TMPDIR", parent.display()))?;
+        let parent = parent.canonicalize().with_context(|| {
+            format!("the temporary folder {} cannot be used; set TMPDIR", parent.display())
+        })?;
         for stale in stale_folders(&parent) {
             tracing::info!(folder = %stale.display(), "removing the folder of a demo that is no more");
             if let Err(error) = clean(&stale) {
@@ -67,15 +67,21 @@ impl Scratch {
         let path = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir_in(parent)
-            .with_context(|| format!("no folder could be made below {}; set TMPDIR to another", parent.display()))?
+            .with_context(|| {
+                format!("no folder could be made below {}; set TMPDIR to another", parent.display())
+            })?
             .keep();
         // PostgreSQL may run as another user, who must be able to pass through.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o711))?;
-        fs::write(path.join(OWNER), owner_line(std::process::id()).context("reading our own start time")?)?;
+        fs::write(
+            path.join(OWNER),
+            owner_line(std::process::id()).context("reading our own start time")?,
+        )?;
         if keep {
             fs::write(path.join(KEEP), "")?;
         }
-        let cleaner = cleaner(&path, Stdio::piped()).spawn().context("starting /bin/sh, which cleans up")?;
+        let cleaner =
+            cleaner(&path, Stdio::piped()).spawn().context("starting /bin/sh, which cleans up")?;
         Ok(Self { path, cleaner })
     }
 
@@ -89,7 +95,8 @@ impl Scratch {
         drop(self.cleaner.stdin.take());
         self.cleaner.wait().context("waiting for the shell that cleans up")?;
         if self.path.exists() && !self.path.join(KEEP).exists() {
-            fs::remove_dir_all(&self.path).with_context(|| format!("removing {}", self.path.display()))?;
+            fs::remove_dir_all(&self.path)
+                .with_context(|| format!("removing {}", self.path.display()))?;
         }
         Ok(())
     }
@@ -99,7 +106,12 @@ fn cleaner(folder: &Path, stdin: Stdio) -> Command {
     let mut command = Command::new("/bin/sh");
     command.arg("-c").arg(CLEANER).arg("holdfast-demo-cleaner").arg(folder);
     // A group of its own: Ctrl-C at the terminal reaches the demo alone, which then ends in good order.
-    command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).current_dir("/");
+    command
+        .stdin(stdin)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .current_dir("/");
     command
 }
 
@@ -136,9 +148,9 @@ fn is_stale(folder: &Path) -> bool {
             let pid = line.split_whitespace().next().and_then(|word| word.parse().ok());
             pid.and_then(owner_line).is_none_or(|running| running != line)
         }
-        Err(_) => fs::metadata(folder)
-            .and_then(|metadata| metadata.modified())
-            .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > OWNERLESS_AFTER)),
+        Err(_) => fs::metadata(folder).and_then(|metadata| metadata.modified()).is_ok_and(|at| {
+            SystemTime::now().duration_since(at).is_ok_and(|age| age > OWNERLESS_AFTER)
+        }),
     }
 }
 
@@ -196,7 +208,8 @@ pub(crate) mod tests {
         let ours = owner_line(std::process::id()).unwrap();
         let reused = format!("{} 1\n", std::process::id());
 
-        let stale = [folder("a-dead", Some(dead.clone()), false), folder("b-reused", Some(reused), false)];
+        let stale =
+            [folder("a-dead", Some(dead.clone()), false), folder("b-reused", Some(reused), false)];
         folder("c-alive", Some(ours), false);
         folder("d-dead-but-kept", Some(dead), true);
         folder("e-just-made", None, false);

@@ -18,7 +18,12 @@ pub(crate) trait Held {
 }
 
 /// Tells until it is dropped.
-pub(crate) async fn tell(load: Arc<Load>, progress: &Progress, started: Instant, mut held: impl Held) {
+pub(crate) async fn tell(
+    load: Arc<Load>,
+    progress: &Progress,
+    started: Instant,
+    mut held: impl Held,
+) {
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     second.tick().await;
@@ -36,14 +41,13 @@ pub(crate) async fn tell(load: Arc<Load>, progress: &Progress, started: Instant,
 fn line(load: &Load, elapsed: Duration, tps: f64, held_minor: Option<i64>) -> String {
     let tally = &load.tally;
     let Figures { p50_ms, p99_ms, .. } = tally.latency.recent();
-    let held = held_minor.map_or("?".to_owned(), amount);
+    let held = held_minor.map_or("?".to_owned(), |minor| amount(minor, load.bank.currency));
     format!(
         "{:>4} s  {tps:>6.0} tps  p50 {p50_ms:>7.2} ms  p99 {p99_ms:>7.2} ms  committed {:>9}  refused {:>7}  \
-         unknown {:>4}  held {held} {}",
+         unknown {:>4}  held {held}",
         elapsed.as_secs(),
         grouped(tally.committed.load(Ordering::Relaxed)),
         grouped(tally.refused.load(Ordering::Relaxed)),
         tally.unknown.load(Ordering::Relaxed),
-        load.bank.currency,
     )
 }

@@ -1,11 +1,12 @@
 //! Decides which accounts there are and who pays whom: random but repeatable, or as a replay says.
 
 use anyhow::{Context, ensure};
+use holdfast_ledger::{AccountId, Amount, Currency};
 use holdfast_route::Topology;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::replay::Replay;
+use super::replay::{self, Replay};
 
 /// The data group of accounts in the rules.
 const GROUP: &str = "account";
@@ -18,7 +19,7 @@ const RESERVED_PER_SHARD: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Account {
     /// Its number, as text.
-    pub(crate) name: String,
+    pub(crate) id: AccountId,
     /// In minor units.
     pub(crate) opening_minor: i64,
     /// Where its shard stands in the order of the rules.
@@ -30,8 +31,8 @@ pub(crate) struct Account {
 pub(crate) struct Transfer {
     pub(crate) from: usize,
     pub(crate) to: usize,
-    /// In minor units, above 0.
-    pub(crate) amount_minor: i64,
+    /// How much.
+    pub(crate) amount: Amount,
 }
 
 /// All accounts, and the transfers to be made.
@@ -41,15 +42,18 @@ pub(crate) struct Bank {
     pub(crate) accounts: Vec<Account>,
     /// The shards' names, in the order of the rules.
     pub(crate) shards: Vec<String>,
-    /// ISO 4217.
-    pub(crate) currency: &'static str,
+    /// Of every account.
+    pub(crate) currency: Currency,
     source: Source,
 }
 
 #[derive(Debug)]
 enum Source {
     /// Between the first so many accounts; the others are for Sagas.
-    Random { seed: u64, payers: usize },
+    Random {
+        seed: u64,
+        payers: usize,
+    },
     Replay(Vec<Transfer>),
 }
 
@@ -58,7 +62,7 @@ impl Bank {
     pub(crate) fn random(accounts: u32, seed: u64, topology: &Topology) -> anyhow::Result<Self> {
         let shards = shard_names(topology);
         let accounts = (1..=u64::from(accounts))
-            .map(|number| account(format!("{number:08}"), OPENING_MINOR, &shards, topology))
+            .map(|number| account(&format!("{number:08}"), OPENING_MINOR, &shards, topology))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut missing = vec![RESERVED_PER_SHARD; shards.len()];
         let mut payers = accounts.len();
@@ -68,7 +72,12 @@ impl Bank {
             missing[shard] = missing[shard].saturating_sub(1);
         }
         ensure!(payers >= 2, "{} accounts are too few for {} shards", accounts.len(), shards.len());
-        Ok(Self { accounts, shards, currency: "EUR", source: Source::Random { seed, payers } })
+        Ok(Self {
+            accounts,
+            shards,
+            currency: Currency::parse("EUR")?,
+            source: Source::Random { seed, payers },
+        })
     }
 
     /// The accounts and transfers of a replay.
@@ -77,23 +86,36 @@ impl Bank {
         let accounts = replay
             .accounts
             .iter()
-            .map(|(number, balance)| account(number.to_string(), *balance, &shards, topology))
+            .map(|(number, balance)| account(&number.to_string(), *balance, &shards, topology))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let numbers: Vec<u64> = replay.accounts.keys().copied().collect();
-        let place = |number| numbers.binary_search(&number).expect("the reader checked every transfer's accounts");
+        let place = |number| {
+            numbers.binary_search(&number).expect("the reader checked every transfer's accounts")
+        };
         let transfers = replay
             .transfers
             .iter()
-            .map(|line| Transfer { from: place(line.from), to: place(line.to), amount_minor: line.amount_minor })
+            .map(|line| Transfer {
+                from: place(line.from),
+                to: place(line.to),
+                amount: line.amount,
+            })
             .collect();
-        Ok(Self { accounts, shards, currency: "USD", source: Source::Replay(transfers) })
+        Ok(Self {
+            accounts,
+            shards,
+            currency: replay::currency(),
+            source: Source::Replay(transfers),
+        })
     }
 
     /// The transfer of that number, from 0; `None` behind the end of a replay. The same number, the same transfer.
     pub(crate) fn transfer(&self, number: u64) -> Option<Transfer> {
         match &self.source {
             Source::Random { seed, payers } => Some(random_transfer(*seed, number, *payers)),
-            Source::Replay(transfers) => usize::try_from(number).ok().and_then(|at| transfers.get(at)).copied(),
+            Source::Replay(transfers) => {
+                usize::try_from(number).ok().and_then(|at| transfers.get(at)).copied()
+            }
         }
     }
 
@@ -135,15 +157,17 @@ fn shard_names(topology: &Topology) -> Vec<String> {
 }
 
 fn account(
-    name: String,
+    name: &str,
     opening_minor: i64,
     shards: &[String],
     topology: &Topology,
 ) -> anyhow::Result<Account> {
-    let located = topology.locate(GROUP, &name)?;
+    let located = topology.locate(GROUP, name)?;
+    let id = AccountId::parse(name)?;
     let shard = shards.iter().position(|shard| shard == located.shard.as_str());
-    let shard = shard.with_context(|| format!("account {name} is located on a shard that is not there"))?;
-    Ok(Account { name, opening_minor, shard })
+    let shard =
+        shard.with_context(|| format!("account {name} is located on a shard that is not there"))?;
+    Ok(Account { id, opening_minor, shard })
 }
 
 /// Mostly small amounts; one transfer in twenty asks for more than an account is opened with.
@@ -151,9 +175,16 @@ fn random_transfer(seed: u64, number: u64, payers: usize) -> Transfer {
     let mut rng = StdRng::seed_from_u64(seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let from = rng.random_range(0..payers);
     let to = (from + rng.random_range(1..payers)) % payers;
-    let amount_minor =
-        if rng.random_ratio(1, 20) { rng.random_range(150_000..500_000) } else { rng.random_range(1..=10_000) };
-    Transfer { from, to, amount_minor }
+    let amount_minor = if rng.random_ratio(1, 20) {
+        rng.random_range(150_000..500_000)
+    } else {
+        rng.random_range(1..=10_000)
+    };
+    Transfer {
+        from,
+        to,
+        amount: Amount::new(amount_minor).expect("both ranges are within an amount"),
+    }
 }
 
 #[cfg(test)]
@@ -191,14 +222,17 @@ mod tests {
         for number in 0..2_000 {
             let transfer = bank.transfer(number).unwrap();
             assert_ne!(transfer.from, transfer.to);
-            assert!(transfer.amount_minor > 0);
             assert!(!reserved.contains(&transfer.from) && !reserved.contains(&transfer.to));
             cross += u32::from(!bank.is_one_shard(transfer));
-            too_much += u32::from(transfer.amount_minor > OPENING_MINOR);
+            too_much += u32::from(transfer.amount.minor() > OPENING_MINOR);
         }
         assert!(cross > 1_000, "{cross} of 2,000 across shards");
         assert!((50..200).contains(&too_much), "{too_much} of 2,000 are too much");
         assert_eq!(bank.opening_minor().unwrap(), 100 * OPENING_MINOR);
+    }
+
+    fn minor(minor: i64) -> Amount {
+        Amount::new(minor).unwrap()
     }
 
     #[test]
@@ -206,15 +240,15 @@ mod tests {
         let replay = Replay {
             accounts: BTreeMap::from([(3, 100), (40, 200), (5, 300)]),
             transfers: vec![
-                ReplayedTransfer { from: 40, to: 3, amount_minor: 7 },
-                ReplayedTransfer { from: 5, to: 5, amount_minor: 8 },
+                ReplayedTransfer { from: 40, to: 3, amount: minor(7) },
+                ReplayedTransfer { from: 5, to: 5, amount: minor(8) },
             ],
         };
         let bank = Bank::replay(&replay, &topology()).unwrap();
-        let names: Vec<&str> = bank.accounts.iter().map(|account| account.name.as_str()).collect();
+        let names: Vec<&str> = bank.accounts.iter().map(|account| account.id.as_str()).collect();
         assert_eq!(names, ["3", "5", "40"]);
-        assert_eq!(bank.transfer(0), Some(Transfer { from: 2, to: 0, amount_minor: 7 }));
-        assert_eq!(bank.transfer(1), Some(Transfer { from: 1, to: 1, amount_minor: 8 }));
+        assert_eq!(bank.transfer(0), Some(Transfer { from: 2, to: 0, amount: minor(7) }));
+        assert_eq!(bank.transfer(1), Some(Transfer { from: 1, to: 1, amount: minor(8) }));
         assert_eq!(bank.transfer(2), None);
         assert_eq!(bank.replay_length(), Some(2));
         assert_eq!(bank.opening_minor().unwrap(), 600);
