@@ -127,6 +127,11 @@ impl Config {
             let sound = (1..=most).contains(&value);
             check(sound, format!("limits.{name} = {value} must be from 1 to {most}"));
         }
+        let segment_bytes = self.log.segment_bytes;
+        check(
+            segment_bytes >= limit::SEGMENT_BYTES_MIN,
+            format!("log.segment_bytes = {segment_bytes} must be at least {}, so that the largest command fits in", limit::SEGMENT_BYTES_MIN),
+        );
         let Timeouts { global_timeout_ms, call_timeout_ms, .. } = self.timeouts;
         check(
             (1..=TIMEOUT_MS_MAX).contains(&global_timeout_ms),
@@ -187,8 +192,12 @@ impl Default for LogFiles {
 
 /// Bounds that no file changes. Each is tested at the limit and one past it.
 pub mod limit {
-    /// Bytes of commands in one log entry; a single command may be larger, up to its own limits.
+    /// Bytes of commands in one log entry; a single command may be larger, up to its own limit.
     pub const ENTRY_BYTES_MAX: usize = 1024 * 1024;
+    /// Bytes of one command as the log holds it: above the sum of what a transaction may hold.
+    pub const COMMAND_BYTES_MAX: usize = 1536 * 1024;
+    /// Bytes of a segment of the log, so that the largest command fits in.
+    pub const SEGMENT_BYTES_MIN: u64 = 4 * 1024 * 1024;
     /// Callers waiting for a decision or an end at once.
     pub const WAITERS_MAX: usize = 100_000;
     /// Agent sessions at once.

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use holdfast_raft::{Leadership, Log, Member};
+use holdfast_raft::{Leadership, Log, Member, Role};
 use holdfast_txn::{Command, Digest, Gid, GlobalTransaction, Outcome, Rejection, Status};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
@@ -172,7 +172,7 @@ pub struct Waited {
 pub struct NodeStatus {
     /// This node.
     pub node: u64,
-    /// `follower`, `candidate`, `leader` or `learner`.
+    /// `follower`, `candidate`, `leader`, `learner` or `stopped`.
     pub role: &'static str,
     /// The term.
     pub term: u64,
@@ -434,6 +434,20 @@ impl Coordinator {
         self.inner.stopping.cancel();
     }
 
+    /// Lets another node lead, so that nobody has to wait for an election.
+    pub(crate) async fn hand_over(&self) {
+        if !self.leads() {
+            return;
+        }
+        let node = self.inner.config.node.id;
+        let members = self.inner.log.status().members;
+        let others = members.into_iter().filter(|one| one.voter && one.member.node != node);
+        let Some(next) = others.max_by_key(|one| one.matched_index) else { return };
+        if let Err(fault) = self.inner.log.hand_over(next.member.node).await {
+            tracing::info!(%fault, "leadership was not handed over; the others will elect");
+        }
+    }
+
     /// Stops calling and proposing, then the log. What is under way is answered as far as the log still can.
     pub async fn stop(&self) {
         self.begin_stop();
@@ -483,15 +497,25 @@ impl Coordinator {
         drop(state);
         NodeStatus {
             node: self.inner.config.node.id,
-            role: log.role.as_str(),
+            role: role_word(log.role),
             term: log.term,
             leader: leadership.leader,
             applied_index,
             last_index: log.last_index,
-            members: log.members,
+            members: log.members.into_iter().map(|one| (one.member, one.voter)).collect(),
             state_hash,
             by_status,
         }
+    }
+}
+
+fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Stopped => "stopped",
     }
 }
 
@@ -500,7 +524,9 @@ impl From<holdfast_raft::ProposeError> for ProposeError {
         match fault {
             holdfast_raft::ProposeError::NotLeader { leader } => Self::NotLeader { leader },
             holdfast_raft::ProposeError::Unknown { cause } => Self::Unknown { cause },
-            holdfast_raft::ProposeError::Overloaded => Self::Overloaded { waiting: 0 },
+            // Too large cannot be: commands and entries are bounded below the log's bound.
+            holdfast_raft::ProposeError::Overloaded
+            | holdfast_raft::ProposeError::TooLarge { .. } => Self::Overloaded { waiting: 0 },
             holdfast_raft::ProposeError::Stopped => Self::Stopped,
         }
     }

@@ -7,7 +7,7 @@ use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 use holdfast_raft::Log;
-use holdfast_txn::{Command, Gid};
+use holdfast_txn::{Command, Gid, Rejection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -99,8 +99,20 @@ impl Proposer {
     /// # Errors
     /// [`ProposeError`]; overloaded at once when the queue is full.
     pub(crate) async fn propose(&self, command: &Command) -> Result<Applied, ProposeError> {
+        let encoded = EncodedCommand::of(command);
+        let measured = encoded.len_in_entry();
+        if measured > limit::COMMAND_BYTES_MAX {
+            // What no transaction may hold is refused before it costs the log anything.
+            let rejection = Rejection::OutOfRange {
+                what: "the size of the command in bytes",
+                measured: measured as u64,
+                allowed: format!("at most {}", limit::COMMAND_BYTES_MAX),
+                remedy: "Send less with the transaction, for example a reference instead of a document",
+            };
+            return Ok(Applied { result: Err(rejection) });
+        }
         let (reply, result) = oneshot::channel();
-        let queued = Queued { command: EncodedCommand::of(command), reply: Reply::Caller(reply) };
+        let queued = Queued { command: encoded, reply: Reply::Caller(reply) };
         self.callers.try_send(queued).map_err(|fault| match fault {
             mpsc::error::TrySendError::Full(_) => {
                 self.meters.overloaded.increment(1);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use holdfast_raft::{Position, StateMachine};
-use holdfast_txn::{Command, Gid, GlobalTransaction, Machine, Outcome, Rejection};
+use holdfast_txn::{Command, Gid, GlobalTransaction, Machine, Outcome, Rejection, Status};
 use tokio::sync::Notify;
 
 use crate::{meters::Meters, record, waiters::Waiters};
@@ -48,15 +48,23 @@ pub(crate) struct Touched {
 #[derive(Debug, Default)]
 struct Since {
     listening: bool,
-    gids: Vec<Gid>,
+    gids: Vec<Touch>,
     overflowed: bool,
+}
+
+/// One that moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Touch {
+    pub(crate) gid: Gid,
+    /// It was retried: answers to what was asked before count no more.
+    pub(crate) anew: bool,
 }
 
 /// What moved.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Moves {
     /// These.
-    These(Vec<Gid>),
+    These(Vec<Touch>),
     /// Too many to tell, or the state was replaced: ask the machine what is due.
     Anything,
 }
@@ -81,7 +89,7 @@ impl Touched {
         if std::mem::take(&mut since.overflowed) { Moves::Anything } else { Moves::These(gids) }
     }
 
-    fn add(&self, gids: Vec<Gid>) {
+    fn add(&self, gids: Vec<Touch>) {
         let mut since = self.held();
         if !since.listening || gids.is_empty() {
             return;
@@ -140,7 +148,8 @@ impl StateMachine for Replica {
                     self.meters.moved(transaction, moved);
                     self.waiters.moved(transaction);
                 }
-                touched.push(gid);
+                let from = outcome.moved.and_then(|moved| moved.from);
+                touched.push(Touch { gid, anew: from == Some(Status::NeedsAttention) });
             }
             results.push(result);
         }
@@ -191,8 +200,8 @@ fn stop(index: u64, fault: &record::RecordError) -> ! {
 mod tests {
     use super::*;
 
-    fn gid(text: &str) -> Gid {
-        Gid::parse(text).unwrap()
+    fn gid(text: &str) -> Touch {
+        Touch { gid: Gid::parse(text).unwrap(), anew: false }
     }
 
     #[test]

@@ -66,8 +66,9 @@ impl Coordinator {
         };
         tracing::info!("the doors close");
         closing.cancel();
-        // Sessions end and the dispatcher stops calling; what callers sent is answered while the log still runs.
+        // Sessions end and another node takes over; what callers sent is answered while the log still runs.
         self.begin_stop();
+        self.hand_over().await;
         for door in [&mut grpc, &mut http] {
             if !door.is_finished() && timeout(DRAIN_MAX, &mut *door).await.is_err() {
                 tracing::warn!("a door still had requests under way and was shut");

@@ -199,7 +199,12 @@ impl Dispatcher {
         let now_ms = self.world.clock.tick_ms();
         if let Lead::Leads(term) = self.lead {
             match self.world.touched.take() {
-                Moves::These(gids) => gids.iter().for_each(|gid| self.look_at(gid)),
+                Moves::These(moved) => moved.iter().for_each(|touch| {
+                    if let Some(open) = self.opens.get_mut(&touch.gid).filter(|_| touch.anew) {
+                        open.begin_anew();
+                    }
+                    self.look_at(&touch.gid);
+                }),
                 Moves::Anything => self.look_at_everything(),
             }
             self.ring(now_ms);
@@ -431,11 +436,7 @@ impl Dispatcher {
     }
 
     fn look_at_everything(&mut self) {
-        let now = self.world.clock.now();
-        let owing = {
-            let state = self.world.state.held();
-            state.machine.due(now.max(state.machine.clock()), usize::MAX).owing
-        };
+        let owing: Vec<Gid> = self.world.state.held().machine.owing(None).cloned().collect();
         let known: Vec<Gid> = self.opens.keys().cloned().collect();
         for gid in owing.iter().chain(&known) {
             self.look_at(gid);

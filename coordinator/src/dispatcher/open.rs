@@ -127,6 +127,14 @@ impl Open {
         false
     }
 
+    /// The transaction was retried: what was heard of the attempt before would only interrupt it again.
+    pub(super) fn begin_anew(&mut self) {
+        self.heard.clear();
+        self.calls.clear();
+        // What is under way has its place in the log already, before the retry or behind it.
+        self.reporting = self.reporting.map(|_| 0);
+    }
+
     /// When this transaction must be looked at again, if nothing happens.
     pub(super) fn next_ms(&self) -> Option<u64> {
         if self.reporting.is_some() {
@@ -214,6 +222,15 @@ mod tests {
         assert!(open.settle(B1, Op::Try, Answer::Done));
         assert!(!open.settle(B1, Op::Try, Answer::Done), "the second answer adds nothing");
         assert_eq!(open.heard.len(), 1);
+    }
+
+    #[test]
+    fn a_retry_forgets_what_was_heard_and_asked_before() {
+        let mut open = asked();
+        open.settle(B1, Op::Try, Answer::Done);
+        open.reporting = Some(1);
+        open.begin_anew();
+        assert_eq!((open.heard.len(), open.calls.len(), open.reporting), (0, 0, Some(0)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use holdfast_txn::{Outcome, Rejection, Timestamp};
+use holdfast_txn::{Outcome, Timestamp};
 use tokio::time::timeout;
 
 use super::*;
@@ -210,5 +210,19 @@ async fn at_the_end_those_who_wait_are_told_that_nothing_happened() {
     within(under_way).await.unwrap().expect("what is under way is answered by the log");
     let late = bench.proposer.propose(&submit("g2")).await;
     assert!(matches!(late, Err(ProposeError::Stopped)));
+    assert_eq!(bench.log.sizes(), [1]);
+}
+
+#[tokio::test]
+async fn the_largest_command_goes_and_one_byte_more_is_refused() {
+    let bench = bench(limits(64, 64, 1), None);
+    bench.log.gate.add_permits(2);
+    let frame = EncodedCommand::of(&roll_back(limit::COMMAND_BYTES_MAX)).len_in_entry()
+        - limit::COMMAND_BYTES_MAX;
+    let largest = roll_back(limit::COMMAND_BYTES_MAX - frame);
+    assert!(bench.proposer.propose(&largest).await.unwrap().result.is_ok());
+    let larger = roll_back(limit::COMMAND_BYTES_MAX - frame + 1);
+    let refused = bench.proposer.propose(&larger).await.unwrap().result;
+    assert!(matches!(refused, Err(Rejection::OutOfRange { .. })), "{refused:?}");
     assert_eq!(bench.log.sizes(), [1]);
 }
