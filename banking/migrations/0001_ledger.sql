@@ -11,8 +11,9 @@ CREATE TABLE bank.account (
     balance_minor   bigint NOT NULL CHECK (balance_minor >= 0),
     held_out_minor  bigint NOT NULL DEFAULT 0 CHECK (held_out_minor >= 0),
     held_in_minor   bigint NOT NULL DEFAULT 0 CHECK (held_in_minor >= 0),
-    CHECK (held_out_minor <= balance_minor),
-    CHECK (held_in_minor <= 9223372036854775807 - balance_minor)
+    CONSTRAINT account_covers_holds CHECK (held_out_minor <= balance_minor),
+    -- Whatever is announced to arrive will fit.
+    CONSTRAINT account_has_room CHECK (held_in_minor <= 9223372036854775807 - balance_minor)
 ) WITH (fillfactor = 50);
 
 -- Money set aside by a branch. Never changed: how it ended stands in bank.hold_resolution.

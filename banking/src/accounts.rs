@@ -24,15 +24,17 @@ const OPEN: &str = "
     )
     SELECT count(*) FROM opened";
 
-/// The first account that is there, but not as asked for.
+/// The first account that is there, but not as asked for. OFFSET 0 keeps the planner at index look-ups: it does not know these
+/// tables yet.
 const DIFFERS: &str = "
-    SELECT a.id
+    SELECT c.id
     FROM unnest($1::text[], $2::text[], $3::bigint[]) AS c (id, currency, balance_minor)
-    JOIN bank.account AS a ON a.id = c.id
-    LEFT JOIN bank.journal AS j
-        ON j.gid = $4 AND j.branch = 0 AND j.account = a.id AND j.kind = 'opening'
+    CROSS JOIN LATERAL (SELECT currency FROM bank.account WHERE id = c.id OFFSET 0) AS a
+    LEFT JOIN LATERAL (SELECT balance_delta FROM bank.journal
+                       WHERE gid = $4 AND branch = 0 AND account = c.id AND kind = 'opening'
+                       OFFSET 0) AS j ON true
     WHERE a.currency <> c.currency OR coalesce(j.balance_delta, 0) <> c.balance_minor
-    ORDER BY a.id LIMIT 1";
+    ORDER BY c.id COLLATE \"C\" LIMIT 1";
 
 /// An account to be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
