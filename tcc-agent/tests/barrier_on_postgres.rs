@@ -1,5 +1,7 @@
 //! Every row story of the barrier on a real PostgreSQL, with real local transactions side by side.
 
+#![allow(clippy::unwrap_used, reason = "in a test, an unwrap is an assertion")]
+
 mod points;
 mod postgres;
 

@@ -1,5 +1,7 @@
 //! The executor on a real PostgreSQL: batches, bad calls, lost connections, and a database that goes away.
 
+#![allow(clippy::unwrap_used, reason = "in a test, an unwrap is an assertion")]
+
 mod points;
 mod postgres;
 

@@ -1,5 +1,7 @@
 //! Sessions against a real gRPC server on a real socket: hello, calls, answers, credit, reconnect, drain, and garbage.
 
+#![allow(clippy::unwrap_used, reason = "in a test, an unwrap is an assertion")]
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,

@@ -1,5 +1,7 @@
 //! The sidecar against a real HTTP server on a real socket: what is sent, and which verdict each answer gets.
 
+#![allow(clippy::unwrap_used, reason = "in a test, an unwrap is an assertion")]
+
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -318,4 +320,53 @@ fn a_wrong_configuration_is_told_at_once() {
         );
         assert!(!error.contains("u:p"), "{error}");
     }
+}
+
+/// The example, killed when the test ends.
+struct Example(std::process::Child);
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _killed = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_example_in_python_is_a_participant() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/participant.py");
+    let mut command = std::process::Command::new("python3");
+    command.args([script, &port.to_string()]).stderr(std::process::Stdio::null());
+    let _example = Example(command.spawn().unwrap());
+    let begun = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the example does not start");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let sidecar = sidecar(&format!("http://127.0.0.1:{port}"), 5_000);
+    let points = async |gid: &str, op: Op, points: i32| {
+        let payload = Bytes::from(format!("{{\"customer\": \"alice\", \"points\": {points}}}"));
+        ask(&sidecar, Call { gid: Gid::parse(gid).unwrap(), payload, ..call(op) }).await
+    };
+    let refused = |answer: &Answer| matches!(answer, Answer::Refused { .. });
+    // 500 points: 300 are held and confirmed, twice each; then 300 are too many, 200 are not.
+    for op in [Op::Try, Op::Try, Op::Confirm, Op::Confirm] {
+        assert_eq!(points("a", op, 300).await, Answer::Done, "{op}");
+    }
+    assert!(unknown(&points("a", Op::Cancel, 300).await));
+    assert!(refused(&points("b", Op::Try, 300).await));
+    assert_eq!(points("b", Op::Cancel, 300).await, Answer::Done);
+    assert!(refused(&points("b", Op::Try, 1).await));
+    // A cancel gives back once; a cancel that overtakes its try blocks it.
+    for op in [Op::Try, Op::Cancel, Op::Cancel] {
+        assert_eq!(points("c", op, 200).await, Answer::Done, "{op}");
+    }
+    assert!(unknown(&points("c", Op::Confirm, 200).await));
+    assert_eq!(points("d", Op::Cancel, 200).await, Answer::Done);
+    assert!(refused(&points("d", Op::Try, 200).await));
+    assert!(unknown(&points("e", Op::Confirm, 200).await));
+    assert!(unknown(&points("e", Op::Action, 200).await));
+    assert_eq!(points("f", Op::Try, 200).await, Answer::Done);
+    assert!(refused(&points("g", Op::Try, 1).await));
 }
