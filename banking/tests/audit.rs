@@ -1,5 +1,7 @@
 //! The audit finds what is planted, and nothing where nothing is.
 
+#![allow(clippy::inconsistent_digit_grouping, reason = "100_00 are 100.00 EUR in minor units")]
+
 mod fixture;
 
 use fixture::{Bank, account, call, connect, eur};
@@ -40,7 +42,7 @@ async fn books(banks: &[Bank]) -> (Audit, Vec<String>) {
         ));
     })
     .await
-    .unwrap();
+    .expect("the server is up");
     (audit, seen)
 }
 

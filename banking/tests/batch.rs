@@ -1,5 +1,7 @@
 //! What a batch promises: decided in order, written as sets, whatever its size; and correct against other batches.
 
+#![allow(clippy::inconsistent_digit_grouping, reason = "100_00 are 100.00 EUR in minor units")]
+
 mod fixture;
 
 use std::{future::IntoFuture as _, sync::Arc};
@@ -29,7 +31,7 @@ async fn updated(connection: &tokio_postgres::Client) -> (i64, i64) {
             &[],
         )
         .await
-        .unwrap();
+        .expect("correct SQL");
     (row.get(0), row.get(1))
 }
 

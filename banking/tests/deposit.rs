@@ -1,5 +1,7 @@
 //! Stories of the deposit module in service: behind the barrier, on a real PostgreSQL.
 
+#![allow(clippy::inconsistent_digit_grouping, reason = "100_00 are 100.00 EUR in minor units")]
+
 mod fixture;
 
 use fixture::{Bank, account, call, eur, refused};

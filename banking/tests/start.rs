@@ -1,5 +1,7 @@
 //! How a data source is taken into service: empty, half ready, of another build, away, and back.
 
+#![allow(clippy::inconsistent_digit_grouping, reason = "100_00 are 100.00 EUR in minor units")]
+
 mod fixture;
 
 use std::{sync::Arc, time::Duration};
