@@ -1,8 +1,16 @@
-//! Ends a role in good order: the first Ctrl-C or SIGTERM asks it to drain, and a deadline or a second signal ends it anyway.
+//! Ends a role in good order: the first Ctrl-C or SIGTERM (or the end of its parent) asks it to drain, and a deadline or a second signal ends it anyway.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{
+    fmt,
+    future::{self, Future},
+    io,
+    time::Duration,
+};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 use tokio_util::sync::CancellationToken;
 
 /// For draining, once asked.
@@ -27,6 +35,7 @@ where
         ended = &mut serve => return ended.map_err(Into::into),
         _ = terminate.recv() => tracing::info!("SIGTERM: draining, at most {} s", DEADLINE.as_secs()),
         _ = interrupt.recv() => tracing::info!("Ctrl-C: draining, at most {} s; again to stop at once", DEADLINE.as_secs()),
+        () = parent_gone() => tracing::info!("the program that started this one is gone: draining, at most {} s", DEADLINE.as_secs()),
     }
     token.cancel();
     let why = tokio::select! {
@@ -36,6 +45,21 @@ where
         () = tokio::time::sleep(DEADLINE) => Abandoned::Late,
     };
     Err(why.into())
+}
+
+/// Waits for the end of standard input where `HOLDFAST_EXIT_WITH_PARENT=1` says that it is a pipe from the program that started
+/// this one, so that nothing is left running when that program is killed; otherwise for ever.
+async fn parent_gone() {
+    if std::env::var_os("HOLDFAST_EXIT_WITH_PARENT").is_none_or(|value| value != "1") {
+        return future::pending().await;
+    }
+    let (gone, told) = oneshot::channel();
+    // A thread of its own: a read from standard input cannot be given up, and must not keep the runtime.
+    std::thread::spawn(move || {
+        let ended = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        let _ = gone.send(ended);
+    });
+    let _ = told.await;
 }
 
 /// Stopped before the drain was over.
