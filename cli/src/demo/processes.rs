@@ -105,9 +105,11 @@ impl Supervised {
     /// Sends a signal and waits until the process is gone; SIGKILL follows after `grace`. False if it had to.
     pub(crate) async fn stop(&mut self, signal: Signal, grace: Duration) -> anyhow::Result<bool> {
         let Some(mut child) = self.child.take() else { return Ok(true) };
+        // Held open to the end: a role takes the end of its input for a second request to stop.
+        let _input = child.stdin.take();
         if let Some(pid) = child.id() {
             let pid = Pid::from_raw(i32::try_from(pid).context("a process id out of range")?);
-            // It may be gone by itself in this moment; wait() below knows.
+            // It may be gone by itself at this moment; wait() below knows.
             let _ = kill(pid, signal);
         }
         if let Ok(status) = tokio::time::timeout(grace, child.wait()).await {

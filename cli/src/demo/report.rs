@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use holdfast_ledger::{Currency, decimal};
 use serde::Serialize;
@@ -126,7 +126,7 @@ impl Report {
     /// A table, the verdict, and what is off.
     pub(crate) fn to_text(&self) -> String {
         let mut table = Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["", "found", "expected"]);
+        table.load_style(UTF8_FULL_CONDENSED).set_header(["", "found", "expected"]);
         let mut row = |what: &str, found: String, expected: &str| {
             table.add_row([what, &found, expected]);
         };
