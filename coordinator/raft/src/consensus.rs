@@ -13,7 +13,7 @@ openraft::declare_raft_types!(
         D = Opaque,
         R = Reply,
         NodeId = u64,
-        Node = Member,
+        Node = Addresses,
         Term = u64,
         LeaderId = leader_id_std::LeaderId<u64, u64>,
 );
@@ -21,10 +21,30 @@ openraft::declare_raft_types!(
 pub(crate) type Ballot = alias::VoteOf<Consensus>;
 pub(crate) type Entry = alias::EntryOf<Consensus>;
 pub(crate) type LogId = alias::LogIdOf<Consensus>;
-pub(crate) type Membership = openraft::Membership<u64, Member>;
+pub(crate) type Membership = openraft::Membership<u64, Addresses>;
 pub(crate) type Payload = alias::EntryPayloadOf<Consensus>;
 pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<Consensus>;
 pub(crate) type StoredMembership = alias::StoredMembershipOf<Consensus>;
+
+/// Where others reach a node; with its number, a [`Member`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    pub(crate) raft: String,
+    pub(crate) grpc: String,
+    pub(crate) http: String,
+}
+
+impl Addresses {
+    pub(crate) fn of(member: &Member) -> Self {
+        let Member { node: _, raft, grpc, http } = member.clone();
+        Self { raft, grpc, http }
+    }
+
+    pub(crate) fn member(&self, node: u64) -> Member {
+        let Self { raft, grpc, http } = self.clone();
+        Member { node, raft, grpc, http }
+    }
+}
 
 /// The content of an entry, never looked into and never printed.
 #[derive(Clone, PartialEq, Eq)]

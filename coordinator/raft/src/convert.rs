@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use holdfast_proto::v1;
 
-use crate::{
-    Member,
-    consensus::{Ballot, Entry, LogId, Membership, Opaque, Payload, StoredMembership, log_id},
+use crate::consensus::{
+    Addresses, Ballot, Entry, LogId, Membership, Opaque, Payload, StoredMembership, log_id,
 };
 
 /// Why a message is not what its sender should have sent.
@@ -46,26 +45,18 @@ pub(crate) fn position_from_proto(position: &v1::RaftPosition) -> LogId {
     log_id(position.term, position.index)
 }
 
-pub(crate) fn member_to_proto(member: &Member) -> v1::RaftMember {
-    v1::RaftMember {
-        node: member.node,
-        raft: member.raft.clone(),
-        grpc: member.grpc.clone(),
-        http: member.http.clone(),
-    }
-}
-
-fn member_from_proto(member: v1::RaftMember) -> Member {
-    Member { node: member.node, raft: member.raft, grpc: member.grpc, http: member.http }
-}
-
 pub(crate) fn membership_to_proto(membership: &Membership) -> v1::RaftMembership {
     let voters = membership.get_joint_config().iter();
     v1::RaftMembership {
         voters: voters.map(|set| v1::RaftVoters { nodes: set.iter().copied().collect() }).collect(),
         members: membership
             .nodes()
-            .map(|(node, member)| member_to_proto(&Member { node: *node, ..member.clone() }))
+            .map(|(&node, addresses)| v1::RaftMember {
+                node,
+                raft: addresses.raft.clone(),
+                grpc: addresses.grpc.clone(),
+                http: addresses.http.clone(),
+            })
             .collect(),
     }
 }
@@ -75,8 +66,14 @@ pub(crate) fn membership_from_proto(
 ) -> Result<Membership, Malformed> {
     let voters: Vec<BTreeSet<u64>> =
         membership.voters.into_iter().map(|set| set.nodes.into_iter().collect()).collect();
-    let members: BTreeMap<u64, Member> =
-        membership.members.into_iter().map(|m| (m.node, member_from_proto(m))).collect();
+    let members: BTreeMap<u64, Addresses> = membership
+        .members
+        .into_iter()
+        .map(|member| {
+            let v1::RaftMember { node, raft, grpc, http } = member;
+            (node, Addresses { raft, grpc, http })
+        })
+        .collect();
     if voters.is_empty() && members.is_empty() {
         return Ok(Membership::default());
     }

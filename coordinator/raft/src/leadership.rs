@@ -37,7 +37,7 @@ impl Directory {
             return member.clone();
         }
         let recorded = metrics.membership_config.membership().get_node(&node).cloned();
-        Member { node, ..recorded.unwrap_or_default() }
+        recorded.unwrap_or_default().member(node)
     }
 }
 

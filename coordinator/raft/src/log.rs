@@ -25,9 +25,9 @@ use tokio::{
 };
 
 use crate::{
-    Config, ControlError, Leadership, LogStatus, Member, MemberStatus, OpenError, Position,
-    ProposeError, Role, StateMachine,
-    consensus::{Consensus, Opaque, Reply, position},
+    Config, ControlError, Leadership, LogStatus, MemberStatus, OpenError, Position, ProposeError,
+    Role, StateMachine,
+    consensus::{Addresses, Consensus, Opaque, Reply, position},
     leadership::{Directory, follow},
     machine::Replica,
     network::{client::Peers, server::Door},
@@ -195,8 +195,8 @@ impl<S: StateMachine> Log<S> {
         if self.inner.raft.is_initialized().await.map_err(|fatal| fatal.to_string())? {
             return Ok(());
         }
-        let members: BTreeMap<u64, Member> =
-            config.members.iter().map(|member| (member.node, member.clone())).collect();
+        let members: BTreeMap<u64, Addresses> =
+            config.members.iter().map(|member| (member.node, Addresses::of(member))).collect();
         match self.inner.raft.initialize(members).await {
             Ok(()) => Ok(()),
             // Another founder's entries came first.

@@ -34,8 +34,8 @@ use super::{
     CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, GROUP, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
 use crate::{
-    Config, Member,
-    consensus::{Ballot, Consensus},
+    Config,
+    consensus::{Addresses, Ballot, Consensus},
     convert::{
         Malformed, ballot_from_proto, ballot_to_proto, entry_to_proto, position_from_proto,
         position_to_proto,
@@ -66,7 +66,7 @@ struct Shared {
     cluster: String,
     node: u64,
     /// Where the configuration says that members are.
-    members: HashMap<u64, Member>,
+    members: HashMap<u64, String>,
     election_min: Duration,
     election_max: Duration,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
@@ -74,7 +74,8 @@ struct Shared {
 
 impl Peers {
     pub(crate) fn new(config: &Config) -> Self {
-        let members = config.members.iter().map(|member| (member.node, member.clone())).collect();
+        let members =
+            config.members.iter().map(|member| (member.node, member.raft.clone())).collect();
         Self {
             shared: Arc::new(Shared {
                 cluster: config.cluster.clone(),
@@ -87,9 +88,9 @@ impl Peers {
         }
     }
 
-    fn peer(&self, target: u64, member: &Member, lane: Lane) -> Peer {
+    fn peer(&self, target: u64, recorded: &Addresses, lane: Lane) -> Peer {
         // The configuration is newer than the entry that made the node a member.
-        let raft = &self.shared.members.get(&target).unwrap_or(member).raft;
+        let raft = self.shared.members.get(&target).unwrap_or(&recorded.raft);
         let client = |lane| {
             RaftPeerClient::new(self.channel(raft, lane))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -133,15 +134,15 @@ impl Peers {
 impl RaftNetworkFactory<Consensus> for Peers {
     type Network = Peer;
 
-    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+    async fn new_client(&mut self, target: u64, node: &Addresses) -> Peer {
         self.peer(target, node, Lane::Log)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Peer {
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Addresses) -> Peer {
         self.peer(target, node, Lane::Control)
     }
 
-    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> Peer {
+    async fn new_snapshot_client(&mut self, target: u64, node: &Addresses) -> Peer {
         self.peer(target, node, Lane::Bulk)
     }
 }

@@ -1,1 +1,0 @@
-//! The log store under crashes and damage.

@@ -1,0 +1,126 @@
+//! The log store under crashes and damage: helpers of its tests, and the suite that openraft asks every store to pass.
+
+mod concurrency;
+mod crash;
+mod life;
+mod model;
+
+use std::{fs, path::Path};
+
+use bytes::Bytes;
+use openraft::{
+    storage::{IOFlushed, RaftLogReader as _, RaftLogStorage as _},
+    testing::log::{StoreBuilder, Suite},
+    type_config::TypeConfigExt as _,
+};
+use tempfile::TempDir;
+
+use super::{
+    LogStore, Options,
+    snapshot::SnapshotStore,
+    writer::{Disk, RealDisk},
+};
+use crate::{
+    Position, StateMachine,
+    consensus::{Ballot, Consensus, Entry, Opaque, Payload, log_id},
+    machine::Replica,
+};
+
+fn options(dir: &Path) -> Options {
+    Options {
+        dir: dir.to_owned(),
+        cluster: "bank".to_owned(),
+        node: 1,
+        segment_bytes: 16 * 1024,
+        entry_bytes_max: 8 * 1024,
+        // Nearly every read goes to the disk.
+        recent_bytes_max: 500,
+    }
+}
+
+fn open(dir: &Path) -> anyhow::Result<LogStore> {
+    Ok(LogStore::open(&options(dir))?)
+}
+
+fn open_on(disk: impl Disk, dir: &Path) -> anyhow::Result<LogStore> {
+    Ok(LogStore::open_on(disk, &options(dir))?)
+}
+
+/// An entry whose content says which one it is.
+fn entry(term: u64, index: u64, bytes: usize) -> Entry {
+    let mut content = format!("{index}@{term} ").into_bytes();
+    content.resize(content.len().max(bytes), b'.');
+    Entry { log_id: log_id(term, index), payload: Payload::Normal(Opaque(Bytes::from(content))) }
+}
+
+/// Appends, and waits until the entries are on disk.
+async fn append(log: &mut LogStore, entries: Vec<Entry>) -> anyhow::Result<()> {
+    let (done, told) = Consensus::oneshot();
+    log.append(entries, IOFlushed::signal(done)).await?;
+    Ok(told.await??)
+}
+
+async fn entries(log: &mut LogStore) -> anyhow::Result<Vec<Entry>> {
+    Ok(log.try_get_log_entries(..).await?)
+}
+
+fn vote(term: u64) -> Ballot {
+    Ballot::new_committed(term, 2)
+}
+
+/// The directory as a crash would leave it now, were everything written also on disk.
+fn copy_of(dir: &Path) -> anyhow::Result<TempDir> {
+    let copy = tempfile::tempdir()?;
+    for part in [".", "log", "snapshot"] {
+        let from = dir.join(part);
+        if !from.exists() {
+            continue;
+        }
+        fs::create_dir_all(copy.path().join(part))?;
+        for file in fs::read_dir(from)? {
+            let path = file?.path();
+            if path.is_file() {
+                let name = path.file_name().expect("it is a file");
+                fs::copy(&path, copy.path().join(part).join(name))?;
+            }
+        }
+    }
+    Ok(copy)
+}
+
+/// A state machine for the suite, which proposes nothing with content.
+struct Nothing;
+
+impl StateMachine for Nothing {
+    type Response = ();
+
+    fn apply(&mut self, _position: Position, _entry: &Bytes) {}
+
+    fn snapshot(&self) -> Vec<u8> {
+        b"nothing".to_vec()
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
+        if snapshot == b"nothing" { Ok(()) } else { Err("it is something".to_owned()) }
+    }
+}
+
+struct Builder;
+
+impl StoreBuilder<Consensus, LogStore, Replica<Nothing>, TempDir> for Builder {
+    async fn build(
+        &self,
+    ) -> Result<(TempDir, LogStore, Replica<Nothing>), openraft::StorageError<Consensus>> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = LogStore::open_on(RealDisk, &options(dir.path())).expect("a log");
+        let snapshots = SnapshotStore::open(dir.path(), "bank").expect("snapshots");
+        Ok((dir, log, Replica::new(Nothing, snapshots)))
+    }
+}
+
+#[test]
+fn the_store_keeps_what_openraft_asks_of_every_store() {
+    Consensus::run(async {
+        Suite::test_all(Builder).await.expect("the suite passes");
+    });
+}
