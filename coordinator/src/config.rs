@@ -114,7 +114,9 @@ impl Config {
         {
             check(
                 self.security != Security::DevPlaintext || address.ip().is_loopback(),
-                format!("bind.{door} = {address} is reachable from outside, and security.mode is dev-plaintext. Bind a loopback address"),
+                format!(
+                    "bind.{door} = {address} is reachable from outside, and security.mode is dev-plaintext. Bind a loopback address"
+                ),
             );
         }
         let Limits { queue_max, batch_max, in_flight_max, request_bytes_max } = self.limits;
@@ -130,16 +132,23 @@ impl Config {
         let segment_bytes = self.log.segment_bytes;
         check(
             segment_bytes >= limit::SEGMENT_BYTES_MIN,
-            format!("log.segment_bytes = {segment_bytes} must be at least {}, so that the largest command fits in", limit::SEGMENT_BYTES_MIN),
+            format!(
+                "log.segment_bytes = {segment_bytes} must be at least {}, so that the largest command fits in",
+                limit::SEGMENT_BYTES_MIN
+            ),
         );
         let Timeouts { global_timeout_ms, call_timeout_ms, .. } = self.timeouts;
         check(
             (1..=TIMEOUT_MS_MAX).contains(&global_timeout_ms),
-            format!("timeouts.global_timeout_ms = {global_timeout_ms} must be from 1 to {TIMEOUT_MS_MAX}"),
+            format!(
+                "timeouts.global_timeout_ms = {global_timeout_ms} must be from 1 to {TIMEOUT_MS_MAX}"
+            ),
         );
         check(
             call_timeout_ms >= 1 && call_timeout_ms <= global_timeout_ms,
-            format!("timeouts.call_timeout_ms = {call_timeout_ms} must be from 1 to global_timeout_ms = {global_timeout_ms}. Lower the first or raise the second"),
+            format!(
+                "timeouts.call_timeout_ms = {call_timeout_ms} must be from 1 to global_timeout_ms = {global_timeout_ms}. Lower the first or raise the second"
+            ),
         );
         if mistakes.is_empty() { Ok(()) } else { Err(mistakes.join("; ")) }
     }

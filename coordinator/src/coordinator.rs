@@ -25,6 +25,7 @@ use crate::{
     clock::{self, Clock},
     config::limit,
     dispatcher::{Dispatcher, Event, Surroundings},
+    fault::{ProposeError, StartError},
     meters::Meters,
     proposer::Proposer,
     replica::{Replica, SharedState, Touched},
@@ -56,7 +57,9 @@ struct Inner {
 
 impl fmt::Debug for Coordinator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Coordinator").field("node", &self.inner.config.node.id).finish_non_exhaustive()
+        f.debug_struct("Coordinator")
+            .field("node", &self.inner.config.node.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,55 +73,6 @@ const PROPOSED_MAX: usize = 64;
 pub struct Applied {
     /// What it did, or why it was refused: alike on every node, and final.
     pub result: Result<Outcome, Rejection>,
-}
-
-/// Why a command, or a linearizable read, has no result.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ProposeError {
-    /// HF2101, retry: nothing happened here. Ask the leader.
-    #[error("this node does not lead{}. Nothing happened; ask the leader", at(leader))]
-    NotLeader {
-        /// The leader, where it is known.
-        leader: Option<Member>,
-    },
-    /// HF2102, unknown: the command may be applied, now or later. Ask by gid, or repeat it.
-    #[error("the outcome is unknown: {cause}. Ask with the same gid, or send the same again")]
-    Unknown {
-        /// For people.
-        cause: String,
-    },
-    /// HF2103, retry: nothing happened.
-    #[error("{waiting} commands wait for the log, which is the limit. Nothing happened; try again")]
-    Overloaded {
-        /// How many wait.
-        waiting: usize,
-    },
-    /// HF2104, retry: this node is stopping, and nothing happened here.
-    #[error("this node is stopping. Nothing happened; ask another node")]
-    Stopped,
-}
-
-fn at(leader: &Option<Member>) -> String {
-    leader.as_ref().map(|m| format!("; node {} does, at {}", m.node, m.grpc)).unwrap_or_default()
-}
-
-impl ProposeError {
-    /// The code, with a page in docs/reference/errors.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NotLeader { .. } => "HF2101",
-            Self::Unknown { .. } => "HF2102",
-            Self::Overloaded { .. } => "HF2103",
-            Self::Stopped => "HF2104",
-        }
-    }
-
-    /// Whether the command may have happened. Otherwise nothing did, and the same may be sent again.
-    #[must_use]
-    pub fn is_unknown(&self) -> bool {
-        matches!(self, Self::Unknown { .. })
-    }
 }
 
 /// How fresh a read must be.
@@ -188,45 +142,6 @@ pub struct NodeStatus {
     pub state_hash: Digest,
     /// How many transactions are in each status.
     pub by_status: BTreeMap<Status, usize>,
-}
-
-/// Why a node cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// HF1101: the configuration contradicts itself.
-    #[error("HF1101 configuration: {0}")]
-    Config(String),
-    /// HF1102: the log cannot be opened.
-    #[error("HF1102 cannot open the log in {dir}: {cause}")]
-    Log {
-        /// Where it is.
-        dir: String,
-        /// What the log says, with its remedy.
-        cause: String,
-    },
-}
-
-/// Why a node cannot serve.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// HF1103: an address cannot be bound.
-    #[error("HF1103 cannot listen on {address} ({door}): {cause}. Free the address, or bind another")]
-    Bind {
-        /// Which door.
-        door: &'static str,
-        /// The address.
-        address: std::net::SocketAddr,
-        /// Why.
-        cause: std::io::Error,
-    },
-    /// HF1104: a door broke.
-    #[error("HF1104 the {door} door stopped: {cause}")]
-    Door {
-        /// Which door.
-        door: &'static str,
-        /// Why.
-        cause: String,
-    },
 }
 
 impl Coordinator {
@@ -371,9 +286,9 @@ impl Coordinator {
         let end = match &mut waiting {
             None => WaitEnd::Overloaded,
             Some(_) if !self.leads() => WaitEnd::NotLeading,
-            Some(waiting) => timeout_at(until_instant, waiting.woken())
-                .await
-                .unwrap_or(WaitEnd::TimedOut),
+            Some(waiting) => {
+                timeout_at(until_instant, waiting.woken()).await.unwrap_or(WaitEnd::TimedOut)
+            }
         };
         let transaction = self.inner.state.get(gid).or(Some(known));
         // Whatever ended the wait, what is known by now counts.
@@ -402,7 +317,9 @@ impl Coordinator {
         }
         let now = self.inner.leadership.borrow();
         match (&now.leader, now.leads_here) {
-            (None, _) => Err("no leader is known; most nodes must be up and reach each other".to_owned()),
+            (None, _) => {
+                Err("no leader is known; most nodes must be up and reach each other".to_owned())
+            }
             (Some(_), true) if self.inner.calling_term.load(Ordering::Acquire) != now.term => {
                 Err("this node leads and still applies what its predecessors left".to_owned())
             }
@@ -414,7 +331,8 @@ impl Coordinator {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         let dispatcher = self.inner.dispatcher.lock().expect("nobody panics while holding it");
-        self.inner.stopping.is_cancelled() || dispatcher.as_ref().is_some_and(|task| !task.is_finished())
+        self.inner.stopping.is_cancelled()
+            || dispatcher.as_ref().is_some_and(|task| !task.is_finished())
     }
 
     /// What the node was told.
@@ -483,7 +401,11 @@ impl Coordinator {
             return Err(ProposeError::Stopped);
         }
         let now = self.inner.leadership.borrow();
-        if now.leads_here { Ok(()) } else { Err(ProposeError::NotLeader { leader: now.leader.clone() }) }
+        if now.leads_here {
+            Ok(())
+        } else {
+            Err(ProposeError::NotLeader { leader: now.leader.clone() })
+        }
     }
 
     /// What this node knows of itself. Hashes the whole state: not for every request.
@@ -516,18 +438,5 @@ fn role_word(role: Role) -> &'static str {
         Role::Candidate => "candidate",
         Role::Learner => "learner",
         Role::Stopped => "stopped",
-    }
-}
-
-impl From<holdfast_raft::ProposeError> for ProposeError {
-    fn from(fault: holdfast_raft::ProposeError) -> Self {
-        match fault {
-            holdfast_raft::ProposeError::NotLeader { leader } => Self::NotLeader { leader },
-            holdfast_raft::ProposeError::Unknown { cause } => Self::Unknown { cause },
-            // Too large cannot be: commands and entries are bounded below the log's bound.
-            holdfast_raft::ProposeError::Overloaded
-            | holdfast_raft::ProposeError::TooLarge { .. } => Self::Overloaded { waiting: 0 },
-            holdfast_raft::ProposeError::Stopped => Self::Stopped,
-        }
     }
 }

@@ -37,6 +37,7 @@ mod clock;
 pub mod config;
 mod coordinator;
 mod dispatcher;
+mod fault;
 pub mod http;
 mod meters;
 mod proposer;
@@ -47,7 +48,5 @@ mod serve;
 mod waiters;
 
 pub use config::Config;
-pub use coordinator::{
-    Applied, Coordinator, Freshness, NodeStatus, ProposeError, ServeError, StartError, WaitEnd,
-    WaitUntil, Waited,
-};
+pub use coordinator::{Applied, Coordinator, Freshness, NodeStatus, WaitEnd, WaitUntil, Waited};
+pub use fault::{ProposeError, ServeError, StartError};

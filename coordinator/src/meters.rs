@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_txn::{GlobalTransaction, Mode, Moved, Op, Status};
 use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge,
-    describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
 };
 
 /// Handles of every series, made when the node starts: the recorder must be installed before.
@@ -151,9 +151,8 @@ impl Meters {
 
 /// Whether this move is the one that decided: it comes from an undecided status.
 fn is_decision(moved: Moved) -> bool {
-    let undecided = |status: Status| {
-        matches!(status, Status::Active | Status::Trying | Status::Running)
-    };
+    let undecided =
+        |status: Status| matches!(status, Status::Active | Status::Trying | Status::Running);
     moved.from.is_some_and(undecided) && !undecided(moved.to)
 }
 

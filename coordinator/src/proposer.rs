@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Clock,
     config::{Limits, limit},
-    coordinator::{Applied, ProposeError},
+    coordinator::Applied,
+    fault::ProposeError,
     meters::Meters,
     record::{self, EncodedCommand},
     replica::{Replica, Results},
@@ -129,8 +130,7 @@ impl Proposer {
 
     /// Queues a command of the dispatcher; its result arrives as [`Proposed`]. False when the queue is full.
     pub(crate) fn report(&self, gid: Gid, command: &Command, kind: Kind) -> bool {
-        let queued =
-            Queued { command: EncodedCommand::of(command), reply: Reply::Dispatcher(gid) };
+        let queued = Queued { command: EncodedCommand::of(command), reply: Reply::Dispatcher(gid) };
         let taken = self.reports.try_send(queued).is_ok();
         if taken {
             match kind {

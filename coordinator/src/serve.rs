@@ -35,9 +35,8 @@ impl Coordinator {
     /// [`ServeError`] if an address cannot be bound or a door breaks; the node is stopped either way.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ServeError> {
         let bind = self.config().bind;
-        let listeners = async {
-            Ok((listen("grpc", bind.grpc).await?, listen("http", bind.http).await?))
-        };
+        let listeners =
+            async { Ok((listen("grpc", bind.grpc).await?, listen("http", bind.http).await?)) };
         match listeners.await {
             Ok((grpc, http)) => self.serve_on(grpc, http, shutdown).await,
             Err(fault) => {
@@ -125,9 +124,11 @@ impl Coordinator {
 }
 
 async fn listen(door: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|cause| ServeError::Bind { door, address, cause })?;
+    let listener = TcpListener::bind(address).await.map_err(|cause| ServeError::Bind {
+        door,
+        address,
+        cause,
+    })?;
     tracing::info!(%address, door, "listening");
     Ok(listener)
 }

@@ -1,6 +1,8 @@
 //! Looks at transactions one by one: makes the calls they owe, or proposes what was heard of them.
 
-use holdfast_txn::{BranchId, Command, Gid, GlobalTransaction, Machine, Next, Op, Status, Timestamp};
+use holdfast_txn::{
+    BranchId, Command, Gid, GlobalTransaction, Machine, Next, Op, Status, Timestamp,
+};
 
 use super::{
     Dispatcher,
@@ -32,9 +34,9 @@ impl Dispatcher {
     fn examine_one(&mut self, machine: &Machine, gid: Gid, now: Timestamp, now_ms: u64) {
         let Some(mut open) = self.opens.remove(&gid) else { return };
         open.dirty = false;
-        let transaction = machine.get(&gid).filter(|known| {
-            !known.status.is_final() && known.status != Status::NeedsAttention
-        });
+        let transaction = machine
+            .get(&gid)
+            .filter(|known| !known.status.is_final() && known.status != Status::NeedsAttention);
         let Some(transaction) = transaction else {
             // Over, or for people: nothing is owed, so nothing is remembered.
             self.forget(&open);
@@ -68,7 +70,8 @@ impl Dispatcher {
                 self.make_calls(transaction, open, now, now_ms);
             }
             Next::Become(status, _) => {
-                let waited_for = !status.is_final() || self.world.waiters.anyone_for(&transaction.gid);
+                let waited_for =
+                    !status.is_final() || self.world.waiters.anyone_for(&transaction.gid);
                 let kind = if waited_for { Kind::Blocking } else { Kind::Lazy };
                 self.report(&transaction.gid, open, kind, now_ms);
             }
@@ -106,7 +109,8 @@ impl Dispatcher {
             };
             if may_go {
                 let (branch, op, asked) = (call.branch, call.op, call.asked);
-                let stage = self.make_call(transaction, (branch, op, asked), call.stage, now, now_ms);
+                let stage =
+                    self.make_call(transaction, (branch, op, asked), call.stage, now, now_ms);
                 let call = &mut open.calls[index];
                 call.asked += u32::from(matches!(stage, Stage::UnderWay { .. }));
                 call.stage = stage;
@@ -125,7 +129,9 @@ impl Dispatcher {
         let attempt = asked.saturating_add(1);
         let Some(call) = branch_call::build(transaction, branch, op, attempt, now) else {
             tracing::error!(gid = %transaction.gid, %branch, "a call is owed to a branch that is not there");
-            return Stage::Paused { until_ms: now_ms + transaction.options.retry.ceiling_ms.max(1) };
+            return Stage::Paused {
+                until_ms: now_ms + transaction.options.retry.ceiling_ms.max(1),
+            };
         };
         let service = &transaction.branches[branch.0 as usize - 1].spec.participant;
         let key = CallKey { gid: transaction.gid.clone(), branch, op };

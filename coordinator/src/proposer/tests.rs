@@ -90,7 +90,10 @@ fn limits(queue_max: usize, batch_max: usize, in_flight_max: usize) -> Limits {
 }
 
 /// Proposes beside the test.
-fn proposing(bench: &Bench, command: Command) -> tokio::task::JoinHandle<Result<Applied, ProposeError>> {
+fn proposing(
+    bench: &Bench,
+    command: Command,
+) -> tokio::task::JoinHandle<Result<Applied, ProposeError>> {
     let proposer = bench.proposer.clone();
     tokio::spawn(async move { proposer.propose(&command).await })
 }

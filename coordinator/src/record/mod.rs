@@ -32,7 +32,9 @@ pub(crate) enum RecordError {
     #[error("the bytes are no record: {0}")]
     Bytes(String),
     /// Written by another version.
-    #[error("the record has format {0}; this version reads {FORMAT} alone. Run the version that wrote it, or a newer one")]
+    #[error(
+        "the record has format {0}; this version reads {FORMAT} alone. Run the version that wrote it, or a newer one"
+    )]
     Format(u32),
     /// A field that must be there is not.
     #[error("the record lacks {0}")]
@@ -93,8 +95,8 @@ pub(crate) fn encode_entry<'a>(
     commands: impl Iterator<Item = &'a EncodedCommand> + Clone,
 ) -> Bytes {
     let head = v1::LogEntry { format: FORMAT, at_ms: at.0, commands: Vec::new() };
-    let length = head.encoded_len()
-        + commands.clone().map(EncodedCommand::len_in_entry).sum::<usize>();
+    let length =
+        head.encoded_len() + commands.clone().map(EncodedCommand::len_in_entry).sum::<usize>();
     let mut bytes = Vec::with_capacity(length);
     head.encode(&mut bytes).expect("a vector grows");
     for command in commands {

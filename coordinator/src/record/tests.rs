@@ -52,9 +52,20 @@ fn options() -> impl Strategy<Value = Options> {
         labels(),
         labels(),
     )
-        .prop_map(|((timeout_ms, call_timeout_ms, retry), order, recovery, tried_by, headers, tags)| {
-            Options { timeout_ms, call_timeout_ms, retry, order, recovery, tried_by, headers, tags }
-        })
+        .prop_map(
+            |((timeout_ms, call_timeout_ms, retry), order, recovery, tried_by, headers, tags)| {
+                Options {
+                    timeout_ms,
+                    call_timeout_ms,
+                    retry,
+                    order,
+                    recovery,
+                    tried_by,
+                    headers,
+                    tags,
+                }
+            },
+        )
 }
 
 fn refusals() -> impl Strategy<Value = Refusal> {
@@ -72,8 +83,11 @@ fn reports() -> impl Strategy<Value = Report> {
         refusals().prop_map(Answer::Refused),
         (any::<u32>(), texts()).prop_map(|(attempts, last)| Answer::GivenUp { attempts, last }),
     ];
-    (any::<u32>(), ops, answers)
-        .prop_map(|(branch, op, answer)| Report { branch: BranchId(branch), op, answer })
+    (any::<u32>(), ops, answers).prop_map(|(branch, op, answer)| Report {
+        branch: BranchId(branch),
+        op,
+        answer,
+    })
 }
 
 fn commands() -> impl Strategy<Value = Command> {
@@ -94,8 +108,7 @@ fn commands() -> impl Strategy<Value = Command> {
         }),
         gids().prop_map(|gid| Command::Submit { gid }),
         (gids(), texts()).prop_map(|(gid, reason)| Command::RollBack { gid, reason }),
-        (gids(), vec(reports(), 0..4))
-            .prop_map(|(gid, reports)| Command::Report { gid, reports }),
+        (gids(), vec(reports(), 0..4)).prop_map(|(gid, reports)| Command::Report { gid, reports }),
         gids().prop_map(|gid| Command::Expire { gid }),
         (gids(), texts()).prop_map(|(gid, reason)| Command::Retry { gid, reason }),
     ]
@@ -109,8 +122,11 @@ fn branches() -> impl Strategy<Value = Branch> {
         BranchState::Confirmed,
         BranchState::Undone,
     ]);
-    (specs(), states, option::of(refusals()))
-        .prop_map(|(spec, state, refusal)| Branch { spec, state, refusal })
+    (specs(), states, option::of(refusals())).prop_map(|(spec, state, refusal)| Branch {
+        spec,
+        state,
+        refusal,
+    })
 }
 
 fn transactions() -> impl Strategy<Value = GlobalTransaction> {

@@ -262,8 +262,8 @@ impl Session {
 }
 
 fn checked(hello: &v1::Hello) -> Result<(Participant, u32), Status> {
-    let service = Participant::parse(&hello.service)
-        .map_err(|bad| malformed(&format!("service: {bad}")))?;
+    let service =
+        Participant::parse(&hello.service).map_err(|bad| malformed(&format!("service: {bad}")))?;
     for (field, word, may_be_empty) in [
         ("instance", &hello.instance, false),
         ("version", &hello.version, true),

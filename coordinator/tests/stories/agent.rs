@@ -8,8 +8,8 @@ use std::{
 
 use holdfast_coordinator::config::limit;
 use holdfast_proto::v1::{
-    self, Op, Verdict, agent_message::Message as Inward,
-    coordinator_message::Message as Outward, participants_client::ParticipantsClient,
+    self, Op, Verdict, agent_message::Message as Inward, coordinator_message::Message as Outward,
+    participants_client::ParticipantsClient,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -59,6 +59,7 @@ struct Told {
     credit: u32,
     script: Box<dyn Script<Output = Say>>,
     asked: Mutex<Vec<Asked>>,
+    times: Mutex<HashMap<(String, u32, Op), usize>>,
 }
 
 impl Agent {
@@ -73,8 +74,8 @@ impl Agent {
         credit: u32,
         script: impl Script,
     ) -> Self {
-        let asked = Mutex::default();
-        let told = Arc::new(Told { service, credit, script: Box::new(script), asked });
+        let (asked, times) = (Mutex::default(), Mutex::default());
+        let told = Arc::new(Told { service, credit, script: Box::new(script), asked, times });
         let session = |node: &String| {
             let (told, node) = (Arc::clone(&told), node.clone());
             AbortOnDropHandle::new(tokio::spawn(async move {
@@ -139,22 +140,22 @@ impl Told {
     fn answer(&self, node: u64, calls: Vec<v1::Call>) -> Option<Vec<v1::Answer>> {
         let mut answers = Vec::new();
         for call in calls {
-            let mut seen = self.asked.lock().unwrap();
-            let same = |one: &&Asked| {
-                one.gid == call.gid && one.branch == call.branch && one.op == call.op()
-            };
+            let operation = (call.gid.clone(), call.branch, call.op());
+            let mut times = self.times.lock().unwrap();
+            let times = times.entry(operation).or_default();
+            *times += 1;
+            let before = *times - 1;
             let asked = Asked {
                 node,
                 branch: call.branch,
                 op: call.op(),
                 attempt: call.attempt,
-                before: seen.iter().filter(same).count(),
+                before,
                 gid: call.gid,
                 payload: call.payload.to_vec(),
                 headers: call.headers,
             };
-            seen.push(asked.clone());
-            drop(seen);
+            self.asked.lock().unwrap().push(asked.clone());
             let (verdict, code) = match (self.script)(&asked) {
                 Say::Done => (Verdict::Done, ""),
                 Say::Refused => (Verdict::Refused, "insufficient_funds"),

@@ -31,7 +31,8 @@ async fn a_leader_that_goes_between_call_and_report_is_followed_by_one_that_asks
     assert_eq!(cluster.get("g1").await.status, Status::Committed);
     let second = cluster.leader().await.config().node.id;
     assert_ne!(first, second);
-    let tries: Vec<_> = deposit.asked().iter().filter(|one| one.op == Op::Try).map(|one| one.node).collect();
+    let tries: Vec<_> =
+        deposit.asked().iter().filter(|one| one.op == Op::Try).map(|one| one.node).collect();
     assert_eq!(tries, [first, second]);
     assert_eq!(deposit.count(Op::Confirm), 1);
     assert_eq!(deposit.count(Op::Cancel) + savings.count(Op::Cancel), 0);
