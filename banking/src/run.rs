@@ -43,12 +43,7 @@ pub struct BankConfig {
 /// What waiting cannot mend: a wrong configuration, a schema of another build, a role or database that is not there or not allowed.
 pub async fn run(config: BankConfig, shutdown: CancellationToken) -> Result<(), BankError> {
     let Some(durable) = prepare(&config.database, &shutdown).await? else { return Ok(()) };
-    let mut database = config.database;
-    if !durable {
-        // Per connection, for this role alone: an answer of ours promises that what was done survives.
-        let options = database.get_options().unwrap_or_default().to_owned();
-        database.options(format!("{options} -c synchronous_commit=on"));
-    }
+    let database = tuned(config.database, durable);
     let limits = Limits {
         connections: config.connections,
         batch_max: config.batch_max,
@@ -61,6 +56,22 @@ pub async fn run(config: BankConfig, shutdown: CancellationToken) -> Result<(), 
     agent.credit = config.credit;
     agent.status = config.status;
     Ok(serve(agent, resource, shutdown).await?)
+}
+
+/// The connection string with what every connection of this role needs, behind the options that were given.
+fn tuned(mut database: tokio_postgres::Config, durable: bool) -> tokio_postgres::Config {
+    let mut options = database.get_options().unwrap_or_default().to_owned();
+    // Every statement here looks rows up by their keys. A plan made while a table was empty, and kept, would read the whole table
+    // for each key once it has grown.
+    for method in ["seqscan", "hashjoin", "mergejoin"] {
+        options.push_str(&format!(" -c enable_{method}=off"));
+    }
+    if !durable {
+        // An answer of ours promises that what was done survives.
+        options.push_str(" -c synchronous_commit=on");
+    }
+    database.options(options.trim_start());
+    database
 }
 
 /// Waits for PostgreSQL, then installs what is missing. Says whether its commits are durable by themselves; `None` if `shutdown`
@@ -132,5 +143,20 @@ fn may_pass(error: &tokio_postgres::Error) -> bool {
         Some(state) => {
             !["28", "3D", "3F", "42"].iter().any(|class| state.code().starts_with(class))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_were_given_are_kept() {
+        let given: tokio_postgres::Config = "host=h options='-c work_mem=8MB'".parse().unwrap();
+        let options = tuned(given, false).get_options().unwrap().to_owned();
+        assert!(options.starts_with("-c work_mem=8MB -c enable_seqscan=off"), "{options}");
+        assert!(options.ends_with("-c synchronous_commit=on"), "{options}");
+        let options = tuned(tokio_postgres::Config::new(), true).get_options().unwrap().to_owned();
+        assert_eq!(options, "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off");
     }
 }
