@@ -39,6 +39,11 @@ enum Command {
     /// Run the bank's deposit module for one data source
     Bank(bank::BankArgs),
     /// Run the whole product on this machine, break it, and audit it
+    #[command(after_help = "\
+Examples:
+  holdfast demo
+  holdfast demo --duration 60s --kill leader --kill postgres
+  holdfast demo --transfers 10000 --kill none --report report.json")]
     Demo(demo::DemoArgs),
     /// Submit, read, wait for, list and roll back global transactions
     Tx(tx::TxArgs),

@@ -39,7 +39,7 @@ pub(crate) fn start_logging(telemetry: &Telemetry) -> anyhow::Result<()> {
                 ))
             })?
         }
-        _ => EnvFilter::new(&telemetry.level),
+        _ => EnvFilter::new(directives(&telemetry.level)),
     };
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);
@@ -50,6 +50,11 @@ pub(crate) fn start_logging(telemetry: &Telemetry) -> anyhow::Result<()> {
         TelemetryFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
     started.context("logging was started twice")
+}
+
+/// Our own words at `level`; those of the libraries below us only when something is wrong.
+fn directives(level: &str) -> String {
+    if level == "error" { level.to_owned() } else { format!("warn,holdfast={level}") }
 }
 
 /// Installs the recorder and keeps it tidy until the runtime ends. Called once, inside the runtime.

@@ -1,0 +1,364 @@
+//! Roles as an operator meets them: they start, say that they are ready, serve, and stop in good order.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// For anything that a healthy machine does in a second.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(20);
+
+fn holdfast() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HOLDFAST_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    holdfast().args(arguments).output().expect("the binary runs")
+}
+
+fn utf8(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("what we print is UTF-8")
+}
+
+/// A role that runs; it dies with the test.
+struct Role {
+    child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Role {
+    fn start(dir: &Path, name: &str, arguments: &[&str]) -> Self {
+        let log = dir.join(format!("{name}.log"));
+        let file = fs::File::create(&log).expect("a log");
+        let child = holdfast().args(arguments).stdout(Stdio::null()).stderr(file).spawn();
+        Self { child: child.expect("the binary starts"), log }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).expect("a process id");
+        kill(Pid::from_raw(id), signal).expect("our own child can be signalled");
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end:\n{}", self.log());
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// Status and body of a GET; `None` while nobody answers.
+fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
+}
+
+fn wait_until_ready(role: &mut Role, address: SocketAddr) {
+    let begun = Instant::now();
+    while get(address, "/readyz").is_none_or(|(status, _)| status != 200) {
+        let ended = role.child.try_wait().expect("our own child");
+        assert!(ended.is_none(), "it ended with {ended:?}:\n{}", role.log());
+        assert!(begun.elapsed() < PATIENCE, "never ready:\n{}", role.log());
+        thread::sleep(LOOK);
+    }
+}
+
+/// Addresses that are free now. Another program may take one before we do, which then shows as HF1015.
+fn free<const N: usize>() -> [SocketAddr; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("bound"))
+}
+
+fn coordinator_toml(dir: &Path, [http, grpc, raft]: [SocketAddr; 3]) -> String {
+    let file = dir.join("coordinator.toml");
+    let doors = format!("http = \"{http}\"\ngrpc = \"{grpc}\"\nraft = \"{raft}\"\n");
+    let data = dir.join("data");
+    let text = format!(
+        "[node]\nid = 1\ndata_dir = {data:?}\n[cluster]\nname = \"test\"\n[[cluster.member]]\nid = 1\n{doors}\
+         [bind]\n{doors}[security]\nmode = \"dev-plaintext\"\n[log]\nsegment_bytes = 4194304\n"
+    );
+    fs::write(&file, text).expect("a configuration");
+    file.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn a_coordinator_starts_says_it_is_ready_and_stops_on_sigterm() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let doors: [SocketAddr; 3] = free();
+    let file = coordinator_toml(dir.path(), doors);
+    let mut role = Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
+    wait_until_ready(&mut role, doors[0]);
+    assert_eq!(get(doors[0], "/livez").map(|(status, _)| status), Some(200));
+    let (_, metrics) = get(doors[0], "/metrics").expect("metrics");
+    assert!(metrics.contains("holdfast_build_info"), "{metrics}");
+    assert!(metrics.contains("holdfast_log_fsync_seconds_bucket"), "{metrics}");
+
+    let grpc = doors[1].to_string();
+    let status = run(&["cluster", "status", "--coordinator", &grpc]);
+    assert_eq!(status.status.code(), Some(0), "{}", utf8(&status.stderr));
+    assert!(utf8(&status.stdout).contains("leader"), "{}", utf8(&status.stdout));
+
+    // A second one on the same addresses is told who has them, and starts nothing.
+    let other = dir.path().join("other");
+    let second =
+        run(&["coordinator", "--config", &file, "--data-dir", other.to_str().expect("UTF-8")]);
+    let said = utf8(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("HF1015").count(), 4, "three doors and the hint: {said}");
+    assert!(said.contains(&format!("held by process {} (holdfast)", role.child.id())), "{said}");
+
+    role.signal(Signal::SIGTERM);
+    let ended = role.ended();
+    let log = role.log();
+    assert_eq!(ended.code(), Some(0), "{log}");
+    for line in
+        ["coordinator starts", "coordinator ready", "SIGTERM: draining", "coordinator stopped"]
+    {
+        assert_eq!(log.matches(line).count(), 1, "{line}:\n{log}");
+    }
+}
+
+#[test]
+fn a_coordinator_stops_on_ctrl_c_before_it_was_ready() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let doors: [SocketAddr; 3] = free();
+    let file = coordinator_toml(dir.path(), doors);
+    // The other two members never come, so there is no leader.
+    let [h2, g2, r2, h3, g3, r3]: [SocketAddr; 6] = free();
+    let members = format!(
+        "cluster.member=[{{ id = 1, http = \"{}\", grpc = \"{}\", raft = \"{}\" }}, \
+         {{ id = 2, http = \"{h2}\", grpc = \"{g2}\", raft = \"{r2}\" }}, \
+         {{ id = 3, http = \"{h3}\", grpc = \"{g3}\", raft = \"{r3}\" }}]",
+        doors[0], doors[1], doors[2]
+    );
+    let arguments = ["coordinator", "--config", &file, "--set", &members];
+    let mut role = Role::start(dir.path(), "coordinator", &arguments);
+    let begun = Instant::now();
+    while get(doors[0], "/livez").is_none() {
+        assert!(begun.elapsed() < PATIENCE, "no door:\n{}", role.log());
+        thread::sleep(LOOK);
+    }
+    let (status, why) = get(doors[0], "/readyz").expect("an answer");
+    assert_eq!(status, 503, "{why}");
+    role.signal(Signal::SIGINT);
+    assert_eq!(role.ended().code(), Some(0), "{}", role.log());
+    assert!(!role.log().contains("coordinator ready"), "{}", role.log());
+}
+
+#[test]
+fn a_data_directory_that_is_a_file_is_told_before_anything_starts() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = coordinator_toml(dir.path(), free());
+    fs::write(dir.path().join("data"), "in the way").expect("a file");
+    let output = run(&["coordinator", "--config", &file]);
+    let said = utf8(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("HF1014 this machine: node.data_dir"), "{said}");
+    assert!(said.contains("A part of the path is a file"), "{said}");
+}
+
+#[test]
+fn no_role_starts_without_a_word_on_security() {
+    let flags = [
+        "--service",
+        "loyalty",
+        "--app",
+        "http://127.0.0.1:8080",
+        "--coordinator",
+        "127.0.0.1:7401",
+    ];
+    let output = holdfast().arg("agent").args(flags).output().expect("the binary runs");
+    let said = utf8(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("HF1016") && said.contains("--dev-plaintext"), "{said}");
+    assert!(said.contains("1 mistake."), "{said}");
+}
+
+#[test]
+fn log_directives_that_make_no_sense_are_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = coordinator_toml(dir.path(), free());
+    let output = holdfast()
+        .args(["coordinator", "--config", &file])
+        .env("HOLDFAST_LOG", "holdfast=loud")
+        .output()
+        .expect("the binary runs");
+    let said = utf8(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("HF1022"), "{said}");
+}
+
+#[test]
+fn an_agent_runs_without_a_file_and_without_a_coordinator() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [http, absent]: [SocketAddr; 2] = free();
+    let (http_text, absent) = (http.to_string(), absent.to_string());
+    let mut arguments = vec!["agent", "--service", "loyalty", "--app", "http://127.0.0.1:8080"];
+    arguments.extend(["--coordinator", &absent, "--http", &http_text, "--dev-plaintext"]);
+    arguments.extend(["--set", "telemetry.format=json"]);
+    let mut role = Role::start(dir.path(), "agent", &arguments);
+    let begun = Instant::now();
+    let (status, why) = loop {
+        if let Some(answer) = get(http, "/readyz") {
+            break answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "no door:\n{}", role.log());
+        thread::sleep(LOOK);
+    };
+    assert_eq!(status, 503);
+    assert!(why.contains("no coordinator has welcomed this agent yet"), "{why}");
+    role.signal(Signal::SIGTERM);
+    assert_eq!(role.ended().code(), Some(0), "{}", role.log());
+    for line in role.log().lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("a JSON object a line");
+        assert!(line["level"].is_string() && line["message"].is_string(), "{line}");
+    }
+}
+
+/// A service that answers what its payload asks for.
+fn service() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { return };
+            thread::spawn(move || serve(&stream));
+        }
+    });
+    address
+}
+
+fn serve(stream: &TcpStream) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut length = 0;
+        let mut request = String::new();
+        reader.read_line(&mut request).ok().filter(|read| *read > 0)?;
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).ok()?;
+            if line == "\r\n" {
+                break;
+            }
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().ok()?;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let refuse = request.contains("/try ") && utf8(&body).contains("refuse");
+        let (status, words) = match refuse {
+            true => ("409 Conflict", r#"{"code":"no_points","message":"not enough points"}"#),
+            false => ("200 OK", "{}"),
+        };
+        let mut stream = stream;
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{words}", words.len());
+        stream.write_all(answer.as_bytes()).ok()?;
+    }
+}
+
+#[test]
+fn each_fate_has_its_exit_code() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [http, grpc, raft, agent_http]: [SocketAddr; 4] = free();
+    let file = coordinator_toml(dir.path(), [http, grpc, raft]);
+    let mut coordinator =
+        Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
+    let (app, at) = (format!("http://{}", service()), grpc.to_string());
+    let agent_at = agent_http.to_string();
+    let mut arguments = vec!["agent", "--service", "loyalty", "--app", &app, "--coordinator", &at];
+    arguments.extend(["--http", &agent_at, "--dev-plaintext"]);
+    let mut agent = Role::start(dir.path(), "agent", &arguments);
+    wait_until_ready(&mut coordinator, http);
+    wait_until_ready(&mut agent, agent_http);
+
+    let submit = |gid: &str, participant: &str, payload: &str, patience_ms: &str| {
+        let file = dir.path().join(format!("{gid}.json"));
+        let text = format!(
+            "{{\"gid\":\"{gid}\",\"mode\":\"tcc\",\"options\":{{\"tags\":{{\"run\":\"test\"}}}},\
+             \"branches\":[{{\"participant\":\"{participant}\",\"payload\":\"{payload}\"}}]}}"
+        );
+        fs::write(&file, text).expect("a transaction");
+        let file = file.to_str().expect("UTF-8");
+        run(&["tx", "submit", "--file", file, "--coordinator", &at, "--patience-ms", patience_ms])
+    };
+    let committed = submit("g-good", "loyalty", "take", "30000");
+    assert_eq!(committed.status.code(), Some(0), "{}", utf8(&committed.stderr));
+    assert!(utf8(&committed.stdout).contains("outcome   committed"), "{}", utf8(&committed.stdout));
+    let again = submit("g-good", "loyalty", "take", "30000");
+    assert_eq!(again.status.code(), Some(0));
+    assert!(utf8(&again.stdout).contains("nothing was done twice"), "{}", utf8(&again.stdout));
+
+    let refused = submit("g-bad", "loyalty", "refuse", "30000");
+    let said = utf8(&refused.stdout);
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("rolled back") && said.contains("no_points: not enough points"),
+        "{said}"
+    );
+
+    let other = submit("g-good", "loyalty", "something else", "30000");
+    assert_eq!(other.status.code(), Some(3));
+    assert!(utf8(&other.stderr).contains("HF2002"), "{}", utf8(&other.stderr));
+
+    // Nobody serves it, so its fate is open: unknown, and never told as failure.
+    let open = submit("g-open", "nobody", "wait", "300");
+    assert_eq!(open.status.code(), Some(4), "{}", utf8(&open.stdout));
+    assert!(utf8(&open.stdout).contains("holdfast tx wait g-open"), "{}", utf8(&open.stdout));
+
+    let list = run(&["tx", "list", "--status", "trying", "--coordinator", &at, "--output", "json"]);
+    let page: serde_json::Value = serde_json::from_slice(&list.stdout).expect("JSON");
+    assert_eq!(page["transactions"][0]["gid"], "g-open", "{page:#}");
+    assert_eq!(page["transactions"][0]["tags"]["run"], "test");
+
+    let arguments = ["tx", "rollback", "g-open", "--reason", "nobody came", "--coordinator", &at];
+    let back = run(&arguments);
+    assert_eq!(back.status.code(), Some(0), "{}{}", utf8(&back.stdout), utf8(&back.stderr));
+    let waited = run(&["tx", "wait", "g-open", "--coordinator", &at]);
+    assert_eq!(waited.status.code(), Some(3), "{}", utf8(&waited.stdout));
+    let absent = run(&["tx", "get", "g-never", "--coordinator", &at]);
+    assert_eq!(absent.status.code(), Some(3));
+    assert!(utf8(&absent.stderr).contains("HF2001"), "{}", utf8(&absent.stderr));
+
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.ended().code(), Some(0), "{}", agent.log());
+    assert_eq!(agent.log().matches("agent ready").count(), 1, "{}", agent.log());
+}
