@@ -103,7 +103,7 @@ impl Config {
         );
         check(
             (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes)
-                && self.segment_bytes % 4096 == 0,
+                && self.segment_bytes.is_multiple_of(4096),
             format!(
                 "segment_bytes = {} must be a multiple of 4096 from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}",
                 self.segment_bytes

@@ -35,7 +35,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(crate) fn recover(config: &Config, cause: impl ToString) -> Self {
+    pub(crate) fn recover(config: &Config, cause: &impl ToString) -> Self {
         Self::Recover { dir: config.dir.clone(), cause: cause.to_string() }
     }
 }

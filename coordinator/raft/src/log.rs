@@ -118,7 +118,7 @@ impl<S: StateMachine> Log<S> {
             Ok::<_, OpenError>((store, snapshots))
         })
         .await;
-        let (store, snapshots) = opened.map_err(|panic| OpenError::recover(&config, panic))??;
+        let (store, snapshots) = opened.map_err(|panic| OpenError::recover(&config, &panic))??;
         let snapshots = match snapshots {
             Ok(snapshots) => snapshots,
             Err(error) => {
@@ -139,13 +139,13 @@ impl<S: StateMachine> Log<S> {
             Ok(raft) => raft,
             Err(fatal) => {
                 store.close().await;
-                return Err(OpenError::recover(&config, fatal));
+                return Err(OpenError::recover(&config, &fatal));
             }
         };
         let log = Self::assemble(&config, raft, store, snapshots, listener);
         if let Err(cause) = log.found_cluster(&config).await {
             log.shutdown().await;
-            return Err(OpenError::recover(&config, cause));
+            return Err(OpenError::recover(&config, &cause));
         }
         Ok(log)
     }

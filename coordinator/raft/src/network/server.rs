@@ -134,11 +134,13 @@ impl<S: StateMachine> Door<S> {
     }
 }
 
-fn malformed(error: Malformed) -> Status {
-    Status::invalid_argument(error.to_string())
+impl From<Malformed> for Status {
+    fn from(malformed: Malformed) -> Self {
+        Self::invalid_argument(malformed.to_string())
+    }
 }
 
-fn stopped(error: impl ToString) -> Status {
+fn stopped(error: &impl ToString) -> Status {
     Status::unavailable(error.to_string())
 }
 
@@ -155,7 +157,7 @@ impl<S: StateMachine> RaftPeer for Door<S> {
         let request = request.into_inner();
         self.admit(request.peer.as_ref())?;
         let asked = VoteRequest {
-            vote: ballot_from_proto(request.ballot).map_err(malformed)?,
+            vote: ballot_from_proto(request.ballot)?,
             last_log_id: request.last.as_ref().map(position_from_proto),
             leadership_transfer: request.leadership_transfer,
         };
@@ -164,7 +166,7 @@ impl<S: StateMachine> RaftPeer for Door<S> {
         } else {
             self.raft.vote(asked).await
         }
-        .map_err(stopped)?;
+        .map_err(|error| stopped(&error))?;
         Ok(Response::new(v1::RaftVoteResponse {
             ballot: Some(ballot_to_proto(&answer.vote)),
             granted: answer.vote_granted,
@@ -199,8 +201,8 @@ impl<S: StateMachine> RaftPeer for Door<S> {
             }
         });
         let answers = self.raft.stream_append(requests).map(|answer| match answer {
-            Ok(answer) => Ok(append_to_proto(answer)),
-            Err(fatal) => Err(stopped(fatal)),
+            Ok(answer) => Ok(append_to_proto(&answer)),
+            Err(fatal) => Err(stopped(&fatal)),
         });
         let last = stream::once(async move { refusal.lock().expect("no holder panics").take() })
             .filter_map(|refusal| async move { refusal.map(Err) });
@@ -215,7 +217,7 @@ impl<S: StateMachine> RaftPeer for Door<S> {
         let first = incoming.message().await?;
         let first = first.ok_or_else(|| Status::invalid_argument("the snapshot is empty"))?;
         self.admit(first.peer.as_ref())?;
-        let ballot = ballot_from_proto(first.ballot).map_err(malformed)?;
+        let ballot = ballot_from_proto(first.ballot)?;
         let _turn = self
             .snapshot_turn
             .try_acquire()
@@ -245,7 +247,11 @@ impl<S: StateMachine> RaftPeer for Door<S> {
             .map_err(joined)?
             .map_err(failed)?;
         let snapshot = Snapshots { meta, snapshot };
-        let answer = self.raft.install_full_snapshot(ballot, snapshot).await.map_err(stopped)?;
+        let answer = self
+            .raft
+            .install_full_snapshot(ballot, snapshot)
+            .await
+            .map_err(|error| stopped(&error))?;
         let ballot = Some(ballot_to_proto(&answer.vote));
         Ok(Response::new(v1::RaftSnapshotResponse { ballot }))
     }
@@ -257,10 +263,11 @@ impl<S: StateMachine> RaftPeer for Door<S> {
         use v1::raft_transfer_response::Outcome;
         let request = request.into_inner();
         self.admit(request.peer.as_ref())?;
-        let ballot = ballot_from_proto(request.ballot).map_err(malformed)?;
+        let ballot = ballot_from_proto(request.ballot)?;
         let last = request.last.as_ref().map(position_from_proto);
         let asked = TransferLeaderRequest::new(ballot, request.next_leader, last);
-        let answer = self.raft.handle_transfer_leader(asked).await.map_err(stopped)?;
+        let answer =
+            self.raft.handle_transfer_leader(asked).await.map_err(|error| stopped(&error))?;
         let outcome = match answer {
             Ok(()) => Outcome::Accepted(v1::RaftNothing {}),
             Err(TransferLeaderError::VoteChanged { actual, .. }) => {
@@ -318,15 +325,15 @@ impl Appends {
         let limit = door.entry_bytes_max;
         let entries = message.entries.into_iter().map(|entry| entry_from_proto(entry, limit));
         Ok(Some(AppendEntriesRequest {
-            vote: ballot_from_proto(message.ballot).map_err(malformed)?,
+            vote: ballot_from_proto(message.ballot)?,
             prev_log_id: message.previous.as_ref().map(position_from_proto),
-            entries: entries.collect::<Result<_, _>>().map_err(malformed)?,
+            entries: entries.collect::<Result<_, _>>()?,
             leader_commit: message.committed.as_ref().map(position_from_proto),
         }))
     }
 }
 
-fn append_to_proto(answer: StreamAppendResult<Consensus>) -> v1::RaftAppendResponse {
+fn append_to_proto(answer: &StreamAppendResult<Consensus>) -> v1::RaftAppendResponse {
     use v1::raft_append_response::Outcome;
     let outcome = match answer {
         Ok(matched) => {
@@ -334,10 +341,10 @@ fn append_to_proto(answer: StreamAppendResult<Consensus>) -> v1::RaftAppendRespo
             Outcome::Matched(v1::RaftMatched { position })
         }
         Err(StreamAppendError::Conflict(conflict)) => {
-            Outcome::Conflict(position_to_proto(&conflict))
+            Outcome::Conflict(position_to_proto(conflict))
         }
         Err(StreamAppendError::HigherVote(ballot)) => {
-            Outcome::HigherBallot(ballot_to_proto(&ballot))
+            Outcome::HigherBallot(ballot_to_proto(ballot))
         }
     };
     v1::RaftAppendResponse { outcome: Some(outcome) }
