@@ -220,3 +220,47 @@ pub mod limit {
     /// A session that is silent for so long ends, ms.
     pub const SILENCE_MAX_MS: u64 = 6_000;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sound() -> Config {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Config {
+            node: Node { id: 1, data_dir: PathBuf::from("unused") },
+            cluster: Cluster { name: "bank".to_owned(), members: Vec::new() },
+            bind: Bind { http: loopback(7400), grpc: loopback(7401), raft: loopback(7402) },
+            security: Security::DevPlaintext,
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            log: LogFiles::default(),
+        }
+    }
+
+    #[test]
+    fn the_shipped_values_are_sound_and_so_are_the_bounds() {
+        assert_eq!(sound().check(), Ok(()));
+        let mut config = sound();
+        config.log.segment_bytes = limit::SEGMENT_BYTES_MIN;
+        config.limits =
+            Limits { queue_max: 1, batch_max: 1, in_flight_max: 1, request_bytes_max: 1 };
+        config.timeouts.call_timeout_ms = config.timeouts.global_timeout_ms;
+        assert_eq!(config.check(), Ok(()));
+        assert!(config.log_config().entry_bytes_max() >= limit::COMMAND_BYTES_MAX);
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let mut config = sound();
+        config.bind.grpc = ([0, 0, 0, 0], 7401).into();
+        config.log.segment_bytes = limit::SEGMENT_BYTES_MIN - 4096;
+        config.limits.queue_max = 0;
+        config.limits.in_flight_max = 65;
+        config.timeouts.global_timeout_ms = TIMEOUT_MS_MAX + 1;
+        config.timeouts.call_timeout_ms = 0;
+        let mistakes = config.check().unwrap_err();
+        assert_eq!(mistakes.split("; ").count(), 6, "{mistakes}");
+        assert!(mistakes.contains("0.0.0.0:7401"), "{mistakes}");
+    }
+}

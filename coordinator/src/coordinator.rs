@@ -330,9 +330,12 @@ impl Coordinator {
     /// Whether the node should go on living. False only after a fault that a restart may heal.
     #[must_use]
     pub fn is_alive(&self) -> bool {
+        if self.inner.stopping.is_cancelled() {
+            return true;
+        }
         let dispatcher = self.inner.dispatcher.lock().expect("nobody panics while holding it");
-        self.inner.stopping.is_cancelled()
-            || dispatcher.as_ref().is_some_and(|task| !task.is_finished())
+        let dispatches = dispatcher.as_ref().is_some_and(|task| !task.is_finished());
+        dispatches && !self.inner.proposer.is_gone()
     }
 
     /// What the node was told.

@@ -20,7 +20,7 @@ pub enum ProposeError {
         cause: String,
     },
     /// HF2103, retry: nothing happened.
-    #[error("{waiting} commands wait for the log, which is the limit. Nothing happened; try again")]
+    #[error("the log takes no more for now; {waiting} commands wait. Nothing happened; try again")]
     Overloaded {
         /// How many wait.
         waiting: usize,

@@ -141,6 +141,11 @@ impl Proposer {
         taken
     }
 
+    /// The task that makes entries is gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.callers.is_closed()
+    }
+
     /// Commands that wait now.
     pub(crate) fn waiting(&self) -> usize {
         let waiting = |queue: &mpsc::Sender<Queued>| queue.max_capacity() - queue.capacity();

@@ -198,10 +198,70 @@ fn stop(index: u64, fault: &record::RecordError) -> ! {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_txn::{BranchSpec, Mode, Options, Participant, Timestamp};
+
     use super::*;
 
     fn gid(text: &str) -> Touch {
         Touch { gid: Gid::parse(text).unwrap(), anew: false }
+    }
+
+    fn replica() -> Replica {
+        Replica {
+            state: SharedState::new(),
+            touched: Touched::new(),
+            waiters: Waiters::new(1),
+            meters: Arc::new(Meters::new()),
+        }
+    }
+
+    fn begin(gid: &str) -> Command {
+        Command::Begin {
+            gid: Gid::parse(gid).unwrap(),
+            mode: Mode::Tcc,
+            options: Options::of(Mode::Tcc),
+            branches: vec![BranchSpec {
+                participant: Participant::parse("deposit").unwrap(),
+                payload: Bytes::from_static(b"50.00"),
+                after: None,
+                pivot: false,
+            }],
+            enlisted: false,
+        }
+    }
+
+    fn entry(at_ms: u64, commands: &[Command]) -> Bytes {
+        let encoded: Vec<_> = commands.iter().map(record::EncodedCommand::of).collect();
+        record::encode_entry(Timestamp(at_ms), encoded.iter())
+    }
+
+    #[test]
+    fn each_command_of_an_entry_has_its_own_result_in_order() {
+        let mut replica = replica();
+        let unknown = Command::Submit { gid: Gid::parse("g9").unwrap() };
+        let commands = [begin("g1"), unknown, begin("g1"), begin("g2")];
+        let results = replica.apply(Position { index: 7, term: 1 }, &entry(1_000, &commands));
+        let told: Vec<_> =
+            results.iter().map(|one| one.as_ref().map(|outcome| outcome.repeated).ok()).collect();
+        assert_eq!(told, [Some(false), None, Some(true), Some(false)]);
+        assert_eq!(replica.state.held().applied_index, 7);
+    }
+
+    #[test]
+    fn a_snapshot_carries_the_whole_state_to_another_replica() {
+        let mut first = replica();
+        first.apply(Position { index: 3, term: 1 }, &entry(1_000, &[begin("g1"), begin("g2")]));
+        let mut second = replica();
+        second.touched.listen(true);
+        second.restore(&first.snapshot()).unwrap();
+        let (one, other) = (first.state.held(), second.state.held());
+        assert_eq!(one.machine.state_hash(), other.machine.state_hash());
+        assert_eq!((one.applied_index, other.applied_index), (3, 3));
+        assert_eq!(second.touched.take(), Moves::Anything);
+        drop((one, other));
+        assert_eq!(first.snapshot(), second.snapshot());
+        assert!(second.restore(b"\xffno snapshot").is_err());
+        assert_eq!(second.state.held().applied_index, 3, "what cannot be read changes nothing");
     }
 
     #[test]

@@ -88,6 +88,14 @@ impl Coordinator {
         health.set_serving::<TransactionsServer<Transactions>>().await;
         health.set_serving::<ParticipantsServer<Participants>>().await;
         health.set_serving::<AdminServer<Admin>>().await;
+        let stopping = self.stopping();
+        let leaving = async move {
+            stopping.cancelled().await;
+            health.set_not_serving::<TransactionsServer<Transactions>>().await;
+            health.set_not_serving::<ParticipantsServer<Participants>>().await;
+        };
+        // Ends with the node: by then the token is cancelled.
+        tokio::spawn(leaving);
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
