@@ -15,6 +15,9 @@ fn transfer(gid: &str, participants: [&str; 2]) -> Value {
 
 const ALL: &str = "/v1/transactions";
 
+/// Method, path, headers and body of a request; status and code of its answer.
+type Row<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, &'a str, u16, &'a str);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_declared_transaction_is_answered_at_its_decision() {
     let cluster = Cluster::of(1).await;
@@ -222,7 +225,7 @@ async fn bad_input_is_refused_with_its_code_and_does_nothing() {
         "x".repeat(200_000)
     );
     let p = ALL;
-    let rows: Vec<(&str, &str, Vec<(&str, &str)>, &str, u16, &str)> = vec![
+    let rows: Vec<Row> = vec![
         ("POST", p, vec![json_type], "", 400, "HF2302"),
         ("POST", p, vec![json_type], "{", 400, "HF2302"),
         ("POST", p, vec![json_type], r#"{"brnaches":[]}"#, 400, "HF2302"),

@@ -5,6 +5,7 @@
 
 mod body;
 mod instant;
+mod patient;
 mod problem;
 mod routes;
 mod serve;

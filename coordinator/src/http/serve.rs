@@ -15,10 +15,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::patient::Patient;
+
 /// Connections at once; one more waits in the listener's backlog.
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// For the head of a request to arrive, and for a quiet connection to be kept.
 const HEAD_MAX: Duration = Duration::from_secs(30);
+/// For a caller to take in the next bytes of an answer.
+const WRITE_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Header lines of a request.
@@ -85,7 +89,8 @@ async fn converse(stream: TcpStream, router: Router, shutdown: CancellationToken
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     let service = TowerToHyperService::new(router);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let stream = TokioIo::new(Patient::new(stream, WRITE_MAX));
+    let mut connection = std::pin::pin!(builder.serve_connection(stream, service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shutdown.cancelled() => {
