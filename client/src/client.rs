@@ -323,7 +323,7 @@ impl Client {
             return Err(futile.told(gid, patience));
         };
         let _turn = turn.expect("the semaphore is never closed");
-        let mut known = None;
+        let (mut known, mut begun) = (None, false);
         let mut attempt = 0;
         loop {
             let link = match timeout_at(deadline, leader.link()).await {
@@ -341,13 +341,20 @@ impl Client {
                         let Some(wait) = wait.filter(|wait| !is_reached(&reply, *wait)) else {
                             return Ok(reply);
                         };
-                        known = Some(reply);
+                        (known, begun) = (Some(reply), true);
                         request = wait_for(gid, wait);
                         futile.last = "the time to wait was over".to_owned();
                     }
                     Ok(Ok(Reply::Error(error))) => match error.kind() {
-                        // Ours was taken in before its answer was lost, by a node with other defaults: it is the same transaction.
+                        // It was begun; a question about it that is refused now, since it is over and forgotten, changes nothing.
+                        ErrorKind::Refused if begun => {
+                            futile.last = format!("{} {}", error.code, error.message);
+                            return known.ok_or_else(|| futile.told(gid, patience));
+                        }
+                        // Ours was taken in before its answer was lost, by a node with other defaults: it is the same
+                        // transaction.
                         ErrorKind::Refused if futile.sent && own && error.code == GID_TAKEN => {
+                            begun = true;
                             request = wait_for(gid, wait.unwrap_or(Wait::None));
                         }
                         ErrorKind::Refused if futile.sent && error.code == GID_TAKEN => {

@@ -58,7 +58,12 @@ impl Drop for Served {
 impl Served {
     /// The gids asked for, in the order in which they were heard.
     fn gids(&self) -> Vec<String> {
-        self.heard.lock().unwrap().iter().map(|asked| gid(asked).to_owned()).collect()
+        self.heard
+            .lock()
+            .expect("no test panics while it holds it")
+            .iter()
+            .map(|asked| gid(asked).to_owned())
+            .collect()
     }
 }
 
@@ -79,8 +84,8 @@ async fn serve(
     leader: &str,
     script: impl Fn(usize, &Asked) -> Act + Send + Sync + 'static,
 ) -> Served {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address: SocketAddr = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address: SocketAddr = listener.local_addr().expect("it is bound");
     let node = Node {
         leads,
         leader: Arc::new(Mutex::new(leader.to_owned())),
@@ -93,7 +98,7 @@ async fn serve(
     let server = tonic::transport::Server::builder()
         .add_service(TransactionsServer::new(node))
         .serve_with_incoming(incoming);
-    let task = tokio::spawn(async move { server.await.unwrap() });
+    let task = tokio::spawn(async move { server.await.expect("it serves") });
     Served { address: address.to_string(), heard, forward_never, task }
 }
 
@@ -151,8 +156,8 @@ impl Transactions for Node {
     async fn get(&self, request: Request<wire::GetRequest>) -> Unary {
         assert!(request.get_ref().stale, "linearizable reads go over the stream");
         let mut status = tonic::Status::not_found("no such transaction");
-        status.metadata_mut().insert("holdfast-code", "HF2001".parse().unwrap());
-        status.metadata_mut().insert("holdfast-kind", "refused".parse().unwrap());
+        status.metadata_mut().insert("holdfast-code", "HF2001".parse().expect("plain text"));
+        status.metadata_mut().insert("holdfast-kind", "refused".parse().expect("plain text"));
         Err(status)
     }
     async fn wait(&self, _: Request<wire::WaitRequest>) -> Unary {
@@ -173,13 +178,16 @@ impl Transactions for Node {
         &self,
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, tonic::Status> {
-        self.forward_never.lock().unwrap().push(request.metadata().get(FORWARD_HEADER).is_some());
+        self.forward_never
+            .lock()
+            .expect("no test panics while it holds it")
+            .push(request.metadata().get(FORWARD_HEADER).is_some());
         let node = self.clone();
         let replies = request.into_inner().filter_map(move |request| {
             let reply = request.ok().and_then(|request| {
                 let asked = request.request.expect("a client always asks for something");
                 let number = {
-                    let mut heard = node.heard.lock().unwrap();
+                    let mut heard = node.heard.lock().expect("no test panics while it holds it");
                     heard.push(asked.clone());
                     heard.len()
                 };
@@ -196,8 +204,15 @@ impl Transactions for Node {
         });
         let mut response: Response<Self::ExchangeStream> = Response::new(Box::pin(replies));
         let metadata = response.metadata_mut();
-        metadata.insert("holdfast-leads", self.leads.to_string().parse().unwrap());
-        metadata.insert("holdfast-leader", self.leader.lock().unwrap().parse().unwrap());
+        metadata.insert("holdfast-leads", self.leads.to_string().parse().expect("plain text"));
+        metadata.insert(
+            "holdfast-leader",
+            self.leader
+                .lock()
+                .expect("no test panics while it holds it")
+                .parse()
+                .expect("plain text"),
+        );
         Ok(response)
     }
 }
@@ -280,7 +295,7 @@ async fn a_hint_at_the_leader_is_followed() {
     let first = client.submit(transfer()).await.unwrap();
     let second = client.submit(transfer()).await.unwrap();
     assert!(first.is_committed() && second.is_committed());
-    assert_eq!(former.gids(), [first.gid.clone()]);
+    assert_eq!(former.gids(), std::slice::from_ref(&first.gid));
     assert_eq!(leader.gids(), [first.gid, second.gid]);
 }
 
@@ -337,6 +352,18 @@ async fn an_own_gid_that_is_taken_after_a_loss_is_the_same_transaction() {
     let client = Client::connect([&node.address], impatient(2_000)).await.unwrap();
     let answer = client.submit(transfer().gid("pay-1")).await.unwrap();
     assert_eq!(answer.outcome, Outcome::Unknown);
+}
+
+#[tokio::test]
+async fn what_was_begun_and_is_forgotten_meanwhile_is_not_refused() {
+    let node = serve(true, "", |number, asked| match number {
+        1 => told(gid(asked), wire::Status::Trying, wire::Outcome::Unknown),
+        _ => error(wire::ErrorKind::Refused, "HF2001", ""),
+    })
+    .await;
+    let client = Client::connect([&node.address], impatient(5_000)).await.unwrap();
+    let answer = client.submit(transfer()).await.unwrap();
+    assert_eq!((answer.outcome, node.gids().len()), (Outcome::Unknown, 2));
 }
 
 #[tokio::test]
