@@ -9,7 +9,7 @@ use crate::{
     health_door, shutdown, telemetry,
 };
 
-/// Runs the bank's deposit module for one data source: it joins as participant deposit@<shard>.
+/// Runs the bank's deposit module for one data source: it joins as participant deposit@SHARD.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

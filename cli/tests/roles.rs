@@ -253,6 +253,43 @@ fn an_agent_runs_without_a_file_and_without_a_coordinator() {
     }
 }
 
+#[test]
+fn a_bank_waits_for_its_database_and_stops_in_good_order() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [http, absent, database]: [SocketAddr; 3] = free();
+    let file = dir.path().join("bank.toml");
+    let text = format!(
+        "[bank]\nshard = \"shard-1\"\ndatabase = \"given by environment\"\n\
+         [coordinators]\naddresses = [\"{absent}\"]\n[bind]\nhttp = \"{http}\"\n"
+    );
+    fs::write(&file, text).expect("a configuration");
+    let log = dir.path().join("bank.log");
+    let child = holdfast()
+        .args(["bank", "--dev-plaintext", "--config", file.to_str().expect("UTF-8")])
+        .env(
+            "HOLDFAST_BANK_DATABASE",
+            format!(
+                "host=127.0.0.1 port={} user=bank password=sesame dbname=bank",
+                database.port()
+            ),
+        )
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(&log).expect("a log"))
+        .spawn();
+    let mut role = Role { child: child.expect("the binary starts"), log };
+    let begun = Instant::now();
+    while !role.log().contains("PostgreSQL is not ready") || get(http, "/livez").is_none() {
+        assert!(begun.elapsed() < PATIENCE, "no word on the database:\n{}", role.log());
+        thread::sleep(LOOK);
+    }
+    assert_eq!(get(http, "/readyz").map(|(status, _)| status), Some(503));
+    role.signal(Signal::SIGTERM);
+    assert_eq!(role.ended().code(), Some(0), "{}", role.log());
+    let log = role.log();
+    assert!(log.contains("deposit@shard-1") && log.contains("password=***"), "{log}");
+    assert!(!log.contains("sesame"), "{log}");
+}
+
 /// A service that answers what its payload asks for.
 fn service() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
