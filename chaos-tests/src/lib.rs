@@ -1,1 +1,33 @@
 //! Faults, checkers and end-to-end stories over real processes.
+//!
+//! The stories are in `tests/`, a file each; what they share is here, a file a thing. Everything is real: the `holdfast` program,
+//! PostgreSQL servers that sync, sockets, signals. Nothing waits for luck: a story waits for a condition, at most so long.
+//!
+//! - [`Cluster`]: three coordinators and a bank process for each shard, killed, stopped and started again at will.
+//! - [`Process`], [`Postgres`], [`Agent`], [`Service`]: one program each; a service is an application beside an agent whose answers
+//!   the story gives.
+//! - [`http`]: one request over a bare socket, right or wrong. - [`journal`]: what the books say of each gid, by plain SQL.
+//!
+//! With `HOLDFAST_KEEP=1` the folders with logs, data and configuration stay.
+
+mod agent;
+mod binary;
+mod cluster;
+mod folder;
+pub mod http;
+pub mod journal;
+mod ports;
+mod postgres;
+mod process;
+mod service;
+mod until;
+
+pub use agent::Agent;
+pub use binary::holdfast;
+pub use cluster::{Bank, Cluster, Node, transfer};
+pub use folder::Folder;
+pub use ports::free as free_ports;
+pub use postgres::Postgres;
+pub use process::{Process, Program};
+pub use service::{Asked, Service};
+pub use until::{SOON, until};

@@ -1,0 +1,347 @@
+//! Three coordinators, a PostgreSQL server with a database for each shard, and a bank process for each of those.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use futures::future::join_all;
+use holdfast_banking::{
+    NewAccount, audit_all,
+    ledger::{AccountId, Currency},
+    migrate, open_accounts,
+};
+use holdfast_client::{Client, ClientOptions, wire::NodeStatusReply};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    Agent, Folder, Postgres, Process, binary, http, journal, ports,
+    process::Program,
+    until::{SOON, until},
+};
+
+/// Coordinators of a cluster.
+const NODES: usize = 3;
+
+/// Everything that runs. Where fields are dropped, processes end before their folder goes.
+#[derive(Debug)]
+pub struct Cluster {
+    /// By place, from 0.
+    pub nodes: Vec<Node>,
+    /// One a shard, `shard-1` first.
+    pub banks: Vec<Bank>,
+    /// The databases, named as the shards.
+    pub postgres: Option<Postgres>,
+    /// Logs, data, configuration.
+    pub folder: Folder,
+}
+
+/// One coordinator.
+#[derive(Debug)]
+pub struct Node {
+    /// The HTTP door.
+    pub http: String,
+    /// The gRPC door.
+    pub grpc: String,
+    /// The peers' door.
+    pub raft: String,
+    /// Log, vote and snapshots.
+    pub data: PathBuf,
+    /// The program.
+    pub process: Process,
+}
+
+/// One bank process.
+#[derive(Debug)]
+pub struct Bank {
+    /// `shard-1` and so on.
+    pub shard: String,
+    /// Health and metrics.
+    pub http: String,
+    /// The program.
+    pub process: Process,
+}
+
+impl Cluster {
+    /// Starts coordinators, and so many shards with a bank each; all are ready when this returns.
+    /// # Errors
+    /// Something does not start; says so with the end of its log.
+    pub async fn start(shards: usize) -> anyhow::Result<Self> {
+        let folder = Folder::make()?;
+        let ports = ports::free(NODES * 3)?;
+        let nodes = (0..NODES).map(|at| Node::make(at, &ports, &folder));
+        let nodes = nodes.collect::<anyhow::Result<Vec<_>>>()?;
+        let mut cluster = Self { nodes, banks: Vec::new(), postgres: None, folder };
+        for node in &mut cluster.nodes {
+            node.process.start()?;
+        }
+        if shards > 0 {
+            cluster.start_banks(shards).await?;
+        }
+        cluster.ready().await?;
+        Ok(cluster)
+    }
+
+    async fn start_banks(&mut self, shards: usize) -> anyhow::Result<()> {
+        let postgres = Postgres::start(self.folder.path()).await?;
+        let coordinators = self.addresses();
+        for (shard, http) in (1..).zip(ports::free(shards)?) {
+            let shard = format!("shard-{shard}");
+            postgres.create(&shard).await?;
+            migrate(&mut postgres.connect(&shard).await?).await?;
+            let database = postgres.connection_string(&shard);
+            let mut bank = Bank::make(shard, http, &database, &coordinators, &self.folder)?;
+            bank.process.start()?;
+            self.banks.push(bank);
+        }
+        self.postgres = Some(postgres);
+        Ok(())
+    }
+
+    /// The coordinators' gRPC addresses.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.grpc.clone()).collect()
+    }
+
+    /// Waits until every process runs and says that it is ready.
+    /// # Errors
+    /// One ended, or does not get ready.
+    pub async fn ready(&mut self) -> anyhow::Result<()> {
+        let nodes = self.nodes.iter_mut().map(|node| (&node.http, &mut node.process));
+        let banks = self.banks.iter_mut().map(|bank| (&bank.http, &mut bank.process));
+        for (address, process) in nodes.chain(banks) {
+            let ready = until("a process is ready", SOON, async || {
+                let ended = process.check().err();
+                let asked = http::get(address, "/readyz").await;
+                let ready = asked.is_ok_and(|reply| reply.status == 200);
+                ended.map(Err).or(ready.then_some(Ok(())))
+            });
+            let ready = ready.await;
+            ready.map_err(|error| error.context(process.complaint("is not ready")))??;
+        }
+        Ok(())
+    }
+
+    /// A client that knows every node.
+    /// # Errors
+    /// No leader is found.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::connect(self.addresses(), ClientOptions::default()).await?)
+    }
+
+    /// What the node at that place says of itself; `None` if it does not answer.
+    pub async fn status(&self, at: usize) -> Option<NodeStatusReply> {
+        let options = ClientOptions { patience_ms: 1_000, ..ClientOptions::default() };
+        Client::lazy([self.nodes[at].grpc.as_str()], options).ok()?.node_status().await.ok()
+    }
+
+    /// The place of the node that leads, by the word of the highest term.
+    /// # Errors
+    /// None leads for a while.
+    pub async fn leader(&self) -> anyhow::Result<usize> {
+        until("a node leads", SOON, async || {
+            let statuses = join_all((0..NODES).map(|at| self.status(at))).await;
+            let leaders = statuses.into_iter().enumerate();
+            let leaders = leaders.filter_map(|(at, status)| Some((status?, at)));
+            let leaders = leaders.filter(|(status, _)| status.role == "leader");
+            leaders.max_by_key(|(status, _)| status.term).map(|(_, at)| at)
+        })
+        .await
+    }
+
+    /// The place of a node that follows.
+    /// # Errors
+    /// None leads for a while.
+    pub async fn follower(&self) -> anyhow::Result<usize> {
+        Ok((self.leader().await? + 1) % NODES)
+    }
+
+    /// Starts a sidecar that knows every node.
+    /// # Errors
+    /// It does not get ready.
+    pub async fn agent(&self, service: &str, app: &str) -> anyhow::Result<Agent> {
+        Agent::start(self.folder.path(), service, app, &self.addresses()).await
+    }
+
+    /// A connection to each shard's database, with the shard's name.
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn sources(&self) -> anyhow::Result<Vec<(String, tokio_postgres::Client)>> {
+        let postgres = self.postgres.as_ref().context("the cluster has no shards")?;
+        let mut sources = Vec::new();
+        for bank in &self.banks {
+            sources.push((bank.shard.clone(), postgres.connect(&bank.shard).await?));
+        }
+        Ok(sources)
+    }
+
+    /// Opens accounts on the shard at that place, each with so many minor units of EUR.
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn open_accounts(
+        &self,
+        shard: usize,
+        ids: impl IntoIterator<Item = String>,
+        balance_minor: i64,
+    ) -> anyhow::Result<()> {
+        let currency = Currency::parse("EUR")?;
+        let account = |id: String| {
+            anyhow::Ok(NewAccount { id: AccountId::parse(&id)?, currency, balance_minor })
+        };
+        let accounts = ids.into_iter().map(account).collect::<anyhow::Result<Vec<_>>>()?;
+        let (_, client) = &self.sources().await?[shard];
+        open_accounts(client, &accounts).await?;
+        Ok(())
+    }
+
+    /// The balance of an account of the shard at that place, minor units.
+    /// # Errors
+    /// There is no such account.
+    pub async fn balance_minor(&self, shard: usize, account: &str) -> anyhow::Result<i64> {
+        let (_, client) = &self.sources().await?[shard];
+        let balance = "SELECT balance_minor FROM bank.account WHERE id = $1";
+        Ok(client.query_one(balance, &[&account]).await?.get(0))
+    }
+
+    /// `kill -9` of every coordinator, as near to at once as can be.
+    /// # Errors
+    /// One had ended before.
+    pub async fn kill_nodes(&mut self) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            node.process.signal(Signal::SIGKILL)?;
+        }
+        for node in &mut self.nodes {
+            node.process.ended(SOON).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts every coordinator that does not run and waits until all are ready.
+    /// # Errors
+    /// One does not get ready.
+    pub async fn start_nodes(&mut self) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
+            if node.process.pid().is_err() {
+                node.process.start()?;
+            }
+        }
+        self.ready().await
+    }
+
+    /// Waits until nothing is open at the coordinators and nothing is held at the banks.
+    /// # Errors
+    /// Something still is.
+    pub async fn quiet(&self, within: Duration) -> anyhow::Result<()> {
+        let sources = if self.banks.is_empty() { Vec::new() } else { self.sources().await? };
+        until("nothing open, nothing held", within, async || {
+            let leader = self.leader().await.ok()?;
+            let open = self.status(leader).await?.open_transactions;
+            let held = journal::held_minor(&sources).await.ok()?;
+            (open == 0 && held == 0).then_some(())
+        })
+        .await
+    }
+
+    /// Fails with every finding of the audit, or if a hold is open.
+    /// # Errors
+    /// What is wrong with the books.
+    pub async fn audit(&self) -> anyhow::Result<()> {
+        let books = audit_all(&mut self.sources().await?, |_| {}).await?;
+        ensure!(books.is_right(), "the audit found: {:?}", books.findings());
+        for (shard, source) in &books.sources {
+            ensure!(source.holds_open == 0, "{} holds are open on {shard}", source.holds_open);
+        }
+        for (currency, sums) in books.totals() {
+            ensure!(sums.opening == sums.balance, "{currency} is not conserved: {sums:?}");
+        }
+        Ok(())
+    }
+
+    /// Moves one cent between the first accounts of the first two shards by the node at that place: it serves.
+    /// # Errors
+    /// It does not commit.
+    pub async fn serves(&self, at: usize, gid: &str, from: &str, to: &str) -> anyhow::Result<()> {
+        let transfer = transfer(gid, (1, from), (2, to), 1);
+        let served = until("a transaction is served", SOON, async || {
+            let reply = http::post(&self.nodes[at].http, "/v1/transactions", &transfer).await.ok()?;
+            (reply.text("/outcome") == "committed").then_some(())
+        });
+        served.await
+    }
+}
+
+/// A TCC transfer of `minor` EUR cents between two shards, as JSON.
+#[must_use]
+pub fn transfer(gid: &str, from: (usize, &str), to: (usize, &str), minor: i64) -> Value {
+    let leg = |account: &str| {
+        json!({"account": account, "amount_minor": minor.to_string(), "currency": "EUR"})
+    };
+    json!({
+        "gid": gid,
+        "mode": "tcc",
+        "branches": [
+            {"participant": format!("deposit@shard-{}", from.0), "payload": {"debit": leg(from.1)}},
+            {"participant": format!("deposit@shard-{}", to.0), "payload": {"credit": leg(to.1)}},
+        ],
+    })
+}
+
+impl Node {
+    fn make(at: usize, ports: &[u16], folder: &Folder) -> anyhow::Result<Self> {
+        let name = format!("coordinator-{}", at + 1);
+        let data = folder.path().join(&name);
+        let [http, grpc, raft] = [0, 1, 2].map(|door| format!("127.0.0.1:{}", ports[at * 3 + door]));
+        let mut config = format!(
+            "[node]\nid = {}\ndata_dir = {data:?}\n\n[cluster]\nname = \"chaos\"\n",
+            at + 1
+        );
+        for (id, doors) in (1..).zip(ports.chunks(3)) {
+            config.push_str(&format!(
+                "\n[[cluster.member]]\nid = {id}\nhttp = \"127.0.0.1:{}\"\ngrpc = \"127.0.0.1:{}\"\nraft = \"127.0.0.1:{}\"\n",
+                doors[0], doors[1], doors[2]
+            ));
+        }
+        // Small files and frequent snapshots, so that a short story goes through several of them.
+        config.push_str(&format!(
+            "\n[bind]\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\nraft = \"{raft}\"\n
+[security]\nmode = \"dev-plaintext\"\n
+[log]\nsegment_bytes = 16777216\nsnapshot_every = 500\n"
+        ));
+        let config = folder.write(&format!("{name}.toml"), config)?;
+        let program = Program {
+            name,
+            path: binary::holdfast()?.to_owned(),
+            arguments: vec!["coordinator".into(), "--config".into(), config.into()],
+            environment: Vec::new(),
+            run_as: None,
+            kill_when_dropped: true,
+        };
+        Ok(Self { http, grpc, raft, data, process: Process::new(program, folder.path()) })
+    }
+}
+
+impl Bank {
+    fn make(
+        shard: String,
+        http: u16,
+        database: &str,
+        coordinators: &[String],
+        folder: &Folder,
+    ) -> anyhow::Result<Self> {
+        let http = format!("127.0.0.1:{http}");
+        let config = format!(
+            "[bank]\nshard = \"{shard}\"\ndatabase = \"{database}\"\n\n[coordinators]\naddresses = {coordinators:?}\n
+[bind]\nhttp = \"{http}\"\n\n[security]\nmode = \"dev-plaintext\"\n"
+        );
+        let config = folder.write(&format!("bank-{shard}.toml"), config)?;
+        let program = Program {
+            name: format!("bank-{shard}"),
+            path: binary::holdfast()?.to_owned(),
+            arguments: vec!["bank".into(), "--config".into(), config.into()],
+            environment: Vec::new(),
+            run_as: None,
+            kill_when_dropped: true,
+        };
+        Ok(Self { shard, http, process: Process::new(program, folder.path()) })
+    }
+}

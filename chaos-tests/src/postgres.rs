@@ -1,0 +1,165 @@
+//! A PostgreSQL server of a story's own, which syncs what it commits, with a database for each shard.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, User, chown, geteuid},
+};
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::{
+    Process, ports,
+    process::Program,
+    until::{SOON, until},
+};
+
+const USER: &str = "holdfast";
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+max_connections = 60
+shared_buffers = '32MB'
+fsync = on
+synchronous_commit = on
+log_min_messages = warning
+";
+/// Ends the server at once when standard input ends, which it does when the story is gone, however it went.
+const KEEPER: &str = r#""$@" & server=$!; cat >/dev/null; kill -QUIT $server; wait $server"#;
+/// For the server to end behind a story.
+const END_MAX: Duration = Duration::from_secs(10);
+
+/// A running server.
+#[derive(Debug)]
+pub struct Postgres {
+    process: Process,
+    data: PathBuf,
+    port: u16,
+}
+
+impl Postgres {
+    /// Makes and starts one below `folder`.
+    /// # Errors
+    /// PostgreSQL's server programs are not installed (`make deps`), or do not work.
+    pub async fn start(folder: &Path) -> anyhow::Result<Self> {
+        let programs = programs()?;
+        let run_as = unprivileged_user()?;
+        let home = folder.join("postgres");
+        fs::create_dir(&home)?;
+        if let Some((user, group)) = run_as {
+            chown(&home, Some(user.into()), Some(group.into()))?;
+        }
+        let data = home.join("data");
+        let mut initdb = std::process::Command::new(programs.join("initdb"));
+        initdb.args(["--no-sync", "--auth=trust", "--locale=C", "--encoding=UTF8", "-U", USER]);
+        initdb.arg("-D").arg(&data).current_dir("/");
+        let mut made = tokio::process::Command::from(initdb);
+        if let Some((user, group)) = run_as {
+            made.uid(user).gid(group);
+        }
+        let made = made.output().await.context("starting initdb")?;
+        ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let settings = data.join("postgresql.conf");
+        fs::write(&settings, fs::read_to_string(&settings)? + SETTINGS)?;
+
+        let port = ports::free(1)?[0];
+        let sockets = format!("unix_socket_directories={}", home.display());
+        let mut arguments: Vec<_> = ["-c", KEEPER, "keeper"].map(Into::into).to_vec();
+        arguments.extend([programs.join("postgres").into(), "-D".into(), data.clone().into()]);
+        arguments.extend(["-p".into(), port.to_string().into(), "-c".into(), sockets.into()]);
+        let program = Program {
+            name: "postgres".to_owned(),
+            path: "/bin/sh".into(),
+            arguments,
+            environment: Vec::new(),
+            run_as,
+            kill_when_dropped: false,
+        };
+        let mut server = Self { process: Process::new(program, folder), data, port };
+        server.process.start()?;
+        until("PostgreSQL takes connections", SOON, async || {
+            server.connect("postgres").await.ok()
+        })
+        .await
+        .map_err(|error| error.context(server.process.complaint("did not start")))?;
+        Ok(server)
+    }
+
+    /// Makes an empty database.
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn create(&self, database: &str) -> anyhow::Result<()> {
+        let admin = self.connect("postgres").await?;
+        Ok(admin.batch_execute(&format!("CREATE DATABASE \"{database}\"")).await?)
+    }
+
+    /// How to connect to a database.
+    #[must_use]
+    pub fn connection_string(&self, database: &str) -> String {
+        format!("host=127.0.0.1 port={} user={USER} dbname={database} connect_timeout=5", self.port)
+    }
+
+    /// A connection; it ends when the client is dropped.
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn connect(&self, database: &str) -> anyhow::Result<Client> {
+        let config: Config = self.connection_string(database).parse()?;
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // The folder goes next, so the server must be gone before; its first line is its process id.
+        let pid = fs::read_to_string(self.data.join("postmaster.pid")).ok();
+        let pid = pid.and_then(|text| text.lines().next()?.parse().ok()).map(Pid::from_raw);
+        let end = Instant::now() + END_MAX;
+        while let Some(pid) = pid
+            && kill(pid, Signal::SIGQUIT).is_ok()
+            && Instant::now() < end
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Where `initdb` and `postgres` are: in PATH, in Debian's folders (newest version first), or where `pg_config` says.
+fn programs() -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let mut versions: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path.join("bin"))))
+        .collect();
+    versions.sort();
+    folders.extend(versions.into_iter().rev().map(|(_, folder)| folder));
+    if let Ok(told) = std::process::Command::new("pg_config").arg("--bindir").output() {
+        folders.push(PathBuf::from(String::from_utf8_lossy(&told.stdout).trim()));
+    }
+    let complete =
+        |folder: &PathBuf| ["initdb", "postgres"].iter().all(|name| folder.join(name).is_file());
+    folders.into_iter().find(complete).context(
+        "PostgreSQL's server programs (initdb, postgres) are not installed; `make deps` installs them",
+    )
+}
+
+/// PostgreSQL does not run as root.
+fn unprivileged_user() -> anyhow::Result<Option<(u32, u32)>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    for name in ["postgres", "nobody"] {
+        if let Some(user) = User::from_name(name)? {
+            return Ok(Some((user.uid.as_raw(), user.gid.as_raw())));
+        }
+    }
+    bail!("PostgreSQL does not run as root, and there is no user postgres")
+}
