@@ -23,7 +23,7 @@ pub(crate) const COORDINATORS: usize = 3;
 /// From a process's start until it serves.
 const READY_MAX: Duration = Duration::from_secs(30);
 /// For a role to drain when the demo ends.
-const DRAIN_MAX: Duration = Duration::from_secs(2);
+const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// How long a killed process stays dead. PostgreSQL is started again at once, as its own supervisor would.
 const DEAD_FOR: Duration = Duration::from_millis(1_500);
 /// Between two looks at whether something is ready.
