@@ -411,14 +411,14 @@ impl Coordinator {
         }
     }
 
-    /// What this node knows of itself. Hashes the whole state: not for every request.
+    /// What this node knows of itself. Hashes the whole state, beside the work: not for every request.
     #[must_use]
     pub fn status(&self) -> NodeStatus {
         let log = self.inner.log.status();
         let leadership = self.inner.leadership.borrow().clone();
+        // The copy shares its transactions with the machine, so that hashing them holds nobody up.
         let state = self.inner.state.held();
-        let (state_hash, by_status) = (state.machine.state_hash(), state.machine.census());
-        let applied_index = state.applied_index;
+        let (machine, applied_index) = (state.machine.clone(), state.applied_index);
         drop(state);
         NodeStatus {
             node: self.inner.config.node.id,
@@ -428,8 +428,8 @@ impl Coordinator {
             applied_index,
             last_index: log.last_index,
             members: log.members.into_iter().map(|one| (one.member, one.voter)).collect(),
-            state_hash,
-            by_status,
+            state_hash: machine.state_hash(),
+            by_status: machine.census(),
         }
     }
 }
