@@ -6,6 +6,7 @@
 //! - [`Cluster`]: three coordinators and a bank process for each shard, killed, stopped and started again at will.
 //! - [`Process`], [`Postgres`], [`Agent`], [`Service`]: one program each; a service is an application beside an agent whose answers
 //!   the story gives.
+//! - [`Demo`]: the demo, and whether it leaves anything behind.
 //! - [`http`]: one request over a bare socket, right or wrong. - [`journal`]: what the books say of each gid, by plain SQL.
 //!
 //! With `HOLDFAST_KEEP=1` the folders with logs, data and configuration stay.
@@ -13,6 +14,7 @@
 mod agent;
 mod binary;
 mod cluster;
+pub mod demo;
 mod folder;
 pub mod http;
 pub mod journal;
@@ -25,6 +27,7 @@ mod until;
 pub use agent::Agent;
 pub use binary::holdfast;
 pub use cluster::{Bank, Cluster, Node, transfer};
+pub use demo::Demo;
 pub use folder::Folder;
 pub use ports::free as free_ports;
 pub use postgres::Postgres;

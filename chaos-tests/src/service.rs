@@ -1,6 +1,6 @@
 //! An application beside an agent, whose every answer a story gives by hand.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::{
@@ -40,7 +40,13 @@ impl Service {
     /// # Errors
     /// No port.
     pub async fn start() -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::listen(TcpListener::bind("127.0.0.1:0").await?)
+    }
+
+    /// Accepts what `listener` is dialed for.
+    /// # Errors
+    /// It has no address.
+    pub fn listen(listener: TcpListener) -> anyhow::Result<Self> {
         let address = listener.local_addr()?.to_string();
         let (sender, asked) = mpsc::unbounded_channel();
         let accepting = tokio::spawn(async move {
@@ -64,16 +70,28 @@ impl Service {
         asked.context("the service is gone")
     }
 
-    /// Answers every call with 200 until `within` has passed without one; counts them by operation.
+    /// Answers every call with 200 until `idle` has passed without one; the operations in the order of their coming.
     /// # Errors
     /// An answer could not be sent.
-    pub async fn agree(&mut self, within: Duration) -> anyhow::Result<BTreeMap<String, u32>> {
-        let mut calls = BTreeMap::new();
-        while let Ok(Some(asked)) = timeout(within, self.asked.recv()).await {
-            *calls.entry(asked.op.clone()).or_insert(0) += 1;
-            asked.answer(200).await?;
+    pub async fn agree(&mut self, idle: Duration) -> anyhow::Result<Vec<String>> {
+        self.answer_with(idle, |_| 200).await
+    }
+
+    /// As [`Self::agree`], with the status that `judge` gives.
+    /// # Errors
+    /// An answer could not be sent.
+    pub async fn answer_with(
+        &mut self,
+        idle: Duration,
+        judge: impl Fn(&str) -> u16,
+    ) -> anyhow::Result<Vec<String>> {
+        let mut ops = Vec::new();
+        while let Ok(Some(asked)) = timeout(idle, self.asked.recv()).await {
+            ops.push(asked.op.clone());
+            let status = judge(&asked.op);
+            asked.answer(status).await?;
         }
-        Ok(calls)
+        Ok(ops)
     }
 }
 
