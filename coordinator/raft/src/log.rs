@@ -2,8 +2,9 @@
 
 use std::{
     any::type_name,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
+    hash::{BuildHasher as _, RandomState},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -94,6 +95,22 @@ fn openraft_config(config: &Config) -> openraft::Config {
     }
 }
 
+/// The log decides who is a member; a list that says otherwise is somebody's mistake, or about to be true.
+fn warn_of_other_members<S: StateMachine>(config: &Config, raft: &Raft<Consensus, Replica<S>>) {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let recorded: BTreeSet<u64> =
+        metrics.membership_config.membership().nodes().map(|(&node, _)| node).collect();
+    let configured: BTreeSet<u64> = config.members.iter().map(|member| member.node).collect();
+    if !recorded.is_empty() && recorded != configured {
+        tracing::warn!(
+            ?recorded,
+            ?configured,
+            "the log records other members than the configuration lists; the log counts. Correct the list"
+        );
+    }
+}
+
 impl<S: StateMachine> Log<S> {
     /// Recovers what `config.dir` holds, listens for peers, and takes part in the cluster. On the very first start, the
     /// member with the lowest number founds the cluster; the others wait to be told.
@@ -130,7 +147,7 @@ impl<S: StateMachine> Log<S> {
         let started = Raft::new(
             config.node,
             Arc::new(raft_config),
-            Peers::new(&config),
+            Peers::new(&config, store.founding().clone()),
             store.clone(),
             replica,
         )
@@ -142,6 +159,7 @@ impl<S: StateMachine> Log<S> {
                 return Err(OpenError::recover(&config, &fatal));
             }
         };
+        warn_of_other_members(&config, &raft);
         let log = Self::assemble(&config, raft, store, snapshots, listener);
         if let Err(cause) = log.found_cluster(&config).await {
             log.shutdown().await;
@@ -159,7 +177,7 @@ impl<S: StateMachine> Log<S> {
     ) -> Self {
         let (closing, closed) = watch::channel(false);
         let election_max = Duration::from_millis(config.election_max_ms);
-        let door = Door::new(config, raft.clone(), snapshots, closed);
+        let door = Door::new(config, raft.clone(), snapshots, store.founding().clone(), closed);
         let patience = election_max.max(Duration::from_millis(500));
         let serve = tokio::spawn(async move {
             if let Err(error) = door.serve(listener, patience).await {
@@ -195,6 +213,14 @@ impl<S: StateMachine> Log<S> {
         if self.inner.raft.is_initialized().await.map_err(|fatal| fatal.to_string())? {
             return Ok(());
         }
+        tracing::info!(cluster = config.cluster, node = config.node, "founding the cluster");
+        // Drawn before the first entry is written, so that no log is ever without it.
+        let drawn = RandomState::new().hash_one(std::process::id()).max(1);
+        let founding = self.inner.store.founding().clone();
+        tokio::task::spawn_blocking(move || founding.keep(drawn))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
         let members: BTreeMap<u64, Addresses> =
             config.members.iter().map(|member| (member.node, Addresses::of(member))).collect();
         match self.inner.raft.initialize(members).await {

@@ -41,7 +41,7 @@ use crate::{
         position_to_proto,
     },
     machine::Snapshots,
-    store::snapshot::SnapshotFile,
+    store::{directory::Founding, snapshot::SnapshotFile},
 };
 
 /// What travels on a connection.
@@ -69,11 +69,12 @@ struct Shared {
     members: HashMap<u64, String>,
     election_min: Duration,
     election_max: Duration,
+    founding: Founding,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
 }
 
 impl Peers {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, founding: Founding) -> Self {
         let members =
             config.members.iter().map(|member| (member.node, member.raft.clone())).collect();
         Self {
@@ -83,6 +84,7 @@ impl Peers {
                 members,
                 election_min: Duration::from_millis(config.election_min_ms),
                 election_max: Duration::from_millis(config.election_max_ms),
+                founding,
                 channels: Mutex::default(),
             }),
         }
@@ -104,6 +106,8 @@ impl Peers {
                 group: GROUP,
                 from: self.shared.node,
                 to: target,
+                // Whoever has something to say has a log, and with it a founding.
+                founding: self.shared.founding.number(),
             },
             lane: client(lane),
             control: client(Lane::Control),

@@ -40,7 +40,7 @@ use crate::{
         position_to_proto,
     },
     machine::{Replica, Snapshots},
-    store::snapshot::SnapshotStore,
+    store::{directory::Founding, snapshot::SnapshotStore},
 };
 
 /// Streams that one connection may have open at once.
@@ -56,6 +56,7 @@ pub(crate) struct Door<S: StateMachine> {
     node: u64,
     members: HashSet<u64>,
     entry_bytes_max: usize,
+    founding: Founding,
     /// One snapshot is taken in at a time.
     snapshot_turn: Arc<Semaphore>,
     closing: watch::Receiver<bool>,
@@ -66,6 +67,7 @@ impl<S: StateMachine> Door<S> {
         config: &Config,
         raft: Raft<Consensus, Replica<S>>,
         snapshots: SnapshotStore,
+        founding: Founding,
         closing: watch::Receiver<bool>,
     ) -> Self {
         Self {
@@ -75,6 +77,7 @@ impl<S: StateMachine> Door<S> {
             node: config.node,
             members: config.members.iter().map(|member| member.node).collect(),
             entry_bytes_max: config.entry_bytes_max(),
+            founding,
             snapshot_turn: Arc::new(Semaphore::new(1)),
             closing,
         }
@@ -106,7 +109,7 @@ impl<S: StateMachine> Door<S> {
             .await
     }
 
-    fn admit(&self, peer: Option<&v1::RaftAddress>) -> Result<(), Status> {
+    async fn admit(&self, peer: Option<&v1::RaftAddress>) -> Result<(), Status> {
         let refuse = |cause: String| {
             tracing::warn!(%cause, "turned a peer away");
             Err(Status::permission_denied(cause))
@@ -129,6 +132,21 @@ impl<S: StateMachine> Door<S> {
         let known = self.members.contains(&peer.from) || recorded();
         if !known || peer.from == self.node {
             return refuse(format!("node {} is no peer in this cluster", peer.from));
+        }
+        let mut own = self.founding.number();
+        if own == 0 {
+            let (founding, theirs) = (self.founding.clone(), peer.founding);
+            own = tokio::task::spawn_blocking(move || founding.keep(theirs))
+                .await
+                .map_err(|error| Status::internal(error.to_string()))?
+                .map_err(|error| Status::internal(error.to_string()))?;
+        }
+        if own == 0 || own != peer.founding {
+            return refuse(format!(
+                "node {} is of founding {:016x} of the cluster, this node of {own:016x}: their logs must not meet. \
+                 One of the two began with an empty directory; give that node a new number",
+                peer.from, peer.founding
+            ));
         }
         Ok(())
     }
@@ -155,7 +173,7 @@ impl<S: StateMachine> RaftPeer for Door<S> {
         request: Request<v1::RaftVoteRequest>,
     ) -> Result<Response<v1::RaftVoteResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.peer.as_ref())?;
+        self.admit(request.peer.as_ref()).await?;
         let asked = VoteRequest {
             vote: ballot_from_proto(request.ballot)?,
             last_log_id: request.last.as_ref().map(position_from_proto),
@@ -216,7 +234,7 @@ impl<S: StateMachine> RaftPeer for Door<S> {
         let mut incoming = request.into_inner();
         let first = incoming.message().await?;
         let first = first.ok_or_else(|| Status::invalid_argument("the snapshot is empty"))?;
-        self.admit(first.peer.as_ref())?;
+        self.admit(first.peer.as_ref()).await?;
         let ballot = ballot_from_proto(first.ballot)?;
         let _turn = self
             .snapshot_turn
@@ -262,7 +280,7 @@ impl<S: StateMachine> RaftPeer for Door<S> {
     ) -> Result<Response<v1::RaftTransferResponse>, Status> {
         use v1::raft_transfer_response::Outcome;
         let request = request.into_inner();
-        self.admit(request.peer.as_ref())?;
+        self.admit(request.peer.as_ref()).await?;
         let ballot = ballot_from_proto(request.ballot)?;
         let last = request.last.as_ref().map(position_from_proto);
         let asked = TransferLeaderRequest::new(ballot, request.next_leader, last);
@@ -291,6 +309,7 @@ impl<S: StateMachine> Clone for Door<S> {
             node: self.node,
             members: self.members.clone(),
             entry_bytes_max: self.entry_bytes_max,
+            founding: self.founding.clone(),
             snapshot_turn: Arc::clone(&self.snapshot_turn),
             closing: self.closing.clone(),
         }
@@ -315,7 +334,7 @@ impl Appends {
         };
         let Some(message) = message else { return Ok(None) };
         if !self.admitted {
-            door.admit(message.peer.as_ref())?;
+            door.admit(message.peer.as_ref()).await?;
             self.admitted = true;
         }
         if message.entries.len() > ENTRIES_MAX {

@@ -41,6 +41,7 @@ use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::{
+    directory::Founding,
     error::{During as _, StoreError},
     index::{Found, Index, RECENT_BYTES_MAX, payload_bytes},
     record::Kind,
@@ -92,6 +93,7 @@ pub(crate) struct LogStore {
     /// Permits for bytes in the queue.
     room: Arc<Semaphore>,
     entry_bytes_max: usize,
+    founding: Founding,
 }
 
 impl LogStore {
@@ -102,7 +104,7 @@ impl LogStore {
 
     /// As [`open`](Self::open), on a given disk.
     pub(crate) fn open_on(disk: impl Disk, options: &Options) -> Result<Self, StoreError> {
-        let lock = directory::claim(&options.dir, &options.cluster, options.node)?;
+        let claim = directory::claim(&options.dir, &options.cluster, options.node)?;
         let dir = options.dir.join("log");
         create_dir(&dir)?;
         segment::remove_leftovers(&dir).during("remove leftovers in", &dir)?;
@@ -151,7 +153,7 @@ impl LogStore {
             retired,
             open,
             committed: None,
-            _lock: lock,
+            _lock: claim.lock,
         };
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         thread::Builder::new()
@@ -163,7 +165,13 @@ impl LogStore {
             shared,
             room: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)),
             entry_bytes_max: options.entry_bytes_max,
+            founding: claim.founding,
         })
+    }
+
+    /// Which founding of the cluster this log belongs to.
+    pub(crate) fn founding(&self) -> &Founding {
+        &self.founding
     }
 
     /// Writes what is queued, then lets go of the directory. Later writes fail.

@@ -10,7 +10,7 @@ use holdfast_proto::v1::{
 use holdfast_raft::{OpenError, StoreError};
 use tonic::{Code, transport::Channel};
 
-use crate::harness::{Cluster, Seen, open};
+use crate::harness::{Cluster, Seen, eventually, open};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_serves_one_process_of_one_node_of_one_cluster() {
@@ -49,6 +49,68 @@ async fn a_directory_serves_one_process_of_one_node_of_one_cluster() {
     cluster.stop().await;
 }
 
+fn founding(cluster: &Cluster, node: usize) -> u64 {
+    let identity =
+        std::fs::read_to_string(cluster.nodes[node].config.dir.join("IDENTITY")).unwrap();
+    let (_, number) = identity.trim_end().rsplit_once(' ').unwrap();
+    u64::from_str_radix(number, 16).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_founded_a_cluster_of_its_own_never_meets_the_others_log() {
+    let mut cluster = Cluster::start(3, |_| {}).await;
+    cluster.propose("one").await;
+    cluster.agree_on(1).await;
+    assert_eq!(founding(&cluster, 0), founding(&cluster, 1));
+    assert_eq!(founding(&cluster, 0), founding(&cluster, 2));
+
+    // Somebody empties the directory of node 3 and starts it with a list of members that names nobody else.
+    cluster.nodes[2].stop().await;
+    let right = cluster.nodes[2].config.clone();
+    for part in ["IDENTITY", "log", "snapshot"] {
+        let path = right.dir.join(part);
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let mut alone = right.clone();
+    alone.members.retain(|member| member.node == 3);
+    cluster.nodes[2].config = alone;
+    cluster.nodes[2].start().await;
+    let own = cluster.nodes[2].log().clone();
+    eventually("it leads itself", || cluster.nodes[2].leads().then_some(())).await;
+    own.propose(Bytes::from_static(b"another one")).await.unwrap();
+    drop(own);
+    cluster.nodes[2].stop().await;
+
+    // Corrected, it is among the others again, with entries that they know under the same names with other content.
+    cluster.nodes[2].config = right;
+    cluster.nodes[2].start().await;
+    for nth in 0..20 {
+        let (_, count) = loop {
+            let leader = eventually("one of the two leads", || {
+                (0..2).find(|&node| cluster.nodes[node].leads())
+            })
+            .await;
+            let log = cluster.nodes[leader].log();
+            if let Ok(applied) = log.propose(Bytes::from(format!("entry {nth}"))).await {
+                break applied;
+            }
+        };
+        assert_eq!(count, nth + 2);
+    }
+    assert!(!cluster.nodes[2].seen.entries().contains(&b"one".to_vec()));
+    // It goes on leading the cluster that its own log describes, in which the others are no members.
+    assert_eq!(cluster.nodes[2].status().members.len(), 1);
+    assert_ne!(founding(&cluster, 0), founding(&cluster, 2));
+    for node in 0..2 {
+        assert!(!cluster.nodes[node].seen.entries().contains(&b"another one".to_vec()));
+    }
+    cluster.stop().await;
+}
+
 async fn client(cluster: &Cluster, node: usize) -> RaftPeerClient<Channel> {
     let address = format!("http://{}", cluster.nodes[node].config.bind);
     RaftPeerClient::connect(address).await.unwrap()
@@ -60,7 +122,13 @@ async fn a_peer_that_names_another_cluster_group_node_or_stranger_is_turned_away
     cluster.leader().await;
     let term = cluster.nodes[0].status().term;
     let mut client = client(&cluster, 0).await;
-    let right = RaftAddress { cluster: "bank".to_owned(), group: 0, from: 2, to: 1 };
+    let right = RaftAddress {
+        cluster: "bank".to_owned(),
+        group: 0,
+        from: 2,
+        to: 1,
+        founding: founding(&cluster, 0),
+    };
     let wrong = [
         None,
         Some(RaftAddress { cluster: "other".to_owned(), ..right.clone() }),
@@ -68,6 +136,8 @@ async fn a_peer_that_names_another_cluster_group_node_or_stranger_is_turned_away
         Some(RaftAddress { to: 2, ..right.clone() }),
         Some(RaftAddress { from: 4, ..right.clone() }),
         Some(RaftAddress { from: 1, ..right.clone() }),
+        Some(RaftAddress { founding: 0, ..right.clone() }),
+        Some(RaftAddress { founding: right.founding ^ 1, ..right.clone() }),
     ];
     let ballot = Some(RaftBallot { term: term + 100, node: 2, granted_by_quorum: true });
     for peer in wrong {
@@ -110,7 +180,13 @@ async fn what_a_peer_sends_is_checked_before_it_is_believed() {
     let mut cluster = Cluster::start(3, |_| {}).await;
     cluster.leader().await;
     let mut client = client(&cluster, 0).await;
-    let peer = Some(RaftAddress { cluster: "bank".to_owned(), group: 0, from: 2, to: 1 });
+    let peer = Some(RaftAddress {
+        cluster: "bank".to_owned(),
+        group: 0,
+        from: 2,
+        to: 1,
+        founding: founding(&cluster, 0),
+    });
 
     let no_ballot = RaftVoteRequest { peer: peer.clone(), ..Default::default() };
     assert_eq!(client.vote(no_ballot).await.unwrap_err().code(), Code::InvalidArgument);

@@ -1,19 +1,9 @@
 //! A log over its life: segments come and go, facts stay.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use super::*;
 use crate::{StoreError, store::segment};
-
-fn names(dir: &Path) -> Vec<String> {
-    let listed = fs::read_dir(dir.join("log")).expect("it was opened");
-    let mut names: Vec<String> = listed
-        .map(|entry| entry.expect("it is listed").file_name().into_string().expect("ASCII"))
-        .filter(|name| name.ends_with(".log"))
-        .collect();
-    names.sort();
-    names
-}
 
 #[tokio::test]
 async fn what_was_written_is_there_after_a_restart() -> anyhow::Result<()> {
@@ -58,11 +48,11 @@ async fn a_purge_drops_segments_and_keeps_the_vote_and_the_rest() -> anyhow::Res
     for index in 0..100 {
         append(&mut log, vec![entry(5, index, 1000)]).await?;
     }
-    let before = names(dir.path()).len();
+    let before = segments(dir.path()).len();
     log.purge(log_id(5, 89)).await?;
     append(&mut log, vec![entry(5, 100, 10)]).await?;
     log.close().await;
-    let after = names(dir.path());
+    let after = segments(dir.path());
     assert!(before >= 7, "{before} segments");
     assert!(after.len() <= 2, "{after:?}");
     assert!(!after.contains(&segment::log_name(1)), "the vote was in it");
@@ -90,7 +80,7 @@ async fn a_log_that_is_purged_as_it_grows_stays_small() -> anyhow::Result<()> {
         }
     }
     // 21 entries of 1 KiB need two segments of 16 KiB, and there may be one before and one after.
-    assert!(names(dir.path()).len() <= 4, "{:?}", names(dir.path()));
+    assert!(segments(dir.path()).len() <= 4, "{:?}", segments(dir.path()));
     log.close().await;
     let all = fs::read_dir(dir.path().join("log"))?.count();
     assert!(all <= 6, "{all} files with spares");
@@ -119,7 +109,7 @@ async fn a_recycled_segment_never_resurrects_a_record_of_its_former_life() -> an
         after.close().await;
     }
     // The last segment does hold old bytes; otherwise this test would prove nothing.
-    let last = names(dir.path()).pop().expect("there is a segment");
+    let last = segments(dir.path()).pop().expect("there is a segment");
     log.close().await;
     let bytes = fs::read(dir.path().join("log").join(last))?;
     let stale = bytes.windows(8).filter(|window| window == b"........").count();

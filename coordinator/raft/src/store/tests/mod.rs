@@ -68,24 +68,32 @@ fn vote(term: u64) -> Ballot {
     Ballot::new_committed(term, 2)
 }
 
-/// The directory as a crash would leave it now, were everything written also on disk.
+/// The names of the segments that hold records.
+fn segments(dir: &Path) -> Vec<String> {
+    let listed = fs::read_dir(dir.join("log")).expect("it was opened");
+    let mut names: Vec<String> = listed
+        .map(|entry| entry.expect("it is listed").file_name().into_string().expect("ASCII"))
+        .filter(|name| name.ends_with(".log"))
+        .collect();
+    names.sort();
+    names
+}
+
+/// The directory as a crash would leave it now, were everything written also on disk. The writer may be retiring
+/// segments meanwhile, so that it takes two looks to have seen one moment.
 fn copy_of(dir: &Path) -> anyhow::Result<TempDir> {
-    let copy = tempfile::tempdir()?;
-    for part in [".", "log", "snapshot"] {
-        let from = dir.join(part);
-        if !from.exists() {
-            continue;
-        }
-        fs::create_dir_all(copy.path().join(part))?;
-        for file in fs::read_dir(from)? {
-            let path = file?.path();
-            if path.is_file() {
-                let name = path.file_name().expect("it is a file");
-                fs::copy(&path, copy.path().join(part).join(name))?;
-            }
+    loop {
+        let copy = tempfile::tempdir()?;
+        fs::copy(dir.join("IDENTITY"), copy.path().join("IDENTITY"))?;
+        fs::create_dir(copy.path().join("log"))?;
+        let names = segments(dir);
+        let copied = names.iter().all(|name| {
+            fs::copy(dir.join("log").join(name), copy.path().join("log").join(name)).is_ok()
+        });
+        if copied && segments(dir) == names {
+            return Ok(copy);
         }
     }
-    Ok(copy)
 }
 
 /// A state machine for the suite, which proposes nothing with content.
