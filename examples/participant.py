@@ -24,7 +24,10 @@ class Participant(BaseHTTPRequestHandler):
         with LOCK:
             branch = (self.headers["Holdfast-Gid"], self.headers["Holdfast-Branch"])
             known = op in ("try", "confirm", "cancel") and isinstance(payload["points"], int) and payload["points"] > 0
-            self.send_response(carry_out(op, branch, payload["points"], payload["customer"]) if known else 400)
+            status = carry_out(op, branch, payload["points"], payload["customer"]) if known else 400
+        self.send_response(status)
         self.end_headers()
+        if status == 409:  # Words for people; that it is refused stands in the status.
+            self.wfile.write(b'{"code": "too_few_points", "message": "not that many points, or too late"}')
 
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Participant).serve_forever()

@@ -149,7 +149,7 @@ async fn nodes_with_torn_tails_start_and_keep_open_and_finished_transactions() -
     File::open(&file)?.read_exact_at(&mut torn, SEGMENT_HEAD as u64)?;
     write_at(&file, end, &torn[..20])?;
     let (file, end) = segment(&cluster.nodes[1].data)?;
-    write_at(&file, end, &(0..120).map(|at| at * 37 + 1).collect::<Vec<u8>>())?;
+    write_at(&file, end, &(1..=120).map(|at: u8| at.wrapping_mul(37)).collect::<Vec<u8>>())?;
     cluster.start_nodes().await?;
 
     // The same gid and content is the same transaction, by any node, and nothing is done twice.

@@ -76,7 +76,8 @@ async fn a_participant_in_python_commits_refuses_and_confirms_once_though_its_ag
     // Python refuses: too few points. The account is as before, and nothing is held.
     let reply = submit(&cluster, &purchase("buy-2", 1_000, 401, None)).await?;
     ensure!(reply.text("/outcome") == "rolled_back", "{:#}", reply.json());
-    ensure!(reply.text("/transaction/branches/1/state") == "refused", "{:#}", reply.json());
+    let code = reply.text("/transaction/branches/1/refusal/code");
+    ensure!(code == "refused", "{:#}", reply.json());
     cluster.quiet(SOON).await?;
     ensure!(cluster.balance_minor(0, "A-1").await? == 9_000);
 
