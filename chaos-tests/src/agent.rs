@@ -54,7 +54,8 @@ impl Agent {
     pub async fn ready(&mut self) -> anyhow::Result<()> {
         let ready = until("the agent is ready", SOON, async || {
             let ended = self.process.check().err();
-            let ready = http::get(&self.http, "/readyz").await.is_ok_and(|reply| reply.status == 200);
+            let ready =
+                http::get(&self.http, "/readyz").await.is_ok_and(|reply| reply.status == 200);
             ended.map(Err).or(ready.then_some(Ok(())))
         });
         ready.await?

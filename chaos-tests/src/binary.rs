@@ -25,7 +25,8 @@ fn find() -> anyhow::Result<PathBuf> {
     }
     // The test is target/<profile>/deps/<test>; the program is target/<profile>/holdfast.
     let test = std::env::current_exe().context("where this test is")?;
-    let profile = test.parent().and_then(Path::parent).context("the test lies in no target folder")?;
+    let profile =
+        test.parent().and_then(Path::parent).context("the test lies in no target folder")?;
     let target = profile.parent().context("the test lies in no target folder")?;
     let places = [profile.to_owned(), target.join("debug"), target.join("release")];
     let program = |folder: &PathBuf| Some(folder.join("holdfast")).filter(|path| path.is_file());

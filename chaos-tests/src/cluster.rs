@@ -263,7 +263,8 @@ impl Cluster {
     pub async fn serves(&self, at: usize, gid: &str, from: &str, to: &str) -> anyhow::Result<()> {
         let transfer = transfer(gid, (1, from), (2, to), 1);
         let served = until("a transaction is served", SOON, async || {
-            let reply = http::post(&self.nodes[at].http, "/v1/transactions", &transfer).await.ok()?;
+            let reply =
+                http::post(&self.nodes[at].http, "/v1/transactions", &transfer).await.ok()?;
             (reply.text("/outcome") == "committed").then_some(())
         });
         served.await
@@ -273,9 +274,7 @@ impl Cluster {
 /// A TCC transfer of `minor` EUR cents between two shards, as JSON.
 #[must_use]
 pub fn transfer(gid: &str, from: (usize, &str), to: (usize, &str), minor: i64) -> Value {
-    let leg = |account: &str| {
-        json!({"account": account, "amount_minor": minor.to_string(), "currency": "EUR"})
-    };
+    let leg = |account: &str| json!({"account": account, "amount_minor": minor.to_string(), "currency": "EUR"});
     json!({
         "gid": gid,
         "mode": "tcc",
@@ -290,7 +289,8 @@ impl Node {
     fn make(at: usize, ports: &[u16], folder: &Folder) -> anyhow::Result<Self> {
         let name = format!("coordinator-{}", at + 1);
         let data = folder.path().join(&name);
-        let [http, grpc, raft] = [0, 1, 2].map(|door| format!("127.0.0.1:{}", ports[at * 3 + door]));
+        let [http, grpc, raft] =
+            [0, 1, 2].map(|door| format!("127.0.0.1:{}", ports[at * 3 + door]));
         let mut config = format!(
             "[node]\nid = {}\ndata_dir = {data:?}\n\n[cluster]\nname = \"chaos\"\n",
             at + 1

@@ -84,8 +84,9 @@ impl Demo {
     /// # Errors
     /// Names what is left.
     pub fn left_behind(&self) -> anyhow::Result<()> {
-        let files: Vec<_> =
-            fs::read_dir(self.tmp())?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
+        let files: Vec<_> = fs::read_dir(self.tmp())?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<anyhow::Result<_>>()?;
         ensure!(files.is_empty(), "left behind: {files:?}");
         let processes = processes_of(&self.tmp())?;
         ensure!(processes.is_empty(), "still running: {processes:?}");

@@ -81,11 +81,9 @@ impl Postgres {
         };
         let mut server = Self { process: Process::new(program, folder), data, port };
         server.process.start()?;
-        until("PostgreSQL takes connections", SOON, async || {
-            server.connect("postgres").await.ok()
-        })
-        .await
-        .map_err(|error| error.context(server.process.complaint("did not start")))?;
+        until("PostgreSQL takes connections", SOON, async || server.connect("postgres").await.ok())
+            .await
+            .map_err(|error| error.context(server.process.complaint("did not start")))?;
         Ok(server)
     }
 

@@ -150,7 +150,9 @@ impl Process {
     /// All that it has written so far, over all its lives.
     #[must_use]
     pub fn log_text(&self) -> String {
-        fs::read(&self.log).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
+        fs::read(&self.log)
+            .map(|log| String::from_utf8_lossy(&log).into_owned())
+            .unwrap_or_default()
     }
 
     /// A sentence with the end of its log.

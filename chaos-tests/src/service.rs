@@ -66,7 +66,8 @@ impl Service {
     /// # Errors
     /// None comes within `within`.
     pub async fn next(&mut self, within: Duration) -> anyhow::Result<Asked> {
-        let asked = timeout(within, self.asked.recv()).await.context("the service is asked nothing")?;
+        let asked =
+            timeout(within, self.asked.recv()).await.context("the service is asked nothing")?;
         asked.context("the service is gone")
     }
 

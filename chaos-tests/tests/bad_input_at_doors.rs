@@ -41,7 +41,9 @@ impl House {
     fn doors(&self) -> Vec<(String, String)> {
         let mut doors = Vec::new();
         for (at, node) in self.cluster.nodes.iter().enumerate() {
-            for (door, address) in [("http", &node.http), ("grpc", &node.grpc), ("raft", &node.raft)] {
+            for (door, address) in
+                [("http", &node.http), ("grpc", &node.grpc), ("raft", &node.raft)]
+            {
                 doors.push((format!("{door} of node {}", at + 1), address.clone()));
             }
         }
@@ -147,13 +149,15 @@ async fn no_garbage_at_any_door_stops_a_process_or_makes_it_grow() -> anyhow::Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_half_open_connections_at_a_door_keep_nobody_from_being_served() -> anyhow::Result<()> {
+async fn two_hundred_half_open_connections_at_a_door_keep_nobody_from_being_served()
+-> anyhow::Result<()> {
     let mut house = House::start().await?;
     let leader = house.cluster.leader().await?;
     let node = &house.cluster.nodes[leader];
     let (bank, agent) = (house.cluster.banks[0].http.clone(), house.agent.http.clone());
     // In two parts: this test has no more than 1,024 files either.
-    for doors in [vec![node.http.clone(), node.grpc.clone(), node.raft.clone()], vec![bank, agent]] {
+    for doors in [vec![node.http.clone(), node.grpc.clone(), node.raft.clone()], vec![bank, agent]]
+    {
         let mut open = Vec::new();
         for door in &doors {
             for number in 0..HALF_OPEN {

@@ -35,7 +35,9 @@ fn with(gid: &str, pointer: &str, value: Value) -> Value {
 
 fn nested(levels: usize) -> String {
     let payload = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
-    format!(r#"{{"gid":"deep","mode":"tcc","branches":[{{"participant":"a","payload":{payload}}}]}}"#)
+    format!(
+        r#"{{"gid":"deep","mode":"tcc","branches":[{{"participant":"a","payload":{payload}}}]}}"#
+    )
 }
 
 /// A problem of RFC 9457 with everything a caller needs.
@@ -45,7 +47,8 @@ fn expect(what: &str, reply: &Reply, status: u16, code: &str) -> anyhow::Result<
     ensure!(fits, "{what}: expected {status} {code}, got {} {json:#}", reply.status);
     ensure!(reply.head.contains("application/problem+json"), "{what}: {}", reply.head);
     ensure!(json["status"] == status && reply.text("/kind") == "refused", "{what}: {json:#}");
-    let said = ["type", "title", "detail", "instance"].map(|field| reply.text(&format!("/{field}")));
+    let said =
+        ["type", "title", "detail", "instance"].map(|field| reply.text(&format!("/{field}")));
     ensure!(said.iter().all(|text| !text.is_empty()), "{what}: {json:#}");
     ensure!(reply.body.len() < 8 * 1024, "{what}: the answer has {} bytes", reply.body.len());
     Ok(())
@@ -64,11 +67,13 @@ async fn nothing_begun(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_past_a_limit_is_refused_with_its_code_and_begins_nothing() -> anyhow::Result<()> {
+async fn a_request_past_a_limit_is_refused_with_its_code_and_begins_nothing() -> anyhow::Result<()>
+{
     let cluster = cluster().await?;
     let branch = good("x")["branches"][0].clone();
     let long = "g".repeat(36);
-    let labels: Value = (0..33).map(|at| (format!("k{at}"), json!("v"))).collect::<serde_json::Map<_, _>>().into();
+    let labels: Value =
+        (0..33).map(|at| (format!("k{at}"), json!("v"))).collect::<serde_json::Map<_, _>>().into();
     let bodies = [
         ("129 branches", with("b-1", "/branches", json!(vec![branch; 129])), "HF2301"),
         ("no branch", with("b-2", "/branches", json!([])), "HF2301"),
@@ -78,7 +83,11 @@ async fn a_request_past_a_limit_is_refused_with_its_code_and_begins_nothing() ->
         ("a gid with a NUL", good("nul\0gid"), "HF2301"),
         ("a gid with a space", good("two words"), "HF2301"),
         ("a gid not of ASCII", good("überweisung"), "HF2301"),
-        ("timeout above a day", with("b-4", "/options", json!({"timeout_ms": 86_400_001})), "HF2301"),
+        (
+            "timeout above a day",
+            with("b-4", "/options", json!({"timeout_ms": 86_400_001})),
+            "HF2301",
+        ),
         ("timeout beyond 64 bits", with("b-5", "/options", json!({"timeout_ms": 1e30})), "HF2302"),
         ("timeout below 0", with("b-6", "/options", json!({"timeout_ms": -1})), "HF2302"),
         (
@@ -91,15 +100,27 @@ async fn a_request_past_a_limit_is_refused_with_its_code_and_begins_nothing() ->
         ("an unknown option", with("b-10", "/options", json!({"timeout": 5})), "HF2302"),
         ("an unknown mode", with("b-11", "/mode", json!("xa")), "HF2302"),
         ("no mode", with("b-12", "/mode", Value::Null), "HF2301"),
-        ("a participant with a NUL", with("b-13", "/branches/0/participant", json!("a\0b")), "HF2301"),
+        (
+            "a participant with a NUL",
+            with("b-13", "/branches/0/participant", json!("a\0b")),
+            "HF2301",
+        ),
         ("no participant", with("b-14", "/branches/0/participant", json!("")), "HF2301"),
         ("a branch after itself", with("b-15", "/branches/0/after", json!([1])), "HF2301"),
         ("a branch after none", with("b-16", "/branches/0/after", json!([7])), "HF2301"),
         ("a pivot in a TCC", with("b-17", "/branches/0/pivot", json!(true)), "HF2301"),
         ("33 tags", with("b-18", "/options", json!({"tags": labels})), "HF2301"),
-        ("a header with a line break", with("b-19", "/options", json!({"headers": {"a": "b\r\nc"}})), "HF2301"),
+        (
+            "a header with a line break",
+            with("b-19", "/options", json!({"headers": {"a": "b\r\nc"}})),
+            "HF2301",
+        ),
         ("two payloads", with("b-20", "/branches/0/payload_base64", json!("AA==")), "HF2301"),
-        ("no base64", json!({"gid": "b-21", "mode": "tcc", "branches": [{"participant": "a", "payload_base64": "%"}]}), "HF2301"),
+        (
+            "no base64",
+            json!({"gid": "b-21", "mode": "tcc", "branches": [{"participant": "a", "payload_base64": "%"}]}),
+            "HF2301",
+        ),
         ("a number as gid", with("b-22", "/gid", json!(7)), "HF2302"),
         ("a list", json!([]), "HF2302"),
     ];
@@ -119,7 +140,12 @@ async fn a_request_past_a_limit_is_refused_with_its_code_and_begins_nothing() ->
         ("a NUL behind", format!("{whole}\0").into_bytes(), 400, "HF2302"),
         ("a NUL in a text", whole.replace("raw", "r\0w").into_bytes(), 400, "HF2302"),
         ("half of it", whole.as_bytes()[..whole.len() / 2].to_vec(), 400, "HF2302"),
-        ("no UTF-8", whole.replace("raw", "r~w").bytes().map(|b| if b == b'~' { 0xff } else { b }).collect(), 400, "HF2302"),
+        (
+            "no UTF-8",
+            whole.replace("raw", "r~w").bytes().map(|b| if b == b'~' { 0xff } else { b }).collect(),
+            400,
+            "HF2302",
+        ),
         ("nothing", Vec::new(), 400, "HF2302"),
         ("a field twice", whole.replacen("{", r#"{"gid":"other","#, 1).into_bytes(), 400, "HF2302"),
     ];
@@ -137,7 +163,12 @@ async fn a_request_past_a_limit_is_refused_with_its_code_and_begins_nothing() ->
         expect(verb, &http::post(door, &path, &body).await?, 404, "HF2001")?;
     }
     let branch = json!({"branch": 1, "participant": "a"});
-    expect("a branch", &http::post(door, &format!("{ROOT}/nobody/branches"), &branch).await?, 404, "HF2001")?;
+    expect(
+        "a branch",
+        &http::post(door, &format!("{ROOT}/nobody/branches"), &branch).await?,
+        404,
+        "HF2001",
+    )?;
     for (path, status, code) in [
         ("/nobody", 404, "HF2001"),
         ("/nobody/wait", 404, "HF2001"),
@@ -156,7 +187,8 @@ async fn a_request_past_a_limit_is_refused_with_its_code_and_begins_nothing() ->
 
     // At the limit it is fine: 35 characters; and 0 is the default timeout.
     let longest = "G".repeat(35);
-    let reply = http::post(door, ROOT, &with(&longest, "/options", json!({"timeout_ms": 0}))).await?;
+    let reply =
+        http::post(door, ROOT, &with(&longest, "/options", json!({"timeout_ms": 0}))).await?;
     ensure!(reply.text("/outcome") == "committed", "{:#}", reply.json());
     ensure!(!reply.text("/transaction/deadline").is_empty());
     // The same gid with other content is refused, and the first stays as it is.
@@ -223,7 +255,13 @@ async fn what_no_bank_would_do_is_rolled_back_with_the_participants_words() -> a
     let cases = [
         ("zero", amount, json!("0"), "amount_out_of_range", "0"),
         ("below zero", amount, json!("-1"), "amount_out_of_range", "-1"),
-        ("2^63", amount, json!("9223372036854775808"), "amount_out_of_range", "9223372036854775808"),
+        (
+            "2^63",
+            amount,
+            json!("9223372036854775808"),
+            "amount_out_of_range",
+            "9223372036854775808",
+        ),
         ("a fraction", amount, json!("1.5"), "bad_payload", "1.5"),
         ("a number", amount, json!(1), "bad_payload", "string"),
         ("an exponent", amount, json!("1e3"), "bad_payload", "1e3"),
@@ -257,7 +295,11 @@ async fn what_no_bank_would_do_is_rolled_back_with_the_participants_words() -> a
         "payload": {"transfer": {"from": "A-1", "to": "A-1", "amount_minor": "1", "currency": "EUR"}}}]});
     let reply = http::post(door, ROOT, &same).await?;
     let code = reply.text("/transaction/branches/0/refusal/code");
-    ensure!(reply.text("/outcome") == "rolled_back" && code == "same_account", "{:#}", reply.json());
+    ensure!(
+        reply.text("/outcome") == "rolled_back" && code == "same_account",
+        "{:#}",
+        reply.json()
+    );
 
     cluster.quiet(SOON).await?;
     let effects = journal::effects(&cluster.sources().await?).await?;

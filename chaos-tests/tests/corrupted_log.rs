@@ -61,7 +61,8 @@ async fn level(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_whose_log_is_damaged_in_the_middle_refuses_to_start_and_the_others_serve() -> anyhow::Result<()> {
+async fn a_node_whose_log_is_damaged_in_the_middle_refuses_to_start_and_the_others_serve()
+-> anyhow::Result<()> {
     let mut cluster = Cluster::start(2).await?;
     for (shard, account) in [(0, "A-1"), (1, "B-1")] {
         cluster.open_accounts(shard, [account.to_owned()], 10_000).await?;
@@ -107,7 +108,8 @@ async fn a_node_whose_log_is_damaged_in_the_middle_refuses_to_start_and_the_othe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_with_torn_tails_start_and_keep_open_and_finished_transactions() -> anyhow::Result<()> {
+async fn nodes_with_torn_tails_start_and_keep_open_and_finished_transactions() -> anyhow::Result<()>
+{
     let mut cluster = Cluster::start(2).await?;
     for (shard, account) in [(0, "A-1"), (1, "B-1")] {
         cluster.open_accounts(shard, [account.to_owned()], 1_000).await?;
@@ -162,7 +164,11 @@ async fn nodes_with_torn_tails_start_and_keep_open_and_finished_transactions() -
         let mut other = committed.clone();
         other["branches"][0]["payload"]["debit"]["amount_minor"] = "401".into();
         let reply = http::post(&node.http, "/v1/transactions", &other).await?;
-        ensure!((reply.status, reply.text("/code").as_str()) == (409, "HF2002"), "{:#}", reply.json());
+        ensure!(
+            (reply.status, reply.text("/code").as_str()) == (409, "HF2002"),
+            "{:#}",
+            reply.json()
+        );
     }
     // The open ones go on where they were.
     let asked = service.next(SOON).await?;
@@ -175,7 +181,9 @@ async fn nodes_with_torn_tails_start_and_keep_open_and_finished_transactions() -
     let branch = json!({"branch": 1, "participant": "slow", "payload": {}});
     let reply = http::post(&http, "/v1/transactions/kept-begun/branches", &branch).await?;
     ensure!(reply.status == 200, "{:#}", reply.json());
-    let reply = http::post(&http, "/v1/transactions/kept-begun/rollback", &json!({"reason": "enough"})).await?;
+    let reply =
+        http::post(&http, "/v1/transactions/kept-begun/rollback", &json!({"reason": "enough"}))
+            .await?;
     ensure!(reply.text("/outcome") == "rolled_back", "{:#}", reply.json());
     service.agree(Duration::from_millis(500)).await?;
     cluster.quiet(SOON).await?;

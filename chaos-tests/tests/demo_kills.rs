@@ -50,7 +50,17 @@ async fn a_postgresql_server_is_lost_and_no_money_is() -> anyhow::Result<()> {
 async fn with_json_standard_output_holds_the_report_and_nothing_else() -> anyhow::Result<()> {
     let demo = Demo::new()?;
     let output = demo
-        .run(&["--transfers", "200", "--accounts", "200", "--kill", "none", "--json", "--seed", "7"])
+        .run(&[
+            "--transfers",
+            "200",
+            "--accounts",
+            "200",
+            "--kill",
+            "none",
+            "--json",
+            "--seed",
+            "7",
+        ])
         .await?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout)?;

@@ -87,7 +87,8 @@ async fn deposed(gid: &str, late: u16, fresh: u16) -> anyhow::Result<(Cluster, V
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_yes_to_a_deposed_leader_commits_nothing_that_the_new_leader_rolls_back() -> anyhow::Result<()> {
+async fn a_late_yes_to_a_deposed_leader_commits_nothing_that_the_new_leader_rolls_back()
+-> anyhow::Result<()> {
     let (cluster, ops) = deposed("late-yes", 200, 409).await?;
     ensure!(!ops.contains(&"confirm".to_owned()), "both ways: {ops:?}");
     let effects = journal::effects(&cluster.sources().await?).await?;
@@ -97,7 +98,8 @@ async fn a_late_yes_to_a_deposed_leader_commits_nothing_that_the_new_leader_roll
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_no_to_a_deposed_leader_rolls_back_nothing_that_the_new_leader_commits() -> anyhow::Result<()> {
+async fn a_late_no_to_a_deposed_leader_rolls_back_nothing_that_the_new_leader_commits()
+-> anyhow::Result<()> {
     let (cluster, ops) = deposed("late-no", 409, 200).await?;
     ensure!(!ops.contains(&"cancel".to_owned()), "both ways: {ops:?}");
     ensure!(ops.last().is_some_and(|op| op == "confirm"), "{ops:?}");

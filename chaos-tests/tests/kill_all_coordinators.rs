@@ -36,7 +36,8 @@ struct Load {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acknowledged_before_all_coordinators_died_is_in_the_books_once() -> anyhow::Result<()> {
+async fn what_was_acknowledged_before_all_coordinators_died_is_in_the_books_once()
+-> anyhow::Result<()> {
     let mut cluster = Cluster::start(2).await?;
     for shard in 0..2 {
         let ids = (0..ACCOUNTS).map(|number| account(shard as u64, number));
@@ -137,7 +138,8 @@ fn submission(number: u64) -> anyhow::Result<Submission> {
     let mut submission = Submission::tcc().gid(gid(number));
     for (shard, account, minor) in legs(number) {
         let account = AccountId::parse(&account)?;
-        let money = Money::parse(&format!("{}.{:02}", minor.abs() / 100, minor.abs() % 100), "EUR")?;
+        let money =
+            Money::parse(&format!("{}.{:02}", minor.abs() / 100, minor.abs() % 100), "EUR")?;
         let leg = if minor < 0 {
             DepositInstruction::Debit { account, money }
         } else {

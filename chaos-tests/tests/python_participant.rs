@@ -62,7 +62,8 @@ async fn submit(cluster: &Cluster, body: &Value) -> anyhow::Result<http::Reply> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_participant_in_python_commits_refuses_and_confirms_once_though_its_agent_dies() -> anyhow::Result<()> {
+async fn a_participant_in_python_commits_refuses_and_confirms_once_though_its_agent_dies()
+-> anyhow::Result<()> {
     let cluster = Cluster::start(1).await?;
     cluster.open_accounts(0, ["A-1".to_owned()], 10_000).await?;
     let mut python = Python::start(&cluster).await?;
