@@ -14,8 +14,8 @@ use crate::{
     leader::Leader,
     link::channel,
     wire::{
-        self, AddBranchRequest, BeginRequest, ErrorKind, GetRequest, ListRequest, RollBackRequest,
-        SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
+        self, AddBranchRequest, BeginRequest, ErrorKind, GetRequest, ListRequest, RetryRequest,
+        RollBackRequest, SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
         admin_client::AdminClient, exchange_reply::Reply, exchange_request::Request,
         transactions_client::TransactionsClient,
     },
@@ -27,6 +27,8 @@ const WAIT_MS_MAX: u64 = 60_000;
 const GRACE: Duration = Duration::from_millis(500);
 /// Refused since the gid has other content.
 const GID_TAKEN: &str = "HF2002";
+/// Refused since the transaction is in another status.
+const WRONG_STATUS: &str = "HF2004";
 /// The node leads and is well, but full: asking another would not help.
 const FULL: [&str; 2] = ["HF2007", "HF2103"];
 
@@ -176,6 +178,21 @@ impl Client {
         wait: Wait,
     ) -> Result<Answer, ClientError> {
         let request = Request::RollBack(RollBackRequest {
+            gid: gid.to_owned(),
+            reason: reason.to_owned(),
+            wait: wire::Wait::from(wait).into(),
+            wait_timeout_ms: 0,
+        });
+        self.fate(gid.to_owned(), false, request, wait, self.inner.options.patience()).await
+    }
+
+    /// Lets a transaction that needs attention go on from where it was, once the cause is repaired. `reason` (1 to 1,024
+    /// bytes, no control characters) is kept with it. If a branch refuses again, the answer says that it needs attention
+    /// again. Never changes a decision.
+    /// # Errors
+    /// [`ClientError`]: refused, with HF2004 if it does not need attention, or nothing was done. Never for an open outcome.
+    pub async fn retry(&self, gid: &str, reason: &str, wait: Wait) -> Result<Answer, ClientError> {
+        let request = Request::Retry(RetryRequest {
             gid: gid.to_owned(),
             reason: reason.to_owned(),
             wait: wire::Wait::from(wait).into(),
@@ -357,6 +374,15 @@ impl Client {
                             begun = true;
                             request = wait_for(gid, wait.unwrap_or(Wait::None));
                         }
+                        // It went on before the answer was lost, at our word or another operator's: only its fate is left to ask.
+                        ErrorKind::Refused
+                            if futile.sent
+                                && error.code == WRONG_STATUS
+                                && matches!(request, Request::Retry(_)) =>
+                        {
+                            begun = true;
+                            request = wait_for(gid, wait.unwrap_or(Wait::None));
+                        }
                         ErrorKind::Refused if futile.sent && error.code == GID_TAKEN => {
                             futile.last = error.message;
                             return Err(futile.told(gid, patience));
@@ -468,6 +494,7 @@ fn set_wait(request: &mut Request, deadline: Instant) {
         Request::Submit(request) => request.wait_timeout_ms = ms,
         Request::SubmitBegun(request) => request.wait_timeout_ms = ms,
         Request::RollBack(request) => request.wait_timeout_ms = ms,
+        Request::Retry(request) => request.wait_timeout_ms = ms,
         Request::Wait(request) => request.wait_timeout_ms = ms,
         Request::Begin(_) | Request::AddBranch(_) | Request::Get(_) => {}
     }

@@ -74,6 +74,7 @@ fn gid(asked: &Asked) -> &str {
         Asked::AddBranch(it) => &it.gid,
         Asked::SubmitBegun(it) => &it.gid,
         Asked::RollBack(it) => &it.gid,
+        Asked::Retry(it) => &it.gid,
         Asked::Get(it) => &it.gid,
         Asked::Wait(it) => &it.gid,
     }
@@ -151,6 +152,9 @@ impl Transactions for Node {
         Err(tonic::Status::unimplemented("scripted nodes only exchange"))
     }
     async fn roll_back(&self, _: Request<wire::RollBackRequest>) -> Unary {
+        Err(tonic::Status::unimplemented("scripted nodes only exchange"))
+    }
+    async fn retry(&self, _: Request<wire::RetryRequest>) -> Unary {
         Err(tonic::Status::unimplemented("scripted nodes only exchange"))
     }
     async fn get(&self, request: Request<wire::GetRequest>) -> Unary {
@@ -352,6 +356,28 @@ async fn an_own_gid_that_is_taken_after_a_loss_is_the_same_transaction() {
     let client = Client::connect([&node.address], impatient(2_000)).await.unwrap();
     let answer = client.submit(transfer().gid("pay-1")).await.unwrap();
     assert_eq!(answer.outcome, Outcome::Unknown);
+}
+
+#[tokio::test]
+async fn a_retry_that_is_too_late_after_a_loss_tells_the_fate_and_otherwise_is_refused() {
+    let late = |_: &Asked| error(wire::ErrorKind::Refused, "HF2004", "");
+    let node = serve(true, "", move |number, asked| match (number, asked) {
+        (1, _) => Act::Break,
+        (_, Asked::Retry(_)) => late(asked),
+        (_, _) => told(gid(asked), wire::Status::Committed, wire::Outcome::Committed),
+    })
+    .await;
+    let client = Client::connect([&node.address], impatient(5_000)).await.unwrap();
+    let answer = client.retry("pay-1", "the account is thawed", Wait::End).await.unwrap();
+    assert_eq!((answer.outcome, node.gids().len()), (Outcome::Committed, 3));
+    let first = node.heard.lock().unwrap()[0].clone();
+    let Asked::Retry(first) = first else { panic!("{first:?}") };
+    assert_eq!((first.reason.as_str(), first.wait()), ("the account is thawed", wire::Wait::End));
+
+    let node = serve(true, "", move |_, asked| late(asked)).await;
+    let client = Client::connect([&node.address], impatient(5_000)).await.unwrap();
+    let error = client.retry("pay-1", "the account is thawed", Wait::End).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused { code, .. } if code == "HF2004"), "{error}");
 }
 
 #[tokio::test]

@@ -2,9 +2,15 @@
 
 mod doors;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use doors::{Cluster, SOON, done, get, post};
+use doors::{Cluster, SOON, done, frozen_until, get, post};
 use holdfast_client::{
     Client, ClientOptions, ErrorKind, FORWARD_HEADER, FORWARD_NEVER, Outcome, Submission, Wait,
 };
@@ -116,6 +122,46 @@ async fn a_client_follows_the_leader_when_the_leader_stops() {
         let end = client.wait(&gid, Wait::End, Duration::from_secs(30)).await.unwrap();
         assert_eq!(end.status(), Some(holdfast_client::Status::Committed), "{gid}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_reaches_the_leader_from_a_follower_and_from_a_client() {
+    let cluster = Cluster::of(3).await;
+    let repaired = Arc::new(AtomicBool::new(false));
+    let _yes = cluster.serve("yes", done).await;
+    let _frozen = cluster.serve("frozen", frozen_until(Arc::clone(&repaired))).await;
+    let client = Client::connect(cluster.addresses(), ClientOptions::default()).await.unwrap();
+    for gid in ["pay-1", "pay-2"] {
+        let submission = Submission::tcc().gid(gid).branch("yes", "1").branch("frozen", "2");
+        let stuck = client.submit(submission.wait(Wait::End)).await.unwrap();
+        assert!(stuck.is_committed());
+        assert_eq!(stuck.status(), Some(holdfast_client::Status::NeedsAttention));
+    }
+    repaired.store(true, Ordering::SeqCst);
+    let body = json!({"reason": "thawed"});
+    let answer = post(cluster.follower().http, "/v1/transactions/pay-1/retry", &body).await;
+    assert_eq!(
+        (answer.status, &answer.json()["transaction"]["status"]),
+        (200, &json!("committed")),
+        "{answer:?}"
+    );
+    let answer = client.retry("pay-2", "thawed", Wait::End).await.unwrap();
+    assert_eq!(answer.status(), Some(holdfast_client::Status::Committed));
+    let late = client.retry("pay-2", "thawed", Wait::End).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Refused, "{late}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_are_told_to_stop_together_wait_for_nobody() {
+    let cluster = Cluster::of(3).await;
+    let began = Instant::now();
+    let stopping = cluster.nodes.into_iter().map(|node| node.stop());
+    futures::future::join_all(stopping).await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let alone = Cluster::of(1).await;
+    let began = Instant::now();
+    alone.nodes.into_iter().next().expect("one").stop().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,15 +2,22 @@
 
 mod doors;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
-use doors::{Cluster, Node, SOON, done, refused};
+use doors::{Cluster, Node, SOON, done, frozen_until, refused};
 use holdfast_proto::v1::{
     self, AddBranchRequest, BeginRequest, BranchSpec, ExchangeRequest, GetRequest, ListRequest,
-    Mode, NodeStatusRequest, Options, Outcome, RollBackRequest, Status, SubmitBegunRequest,
-    SubmitRequest, Wait, WaitRequest, admin_client::AdminClient, exchange_reply::Reply,
-    exchange_request::Request as Asked, transactions_client::TransactionsClient,
+    Mode, NodeStatusRequest, Options, Outcome, RetryRequest, RollBackRequest, Status,
+    SubmitBegunRequest, SubmitRequest, Wait, WaitRequest, admin_client::AdminClient,
+    exchange_reply::Reply, exchange_request::Request as Asked,
+    transactions_client::TransactionsClient,
 };
 use holdfast_txn::limit;
 use tokio::{sync::mpsc, time::timeout};
@@ -135,6 +142,45 @@ async fn every_request_of_a_caller_is_answered() {
     assert_eq!(status.leader_grpc, cluster.leader().grpc);
     assert_eq!(status.open_transactions, 1);
     assert!(status.members[0].voter && status.applied_index > 0 && status.state_hash.len() == 64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_confirm_is_retried_unary_and_over_the_stream() {
+    let cluster = Cluster::of(1).await;
+    let mut client = connect(cluster.leader()).await;
+    let repaired = Arc::new(AtomicBool::new(false));
+    let _yes = cluster.serve("yes", done).await;
+    let _frozen = cluster.serve("frozen", frozen_until(Arc::clone(&repaired))).await;
+    for gid in ["pay-1", "pay-2"] {
+        let mut whole = transfer(gid, &["yes", "frozen"]);
+        whole.wait = Wait::End.into();
+        let stuck = client.submit(whole).await.unwrap().into_inner();
+        assert_eq!(stuck.outcome(), Outcome::Committed, "a decision never changes");
+        assert_eq!(stuck.transaction.unwrap().status(), Status::NeedsAttention);
+    }
+    let retry = |gid: &str, reason: &str| RetryRequest {
+        gid: gid.into(),
+        reason: reason.into(),
+        ..RetryRequest::default()
+    };
+    let silent = client.retry(retry("pay-1", "")).await.unwrap_err();
+    assert_eq!(told(&silent), (Code::InvalidArgument, "HF2301", "refused"));
+    repaired.store(true, Ordering::SeqCst);
+    let retried = client.retry(retry("pay-1", "thawed")).await.unwrap().into_inner();
+    assert_eq!(retried.transaction.unwrap().status(), Status::Committed);
+    let late = client.retry(retry("pay-1", "thawed")).await.unwrap_err();
+    assert_eq!(told(&late), (Code::FailedPrecondition, "HF2004", "refused"));
+    let missing = client.retry(retry("nothing", "thawed")).await.unwrap_err();
+    assert_eq!(told(&missing), (Code::NotFound, "HF2001", "refused"));
+
+    let asked = Asked::Retry(retry("pay-2", "thawed"));
+    let request = ExchangeRequest { request_id: 7, request: Some(asked) };
+    let requests = tokio_stream::iter([request]);
+    let mut replies = client.exchange(requests).await.unwrap().into_inner();
+    let reply = timeout(SOON, replies.message()).await.expect("in time").unwrap().expect("one");
+    let Some(Reply::Transaction(told)) = reply.reply else { panic!("{reply:?}") };
+    assert_eq!((reply.request_id, told.outcome()), (7, Outcome::Committed));
+    assert_eq!(told.transaction.unwrap().status(), Status::Committed);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

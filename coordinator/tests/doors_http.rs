@@ -2,9 +2,15 @@
 
 mod doors;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use doors::{Cluster, bare, done, get, http, post, refused, throw, until};
+use doors::{Cluster, bare, done, frozen_until, get, http, post, refused, throw, until};
 use holdfast_coordinator::config;
 use serde_json::{Value, json};
 
@@ -129,6 +135,57 @@ async fn an_enlisted_transaction_grows_and_is_closed() {
     assert_eq!(late.problem(), (409, "HF2004".into(), "refused".into()));
     let undone = http(at, "POST", "/v1/transactions/pay-1/rollback", &[], b"").await;
     assert_eq!(undone.problem(), (409, "HF2004".into(), "refused".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_needs_attention_goes_on_when_it_is_retried() {
+    let cluster = Cluster::of(1).await;
+    let at = cluster.leader().http;
+    let repaired = Arc::new(AtomicBool::new(false));
+    let _yes = cluster.serve("yes", done).await;
+    let _frozen = cluster.serve("frozen", frozen_until(Arc::clone(&repaired))).await;
+    let mut whole = transfer("pay-1", ["yes", "frozen"]);
+    whole["wait"] = json!("end");
+    let stuck = post(at, ALL, &whole).await;
+    let answer = stuck.json();
+    assert_eq!((stuck.status, &answer["outcome"]), (200, &json!("committed")), "{stuck:?}");
+    assert_eq!(answer["transaction"]["status"], "needs_attention");
+    assert_eq!(answer["transaction"]["branches"][1]["refusal"]["code"], "account_frozen");
+    assert_eq!(get(at, "/v1/status").await.json()["needs_attention"], 1);
+    let gauge = r#"holdfast_transactions_open{status="needs_attention"}"#;
+    assert!(get(at, "/metrics").await.body.contains(gauge));
+
+    // The cause is still there: it needs attention again, and the reason keeps both.
+    let retry = "/v1/transactions/pay-1/retry";
+    let early = post(at, retry, &json!({"reason": "hoping"})).await;
+    assert_eq!(early.json()["transaction"]["status"], "needs_attention", "{early:?}");
+    repaired.store(true, Ordering::SeqCst);
+    let retried = post(at, retry, &json!({"reason": "thawed, ticket 7311"})).await;
+    let answer = retried.json();
+    assert_eq!((retried.status, &answer["outcome"]), (200, &json!("committed")), "{retried:?}");
+    // Without a word on waiting, the end is waited for.
+    assert_eq!(answer["transaction"]["status"], "committed");
+    let reason = answer["transaction"]["reason"].as_str().expect("a reason").to_owned();
+    let story = ["retried: thawed, ticket 7311", "frozen by a court", "retried: hoping"];
+    let at_of = |part: &&str| reason.find(*part).unwrap_or_else(|| panic!("{part}: {reason}"));
+    assert!(story.iter().map(at_of).is_sorted(), "newest first: {reason}");
+
+    // It is over; there is nothing to retry.
+    let late = post(at, retry, &json!({"reason": "once more"})).await;
+    assert_eq!(late.problem(), (409, "HF2004".into(), "refused".into()));
+    for (body, word) in [
+        (json!({}), "reason: missing"),
+        (json!({"reason": " \t"}), "reason: missing"),
+        (json!({"reason": "x".repeat(1_025)}), "1025 bytes, allowed is 1 to 1024"),
+        (json!({"reason": "two\nlines"}), "control characters"),
+        (json!({"reason": "\u{9b}31m"}), "control characters"),
+    ] {
+        let bad = post(at, retry, &body).await;
+        assert_eq!(bad.problem(), (400, "HF2301".into(), "refused".into()), "{body}");
+        assert!(bad.body.contains(word), "{bad:?}");
+    }
+    let longest = post(at, retry, &json!({"reason": "x".repeat(1_024)})).await;
+    assert_eq!(longest.problem(), (409, "HF2004".into(), "refused".into()), "it is taken in");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,6 +319,15 @@ async fn bad_input_is_refused_with_its_code_and_does_nothing() {
         ("POST", "/v1/transactions/no%20gid/rollback", vec![], "", 400, "HF2301"),
         ("POST", "/v1/transactions/nothing/rollback", vec![], "", 404, "HF2001"),
         ("POST", "/v1/transactions/nothing/submit", vec![], "", 404, "HF2001"),
+        ("POST", "/v1/transactions/nothing/retry", vec![], "", 400, "HF2301"),
+        (
+            "POST",
+            "/v1/transactions/nothing/retry",
+            vec![json_type],
+            r#"{"reason":"thawed"}"#,
+            404,
+            "HF2001",
+        ),
         (
             "POST",
             "/v1/transactions/nothing/branches",

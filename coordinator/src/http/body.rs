@@ -62,6 +62,15 @@ pub(super) struct RollBack {
     wait_timeout_ms: u64,
 }
 
+/// `POST /v1/transactions/{gid}/retry`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Retry {
+    reason: String,
+    wait: Option<Wait>,
+    wait_timeout_ms: u64,
+}
+
 /// When the answer is due.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -104,7 +113,7 @@ enum Tries {
 struct Options {
     timeout_ms: u64,
     call_timeout_ms: u64,
-    retry: Option<Retry>,
+    retry: Option<RetryPolicy>,
     order: Option<Order>,
     recovery: Option<Recovery>,
     tries: Option<Tries>,
@@ -114,7 +123,7 @@ struct Options {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Retry {
+struct RetryPolicy {
     first_ms: u64,
     ceiling_ms: u64,
     attempts_max: u32,
@@ -212,6 +221,19 @@ impl RollBack {
     }
 }
 
+impl Retry {
+    pub(super) fn into_wire(self, gid: String) -> v1::exchange_request::Request {
+        let Self { reason, wait: until, wait_timeout_ms } = self;
+        let wait = wait(until);
+        v1::exchange_request::Request::Retry(v1::RetryRequest {
+            gid,
+            reason,
+            wait,
+            wait_timeout_ms,
+        })
+    }
+}
+
 impl Options {
     fn into_wire(self) -> v1::Options {
         let order = match self.order {
@@ -232,10 +254,8 @@ impl Options {
         v1::Options {
             timeout_ms: self.timeout_ms,
             call_timeout_ms: self.call_timeout_ms,
-            retry: self.retry.map(|Retry { first_ms, ceiling_ms, attempts_max }| v1::RetryPolicy {
-                first_ms,
-                ceiling_ms,
-                attempts_max,
+            retry: self.retry.map(|RetryPolicy { first_ms, ceiling_ms, attempts_max }| {
+                v1::RetryPolicy { first_ms, ceiling_ms, attempts_max }
             }),
             order: order.into(),
             recovery: recovery.into(),
@@ -360,6 +380,13 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             "nothing was done: objects and lists lie within each other more than {DEPTH_MAX} deep. Flatten the payload, or send it as payload_base64"
         )));
     }
+    // A list of values in the order of the fields would be read as well; nobody means that.
+    if bytes.trim_ascii_start().first().is_some_and(|byte| *byte == b'[') {
+        return Err(Problem::bad_json(
+            "nothing was done: the body is a list; expected is an object with named fields"
+                .to_owned(),
+        ));
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         let text = error.to_string();
         let hint = suggestion(&text).map(|word| format!(". Did you mean `{word}`?"));
@@ -419,6 +446,7 @@ mod tests {
         assert!(!fails(r#"{"entirely_different":1}"#).contains("Did you mean"));
         assert!(fails(r#"{"gid":"a","gid":"b"}"#).contains("duplicate field"));
         assert!(fails("{").contains("EOF"));
+        assert!(fails(r#" ["g-1", "tcc"]"#).contains("the body is a list"));
         assert!(fails(r#"{"gid":7}"#).contains("invalid type"));
         assert!(fails(r#"{"options":{"timeout_ms":-1}}"#).contains("invalid value"));
     }

@@ -16,7 +16,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    body::{self, AddBranch, Close, RollBack, Submit, Wait},
+    body::{self, AddBranch, Close, Retry, RollBack, Submit, Wait},
     problem::Problem,
     view,
 };
@@ -37,6 +37,7 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .route("/v1/transactions/{gid}/branches", post(add_branch))
         .route("/v1/transactions/{gid}/submit", post(close))
         .route("/v1/transactions/{gid}/rollback", post(roll_back))
+        .route("/v1/transactions/{gid}/retry", post(retry))
         .route("/v1/transactions/{gid}/wait", get(wait))
         .route("/v1/status", get(status))
         .route("/livez", get(livez))
@@ -136,6 +137,16 @@ async fn roll_back(
 ) -> Result<Response, Problem> {
     let roll_back: RollBack = door.read(&headers, body, true).await?;
     door.fate(roll_back.into_wire(named(gid)?)).await
+}
+
+async fn retry(
+    State(door): State<Door>,
+    gid: Gid,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let retry: Retry = door.read(&headers, body, true).await?;
+    door.fate(retry.into_wire(named(gid)?)).await
 }
 
 async fn one(

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, fmt::Display, time::Duration};
 
 use holdfast_proto::v1::{
-    self, AddBranchRequest, BeginRequest, RollBackRequest, SubmitRequest, exchange_request::Request,
+    self, AddBranchRequest, BeginRequest, RetryRequest, RollBackRequest, SubmitRequest,
+    exchange_request::Request,
 };
 use holdfast_txn::{
     BranchId, BranchSpec, Command, Gid, Mode, Options, Order, Participant, Recovery, RetryPolicy,
@@ -74,6 +75,7 @@ pub(crate) fn check(request: &mut Request, timeouts: &config::Timeouts) -> Resul
             propose(findings, command, Some(patience))
         }
         Request::RollBack(request) => roll_back(request),
+        Request::Retry(request) => retry(request),
         Request::Get(request) => {
             let mut findings = Findings::default();
             let gid = gid(&mut findings, &request.gid);
@@ -210,6 +212,30 @@ fn roll_back(request: &RollBackRequest) -> Result<Checked, Fault> {
     propose(findings, command, Some(patience))
 }
 
+/// An operator's retry. Its reason is evidence for an audit, so it is checked and never cut.
+fn retry(request: &RetryRequest) -> Result<Checked, Fault> {
+    let mut findings = Findings::default();
+    let gid = gid(&mut findings, &request.gid);
+    // The decision is there already as a rule; an operator wants to hear whether the end is reached.
+    let wait = match v1::Wait::try_from(request.wait) {
+        Ok(v1::Wait::Unspecified) => v1::Wait::End.into(),
+        Ok(v1::Wait::None | v1::Wait::Decision | v1::Wait::End) | Err(_) => request.wait,
+    };
+    let patience = patience(&mut findings, wait, request.wait_timeout_ms);
+    let (reason, most) = (&request.reason, limit::REASON_BYTES_MAX);
+    if reason.trim().is_empty() {
+        findings.add("reason", "missing; say why it may go on, for the people who read it later");
+    } else if reason.len() > most {
+        let bytes = reason.len();
+        findings.add("reason", format_args!("{bytes} bytes, allowed is 1 to {most}"));
+    }
+    if reason.chars().any(char::is_control) {
+        findings.add("reason", "holds control characters; write it in one line of plain text");
+    }
+    let command = gid.map(|gid| Command::Retry { gid, reason: reason.clone() });
+    propose(findings, command, Some(patience))
+}
+
 /// The command with its wait, if nothing was found.
 fn propose(
     findings: Findings,
@@ -304,7 +330,7 @@ fn options(
             ),
         );
     }
-    retry(findings, &mut options.retry, given.retry.as_ref());
+    retry_policy(findings, &mut options.retry, given.retry.as_ref());
     match v1::Order::try_from(given.order) {
         Ok(v1::Order::Unspecified) => {}
         Ok(v1::Order::Sequential) => options.order = Order::Sequential,
@@ -344,7 +370,11 @@ fn options(
     options
 }
 
-fn retry(findings: &mut Findings, policy: &mut RetryPolicy, given: Option<&v1::RetryPolicy>) {
+fn retry_policy(
+    findings: &mut Findings,
+    policy: &mut RetryPolicy,
+    given: Option<&v1::RetryPolicy>,
+) {
     let Some(given) = given else { return };
     if given.ceiling_ms > 0 {
         policy.ceiling_ms = given.ceiling_ms;

@@ -209,7 +209,7 @@ impl Here {
 
 /// Requests by kind and by result.
 #[derive(Debug)]
-struct Counts([Results; 7]);
+struct Counts([Results; 8]);
 
 /// The results of one kind of request.
 struct Results {
@@ -227,7 +227,8 @@ impl std::fmt::Debug for Results {
 
 impl Default for Counts {
     fn default() -> Self {
-        let names = ["submit", "begin", "add_branch", "submit_begun", "roll_back", "get", "wait"];
+        let names =
+            ["submit", "begin", "add_branch", "submit_begun", "roll_back", "get", "wait", "retry"];
         Self(names.map(|request| {
             let counter = |result: &'static str| {
                 metrics::counter!("holdfast_requests_total", "request" => request, "result" => result)
@@ -252,6 +253,7 @@ impl Counts {
             Request::RollBack(_) => 4,
             Request::Get(_) => 5,
             Request::Wait(_) => 6,
+            Request::Retry(_) => 7,
         };
         &self.0[index]
     }

@@ -6,7 +6,8 @@ use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER};
 use holdfast_proto::v1::{
     AddBranchRequest, BeginRequest, ExchangeReply, ExchangeRequest, GetRequest, ListReply,
-    ListRequest, RollBackRequest, SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
+    ListRequest, RetryRequest, RollBackRequest, SubmitBegunRequest, SubmitRequest,
+    TransactionReply, WaitRequest,
     exchange_reply::Reply,
     exchange_request::Request as Asked,
     transactions_server::{Transactions as Service, TransactionsServer},
@@ -104,6 +105,13 @@ impl Service for Transactions {
         request: Request<RollBackRequest>,
     ) -> Result<Response<TransactionReply>, Status> {
         self.unary(request, Asked::RollBack).await
+    }
+
+    async fn retry(
+        &self,
+        request: Request<RetryRequest>,
+    ) -> Result<Response<TransactionReply>, Status> {
+        self.unary(request, Asked::Retry).await
     }
 
     async fn get(

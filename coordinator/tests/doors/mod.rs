@@ -3,7 +3,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -196,6 +199,23 @@ pub(crate) fn refused(call: &v1::Call) -> Option<v1::Answer> {
         code: "insufficient_funds".into(),
         message: "available 50.00, needed 80.00".into(),
     })
+}
+
+/// Refuses to confirm until `repaired` says otherwise, and does the rest.
+pub(crate) fn frozen_until(
+    repaired: Arc<AtomicBool>,
+) -> impl Fn(&v1::Call) -> Option<v1::Answer> + Send + Sync + 'static {
+    move |call| {
+        if call.op() != v1::Op::Confirm || repaired.load(Ordering::SeqCst) {
+            return done(call);
+        }
+        Some(v1::Answer {
+            call_id: call.call_id,
+            verdict: Verdict::Refused.into(),
+            code: "account_frozen".into(),
+            message: "frozen by a court".into(),
+        })
+    }
 }
 
 /// Opens a session and has it welcomed; the future serves it.
