@@ -355,16 +355,14 @@ impl Coordinator {
         self.inner.stopping.cancel();
     }
 
-    /// Lets another node lead, so that nobody has to wait for an election.
+    /// Lets another node lead, so that nobody has to wait for an election. Takes two election timeouts at most.
     pub(crate) async fn hand_over(&self) {
         if !self.leads() {
             return;
         }
-        let node = self.inner.config.node.id;
-        let members = self.inner.log.status().members;
-        let others = members.into_iter().filter(|one| one.voter && one.member.node != node);
-        let Some(next) = others.max_by_key(|one| one.matched_index) else { return };
-        if let Err(fault) = self.inner.log.hand_over(next.member.node).await {
+        // Alone, or the last one up: there is nobody to wait for.
+        let Some(next) = self.inner.log.successor() else { return };
+        if let Err(fault) = self.inner.log.hand_over(next).await {
             tracing::info!(%fault, "leadership was not handed over; the others will elect");
         }
     }

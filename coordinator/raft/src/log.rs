@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use openraft::{
-    Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy,
+    Instant as _, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy,
     async_runtime::WatchReceiver as _,
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError},
 };
@@ -38,7 +38,7 @@ use crate::{
 /// Proposals under way at once, and their bytes.
 const PROPOSALS_MAX: usize = 16_384;
 const PROPOSED_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// How long an operator's request is waited for.
+/// How long a snapshot that an operator asks for is waited for.
 const CONTROL_TIMEOUT_MS: u64 = 30_000;
 
 /// A replica of the log. A handle: clones are the same replica.
@@ -56,7 +56,7 @@ struct Inner<S: StateMachine> {
     proposals: Semaphore,
     proposed_bytes: Semaphore,
     entry_bytes_max: usize,
-    /// How long a fresh leader may wait to hear of its followers.
+    /// The longest election timeout: how long a fresh leader may wait to hear of its followers.
     lease_patience: Duration,
     stopped: AtomicBool,
     closing: watch::Sender<bool>,
@@ -367,13 +367,34 @@ impl<S: StateMachine> Log<S> {
         let wanted = inner.raft.metrics().borrow_watched().last_applied.map(|log_id| log_id.index);
         inner.raft.trigger().snapshot().await.map_err(|_| ControlError::Stopped)?;
         inner
-            .wait_for("the snapshot", |metrics| {
+            .wait_for("the snapshot", Duration::from_millis(CONTROL_TIMEOUT_MS), |metrics| {
                 metrics.snapshot.map(|log_id| log_id.index) >= wanted
             })
             .await
     }
 
-    /// Hands the leadership over to another voter, and waits until somebody else leads. Proposals meanwhile are told
+    /// Who would lead best after this node: of the other voters that answered within the last election timeout, the one that
+    /// holds most of the log. `None` where nobody did, on a node without others, and on one that does not lead.
+    #[must_use]
+    pub fn successor(&self) -> Option<u64> {
+        let inner = &*self.inner;
+        let metrics = inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let (answered, matched) = (metrics.heartbeat.as_ref()?, metrics.replication.as_ref()?);
+        let lately = |node: &u64| {
+            let last = answered.get(node).and_then(Option::as_ref);
+            last.is_some_and(|last| last.elapsed() <= inner.lease_patience)
+        };
+        let others = metrics.membership_config.voter_ids().filter(|node| *node != metrics.id);
+        let index = |node: &u64| {
+            let matched = matched.get(node).and_then(Option::as_ref);
+            matched.map(|log_id| log_id.index)
+        };
+        others.filter(lately).max_by_key(index)
+    }
+
+    /// Hands the leadership over to another voter, and waits until somebody else leads, for two election timeouts at most: a
+    /// voter that takes it does so at once, and without it the others elect. Proposals meanwhile are told
     /// [`ProposeError::NotLeader`].
     /// # Errors
     /// See [`ControlError`].
@@ -396,7 +417,7 @@ impl<S: StateMachine> Log<S> {
         }
         inner.raft.trigger().transfer_leader(to).await.map_err(|_| ControlError::Stopped)?;
         inner
-            .wait_for("the hand-over", |metrics| {
+            .wait_for("the hand-over", 2 * inner.lease_patience, |metrics| {
                 metrics.current_leader.is_some_and(|leader| leader != metrics.id)
             })
             .await
@@ -433,10 +454,10 @@ impl<S: StateMachine> Inner<S> {
     async fn wait_for(
         &self,
         what: &'static str,
+        limit: Duration,
         reached: impl Fn(&RaftMetrics<Consensus>) -> bool,
     ) -> Result<(), ControlError> {
         let mut metrics = self.raft.metrics();
-        let limit = Duration::from_millis(CONTROL_TIMEOUT_MS);
         let waited = timeout(limit, async {
             loop {
                 {
@@ -451,7 +472,8 @@ impl<S: StateMachine> Inner<S> {
                 metrics.changed().await.map_err(|_| ControlError::Stopped)?;
             }
         });
-        let late = |_| ControlError::TimedOut { what, after_ms: CONTROL_TIMEOUT_MS };
+        let after_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let late = |_| ControlError::TimedOut { what, after_ms };
         waited.await.map_err(late)?
     }
 }

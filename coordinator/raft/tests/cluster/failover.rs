@@ -253,9 +253,41 @@ async fn leadership_is_handed_over_and_back() {
     let node = cluster.nodes[to].config.node;
     let log = cluster.nodes[leader].log();
     assert_eq!(log.hand_over(9).await.unwrap_err(), ControlError::NotVoter { node: 9 });
+    eventually("both others answer", || log.successor()).await;
     log.hand_over(node).await.unwrap();
     eventually("the other leads", || cluster.nodes[to].leads().then_some(())).await;
     assert!(!cluster.nodes[leader].leads());
+    cluster.propose("two").await;
+    cluster.agree_on(2).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_to_a_node_that_is_gone_ends_in_time_and_a_better_one_is_known() {
+    let mut cluster = Cluster::start(3, |_| {}).await;
+    let leader = cluster.leader().await;
+    cluster.propose("one").await;
+    cluster.agree_on(1).await;
+    let (gone, left) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (gone_node, left_node) = (cluster.nodes[gone].config.node, cluster.nodes[left].config.node);
+    cluster.nodes[gone].stop().await;
+    assert_eq!(cluster.nodes[left].log().successor(), None, "a follower hands nothing over");
+    let log = cluster.nodes[leader].log().clone();
+    // The one that is gone still counts as present until it has been silent for an election.
+    eventually("only the other is left", || {
+        let others = (0..50).map(|_| log.successor()).all(|next| next == Some(left_node));
+        others.then_some(())
+    })
+    .await;
+    let after_ms = 2 * cluster.nodes[leader].config.election_max_ms;
+    let asked = Instant::now();
+    match log.hand_over(gone_node).await {
+        // The two that are left elected meanwhile, since a leader that hands over is silent.
+        Ok(()) => {}
+        Err(error) => assert_eq!(error, ControlError::TimedOut { what: "the hand-over", after_ms }),
+    }
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    cluster.nodes[gone].start().await;
     cluster.propose("two").await;
     cluster.agree_on(2).await;
     cluster.stop().await;
