@@ -12,13 +12,14 @@ use crate::{
     submission,
 };
 
-/// Submits, reads, waits for, lists and rolls back global transactions.
+/// Submits, reads, waits for, lists, rolls back and retries global transactions.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   holdfast tx submit --file transfer.json
   holdfast tx get 01JB2V6Z1N4T8W0R5Y7K3QHXCD
   holdfast tx list --status needs_attention
+  holdfast tx retry payroll-2026-11-0042 --reason \"account thawed\"
 
 Exit codes of submit and wait: 0 committed, 3 rolled back or refused, 4 unknown: ask again with the same gid.")]
 pub(crate) struct TxArgs {
@@ -132,6 +133,24 @@ The file:
         #[arg(long, value_enum, default_value_t = Until::Decision)]
         wait: Until,
     },
+    /// Let a transaction that needs attention go on, once its cause is repaired
+    #[command(after_help = "\
+Examples:
+  holdfast tx list --status needs_attention
+  holdfast tx retry payroll-2026-11-0042 --reason \"account thawed, ticket 7311\"
+  holdfast tx retry payroll-2026-11-0042 --reason \"app restarted\" --wait none
+
+Exit codes: 0 it went on, 3 refused or needs attention again, 4 unknown: ask again with the same gid.")]
+    Retry {
+        /// The transaction
+        gid: String,
+        /// Why it may go on, for the people who read it later; 1 to 1,024 bytes
+        #[arg(long)]
+        reason: String,
+        /// What to wait for
+        #[arg(long, value_enum, default_value_t = Until::End)]
+        wait: Until,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -199,12 +218,7 @@ pub(crate) async fn run(args: TxArgs, output: Output) -> anyhow::Result<ExitCode
             Ok(ExitCode::SUCCESS)
         }
         TxCommand::Rollback { gid, reason, wait } => {
-            if reason.trim().is_empty() {
-                return Err(Usage(
-                    "--reason is empty. Say why, for the people who read it later.".to_owned(),
-                )
-                .into());
-            }
+            must_say_why(&reason)?;
             let answer = args.cluster.client()?.roll_back(&gid, &reason, wait.into()).await?;
             show(&answer, output)?;
             Ok(match answer.outcome {
@@ -213,7 +227,31 @@ pub(crate) async fn run(args: TxArgs, output: Output) -> anyhow::Result<ExitCode
                 Outcome::Unknown => ExitCode::from(exit::UNKNOWN),
             })
         }
+        TxCommand::Retry { gid, reason, wait } => {
+            must_say_why(&reason)?;
+            let answer = args.cluster.client()?.retry(&gid, &reason, wait.into()).await?;
+            show(&answer, output)?;
+            Ok(went_on(&answer, wait))
+        }
     }
+}
+
+/// How a retry ended. What is on its way to a known fate went on; that a branch refused again is for people, once more.
+fn went_on(answer: &Answer, wait: Until) -> ExitCode {
+    match (&answer.outcome, answer.status()) {
+        (_, Some(Status::NeedsAttention)) => ExitCode::from(exit::REFUSED),
+        (Outcome::Committed | Outcome::RolledBack { .. }, _) => ExitCode::SUCCESS,
+        (Outcome::Unknown, Some(_)) if wait == Until::None => ExitCode::SUCCESS,
+        (Outcome::Unknown, _) => ExitCode::from(exit::UNKNOWN),
+    }
+}
+
+fn must_say_why(reason: &str) -> Result<(), Usage> {
+    if reason.trim().is_empty() {
+        let words = "--reason is empty. Say why, for the people who read it later.";
+        return Err(Usage(words.to_owned()));
+    }
+    Ok(())
 }
 
 fn fate(answer: &Answer) -> ExitCode {
@@ -277,6 +315,12 @@ fn show(answer: &Answer, output: Output) -> anyhow::Result<()> {
         if !known.reason.is_empty() {
             lines.push(("reason", known.reason.clone()));
         }
+        if known.status == Some(Status::NeedsAttention) {
+            lines.push((
+                "remedy",
+                format!("repair what the reason names, then: {}", retry_of(known)),
+            ));
+        }
         for (name, value) in &known.tags {
             lines.push(("tag", format!("{name}={value}")));
         }
@@ -305,6 +349,11 @@ fn show(answer: &Answer, output: Output) -> anyhow::Result<()> {
     output::print(&format!("{}{text}", lines.join("\n")))
 }
 
+/// The command that lets a transaction go on.
+fn retry_of(known: &Transaction) -> String {
+    format!("holdfast tx retry {} --reason \"what was repaired\"", known.gid)
+}
+
 fn list(page: &holdfast_client::Page, output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
         return output::print_json(&serde_json::json!({
@@ -325,6 +374,10 @@ fn list(page: &holdfast_client::Page, output: Output) -> anyhow::Result<()> {
     let mut text = output::table(&["gid", "mode", "status", "branches", "begun", "reason"], rows);
     if let Some(after) = &page.next_after {
         text.push_str(&format!("\n\nThere are more: holdfast tx list --after {after}"));
+    }
+    if page.transactions.iter().any(|known| known.status == Some(Status::NeedsAttention)) {
+        text.push_str("\n\nWhat needs attention goes on once its cause is repaired: ");
+        text.push_str("holdfast tx retry GID --reason \"what was repaired\"");
     }
     output::print(&text)
 }

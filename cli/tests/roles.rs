@@ -6,6 +6,10 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -290,20 +294,22 @@ fn a_bank_waits_for_its_database_and_stops_in_good_order() {
     assert!(!log.contains("sesame"), "{log}");
 }
 
-/// A service that answers what its payload asks for.
-fn service() -> SocketAddr {
+/// A service that answers what its payload asks for; what it freezes it confirms once `thawed`.
+fn service(thawed: &Arc<AtomicBool>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
+    let thawed = Arc::clone(thawed);
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { return };
-            thread::spawn(move || serve(&stream));
+            let thawed = Arc::clone(&thawed);
+            thread::spawn(move || serve(&stream, &thawed));
         }
     });
     address
 }
 
-fn serve(stream: &TcpStream) -> Option<()> {
+fn serve(stream: &TcpStream, thawed: &AtomicBool) -> Option<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let mut length = 0;
@@ -322,9 +328,11 @@ fn serve(stream: &TcpStream) -> Option<()> {
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
         let refuse = request.contains("/try ") && utf8(&body).contains("refuse");
-        let (status, words) = match refuse {
-            true => ("409 Conflict", r#"{"code":"no_points","message":"not enough points"}"#),
-            false => ("200 OK", "{}"),
+        let freeze = request.contains("/confirm ") && utf8(&body).contains("freeze");
+        let (status, words) = match (refuse, freeze && !thawed.load(Ordering::SeqCst)) {
+            (true, _) => ("409 Conflict", r#"{"code":"no_points","message":"not enough points"}"#),
+            (_, true) => ("409 Conflict", r#"{"code":"frozen","message":"frozen by a court"}"#),
+            (false, false) => ("200 OK", "{}"),
         };
         let mut stream = stream;
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{words}", words.len());
@@ -334,12 +342,13 @@ fn serve(stream: &TcpStream) -> Option<()> {
 
 #[test]
 fn each_fate_has_its_exit_code() {
+    let thawed = Arc::new(AtomicBool::new(false));
     let dir = tempfile::tempdir().expect("a folder");
     let [http, grpc, raft, agent_http]: [SocketAddr; 4] = free();
     let file = coordinator_toml(dir.path(), [http, grpc, raft]);
     let mut coordinator =
         Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
-    let (app, at) = (format!("http://{}", service()), grpc.to_string());
+    let (app, at) = (format!("http://{}", service(&thawed)), grpc.to_string());
     let agent_at = agent_http.to_string();
     let mut arguments = vec!["agent", "--service", "loyalty", "--app", &app, "--coordinator", &at];
     arguments.extend(["--http", &agent_at, "--dev-plaintext"]);
@@ -394,6 +403,35 @@ fn each_fate_has_its_exit_code() {
     let absent = run(&["tx", "get", "g-never", "--coordinator", &at]);
     assert_eq!(absent.status.code(), Some(3));
     assert!(utf8(&absent.stderr).contains("HF2001"), "{}", utf8(&absent.stderr));
+
+    // Decided, and refused at its confirm: people must look, and are told which command lets it go on.
+    let stuck = submit("g-stuck", "loyalty", "freeze", "30000");
+    assert_eq!(stuck.status.code(), Some(0), "{}", utf8(&stuck.stdout));
+    let ended = run(&["tx", "wait", "g-stuck", "--until", "end", "--coordinator", &at]);
+    assert_eq!(ended.status.code(), Some(0), "it is committed: {}", utf8(&ended.stdout));
+    let said = utf8(&run(&["tx", "get", "g-stuck", "--coordinator", &at]).stdout);
+    assert!(said.contains("needs attention") && said.contains("frozen by a court"), "{said}");
+    let remedy = "remedy    repair what the reason names, then: holdfast tx retry g-stuck --reason";
+    assert!(said.contains(remedy), "{said}");
+    let list = ["tx", "list", "--status", "needs_attention", "--coordinator", &at];
+    let said = utf8(&run(&list).stdout);
+    assert!(said.contains("g-stuck") && said.contains("holdfast tx retry GID"), "{said}");
+    let retry = |gid: &str, reason: &str| {
+        run(&["tx", "retry", gid, "--reason", reason, "--coordinator", &at])
+    };
+    assert_eq!(retry("g-stuck", " ").status.code(), Some(2));
+    let again = retry("g-stuck", "hoping");
+    assert_eq!(again.status.code(), Some(3), "{}", utf8(&again.stdout));
+    assert!(utf8(&again.stdout).contains(remedy), "{}", utf8(&again.stdout));
+    thawed.store(true, Ordering::SeqCst);
+    let gone_on = retry("g-stuck", "thawed, ticket 7311");
+    let said = utf8(&gone_on.stdout);
+    assert_eq!(gone_on.status.code(), Some(0), "{said}{}", utf8(&gone_on.stderr));
+    assert!(said.contains("status    committed") && !said.contains("remedy"), "{said}");
+    assert!(said.contains("retried: thawed, ticket 7311"), "{said}");
+    let late = retry("g-stuck", "thawed");
+    assert_eq!(late.status.code(), Some(3));
+    assert!(utf8(&late.stderr).contains("HF2004"), "{}", utf8(&late.stderr));
 
     agent.signal(Signal::SIGTERM);
     assert_eq!(agent.ended().code(), Some(0), "{}", agent.log());
