@@ -19,6 +19,8 @@ use crate::{
     until::{SOON, until},
 };
 
+/// With other ports each time.
+const STARTS_MAX: usize = 4;
 /// Coordinators of a cluster.
 const NODES: usize = 3;
 
@@ -66,6 +68,17 @@ impl Cluster {
     /// # Errors
     /// Something does not start; says so with the end of its log.
     pub async fn start(shards: usize) -> anyhow::Result<Self> {
+        for _ in 1..STARTS_MAX {
+            match Self::start_once(shards).await {
+                // Somebody else on this machine took a port between the choice and the start.
+                Err(error) if format!("{error:#}").contains("Address already in use") => {}
+                started => return started,
+            }
+        }
+        Self::start_once(shards).await
+    }
+
+    async fn start_once(shards: usize) -> anyhow::Result<Self> {
         let folder = Folder::make()?;
         let ports = ports::free(NODES * 3)?;
         let nodes = (0..NODES).map(|at| Node::make(at, &ports, &folder));

@@ -2,28 +2,43 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     net::{Ipv4Addr, TcpListener},
+    ops::Range,
+    sync::Mutex,
 };
 
 use anyhow::ensure;
 use rand::Rng as _;
 
 /// A killed program's port must still be free when it is started again, so it lies where no outgoing connection begins.
-const RANGE: std::ops::Range<u16> = 10_000..32_000;
+fn range() -> Range<u16> {
+    let kernel = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let outgoing = kernel.split_whitespace().next().and_then(|word| word.parse().ok());
+    let above: u16 = outgoing.unwrap_or(32_768);
+    // Where outgoing connections begin very low there is no better place than any.
+    if above > 14_000 { 10_000..above } else { 10_000..65_000 }
+}
+
 const ATTEMPTS_MAX: usize = 2_000;
+
+/// Given out by this program already; stories run side by side.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
 /// So many ports that were free a moment ago, all different.
 /// # Errors
 /// There are not so many.
 pub fn free(count: usize) -> anyhow::Result<Vec<u16>> {
     let mut rng = rand::rng();
+    let mut given = GIVEN.lock().expect("no holder panics");
     let mut chosen = BTreeSet::new();
     for _ in 0..ATTEMPTS_MAX {
         if chosen.len() == count {
             break;
         }
-        let port = rng.random_range(RANGE);
-        if !chosen.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        let port = rng.random_range(range());
+        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            given.insert(port);
             chosen.insert(port);
         }
     }

@@ -78,7 +78,7 @@ async fn a_participant_in_python_commits_refuses_and_confirms_once_though_its_ag
     let reply = submit(&cluster, &purchase("buy-2", 1_000, 401, None)).await?;
     ensure!(reply.text("/outcome") == "rolled_back", "{:#}", reply.json());
     let code = reply.text("/transaction/branches/1/refusal/code");
-    ensure!(code == "refused", "{:#}", reply.json());
+    ensure!(code == "too_few_points", "{:#}", reply.json());
     cluster.quiet(SOON).await?;
     ensure!(cluster.balance_minor(0, "A-1").await? == 9_000);
 
