@@ -45,7 +45,7 @@ Examples:
   holdfast demo --duration 60s --kill leader --kill postgres
   holdfast demo --transfers 10000 --kill none --report report.json")]
     Demo(demo::DemoArgs),
-    /// Submit, read, wait for, list and roll back global transactions
+    /// Submit, read, wait for, list, roll back and retry global transactions
     Tx(tx::TxArgs),
     /// Look at the cluster
     Cluster(status::ClusterArgs),
