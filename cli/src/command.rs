@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    agent, bank, barrier, config_cmd, coordinator, demo, explain, locate, output::Output, rules,
+    agent, bank, barrier, bench, config_cmd, coordinator, demo, explain, locate, output::Output, rules,
     status, tx,
 };
 
@@ -45,6 +45,13 @@ Examples:
   holdfast demo --duration 60s --kill leader --kill postgres
   holdfast demo --transfers 10000 --kill none --report report.json")]
     Demo(demo::DemoArgs),
+    /// Measure the product beside bars of the same run
+    #[command(after_help = "\
+Examples:
+  holdfast bench coordinator --quick
+  holdfast bench coordinator --clients 1,64,512 --json > coordinator.json
+  holdfast bench transfer")]
+    Bench(bench::BenchArgs),
     /// Submit, read, wait for, list, roll back and retry global transactions
     Tx(tx::TxArgs),
     /// Look at the cluster
@@ -72,6 +79,7 @@ impl Holdfast {
             Command::Agent(args) => Box::pin(agent::run(args)).await,
             Command::Bank(args) => Box::pin(bank::run(args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await,
+            Command::Bench(args) => Box::pin(bench::run(args)).await,
             Command::Tx(args) => Box::pin(tx::run(args, output)).await,
             Command::Cluster(args) => Box::pin(status::run(args, output)).await,
             Command::Rules(args) => rules::run(&args, output),

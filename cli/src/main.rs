@@ -3,6 +3,7 @@
 mod agent;
 mod bank;
 mod barrier;
+mod bench;
 mod command;
 mod config;
 mod config_cmd;

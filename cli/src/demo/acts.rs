@@ -144,7 +144,7 @@ pub(crate) async fn play(
 }
 
 /// Makes the tables and opens each shard's accounts.
-async fn open(cluster: &Cluster, bank: &Bank) -> anyhow::Result<()> {
+pub(crate) async fn open(cluster: &Cluster, bank: &Bank) -> anyhow::Result<()> {
     let opened = cluster.servers.iter().enumerate().map(async |(shard, server)| {
         let mut client = server.connect(DATABASE).await?;
         migrate(&mut client).await?;

@@ -42,19 +42,22 @@ pub(crate) struct Cluster {
     /// One a shard, in the order of the rules.
     pub(crate) servers: Vec<Server>,
     installation: Installation,
-    coordinators: Vec<Coordinator>,
-    banks: Vec<Bank>,
+    pub(crate) coordinators: Vec<Coordinator>,
+    pub(crate) banks: Vec<Bank>,
 }
 
+/// One coordinator process.
 #[derive(Debug)]
-struct Coordinator {
-    process: Supervised,
-    grpc: String,
+pub(crate) struct Coordinator {
+    pub(crate) process: Supervised,
+    pub(crate) http: String,
+    pub(crate) grpc: String,
 }
 
+/// One bank process.
 #[derive(Debug)]
-struct Bank {
-    process: Supervised,
+pub(crate) struct Bank {
+    pub(crate) process: Supervised,
     http: String,
 }
 
@@ -294,7 +297,13 @@ impl Victim {
 }
 
 impl Coordinator {
-    fn new(at: usize, ports: &[u16], folder: &Path, program: &Path) -> anyhow::Result<Self> {
+    /// The one at this place, from 0, with its configuration written below `folder`; three `ports` for each of all.
+    pub(crate) fn new(
+        at: usize,
+        ports: &[u16],
+        folder: &Path,
+        program: &Path,
+    ) -> anyhow::Result<Self> {
         let node = at + 1;
         let address = |at: usize, door: usize| format!("127.0.0.1:{}", ports[at * 3 + door]);
         let doors = ["http", "grpc", "raft"];
@@ -325,7 +334,7 @@ impl Coordinator {
         set(&mut config, "cluster", "member", members.collect::<Vec<_>>())?;
         let name = format!("coordinator-{node}");
         let recipe = role("coordinator", &name, &config, folder, program)?;
-        Ok(Self { process: Supervised::new(recipe), grpc: address(at, 1) })
+        Ok(Self { process: Supervised::new(recipe), http: address(at, 0), grpc: address(at, 1) })
     }
 }
 
@@ -439,7 +448,7 @@ fn parse_rules(text: &str) -> anyhow::Result<Topology> {
 }
 
 /// What the node at `grpc` says of itself; `None` if it does not answer within a moment.
-async fn status(grpc: &str) -> Option<NodeStatusReply> {
+pub(crate) async fn status(grpc: &str) -> Option<NodeStatusReply> {
     let options = ClientOptions { patience_ms: 1_000, ..ClientOptions::default() };
     Client::lazy([grpc], options).ok()?.node_status().await.ok()
 }

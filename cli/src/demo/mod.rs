@@ -4,24 +4,24 @@
 //! [`replay`]) says who pays whom; [`driver`] submits and writes down what it was told, with [`kill`] in between and
 //! [`saga`]s beside; [`audit`] then compares that with the books, by plain SQL; [`report`] is the result.
 
-mod acts;
+pub(crate) mod acts;
 mod args;
 mod audit;
-mod cluster;
+pub(crate) mod cluster;
 mod driver;
 mod kill;
 mod latency;
-mod payment;
-mod ports;
-mod postgres;
-mod processes;
+pub(crate) mod payment;
+pub(crate) mod ports;
+pub(crate) mod postgres;
+pub(crate) mod processes;
 mod progress;
 mod replay;
 mod report;
 mod saga;
-mod scratch;
+pub(crate) mod scratch;
 mod ticker;
-mod workload;
+pub(crate) mod workload;
 
 use std::io::Write;
 use std::process::ExitCode;

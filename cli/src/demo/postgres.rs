@@ -105,6 +105,13 @@ impl Installation {
         })
     }
 
+    /// A command that tells the version.
+    pub(crate) fn version(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(self.programs.join("postgres"));
+        command.arg("--version");
+        command
+    }
+
     /// How a person starts a kept server again.
     pub(crate) fn start_command(&self, server: &Server) -> String {
         let data = server.data.display();
@@ -195,6 +202,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// The process id of the postmaster, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.pid()
+    }
+
     /// For messages.
     pub(crate) fn name(&self) -> &str {
         self.process.name()

@@ -65,6 +65,11 @@ impl Supervised {
         &self.recipe.name
     }
 
+    /// Its process id, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     /// Starts it; it must not run. Says nothing about whether it is ready.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         assert!(self.child.is_none(), "{} is started only when it does not run", self.recipe.name);

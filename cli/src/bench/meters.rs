@@ -1,0 +1,95 @@
+//! What processes and nodes have used so far: CPU from `/proc`, counters from a node's metrics page.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::{Context, ensure};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// CPU that a process has used, all threads, in user and kernel, us. The kernel counts in ticks, mostly of 10 ms.
+pub(crate) fn cpu_us(pid: u32) -> anyhow::Result<f64> {
+    let (own, _) = ticks(pid).with_context(|| format!("process {pid} has no times"))?;
+    Ok(own * tick_us()?)
+}
+
+/// The same of a process with all its children, those that have ended included.
+pub(crate) fn family_cpu_us(pid: u32) -> anyhow::Result<f64> {
+    let (own, ended) = ticks(pid).with_context(|| format!("process {pid} has no times"))?;
+    let children = fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|child| parent(*child) == Some(pid))
+        .filter_map(|child| ticks(child).map(|(own, ended)| own + ended));
+    Ok((own + ended + children.sum::<f64>()) * tick_us()?)
+}
+
+fn tick_us() -> anyhow::Result<f64> {
+    let a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?;
+    Ok(1e6 / a_second.context("the kernel counts in no ticks")? as f64)
+}
+
+/// Of the process itself, and of its children that have ended.
+fn ticks(pid: u32) -> Option<(f64, f64)> {
+    let fields = stat(pid)?;
+    let at = |place: usize| fields.get(place)?.parse::<f64>().ok();
+    Some((at(11)? + at(12)?, at(13)? + at(14)?))
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    stat(pid)?.get(1)?.parse().ok()
+}
+
+/// The fields behind the name, which may hold anything; the first is the state.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = line.rsplit_once(')')?;
+    Some(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+/// The counters of a node by their names with labels, as `GET /metrics` at `http` tells them.
+pub(crate) async fn counters(http: &str) -> anyhow::Result<BTreeMap<String, f64>> {
+    let mut stream = TcpStream::connect(http).await?;
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await?;
+    ensure!(page.starts_with("HTTP/1.1 200"), "{http} does not tell its metrics");
+    Ok(parse(&page))
+}
+
+fn parse(page: &str) -> BTreeMap<String, f64> {
+    let lines = page.lines().filter(|line| line.starts_with("holdfast_"));
+    lines
+        .filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_cpu_grows_with_work() {
+        let pid = std::process::id();
+        let before = cpu_us(pid).unwrap();
+        let mut sum = 0_u64;
+        while cpu_us(pid).unwrap() < before + 30_000.0 {
+            sum = (0..100_000).fold(sum, |sum, n| sum.rotate_left(3) ^ n);
+        }
+        assert!(family_cpu_us(pid).unwrap() >= cpu_us(pid).unwrap() - 20_000.0, "{sum}");
+    }
+
+    #[test]
+    fn counters_are_read_with_their_labels() {
+        let page = "HTTP/1.1 200 OK\r\n\r\n# TYPE holdfast_proposals_total counter\n\
+                    holdfast_proposals_total{kind=\"lazy\"} 12\nother 3\nholdfast_log_fsyncs_total 7\n";
+        let counters = parse(page);
+        assert_eq!(counters.get("holdfast_proposals_total{kind=\"lazy\"}"), Some(&12.0));
+        assert_eq!(counters.get("holdfast_log_fsyncs_total"), Some(&7.0));
+        assert_eq!(counters.len(), 2);
+    }
+}

@@ -1,0 +1,65 @@
+//! `holdfast bench`: measures the product beside bars of the same run, so that ratios mean something on any machine.
+//!
+//! A bench starts processes in a scratch folder as the demo does, loads one side after the other in rounds, and tells
+//! medians. [`nodes`] is what is measured; each bar has its own `bar_` file; [`load`] is the closed loop of clients that all
+//! share, [`meters`] reads what processes used, and [`goal`] holds ratios against what they should be.
+
+mod bar_echo;
+mod bar_local;
+mod bar_log;
+mod bar_postgres;
+mod bar_prepared;
+mod bar_raft;
+mod coordinator;
+mod figures;
+mod goal;
+mod load;
+mod machine;
+mod meters;
+mod nodes;
+mod participant;
+mod show;
+mod submission;
+mod transfer;
+mod worker;
+
+use std::process::ExitCode;
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Bench {
+    Coordinator(coordinator::CoordinatorArgs),
+    Transfer(transfer::TransferArgs),
+    /// One log store, for a bench
+    #[command(hide = true)]
+    Log(bar_log::LogArgs),
+    /// One node of a bare replicated log, for a bench
+    #[command(hide = true)]
+    RaftNode(bar_raft::NodeArgs),
+    /// A server that answers at once, for a bench
+    #[command(hide = true)]
+    Echo(bar_echo::EchoArgs),
+    /// Participants that do nothing, for a bench
+    #[command(hide = true)]
+    Participant(participant::ParticipantArgs),
+}
+
+/// Measures. What it measured does not change the exit code.
+/// # Errors
+/// Something could not be started, or broke down.
+pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    match args.bench {
+        Bench::Coordinator(args) => Box::pin(coordinator::run(args)).await,
+        Bench::Transfer(args) => Box::pin(transfer::run(args)).await,
+        Bench::Log(args) => Box::pin(bar_log::serve(args)).await,
+        Bench::RaftNode(args) => Box::pin(bar_raft::serve(args)).await,
+        Bench::Echo(args) => Box::pin(bar_echo::serve(args)).await,
+        Bench::Participant(args) => Box::pin(participant::serve(args)).await,
+    }
+}

@@ -1,0 +1,266 @@
+//! What is measured: three coordinator processes and idle participants, by every way in, with their meters.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use holdfast_client::{
+    Answer, Client, ClientError, ClientOptions,
+    wire::{Outcome, transactions_client::TransactionsClient},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Mutex,
+    time::{Instant, sleep},
+};
+use tonic::transport::Channel;
+
+use super::{
+    bar_echo::{self, CONNECTIONS},
+    figures::{self, Figures},
+    load::{self, Shape},
+    meters::{counters, cpu_us},
+    submission::{self, Mode},
+    worker::Worker,
+};
+use crate::demo::{
+    cluster::{COORDINATORS, Coordinator, status},
+    ports,
+};
+
+/// From start to a leader and open sessions.
+const READY_MAX: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// Bytes of an HTTP answer's head.
+const HEAD_MAX: usize = 8 * 1024;
+
+/// The processes, and ways into them.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    coordinators: Vec<Coordinator>,
+    participants: Worker,
+    client: Client,
+}
+
+/// Who leads, with whom to ask for counters.
+struct Processes {
+    leader: u32,
+    leader_http: String,
+    followers: Vec<u32>,
+    participants: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    leader_cpu_us: f64,
+    followers_cpu_us: f64,
+    participants_cpu_us: f64,
+    client_cpu_us: f64,
+    fsyncs: f64,
+    bytes: f64,
+    blocking: f64,
+    lazy: f64,
+}
+
+impl Nodes {
+    /// Starts them below `folder` and waits until all know each other.
+    pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("finding our own program")?;
+        let ports = ports::free(COORDINATORS * 3)?;
+        let mut coordinators = (0..COORDINATORS)
+            .map(|at| Coordinator::new(at, &ports, folder, &program))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        for coordinator in &mut coordinators {
+            coordinator.process.start()?;
+        }
+        let addresses: Vec<String> =
+            coordinators.iter().map(|coordinator| coordinator.grpc.clone()).collect();
+        let mut arguments = vec!["participant".to_owned()];
+        for address in &addresses {
+            arguments.extend(["--coordinator".to_owned(), address.clone()]);
+        }
+        let mut participants = Worker::start("participants", &arguments, folder)?;
+        let until = Instant::now() + READY_MAX;
+        while !participants.ask::<bool>("ready").await? {
+            for coordinator in &mut coordinators {
+                coordinator.process.check()?;
+            }
+            ensure!(Instant::now() < until, "the participants found no three coordinators");
+            sleep(LOOK_AGAIN).await;
+        }
+        let client = Client::connect(addresses, ClientOptions::default()).await?;
+        let nodes = Self { coordinators, participants, client };
+        nodes.processes().await?;
+        Ok(nodes)
+    }
+
+    /// Over the client library's stream.
+    pub(crate) async fn run_stream(&mut self, mode: Mode, shape: Shape) -> anyhow::Result<Figures> {
+        let client = self.client.clone();
+        let ask = move |_| {
+            let client = client.clone();
+            async move { committed(client.submit(submission::of(mode)).await) }
+        };
+        self.metered(shape, ask).await
+    }
+
+    /// By unary calls to the leader.
+    pub(crate) async fn run_unary(&mut self, shape: Shape) -> anyhow::Result<Figures> {
+        let leader = self.leader().await?;
+        let clients: Vec<TransactionsClient<Channel>> =
+            bar_echo::unary(&self.coordinators[leader].grpc).await?;
+        let ask = move |client: u32| {
+            let mut unary = clients[client as usize % CONNECTIONS].clone();
+            async move {
+                let answer = unary.submit(submission::to_wire()).await;
+                answer.is_ok_and(|answer| answer.get_ref().outcome() == Outcome::Committed)
+            }
+        };
+        self.metered(shape, ask).await
+    }
+
+    /// By HTTP/1.1 with JSON to the leader, a connection a client, kept open.
+    pub(crate) async fn run_http(&mut self, shape: Shape) -> anyhow::Result<Figures> {
+        let leader = self.leader().await?;
+        let http = &self.coordinators[leader].http;
+        let body = submission::to_json();
+        let request = format!(
+            "POST /v1/transactions HTTP/1.1\r\nHost: {http}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let request: Arc<[u8]> = request.into_bytes().into();
+        let mut connections = Vec::new();
+        for _ in 0..shape.clients {
+            let stream = TcpStream::connect(http).await?;
+            stream.set_nodelay(true)?;
+            connections.push(Mutex::new((stream, Vec::with_capacity(HEAD_MAX))));
+        }
+        let connections = Arc::new(connections);
+        let ask = move |client: u32| {
+            let (connections, request) = (Arc::clone(&connections), Arc::clone(&request));
+            async move {
+                let mut connection = connections[client as usize].lock().await;
+                let (stream, answer) = &mut *connection;
+                post(stream, &request, answer).await.unwrap_or(false)
+            }
+        };
+        self.metered(shape, ask).await
+    }
+
+    async fn metered<A, F>(&mut self, shape: Shape, ask: A) -> anyhow::Result<Figures>
+    where
+        A: Fn(u32) -> F + Clone + Send + 'static,
+        F: Future<Output = bool> + Send + 'static,
+    {
+        for coordinator in &mut self.coordinators {
+            coordinator.process.check()?;
+        }
+        let processes = self.processes().await?;
+        let (sample, before, after) =
+            load::run(shape, async || processes.read().await, ask).await?;
+        let led = self.processes().await?.leader == processes.leader;
+        let mut figures = figures::of(&sample);
+        figures.insert("leader_changed", f64::from(u8::from(!led)));
+        let each = |of: fn(&Reading) -> f64| (of(&after) - of(&before)) / sample.between_readings;
+        let cpu = [
+            ("leader_cpu_us", each(|reading| reading.leader_cpu_us)),
+            ("followers_cpu_us", each(|reading| reading.followers_cpu_us)),
+            ("participants_cpu_us", each(|reading| reading.participants_cpu_us)),
+            ("client_cpu_us", each(|reading| reading.client_cpu_us)),
+        ];
+        figures.insert("all_cpu_us", cpu.iter().map(|(_, each)| each).sum());
+        figures.extend(cpu);
+        let (blocking, lazy) = (each(|reading| reading.blocking), each(|reading| reading.lazy));
+        figures.extend([
+            ("fsyncs", each(|reading| reading.fsyncs)),
+            ("bytes", each(|reading| reading.bytes)),
+            ("blocking", blocking),
+            ("lazy", lazy),
+            ("commands_per_s", sample.per_s * (blocking + lazy)),
+            ("blocking_per_s", sample.per_s * blocking),
+        ]);
+        Ok(figures)
+    }
+
+    /// The leader's place.
+    async fn leader(&self) -> anyhow::Result<usize> {
+        let until = Instant::now() + READY_MAX;
+        while Instant::now() < until {
+            for (at, coordinator) in self.coordinators.iter().enumerate() {
+                if status(&coordinator.grpc).await.is_some_and(|status| status.role == "leader") {
+                    return Ok(at);
+                }
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        bail!("no coordinator led for {} s", READY_MAX.as_secs())
+    }
+
+    async fn processes(&self) -> anyhow::Result<Processes> {
+        let leads = self.leader().await?;
+        let pid = |at: usize| {
+            self.coordinators[at].process.pid().context("a coordinator ended by itself")
+        };
+        Ok(Processes {
+            leader: pid(leads)?,
+            leader_http: self.coordinators[leads].http.clone(),
+            followers: (0..COORDINATORS)
+                .filter(|at| *at != leads)
+                .map(pid)
+                .collect::<anyhow::Result<_>>()?,
+            participants: self.participants.pid()?,
+        })
+    }
+}
+
+impl Processes {
+    async fn read(&self) -> anyhow::Result<Reading> {
+        let counters = counters(&self.leader_http).await?;
+        let counter = |name: &str| counters.get(name).copied().unwrap_or(0.0);
+        Ok(Reading {
+            leader_cpu_us: cpu_us(self.leader)?,
+            followers_cpu_us: self
+                .followers
+                .iter()
+                .map(|pid| cpu_us(*pid))
+                .sum::<Result<_, _>>()?,
+            participants_cpu_us: cpu_us(self.participants)?,
+            client_cpu_us: cpu_us(std::process::id())?,
+            fsyncs: counter("holdfast_log_fsyncs_total"),
+            bytes: counter("holdfast_log_bytes_total"),
+            blocking: counter("holdfast_proposals_total{kind=\"blocking\"}"),
+            lazy: counter("holdfast_proposals_total{kind=\"lazy\"}"),
+        })
+    }
+}
+
+fn committed(answer: Result<Answer, ClientError>) -> bool {
+    answer.is_ok_and(|answer| answer.is_committed())
+}
+
+/// Sends a request and reads its answer; true if it says that the transaction committed.
+async fn post(
+    stream: &mut TcpStream,
+    request: &[u8],
+    answer: &mut Vec<u8>,
+) -> anyhow::Result<bool> {
+    stream.write_all(request).await?;
+    answer.clear();
+    let body_at = loop {
+        if let Some(at) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            break at + 4;
+        }
+        ensure!(answer.len() < HEAD_MAX, "an endless head");
+        ensure!(stream.read_buf(answer).await? > 0, "hung up");
+    };
+    let head = std::str::from_utf8(&answer[..body_at])?.to_ascii_lowercase();
+    let ok = head.starts_with("http/1.1 200") || head.starts_with("http/1.1 201");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let length: usize = length.context("no length")?.trim().parse()?;
+    while answer.len() < body_at + length {
+        ensure!(stream.read_buf(answer).await? > 0, "hung up");
+    }
+    let said = b"\"outcome\":\"committed\"";
+    Ok(ok && answer[body_at..].windows(said.len()).any(|bytes| bytes == said))
+}

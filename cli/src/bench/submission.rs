@@ -1,0 +1,60 @@
+//! The one transaction that is submitted again and again: two branches with a small payload, by every way in.
+
+use holdfast_client::{Submission, wire};
+
+/// The services that the idle participant announces, one a branch.
+pub(crate) const SERVICES: [&str; 2] = ["idle@1", "idle@2"];
+/// As large as an instruction of the deposit module.
+const PAYLOAD: &str = r#"{"account":"00000042","debit_minor":"500"}"#;
+
+/// A declared transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Try both, then confirm both.
+    Tcc,
+    /// One action after the other.
+    Saga,
+}
+
+impl Mode {
+    /// For tables and JSON.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Tcc => "tcc",
+            Self::Saga => "saga",
+        }
+    }
+}
+
+/// For the client library.
+pub(crate) fn of(mode: Mode) -> Submission {
+    let empty = match mode {
+        Mode::Tcc => Submission::tcc(),
+        Mode::Saga => Submission::saga(),
+    };
+    SERVICES.iter().fold(empty, |all, service| all.branch(*service, PAYLOAD))
+}
+
+/// A TCC for a unary call.
+pub(crate) fn to_wire() -> wire::SubmitRequest {
+    let branch = |service: &str| wire::BranchSpec {
+        participant: service.to_owned(),
+        payload: PAYLOAD.into(),
+        ..Default::default()
+    };
+    wire::SubmitRequest {
+        mode: wire::Mode::Tcc.into(),
+        branches: SERVICES.iter().copied().map(branch).collect(),
+        wait: wire::Wait::Decision.into(),
+        ..Default::default()
+    }
+}
+
+/// A TCC for `POST /v1/transactions`.
+pub(crate) fn to_json() -> String {
+    let branches: Vec<String> = SERVICES
+        .iter()
+        .map(|service| format!(r#"{{"participant":"{service}","payload":{PAYLOAD}}}"#))
+        .collect();
+    format!(r#"{{"mode":"tcc","branches":[{}],"wait":"decision"}}"#, branches.join(","))
+}
