@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use openraft::{Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver as _};
+use openraft::{
+    Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver as _, errors::Fatal,
+};
 use tokio::sync::watch;
 
 use crate::{Member, consensus::Consensus};
@@ -12,7 +14,7 @@ use crate::{Member, consensus::Consensus};
 pub struct Leadership {
     /// The term.
     pub term: u64,
-    /// The leader of that term, where it is known.
+    /// The leader of that term, where it is known. A leader that hears no quorum does not know.
     pub leader: Option<Member>,
     /// Whether this node leads and has applied everything up to and including its own first entry of the term, so that
     /// its state holds whatever any leader before it acknowledged. It becomes false when no quorum answered for twice
@@ -58,7 +60,10 @@ pub(crate) fn leadership(
     let heard = alone || metrics.last_quorum_acked.is_some_and(|at| at.elapsed() <= silence_max);
     Leadership {
         term,
-        leader: leader.map(|node| directory.member(node, metrics)),
+        // A leader whom no quorum answers may have been replaced already: it names nobody, least of all itself.
+        leader: leader
+            .filter(|&node| node != metrics.id || heard)
+            .map(|node| directory.member(node, metrics)),
         leads_here: elected && applied && heard,
     }
 }
@@ -73,8 +78,24 @@ pub(crate) async fn follow(
     // Silence shows only by looking again.
     let mut look = tokio::time::interval(silence_max / 8);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told = false;
     loop {
-        let now = leadership(&metrics.borrow_and_update(), &directory, silence_max);
+        let now = {
+            let now = metrics.borrow_and_update();
+            if let Err(fatal) = &now.running_state
+                && !told
+            {
+                told = true;
+                match fatal {
+                    Fatal::Stopped => tracing::info!("the replica stopped"),
+                    Fatal::StorageError(_) | Fatal::Panicked => tracing::error!(
+                        %fatal,
+                        "the replica stopped by itself and neither votes nor serves; restart the process"
+                    ),
+                }
+            }
+            leadership(&now, &directory, silence_max)
+        };
         sender.send_if_modified(|published| {
             if *published == now {
                 return false;

@@ -98,6 +98,9 @@ impl<S: StateMachine> Replica<S> {
         })?;
         applied.last = meta.last_log_id;
         applied.membership = meta.last_membership.clone();
+        if let Some(last) = meta.last_log_id {
+            metrics::gauge!("holdfast_raft_applied_index").set(last.index as f64);
+        }
         Ok(())
     }
 }
