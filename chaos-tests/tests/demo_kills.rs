@@ -10,13 +10,13 @@ use nix::{
 };
 use serde_json::Value;
 
-const SMALL: [&str; 6] = ["--transfers", "1200", "--accounts", "200", "--clients", "16"];
+const SMALL: [&str; 6] = ["--transfers", "1000", "--accounts", "200", "--clients", "16"];
 
 async fn loses(what: &str) -> anyhow::Result<()> {
     let mut arguments = vec!["--kill", what];
     arguments.extend(SMALL);
     let report = Demo::new()?.report(&arguments).await?;
-    ensure!(report["transfers"]["submitted"] == 1200, "{report:#}");
+    ensure!(report["transfers"]["submitted"] == 1000, "{report:#}");
     ensure!(report["coordinators"] == 3 && report["shards"] == 4, "{report:#}");
     ensure!(report["money"]["opening_minor"] == 200 * 100_000, "{report:#}");
     let kills = report["kills"].as_array().expect("its shape was checked");
