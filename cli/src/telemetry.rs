@@ -52,9 +52,10 @@ pub(crate) fn start_logging(telemetry: &Telemetry) -> anyhow::Result<()> {
     started.context("logging was started twice")
 }
 
-/// Our own words at `level`; those of the libraries below us only when something is wrong.
+/// Our own words at `level`; those of the libraries below us only when something is wrong. openraft warns of every attempt at
+/// a peer that is gone, which `holdfast-raft` says once.
 fn directives(level: &str) -> String {
-    if level == "error" { level.to_owned() } else { format!("warn,holdfast={level}") }
+    if level == "error" { level.to_owned() } else { format!("warn,openraft=error,holdfast={level}") }
 }
 
 /// Installs the recorder and keeps it tidy until the runtime ends. Called once, inside the runtime.

@@ -1,7 +1,7 @@
 //! Speaking to peers.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -71,6 +71,28 @@ struct Shared {
     election_max: Duration,
     founding: Founding,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
+    /// Members that entries could not be sent to when it was last tried.
+    out_of_reach: Mutex<BTreeSet<u64>>,
+}
+
+impl Shared {
+    /// Says when a member is lost and when it is found again, and nothing in between.
+    fn note(&self, member: u64, reached: Result<(), &Status>) {
+        let mut out_of_reach = self.out_of_reach.lock().expect("no holder panics");
+        match reached {
+            Ok(()) if out_of_reach.remove(&member) => {
+                tracing::info!(member, "the member is within reach again");
+            }
+            Err(cause) if out_of_reach.insert(member) => {
+                tracing::warn!(
+                    member,
+                    cause = cause.message(),
+                    "the member is out of reach; it is tried again until it answers"
+                );
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
 }
 
 impl Peers {
@@ -86,6 +108,7 @@ impl Peers {
                 election_max: Duration::from_millis(config.election_max_ms),
                 founding,
                 channels: Mutex::default(),
+                out_of_reach: Mutex::default(),
             }),
         }
     }
@@ -99,6 +122,7 @@ impl Peers {
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)
         };
         Peer {
+            shared: Arc::clone(&self.shared),
             node: self.shared.node,
             target,
             address: v1::RaftAddress {
@@ -154,6 +178,7 @@ impl RaftNetworkFactory<Consensus> for Peers {
 /// A client of one peer.
 #[derive(Debug)]
 pub(crate) struct Peer {
+    shared: Arc<Shared>,
     node: u64,
     target: u64,
     address: v1::RaftAddress,
@@ -272,7 +297,7 @@ struct Progress {
 impl NetStreamAppend<Consensus> for Peer {
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _option: RPCOption,
     ) -> BoxFuture<'s, RpcResult<BoxStream<'s, RpcResult<StreamAppendResult<Consensus>>>>>
     where
@@ -281,17 +306,20 @@ impl NetStreamAppend<Consensus> for Peer {
         let progress = Arc::new(Progress::default());
         let sending = Arc::clone(&progress);
         let mut address = Some(self.address.clone());
-        let outbound = input.map(move |request| {
-            sending.sent.fetch_add(1, Ordering::Relaxed);
-            append_to_proto(&request, address.take())
-        });
         async move {
+            // openraft paces its attempts by the first request that it hands out, so nothing is dialed before it is here:
+            // a peer that is gone would otherwise be dialed without a pause.
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            let outbound = stream::iter([first]).chain(input).map(move |request| {
+                sending.sent.fetch_add(1, Ordering::Relaxed);
+                append_to_proto(&request, address.take())
+            });
             let limit = self.stall_max;
             let inbound = tokio::time::timeout(limit, self.lane.append_entries(outbound))
                 .await
-                .map_err(|_| self.timed_out(RPCTypes::AppendEntries, limit))?
-                .map_err(|status| Self::failed(&status))?
-                .into_inner();
+                .map_err(|_| self.timed_out(RPCTypes::AppendEntries, limit))?;
+            self.shared.note(self.target, inbound.as_ref().map(|_| ()));
+            let inbound = inbound.map_err(|status| Self::failed(&status))?.into_inner();
             let peer = &*self;
             let answers = stream::unfold(Some(inbound), move |inbound| {
                 let progress = Arc::clone(&progress);

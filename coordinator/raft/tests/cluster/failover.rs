@@ -292,3 +292,49 @@ async fn a_hand_over_to_a_node_that_is_gone_ends_in_time_and_a_better_one_is_kno
     cluster.agree_on(2).await;
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_is_gone_is_dialed_with_pauses() {
+    let mut cluster = Cluster::start(3, |_| {}).await;
+    cluster.propose("one").await;
+    cluster.agree_on(1).await;
+    let gone = (cluster.leader().await + 1) % 3;
+    cluster.nodes[gone].stop().await;
+    // In its place sits somebody who hangs up on every caller, and counts them.
+    let address = cluster.nodes[gone].config.members[gone].raft.clone();
+    let stranger = tokio::net::TcpListener::bind(address).await.unwrap();
+    let begun = Instant::now();
+    let mut dialed = 0_u32;
+    while begun.elapsed() < Duration::from_secs(3) {
+        if let Ok(caller) =
+            tokio::time::timeout(Duration::from_millis(100), stranger.accept()).await
+        {
+            drop(caller);
+            dialed += 1;
+        }
+        if dialed % 16 == 0 {
+            cluster.propose("more").await;
+        }
+    }
+    // Ten attempts a second for entries and one for each heartbeat, from the leader; without pauses it is thousands.
+    assert!(dialed > 3, "nobody dialed the peer that is gone");
+    assert!(dialed < 300, "the peer that is gone was dialed {dialed} times in three seconds");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whom_nobody_answers_names_no_leader() {
+    let mut cluster = Cluster::start(3, |_| {}).await;
+    cluster.propose("one").await;
+    let leader = cluster.leader().await;
+    for node in (0..3).filter(|node| *node != leader) {
+        cluster.nodes[node].stop().await;
+    }
+    let log = cluster.nodes[leader].log();
+    eventually("the leader notices that it is alone", || {
+        let now = log.leadership().borrow().clone();
+        (!now.leads_here && now.leader.is_none()).then_some(())
+    })
+    .await;
+    cluster.stop().await;
+}
