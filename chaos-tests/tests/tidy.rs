@@ -27,7 +27,7 @@ const MIND_DEPENDENCIES: [&str; 9] =
 const MIND_TEST_DEPENDENCIES: [&str; 6] =
     ["goldenscript", "proptest", "divan", "serde_json", "anyhow", "rand"];
 /// Which of our crates each may name. Wings meet at `proto` and `client`; minds import nothing of ours.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("proto", &[]),
     ("client", &["proto"]),
     ("coordinator/txn", &[]),
@@ -38,6 +38,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("tcc-agent", &["proto", "client", "branch"]),
     ("banking/ledger", &[]),
     ("banking", &["proto", "client", "ledger", "tcc-agent", "route"]),
+    ("chaos-tests/sim", &["txn", "branch", "ledger", "route"]),
 ];
 /// May name everything.
 const ABOVE_ALL: [&str; 2] = ["cli", "chaos-tests"];

@@ -1,0 +1,105 @@
+//! Planted bugs: each breaks one promise of the shell, in the model of it, and must be found.
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutant {
+    /// The dispatcher confirms a branch as soon as its try is done.
+    ConfirmBeforeDecision,
+    /// A timeout is taken for a refusal.
+    UnknownAsRefused,
+    /// A timeout is taken for success.
+    UnknownAsDone,
+    /// A compensation is reported as done without a call.
+    CompensationLost,
+    /// A branch whose try has no answer is reported as cancelled without a call.
+    CancelSkipped,
+    /// The pivot is called before the log says that it is reached.
+    PivotUnrecorded,
+    /// The leader rolls back by its own clock, without asking the log's.
+    ExpiresByOwnClock,
+    /// The caller hears the decision when its report is proposed, not when it is applied.
+    DecisionToldEarly,
+    /// A proposal with an unknown outcome is told to the caller as rolled back.
+    UnknownToldAsFailure,
+    /// A begin is acknowledged before its entry is in the log.
+    BeginAcknowledgedEarly,
+    /// A known gid with other content is answered as a repeat.
+    OtherContentAccepted,
+    /// A deposed leader carries out its own entries, which its term no longer carries.
+    OldTermApplied,
+    /// A restart skips the first entry behind the snapshot.
+    ReplaySkipsOne,
+    /// A snapshot leaves the finished transactions out.
+    SnapshotDropsFinished,
+    /// The barrier's rows are gone when the agent restarts.
+    BarrierForgotten,
+    /// A late try is carried out.
+    LateTryAccepted,
+    /// The barrier's row is committed, the effect is not.
+    RowBeforeEffect,
+    /// The effect is committed, the barrier's row is not.
+    EffectBeforeRow,
+    /// The agent answers before its local transaction is committed.
+    AnswerBeforeCommit,
+    /// A cancel captures the hold instead of letting it go.
+    ReleaseCaptures,
+}
+
+impl Mutant {
+    /// Every mutant.
+    pub const ALL: [Self; 20] = [
+        Self::ConfirmBeforeDecision,
+        Self::UnknownAsRefused,
+        Self::UnknownAsDone,
+        Self::CompensationLost,
+        Self::CancelSkipped,
+        Self::PivotUnrecorded,
+        Self::ExpiresByOwnClock,
+        Self::DecisionToldEarly,
+        Self::UnknownToldAsFailure,
+        Self::BeginAcknowledgedEarly,
+        Self::OtherContentAccepted,
+        Self::OldTermApplied,
+        Self::ReplaySkipsOne,
+        Self::SnapshotDropsFinished,
+        Self::BarrierForgotten,
+        Self::LateTryAccepted,
+        Self::RowBeforeEffect,
+        Self::EffectBeforeRow,
+        Self::AnswerBeforeCommit,
+        Self::ReleaseCaptures,
+    ];
+
+    /// Its name, as `--mutant` takes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ConfirmBeforeDecision => "confirm-before-decision",
+            Self::UnknownAsRefused => "unknown-as-refused",
+            Self::UnknownAsDone => "unknown-as-done",
+            Self::CompensationLost => "compensation-lost",
+            Self::CancelSkipped => "cancel-skipped",
+            Self::PivotUnrecorded => "pivot-unrecorded",
+            Self::ExpiresByOwnClock => "expires-by-own-clock",
+            Self::DecisionToldEarly => "decision-told-early",
+            Self::UnknownToldAsFailure => "unknown-told-as-failure",
+            Self::BeginAcknowledgedEarly => "begin-acknowledged-early",
+            Self::OtherContentAccepted => "other-content-accepted",
+            Self::OldTermApplied => "old-term-applied",
+            Self::ReplaySkipsOne => "replay-skips-one",
+            Self::SnapshotDropsFinished => "snapshot-drops-finished",
+            Self::BarrierForgotten => "barrier-forgotten",
+            Self::LateTryAccepted => "late-try-accepted",
+            Self::RowBeforeEffect => "row-before-effect",
+            Self::EffectBeforeRow => "effect-before-row",
+            Self::AnswerBeforeCommit => "answer-before-commit",
+            Self::ReleaseCaptures => "release-captures",
+        }
+    }
+
+    /// The mutant of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mutant| mutant.name() == name)
+    }
+}
