@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use holdfast_raft::{Position, StateMachine};
+use holdfast_raft::{Capture, Position, StateMachine};
 use holdfast_txn::{Command, Gid, GlobalTransaction, Machine, Outcome, Rejection, Status};
 use tokio::sync::Notify;
 
@@ -159,12 +159,12 @@ impl StateMachine for Replica {
         results
     }
 
-    fn snapshot(&self) -> Vec<u8> {
-        // The copy is taken under the lock, the encoding is not.
+    fn snapshot(&self) -> Capture {
+        // The copy shares its transactions with the machine; they are read and encoded beside the work.
         let state = self.state.held();
-        let (snapshot, applied_index) = (state.machine.snapshot(), state.applied_index);
+        let (machine, applied_index) = (state.machine.clone(), state.applied_index);
         drop(state);
-        record::encode_snapshot(&snapshot, applied_index)
+        Box::new(move || record::encode_snapshot(&machine.snapshot(), applied_index))
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
@@ -253,13 +253,13 @@ mod tests {
         first.apply(Position { index: 3, term: 1 }, &entry(1_000, &[begin("g1"), begin("g2")]));
         let mut second = replica();
         second.touched.listen(true);
-        second.restore(&first.snapshot()).unwrap();
+        second.restore(&first.snapshot()()).unwrap();
         let (one, other) = (first.state.held(), second.state.held());
         assert_eq!(one.machine.state_hash(), other.machine.state_hash());
         assert_eq!((one.applied_index, other.applied_index), (3, 3));
         assert_eq!(second.touched.take(), Moves::Anything);
         drop((one, other));
-        assert_eq!(first.snapshot(), second.snapshot());
+        assert_eq!(first.snapshot()(), second.snapshot()());
         assert!(second.restore(b"\xffno snapshot").is_err());
         assert_eq!(second.state.held().applied_index, 3, "what cannot be read changes nothing");
     }

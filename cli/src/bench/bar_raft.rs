@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use holdfast_raft::{Config, Log, Member, Position, StateMachine};
+use holdfast_raft::{Capture, Config, Log, Member, Position, StateMachine};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -45,8 +45,8 @@ impl StateMachine for Nothing {
 
     fn apply(&mut self, _: Position, _: &Bytes) {}
 
-    fn snapshot(&self) -> Vec<u8> {
-        Vec::new()
+    fn snapshot(&self) -> Capture {
+        Box::new(Vec::new)
     }
 
     fn restore(&mut self, _: &[u8]) -> Result<(), String> {

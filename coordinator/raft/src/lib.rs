@@ -81,7 +81,7 @@ pub use self::{
     error::{ControlError, OpenError, ProposeError, StoreError},
     leadership::Leadership,
     log::Log,
-    machine::StateMachine,
+    machine::{Capture, StateMachine},
     position::Position,
     status::{LogStatus, MemberStatus, Role},
 };

@@ -18,6 +18,9 @@ use crate::{
     store::snapshot::{SnapshotFile, SnapshotStore},
 };
 
+/// A state that was held fast, to be written down beside the work.
+pub type Capture = Box<dyn FnOnce() -> Vec<u8> + Send>;
+
 /// What the log drives. Equal entries in equal order must make equal states, on every node and in every version.
 pub trait StateMachine: Send + 'static {
     /// What an entry answers to the one who proposed it; it never leaves the process.
@@ -28,8 +31,9 @@ pub trait StateMachine: Send + 'static {
     /// changed must not be served.
     fn apply(&mut self, position: Position, entry: &Bytes) -> Self::Response;
 
-    /// The whole state. Applying waits meanwhile; heartbeats and elections do not.
-    fn snapshot(&self) -> Vec<u8>;
+    /// Holds the whole state fast, and says how to write it down. Applying waits for the first, which should be cheap, and
+    /// goes on during the second; heartbeats and elections wait for neither.
+    fn snapshot(&self) -> Capture;
 
     /// Becomes the state that a snapshot holds.
     /// # Errors
@@ -75,7 +79,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     fn capture_and_write(&self) -> io::Result<(SnapshotMeta, SnapshotFile)> {
-        let (meta, state) = {
+        let (meta, capture) = {
             let applied = self.applied.blocking_lock();
             let _guard = AbortOnPanic;
             let meta = SnapshotMeta {
@@ -84,7 +88,7 @@ impl<S: StateMachine> Replica<S> {
             };
             (meta, applied.machine.snapshot())
         };
-        self.snapshots.write(meta, &state)
+        self.snapshots.write(meta, &capture())
     }
 
     fn restore(&self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {

@@ -312,7 +312,7 @@ async fn a_peer_that_is_gone_is_dialed_with_pauses() {
             drop(caller);
             dialed += 1;
         }
-        if dialed % 16 == 0 {
+        if dialed.is_multiple_of(16) {
             cluster.propose("more").await;
         }
     }

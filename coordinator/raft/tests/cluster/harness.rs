@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use holdfast_raft::{
-    Config, Log, LogStatus, Member, OpenError, Position, ProposeError, StateMachine,
+    Capture, Config, Log, LogStatus, Member, OpenError, Position, ProposeError, StateMachine,
 };
 use tempfile::TempDir;
 
@@ -69,13 +69,13 @@ impl StateMachine for Journal {
         entries.len()
     }
 
-    fn snapshot(&self) -> Vec<u8> {
+    fn snapshot(&self) -> Capture {
         let mut snapshot = Vec::new();
         for entry in self.seen.entries.lock().unwrap().iter() {
             snapshot.extend_from_slice(&u32::try_from(entry.len()).unwrap().to_le_bytes());
             snapshot.extend_from_slice(entry);
         }
-        snapshot
+        Box::new(move || snapshot)
     }
 
     fn restore(&mut self, mut snapshot: &[u8]) -> Result<(), String> {

@@ -104,8 +104,8 @@ impl StateMachine for Nothing {
 
     fn apply(&mut self, _position: Position, _entry: &Bytes) {}
 
-    fn snapshot(&self) -> Vec<u8> {
-        b"nothing".to_vec()
+    fn snapshot(&self) -> crate::Capture {
+        Box::new(|| b"nothing".to_vec())
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
