@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    agent, bank, barrier, bench, config_cmd, coordinator, demo, explain, locate, output::Output, rules,
-    status, tx,
+    agent, bank, barrier, bench, chaos, config_cmd, coordinator, demo, explain, locate,
+    output::Output, rules, status, tx,
 };
 
 /// Distributed transactions for banks: freeze, confirm, recover.
@@ -52,6 +52,8 @@ Examples:
   holdfast bench coordinator --clients 1,64,512 --json > coordinator.json
   holdfast bench transfer")]
     Bench(bench::BenchArgs),
+    /// Break things on purpose: the protocol simulator
+    Chaos(chaos::ChaosArgs),
     /// Submit, read, wait for, list, roll back and retry global transactions
     Tx(tx::TxArgs),
     /// Look at the cluster
@@ -80,6 +82,7 @@ impl Holdfast {
             Command::Bank(args) => Box::pin(bank::run(args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await,
             Command::Bench(args) => Box::pin(bench::run(args)).await,
+            Command::Chaos(args) => chaos::run_chaos(&args, output),
             Command::Tx(args) => Box::pin(tx::run(args, output)).await,
             Command::Cluster(args) => Box::pin(status::run(args, output)).await,
             Command::Rules(args) => rules::run(&args, output),

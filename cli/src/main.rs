@@ -4,6 +4,7 @@ mod agent;
 mod bank;
 mod barrier;
 mod bench;
+mod chaos;
 mod command;
 mod config;
 mod config_cmd;

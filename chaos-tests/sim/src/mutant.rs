@@ -43,11 +43,17 @@ pub enum Mutant {
     AnswerBeforeCommit,
     /// A cancel captures the hold instead of letting it go.
     ReleaseCaptures,
+    /// A new leader does not ask what is due.
+    DueNotAsked,
+    /// A call without an answer is never made again.
+    RetryForgotten,
+    /// Nobody looks at deadlines.
+    ExpiryForgotten,
 }
 
 impl Mutant {
     /// Every mutant.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::ConfirmBeforeDecision,
         Self::UnknownAsRefused,
         Self::UnknownAsDone,
@@ -68,6 +74,9 @@ impl Mutant {
         Self::EffectBeforeRow,
         Self::AnswerBeforeCommit,
         Self::ReleaseCaptures,
+        Self::DueNotAsked,
+        Self::RetryForgotten,
+        Self::ExpiryForgotten,
     ];
 
     /// Its name, as `--mutant` takes it.
@@ -94,6 +103,9 @@ impl Mutant {
             Self::EffectBeforeRow => "effect-before-row",
             Self::AnswerBeforeCommit => "answer-before-commit",
             Self::ReleaseCaptures => "release-captures",
+            Self::DueNotAsked => "due-not-asked",
+            Self::RetryForgotten => "retry-forgotten",
+            Self::ExpiryForgotten => "expiry-forgotten",
         }
     }
 

@@ -140,7 +140,9 @@ impl World {
     pub(super) fn begin_calling(&mut self, node: usize) {
         let owing: Vec<Gid> = self.nodes[node].machine.owing(None).cloned().collect();
         for gid in owing {
-            self.examine(node, &gid);
+            if !self.mutates(Mutant::DueNotAsked) {
+                self.examine(node, &gid);
+            }
         }
         let stint = self.nodes[node].stint;
         self.queue.at(self.now_ms, Event::Expiry { node, stint });
@@ -369,7 +371,7 @@ impl World {
                 open.settle(branch, op, Answer::Done);
             } else if self.mutant == Some(Mutant::UnknownAsRefused) {
                 open.settle(branch, op, Answer::Refused(Refusal::default()));
-            } else {
+            } else if self.mutant != Some(Mutant::RetryForgotten) {
                 given_up +=
                     u32::from(open.unknown((branch, op, number), retry, now_ms, &mut self.pace));
             }
@@ -409,7 +411,9 @@ impl World {
 
     /// Proposes the end of transactions whose deadline has passed.
     pub(super) fn expire(&mut self, node: usize) {
-        if !matches!(self.nodes[node].lead, Lead::Leads(_)) {
+        if !matches!(self.nodes[node].lead, Lead::Leads(_))
+            || self.mutates(Mutant::ExpiryForgotten)
+        {
             return;
         }
         let stint = self.nodes[node].stint;
