@@ -11,7 +11,7 @@ pub(crate) const SERVED_WITHIN_MS: u64 = 5_000;
 /// Still not quiet, so long after the heal.
 pub(crate) fn waiting(healed_ms: u64, now_ms: u64, what: impl FnOnce() -> String) -> Checked {
     hold(now_ms <= healed_ms + QUIET_WITHIN_MS, "I17", || {
-        format!("not quiet {} ms after the heal: {}", now_ms - healed_ms, what())
+        format!("not quiet {} ms after the heal: {}", now_ms.saturating_sub(healed_ms), what())
     })
 }
 

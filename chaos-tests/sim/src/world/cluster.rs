@@ -12,7 +12,7 @@ use super::{End, Event, World, node::Lead};
 use crate::{happening::Happening, mutant::Mutant};
 
 /// Between two looks at the leader, ms.
-const TICK_MS: u64 = 50;
+pub(crate) const TICK_MS: u64 = 50;
 /// Ticks without a working leader before another one is elected.
 const ELECTION_TICKS: u64 = 4;
 

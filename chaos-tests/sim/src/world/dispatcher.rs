@@ -411,8 +411,7 @@ impl World {
 
     /// Proposes the end of transactions whose deadline has passed.
     pub(super) fn expire(&mut self, node: usize) {
-        if !matches!(self.nodes[node].lead, Lead::Leads(_))
-            || self.mutates(Mutant::ExpiryForgotten)
+        if !matches!(self.nodes[node].lead, Lead::Leads(_)) || self.mutates(Mutant::ExpiryForgotten)
         {
             return;
         }

@@ -1,6 +1,6 @@
 //! From faults to the end: everything heals, must become quiet, must serve one more transaction, and stays right to the last message.
 
-use super::{End, Event, World};
+use super::{End, Event, World, cluster::TICK_MS};
 use crate::{
     invariant::{bounds, live, quiet},
     workload::Plan,
@@ -18,7 +18,8 @@ pub(crate) enum Phase {
     /// One more transaction, since this time.
     Serving(u64),
     /// Messages that nobody waits for any more still arrive.
-    Draining,
+    /// Until then the latest of them is there, and what it began has ended.
+    Draining(u64),
     Over,
 }
 
@@ -51,7 +52,7 @@ impl World {
                 self.check(waiting);
                 if self.is_quiet() {
                     self.ask_for_the_last();
-                } else if self.now_ms % LOOK_MS < 50 {
+                } else if self.now_ms % LOOK_MS < TICK_MS {
                     self.operator_looks();
                 }
             }
@@ -60,13 +61,19 @@ impl World {
                 if self.is_quiet() {
                     let ended = self.witness.last_committed(LAST);
                     self.check(ended);
-                    self.phase = Phase::Draining;
+                    self.phase = Phase::Draining(self.now_ms + self.settings.stale_ms);
                 }
             }
-            Phase::Draining => {
-                if self.in_air == 0 && self.agents.iter().all(super::Agent::is_idle) {
+            Phase::Draining(arrived_ms) => {
+                // Also a begin may come so late, and is then a transaction like others.
+                let waiting = live::waiting(arrived_ms, self.now_ms, || self.what_is_open());
+                self.check(waiting);
+                let idle = self.agents.iter().all(super::Agent::is_idle);
+                if self.in_air == 0 && idle && self.is_quiet() {
                     self.judge();
                     self.phase = Phase::Over;
+                } else if self.now_ms % LOOK_MS < TICK_MS {
+                    self.operator_looks();
                 }
             }
         }
