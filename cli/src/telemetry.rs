@@ -52,10 +52,12 @@ pub(crate) fn start_logging(telemetry: &Telemetry) -> anyhow::Result<()> {
     started.context("logging was started twice")
 }
 
-/// Our own words at `level`; those of the libraries below us only when something is wrong. openraft warns of every attempt at
-/// a peer that is gone, which `holdfast-raft` says once.
+/// Our own words at `level`; those of the libraries below us only when something is wrong.
 fn directives(level: &str) -> String {
-    if level == "error" { level.to_owned() } else { format!("warn,openraft=error,holdfast={level}") }
+    if level == "error" {
+        return level.to_owned();
+    }
+    format!("warn,{},holdfast={level}", holdfast_raft::LOG_DIRECTIVE)
 }
 
 /// Installs the recorder and keeps it tidy until the runtime ends. Called once, inside the runtime.

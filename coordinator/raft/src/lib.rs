@@ -85,3 +85,7 @@ pub use self::{
     position::Position,
     status::{LogStatus, MemberStatus, Role},
 };
+
+/// What a log filter should say of the libraries below this crate: openraft warns of every attempt at a peer that is gone, which
+/// this crate says once.
+pub const LOG_DIRECTIVE: &str = "openraft=error";
