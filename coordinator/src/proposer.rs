@@ -1,14 +1,18 @@
 //! Commands on their way into the log: they wait in a bounded queue while a few entries are under way, and go together.
 //!
-//! There is no linger: an entry takes what waits when its turn comes. Reports of the dispatcher have a queue of their own
+//! There is no linger for what somebody waits for: an entry takes what is there when its turn comes. What nobody waits for does
+//! not make an entry of its own at once; for a moment it waits for company. Reports of the dispatcher have a queue of their own
 //! and go first, so that a flood of begins never keeps open transactions from finishing.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use holdfast_raft::Log;
 use holdfast_txn::{Command, Gid, Rejection};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,6 +24,10 @@ use crate::{
     record::{self, EncodedCommand},
     replica::{Replica, Results},
 };
+
+/// How long a lazy command waits for a blocking one to ride along with. An entry of its own would cost a sync on every node,
+/// and whoever begins next would wait behind it.
+const LAZY_WAIT: Duration = Duration::from_millis(5);
 
 /// Whether somebody waits for a command. Lazy ones ride along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +68,7 @@ pub(crate) struct Proposer {
 #[derive(Debug)]
 struct Queued {
     command: EncodedCommand,
+    kind: Kind,
     reply: Reply,
 }
 
@@ -113,7 +122,7 @@ impl Proposer {
             return Ok(Applied { result: Err(rejection) });
         }
         let (reply, result) = oneshot::channel();
-        let queued = Queued { command: encoded, reply: Reply::Caller(reply) };
+        let queued = Queued { command: encoded, kind: Kind::Blocking, reply: Reply::Caller(reply) };
         self.callers.try_send(queued).map_err(|fault| match fault {
             mpsc::error::TrySendError::Full(_) => {
                 self.meters.overloaded.increment(1);
@@ -130,7 +139,8 @@ impl Proposer {
 
     /// Queues a command of the dispatcher; its result arrives as [`Proposed`]. False when the queue is full.
     pub(crate) fn report(&self, gid: Gid, command: &Command, kind: Kind) -> bool {
-        let queued = Queued { command: EncodedCommand::of(command), reply: Reply::Dispatcher(gid) };
+        let command = EncodedCommand::of(command);
+        let queued = Queued { command, kind, reply: Reply::Dispatcher(gid) };
         let taken = self.reports.try_send(queued).is_ok();
         if taken {
             match kind {
@@ -167,6 +177,37 @@ struct Batcher<L> {
     carried: Option<Queued>,
 }
 
+/// The commands of one entry, while they are gathered.
+struct Batch {
+    queued: Vec<Queued>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn of(first: Queued) -> Self {
+        let bytes = first.command.len_in_entry();
+        let mut queued = Vec::with_capacity(64);
+        queued.push(first);
+        Self { queued, bytes }
+    }
+
+    /// Takes it, or gives it back when there is no room.
+    fn push(&mut self, queued: Queued) -> Option<Queued> {
+        let bytes = self.bytes + queued.command.len_in_entry();
+        if bytes > limit::ENTRY_BYTES_MAX {
+            return Some(queued);
+        }
+        self.bytes = bytes;
+        self.queued.push(queued);
+        None
+    }
+
+    /// Whether nobody waits for any of it.
+    fn is_lazy(&self) -> bool {
+        self.queued.iter().all(|queued| queued.kind == Kind::Lazy)
+    }
+}
+
 impl<L: Entries> Batcher<L> {
     async fn run(mut self, stop: CancellationToken) {
         let in_flight = Arc::clone(&self.in_flight);
@@ -190,28 +231,44 @@ impl<L: Entries> Batcher<L> {
                 next = turn => next,
             };
             let Some((permit, first)) = next else { break };
-            let batch = self.fill(first);
-            self.send(batch, permit);
+            let mut batch = Batch::of(first);
+            self.fill(&mut batch);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.wait_for_company(&mut batch) => {}
+            }
+            self.send(batch.queued, permit);
         }
         self.turn_away().await;
     }
 
-    /// Whatever waits, up to the limits of an entry.
-    fn fill(&mut self, first: Queued) -> Vec<Queued> {
-        let mut bytes = first.command.len_in_entry();
-        let mut batch = Vec::with_capacity(64);
-        batch.push(first);
-        while batch.len() < self.limits.batch_max {
+    /// Adds whatever waits, up to the limits of an entry.
+    fn fill(&mut self, batch: &mut Batch) {
+        while batch.queued.len() < self.limits.batch_max && self.carried.is_none() {
             let waiting = self.from_dispatcher.try_recv().or_else(|_| self.from_callers.try_recv());
             let Ok(queued) = waiting else { break };
-            bytes += queued.command.len_in_entry();
-            if bytes > limit::ENTRY_BYTES_MAX {
-                self.carried = Some(queued);
-                break;
-            }
-            batch.push(queued);
+            self.carried = batch.push(queued);
         }
-        batch
+    }
+
+    /// Lazy commands alone wait a little for a blocking one.
+    async fn wait_for_company(&mut self, batch: &mut Batch) {
+        let until = Instant::now() + LAZY_WAIT;
+        while batch.is_lazy()
+            && batch.queued.len() < self.limits.batch_max
+            && self.carried.is_none()
+        {
+            let next = async {
+                tokio::select! {
+                    biased;
+                    report = self.from_dispatcher.recv() => report,
+                    command = self.from_callers.recv() => command,
+                }
+            };
+            let Ok(Some(queued)) = timeout_at(until, next).await else { return };
+            self.carried = batch.push(queued);
+            self.fill(batch);
+        }
     }
 
     fn send(&self, batch: Vec<Queued>, permit: OwnedSemaphorePermit) {

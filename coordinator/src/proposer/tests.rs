@@ -229,3 +229,27 @@ async fn the_largest_command_goes_and_one_byte_more_is_refused() {
     assert!(matches!(refused, Err(Rejection::OutOfRange { .. })), "{refused:?}");
     assert_eq!(bench.log.sizes(), [1]);
 }
+
+#[tokio::test]
+async fn a_lazy_command_waits_for_company_and_then_goes_alone() {
+    let mut bench = bench(limits(64, 64, 4), None);
+    bench.log.gate.add_permits(8);
+    let begun = Instant::now();
+    assert!(bench.proposer.report(Gid::parse("r1").unwrap(), &submit("r1"), Kind::Lazy));
+    let told = within(bench.proposed.recv()).await.unwrap();
+    assert_eq!(told.len(), 1);
+    assert!(begun.elapsed() >= LAZY_WAIT, "{:?}", begun.elapsed());
+    assert_eq!(bench.log.sizes(), [1]);
+}
+
+#[tokio::test]
+async fn a_lazy_command_rides_along_with_a_blocking_one() {
+    let mut bench = bench(limits(64, 64, 1), None);
+    // The batcher runs only when this test waits, so it finds both.
+    assert!(bench.proposer.report(Gid::parse("r1").unwrap(), &submit("r1"), Kind::Lazy));
+    assert!(bench.proposer.report(Gid::parse("r2").unwrap(), &submit("r2"), Kind::Blocking));
+    bench.log.gate.add_permits(8);
+    let told = within(bench.proposed.recv()).await.unwrap();
+    assert_eq!(told.len(), 2);
+    assert_eq!(bench.log.sizes(), [2]);
+}
