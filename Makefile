@@ -60,7 +60,11 @@ fix: ## Format, and apply what clippy can mend by itself
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-bench: ## Measure the transaction machine
+# A quick look at the coordinator: make bench ARGS=--quick
+bench: deps ## Measure the coordinator and transfers beside bars of the same run, and the transaction machine (ARGS="...")
+	cargo build --release --locked -p holdfast-cli
+	$(TARGET)/release/holdfast bench coordinator $(ARGS)
+	$(TARGET)/release/holdfast bench transfer
 	cargo bench --locked -p holdfast-txn
 
 clean: ## Remove what was built
