@@ -14,8 +14,8 @@
 //!
 //! let client = Client::connect(["127.0.0.1:7401"], ClientOptions::default()).await?;
 //! let transfer = Submission::tcc()
-//!     .branch("deposit@shard-1", r#"{"account":"1","debit_minor":"500"}"#)
-//!     .branch("deposit@shard-2", r#"{"account":"2","credit_minor":"500"}"#);
+//!     .branch("deposit@shard-1", r#"{"debit":{"account":"1","amount_minor":"500","currency":"EUR"}}"#)
+//!     .branch("deposit@shard-2", r#"{"credit":{"account":"2","amount_minor":"500","currency":"EUR"}}"#);
 //! let answer = client.submit(transfer).await?;
 //! match answer.outcome {
 //!     Outcome::Committed => { /* the money moves */ }
