@@ -53,6 +53,10 @@ Examples:
   holdfast bench transfer")]
     Bench(bench::BenchArgs),
     /// Break things on purpose: the protocol simulator
+    #[command(after_help = "\
+Examples:
+  holdfast chaos sim --seeds 500
+  holdfast chaos sim --seed 4711 -v")]
     Chaos(chaos::ChaosArgs),
     /// Submit, read, wait for, list, roll back and retry global transactions
     Tx(tx::TxArgs),

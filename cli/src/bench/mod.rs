@@ -34,7 +34,19 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum Bench {
+    #[command(after_help = "\
+Examples:
+  holdfast bench coordinator --quick
+  holdfast bench coordinator --clients 1,64,512 --json > coordinator.json
+
+Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
     Coordinator(coordinator::CoordinatorArgs),
+    #[command(after_help = "\
+Examples:
+  holdfast bench transfer
+  holdfast bench transfer --json > transfer.json
+
+Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
     Transfer(transfer::TransferArgs),
     /// One log store, for a bench
     #[command(hide = true)]
