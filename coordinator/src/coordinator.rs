@@ -28,6 +28,7 @@ use crate::{
     fault::{ProposeError, StartError},
     meters::Meters,
     proposer::Proposer,
+    registry::store::Registry,
     replica::{Replica, SharedState, Touched},
     waiters::{self, Waiters},
 };
@@ -52,6 +53,7 @@ struct Inner {
     /// The tasks end.
     stop: CancellationToken,
     dispatcher: std::sync::Mutex<Option<JoinHandle<()>>>,
+    registry: Arc<Registry>,
     metrics: OnceLock<PrometheusHandle>,
 }
 
@@ -166,6 +168,7 @@ impl Coordinator {
             StartError::Log { dir, cause: fault.to_string() }
         })?;
         let log = Arc::new(log);
+        let registry = Arc::new(Registry::open(&config.node.data_dir));
         let stop = CancellationToken::new();
         let (proposed_sender, proposed) = mpsc::channel(PROPOSED_MAX);
         let proposer = Proposer::start(
@@ -188,6 +191,7 @@ impl Coordinator {
             meters,
             log: Arc::clone(&log),
             calling_term: Arc::clone(&calling_term),
+            policies: registry.watch(),
         };
         let dispatcher =
             Dispatcher::new(surroundings, leadership.clone(), (&events, heard), proposed);
@@ -204,6 +208,7 @@ impl Coordinator {
             stopping: CancellationToken::new(),
             stop,
             dispatcher: std::sync::Mutex::new(Some(dispatcher)),
+            registry,
             metrics: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })

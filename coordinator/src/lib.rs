@@ -42,6 +42,7 @@ pub mod http;
 mod meters;
 mod proposer;
 mod record;
+pub mod registry;
 mod replica;
 pub mod rpc;
 mod serve;

@@ -12,6 +12,8 @@ use super::{
 };
 use crate::{branch_call, clock, proposer::Kind};
 
+/// A transaction's header that names the color of the sessions that should serve it, where there are any.
+const COLOR_HEADER: &str = "holdfast-color";
 /// Transactions looked at under one hold of the machine, which appliers wait for.
 const EXAMINED_PER_HOLD: usize = 256;
 
@@ -109,8 +111,9 @@ impl Dispatcher {
             };
             if may_go {
                 let (branch, op, asked) = (call.branch, call.op, call.asked);
-                let stage =
-                    self.make_call(transaction, (branch, op, asked), call.stage, now, now_ms);
+                let about = (branch, op, asked);
+                let (stage, recovering) = (call.stage, open.recovering);
+                let stage = self.make_call(transaction, about, (stage, recovering), now, now_ms);
                 let call = &mut open.calls[index];
                 call.asked += u32::from(matches!(stage, Stage::UnderWay { .. }));
                 call.stage = stage;
@@ -122,7 +125,7 @@ impl Dispatcher {
         &mut self,
         transaction: &GlobalTransaction,
         (branch, op, asked): (BranchId, Op, u32),
-        stage: Stage,
+        (stage, recovering): (Stage, bool),
         now: Timestamp,
         now_ms: u64,
     ) -> Stage {
@@ -135,7 +138,8 @@ impl Dispatcher {
         };
         let service = &transaction.branches[branch.0 as usize - 1].spec.participant;
         let key = CallKey { gid: transaction.gid.clone(), branch, op };
-        let Some(session) = self.sessions.choose(service) else {
+        let color = transaction.options.headers.get(COLOR_HEADER).map(String::as_str);
+        let Some(session) = self.sessions.choose(service, color, recovering, now_ms) else {
             let until_ms = now_ms + clock::jittered(transaction.options.retry.ceiling_ms).max(1);
             let queued = matches!(stage, Stage::Parked { queued: true, .. })
                 || self.parked.park(service, key);
@@ -144,7 +148,7 @@ impl Dispatcher {
         if attempt > 1 {
             self.world.meters.retries.increment(1);
         }
-        let ticket = self.sessions.ask(session, key, call);
+        let ticket = self.sessions.ask(session, key, recovering, call, now_ms);
         Stage::UnderWay { ticket, until_ms: now_ms + transaction.options.call_timeout_ms }
     }
 

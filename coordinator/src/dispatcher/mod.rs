@@ -11,11 +11,13 @@
 mod examine;
 mod open;
 mod parked;
+mod served;
 mod sessions;
 mod timers;
 
 use std::{
     collections::{HashMap, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -41,11 +43,12 @@ use crate::{
     coordinator::WaitEnd,
     meters::{Heard, Meters},
     proposer::{Kind, Proposed, Proposer},
+    registry::policy::Policies,
     replica::{Moves, Replica, SharedState, Touched},
     waiters::Waiters,
 };
 
-pub(crate) use sessions::{NewSession, Outgoing, SessionId};
+pub(crate) use sessions::{About, Kind as SessionKind, NewSession, Outgoing, SessionId};
 
 /// What the sessions and the log tell the dispatcher.
 #[derive(Debug)]
@@ -74,6 +77,8 @@ pub(crate) struct Surroundings {
     pub(crate) log: Arc<Log<Replica>>,
     /// The term in which this node makes calls, 0 while it makes none. Sessions drop calls of any other term.
     pub(crate) calling_term: Arc<AtomicU64>,
+    /// What operators decided about services.
+    pub(crate) policies: watch::Receiver<Arc<Policies>>,
 }
 
 /// Bounds of one pass, so that nothing waits long for its turn.
@@ -132,6 +137,7 @@ impl Dispatcher {
         events: (&mpsc::Sender<Event>, mpsc::Receiver<Event>),
         proposed: mpsc::Receiver<Vec<Proposed>>,
     ) -> Self {
+        let sessions = Sessions::new(Arc::clone(&world.policies.borrow()));
         Self {
             world,
             leadership,
@@ -139,7 +145,7 @@ impl Dispatcher {
             events: events.1,
             proposed,
             lead: Lead::Not,
-            sessions: Sessions::default(),
+            sessions,
             opens: HashMap::new(),
             dirty: VecDeque::new(),
             timers: Timers::default(),
@@ -179,6 +185,12 @@ impl Dispatcher {
                         break;
                     }
                 }
+                changed = self.world.policies.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.obey();
+                }
                 () = touched.wake.notified() => {}
                 () = tokio::time::sleep_until(self.world.clock.instant_of(wake_at).into()), if idle => {}
                 () = tokio::task::yield_now(), if !idle => {}
@@ -208,7 +220,8 @@ impl Dispatcher {
                 Moves::Anything => self.look_at_everything(),
             }
             self.ring(now_ms);
-            self.resume();
+            self.gained.extend(self.sessions.ready(now_ms));
+            self.resume(now_ms);
             self.examine(now_ms);
             self.expire(now_ms);
             for (ticket, key) in self.sessions.flush(term) {
@@ -224,7 +237,7 @@ impl Dispatcher {
         let mut wake_ms = self.next_round_ms;
         if let Lead::Leads(_) = self.lead {
             wake_ms = wake_ms.min(self.timers.next_ms().unwrap_or(u64::MAX));
-            wake_ms = wake_ms.min(self.next_expiry_ms);
+            wake_ms = wake_ms.min(self.next_expiry_ms).min(self.sessions.next_ready_ms());
         }
         wake_ms
     }
@@ -284,6 +297,8 @@ impl Dispatcher {
         self.world.touched.listen(true);
         self.next_expiry_ms = 0;
         self.look_at_everything();
+        // What is taken up at once is called with a bound of its own, so that it stands in nobody's way.
+        self.opens.values_mut().for_each(|open| open.recovering = true);
         tracing::info!(term, owing = self.dirty.len(), "takes up what is due");
     }
 
@@ -305,19 +320,26 @@ impl Dispatcher {
         self.world.waiters.end_all(WaitEnd::NotLeading);
     }
 
+    /// Operators decided anew: whatever waits may go on by that.
+    fn obey(&mut self) {
+        let policies = Arc::clone(&self.world.policies.borrow_and_update());
+        let services = self.sessions.obey(policies, self.world.clock.tick_ms());
+        self.gained.extend(services);
+    }
+
     // === what is heard ===
 
     fn hear(&mut self, event: Event) {
         match event {
             Event::SessionUp(new) => {
                 self.gained.push(new.service.clone());
-                self.sessions.up(new);
+                self.sessions.up(new, self.world.clock.tick_ms());
                 self.world.meters.sessions.set(self.sessions.len() as f64);
             }
             Event::SessionDrains(id) => self.sessions.drain(id),
             Event::SessionDown(id) => {
                 let now_ms = self.world.clock.tick_ms();
-                for (ticket, key) in self.sessions.down(id) {
+                for (ticket, key) in self.sessions.down(id, now_ms) {
                     self.unanswered(ticket, &key, now_ms, || "the session went away".to_owned());
                 }
                 self.world.meters.sessions.set(self.sessions.len() as f64);
@@ -339,8 +361,17 @@ impl Dispatcher {
             self.gained.push(service.clone());
         }
         let Some(CallKey { gid, branch, op }) = key else { return };
-        let meters = &self.world.meters;
         let verdict = branch_call::verdict_of(answer);
+        if let Verdict::Unknown(_) = verdict {
+            self.sessions.silent(session, hash_of(&gid), now_ms);
+        } else if self.sessions.well(session)
+            && let Some(service) = self.sessions.service_of(session)
+        {
+            // A breaker closed: what waits for the service goes on at once.
+            tracing::info!(service = %service, "a breaker is closed");
+            self.gained.push(service.clone());
+        }
+        let meters = &self.world.meters;
         let Some(open) = self.opens.get_mut(&gid) else { return };
         match verdict {
             Verdict::Done => {
@@ -467,6 +498,7 @@ impl Dispatcher {
             let timeout_ms = open.call_timeout_ms;
             for (ticket, branch, op) in timed_out {
                 self.sessions.overdue(ticket, now_ms);
+                self.sessions.silent(ticket.session, hash_of(&gid), now_ms);
                 let key = CallKey { gid: gid.clone(), branch, op };
                 let why = || format!("no answer within {timeout_ms} ms");
                 self.unanswered(ticket, &key, now_ms, why);
@@ -476,9 +508,9 @@ impl Dispatcher {
     }
 
     /// Parked calls go on where there is credit again.
-    fn resume(&mut self) {
+    fn resume(&mut self, now_ms: u64) {
         for service in std::mem::take(&mut self.gained) {
-            let mut free = self.sessions.free(&service);
+            let mut free = self.sessions.free(&service, now_ms);
             while free > 0 {
                 let Some(key) = self.parked.unpark(&service) else { break };
                 let Some(open) = self.opens.get_mut(&key.gid) else { continue };
@@ -544,4 +576,11 @@ impl Dispatcher {
         meters.waiters.set(self.world.waiters.count() as f64);
         meters.census(&self.world.state.held().machine.census());
     }
+}
+
+/// Tells transactions apart for a breaker; a collision counts two as one.
+fn hash_of(gid: &Gid) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    gid.hash(&mut hasher);
+    hasher.finish()
 }

@@ -22,6 +22,8 @@ pub(super) struct Open {
     pub(super) alarm: Option<Alarm>,
     /// Waits to be looked at.
     pub(super) dirty: bool,
+    /// Taken up from a former leader.
+    pub(super) recovering: bool,
 }
 
 /// One operation that is owed.

@@ -31,7 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     Coordinator,
     config::limit,
-    dispatcher::{Event, NewSession, Outgoing, SessionId},
+    dispatcher::{About, Event, NewSession, Outgoing, SessionId, SessionKind},
 };
 
 /// Messages that wait to go out on one session; each holds at most about 1 MiB of calls.
@@ -44,7 +44,7 @@ const CREDIT_MAX: u32 = 65_536;
 const WEIGHT_MAX: u32 = 1_000;
 /// The weight of an agent that does not say.
 const WEIGHT_DEFAULT: u32 = 100;
-/// Characters of an instance, a version or a zone.
+/// Characters of an instance, a version, a zone or a color.
 const WORD_MAX: usize = 64;
 
 /// `holdfast.v1.Participants` of one node.
@@ -189,6 +189,13 @@ impl Session {
         let new = NewSession {
             id: self.id,
             service,
+            about: About {
+                instance: hello.instance.as_str().into(),
+                version: hello.version.clone(),
+                zone: hello.zone.clone(),
+                color: hello.color.clone(),
+                kind: SessionKind::Agent,
+            },
             weight,
             credit: self.credit,
             outbox: self.outbox.clone(),
@@ -268,6 +275,7 @@ fn checked(hello: &v1::Hello) -> Result<(Participant, u32), Status> {
         ("instance", &hello.instance, false),
         ("version", &hello.version, true),
         ("zone", &hello.zone, true),
+        ("color", &hello.color, true),
     ] {
         let printable = word.chars().all(|c| c.is_ascii_graphic());
         if word.len() > WORD_MAX || !printable || (word.is_empty() && !may_be_empty) {
