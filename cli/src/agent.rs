@@ -60,6 +60,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         instance: config.instance.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         zone: config.zone,
+        color: config.color,
         weight: config.weight,
         credit: config.credit,
         status: status.clone(),

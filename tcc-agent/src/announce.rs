@@ -27,6 +27,8 @@ pub struct ServeConfig {
     pub version: String,
     /// Where it stands, for people and for nearness; at most 64 characters.
     pub zone: String,
+    /// For shifting calls between versions (blue and green); at most 64 characters.
+    pub color: String,
     /// Share of calls among the instances, 1 to 1,000; 0 = 100.
     pub weight: u32,
     /// Calls under way at once on each session, 1 to 65,536.
@@ -50,6 +52,7 @@ impl ServeConfig {
             instance: String::new(),
             version: String::new(),
             zone: String::new(),
+            color: String::new(),
             weight: 100,
             credit: 256,
             coordinators,
@@ -75,8 +78,12 @@ impl ServeConfig {
                 self.service.chars().take(NAME_MAX).collect::<String>()
             ));
         }
-        let words =
-            [("instance", &self.instance), ("version", &self.version), ("zone", &self.zone)];
+        let words = [
+            ("instance", &self.instance),
+            ("version", &self.version),
+            ("zone", &self.zone),
+            ("color", &self.color),
+        ];
         for (name, value) in words {
             if value.chars().count() > NAME_MAX || value.chars().any(char::is_control) {
                 mistakes.push(format!(
@@ -116,6 +123,7 @@ impl ServeConfig {
             instance: if self.instance.is_empty() { instance() } else { self.instance.clone() },
             version: self.version.clone(),
             zone: self.zone.clone(),
+            color: self.color.clone(),
             weight: if self.weight == 0 { 100 } else { self.weight },
             credit: self.credit,
         }

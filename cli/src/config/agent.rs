@@ -18,6 +18,7 @@ pub(crate) struct AgentConfig {
     /// This process; host name and process id unless it was named.
     pub(crate) instance: String,
     pub(crate) zone: String,
+    pub(crate) color: String,
     /// Share of calls among instances.
     pub(crate) weight: u32,
     /// gRPC addresses.
@@ -36,6 +37,7 @@ impl Role for AgentConfig {
         let app = reader.guarded("service.app", check_app);
         let instance = reader.text("service.instance", Need::Or(""), check_label);
         let zone = reader.text("service.zone", Need::Or(""), check_label);
+        let color = reader.text("service.color", Need::Or(""), check_label);
         let weight = reader.integer("service.weight", 1..=1_000, Need::Or(100));
         let coordinators = sections::coordinators(reader);
         let credit = reader.integer("limits.credit", 1..=65_536, Need::Or(256));
@@ -53,6 +55,7 @@ impl Role for AgentConfig {
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(sections::default_instance),
             zone: zone?.value,
+            color: color?.value,
             weight: u32::try_from(weight?.value).expect("at most 1,000"),
             coordinators: coordinators?,
             credit: u32::try_from(credit?.value).expect("at most 65,536"),
