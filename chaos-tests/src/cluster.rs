@@ -37,6 +37,22 @@ pub struct Cluster {
     pub folder: Folder,
 }
 
+/// How the log of a cluster is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Entries between two snapshots.
+    pub snapshot_every: u64,
+}
+
+impl Default for Shape {
+    /// Small files and frequent snapshots, so that a short story goes through several of them.
+    fn default() -> Self {
+        Self { segment_bytes: 16_777_216, snapshot_every: 500 }
+    }
+}
+
 /// One coordinator.
 #[derive(Debug)]
 pub struct Node {
@@ -68,20 +84,27 @@ impl Cluster {
     /// # Errors
     /// Something does not start; says so with the end of its log.
     pub async fn start(shards: usize) -> anyhow::Result<Self> {
+        Self::shaped(shards, Shape::default()).await
+    }
+
+    /// The same, in another shape.
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn shaped(shards: usize, shape: Shape) -> anyhow::Result<Self> {
         for _ in 1..STARTS_MAX {
-            match Self::start_once(shards).await {
+            match Self::start_once(shards, shape).await {
                 // Somebody else on this machine took a port between the choice and the start.
                 Err(error) if format!("{error:#}").contains("Address already in use") => {}
                 started => return started,
             }
         }
-        Self::start_once(shards).await
+        Self::start_once(shards, shape).await
     }
 
-    async fn start_once(shards: usize) -> anyhow::Result<Self> {
+    async fn start_once(shards: usize, shape: Shape) -> anyhow::Result<Self> {
         let folder = Folder::make()?;
         let ports = ports::free(NODES * 3)?;
-        let nodes = (0..NODES).map(|at| Node::make(at, &ports, &folder));
+        let nodes = (0..NODES).map(|at| Node::make(at, &ports, shape, &folder));
         let nodes = nodes.collect::<anyhow::Result<Vec<_>>>()?;
         let mut cluster = Self { nodes, banks: Vec::new(), postgres: None, folder };
         for node in &mut cluster.nodes {
@@ -270,6 +293,25 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until every node has applied the same, and compares their states: equal log prefix, equal state hash.
+    /// # Errors
+    /// They differ, or never stand at the same place.
+    pub async fn agree(&self) -> anyhow::Result<()> {
+        let hashes = until("all nodes have applied the same", SOON, async || {
+            let mut statuses = Vec::new();
+            for at in 0..self.nodes.len() {
+                statuses.push(self.status(at).await?);
+            }
+            let index = statuses.first()?.applied_index;
+            let same = statuses.iter().all(|status| status.applied_index == index);
+            same.then(|| statuses.into_iter().map(|status| status.state_hash).collect::<Vec<_>>())
+        })
+        .await?;
+        let first = hashes.first().context("a cluster has nodes")?;
+        ensure!(!first.is_empty() && hashes.iter().all(|hash| hash == first), "{hashes:?}");
+        Ok(())
+    }
+
     /// Moves one cent between the first accounts of the first two shards by the node at that place: it serves.
     /// # Errors
     /// It does not commit.
@@ -282,6 +324,12 @@ impl Cluster {
         });
         served.await
     }
+}
+
+/// Where each process looks for a kill point that it is told to die at.
+fn kill_file(folder: &Folder, name: &str) -> (String, String) {
+    let path = folder.path().join(format!("{name}.kill"));
+    ("HOLDFAST_KILL_FILE".to_owned(), path.to_string_lossy().into_owned())
 }
 
 /// A TCC transfer of `minor` EUR cents between two shards, as JSON.
@@ -299,7 +347,7 @@ pub fn transfer(gid: &str, from: (usize, &str), to: (usize, &str), minor: i64) -
 }
 
 impl Node {
-    fn make(at: usize, ports: &[u16], folder: &Folder) -> anyhow::Result<Self> {
+    fn make(at: usize, ports: &[u16], shape: Shape, folder: &Folder) -> anyhow::Result<Self> {
         let name = format!("coordinator-{}", at + 1);
         let data = folder.path().join(&name);
         let [http, grpc, raft] =
@@ -314,18 +362,19 @@ impl Node {
                 doors[0], doors[1], doors[2]
             ));
         }
-        // Small files and frequent snapshots, so that a short story goes through several of them.
+        let Shape { segment_bytes, snapshot_every } = shape;
         config.push_str(&format!(
             "\n[bind]\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\nraft = \"{raft}\"\n
 [security]\nmode = \"dev-plaintext\"\n
-[log]\nsegment_bytes = 16777216\nsnapshot_every = 500\n"
+[log]\nsegment_bytes = {segment_bytes}\nsnapshot_every = {snapshot_every}\n"
         ));
         let config = folder.write(&format!("{name}.toml"), config)?;
+        let environment = vec![kill_file(folder, &name)];
         let program = Program {
             name,
             path: binary::holdfast()?.to_owned(),
             arguments: vec!["coordinator".into(), "--config".into(), config.into()],
-            environment: Vec::new(),
+            environment,
             run_as: None,
             kill_when_dropped: true,
         };
@@ -351,7 +400,7 @@ impl Bank {
             name: format!("bank-{shard}"),
             path: binary::holdfast()?.to_owned(),
             arguments: vec!["bank".into(), "--config".into(), config.into()],
-            environment: Vec::new(),
+            environment: vec![kill_file(folder, &format!("bank-{shard}"))],
             run_as: None,
             kill_when_dropped: true,
         };

@@ -7,17 +7,22 @@
 //! - [`Process`], [`Postgres`], [`Agent`], [`Service`]: one program each; a service is an application beside an agent whose answers
 //!   the story gives.
 //! - [`Demo`]: the demo, and whether it leaves anything behind.
+//! - [`Load`]: transfers that are pursued until their fate is known; [`checker`]: what that history is held against.
+//! - [`matrix`]: kill points, one after the other, under load.
 //! - [`http`]: one request over a bare socket, right or wrong. - [`journal`]: what the books say of each gid, by plain SQL.
 //!
 //! With `HOLDFAST_KEEP=1` the folders with logs, data and configuration stay.
 
 mod agent;
 mod binary;
+pub mod checker;
 mod cluster;
 pub mod demo;
 mod folder;
 pub mod http;
 pub mod journal;
+mod load;
+pub mod matrix;
 mod ports;
 mod postgres;
 mod process;
@@ -26,9 +31,10 @@ mod until;
 
 pub use agent::Agent;
 pub use binary::holdfast;
-pub use cluster::{Bank, Cluster, Node, transfer};
+pub use cluster::{Bank, Cluster, Node, Shape, transfer};
 pub use demo::Demo;
 pub use folder::Folder;
+pub use load::{Load, Running};
 pub use ports::free as free_ports;
 pub use postgres::Postgres;
 pub use process::{Process, Program};

@@ -27,17 +27,18 @@ const MIND_DEPENDENCIES: [&str; 9] =
 const MIND_TEST_DEPENDENCIES: [&str; 6] =
     ["goldenscript", "proptest", "divan", "serde_json", "anyhow", "rand"];
 /// Which of our crates each may name. Wings meet at `proto` and `client`; minds import nothing of ours.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("proto", &[]),
     ("client", &["proto"]),
+    ("fault", &[]),
     ("coordinator/txn", &[]),
-    ("coordinator/raft", &["proto"]),
-    ("coordinator", &["proto", "client", "txn", "raft"]),
+    ("coordinator/raft", &["proto", "fault"]),
+    ("coordinator", &["proto", "client", "fault", "txn", "raft"]),
     ("shard-router/route", &[]),
     ("tcc-agent/branch", &[]),
-    ("tcc-agent", &["proto", "client", "branch"]),
+    ("tcc-agent", &["proto", "client", "fault", "branch"]),
     ("banking/ledger", &[]),
-    ("banking", &["proto", "client", "ledger", "tcc-agent", "route"]),
+    ("banking", &["proto", "client", "fault", "ledger", "tcc-agent", "route"]),
     ("chaos-tests/sim", &["txn", "branch", "ledger", "route"]),
 ];
 /// May name everything.

@@ -6,6 +6,7 @@ use holdfast_tcc_agent::Status;
 
 use crate::{
     config::{self, BankConfig, ConfigArgs},
+    drill::door,
     health_door, shutdown, telemetry,
 };
 
@@ -47,6 +48,13 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
     let metrics = telemetry::start_metrics()?;
     let status = Status::default();
     let http_wanted = config.http;
+    let drill = config.drill;
+    let about = door::About {
+        role: "bank",
+        name: format!("bank-{}", config.shard),
+        grpc: None,
+        database: Some(config.database.clone()),
+    };
     let database = config::masked(&config.database);
     let role = holdfast_banking::BankConfig {
         shard: config.shard,
@@ -59,6 +67,7 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
         status: status.clone(),
     };
     shutdown::until_signal(|token| async move {
+        door::open(drill, about, token.clone()).await?;
         let readiness = health_door::of_agent(status);
         let (http, door) =
             health_door::open(http_wanted, metrics, Arc::clone(&readiness), token.clone()).await?;

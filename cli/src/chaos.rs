@@ -166,6 +166,7 @@ fn counted(done: &Campaign) -> Value {
 fn violation(violation: &Violation, replay: &str) -> Value {
     json!({
         "seed": violation.run.seed,
+        "commit": env!("HOLDFAST_BUILD"),
         "promise": violation.broken.promise,
         "detail": violation.broken.detail,
         "settings": format!("{:?}", violation.run.settings),
@@ -182,7 +183,12 @@ fn show(run: &Run, replay: &str) -> anyhow::Result<()> {
         |broken| format!("{}: {}", broken.promise, broken.detail),
     );
     let lines = run.lines.join("\n");
-    output::print(&format!("seed {} {words}\n{:#?}\n{lines}\n", run.seed, run.settings))?;
+    output::print(&format!(
+        "seed {} of {}: {words}\n{:#?}\n{lines}\n",
+        run.seed,
+        env!("HOLDFAST_BUILD"),
+        run.settings
+    ))?;
     output::print(&format!("again: {replay}\n")).context("telling of a violation")
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    agent, bank, barrier, bench, chaos, config_cmd, coordinator, demo, explain, locate,
+    agent, bank, barrier, bench, chaos, config_cmd, coordinator, demo, drill, explain, locate,
     output::Output, rules, status, tx,
 };
 
@@ -58,6 +58,13 @@ Examples:
   holdfast chaos sim --seeds 500
   holdfast chaos sim --seed 4711 -v")]
     Chaos(chaos::ChaosArgs),
+    /// Rehearse failures: break a cluster within bounds, measure, and judge
+    #[command(after_help = "\
+Examples:
+  holdfast drill list
+  holdfast drill run leader-kill --repeat 20 --json
+  holdfast drill status")]
+    Drill(drill::DrillArgs),
     /// Submit, read, wait for, list, roll back and retry global transactions
     Tx(tx::TxArgs),
     /// Look at the cluster
@@ -87,6 +94,7 @@ impl Holdfast {
             Command::Demo(args) => Box::pin(demo::run(args)).await,
             Command::Bench(args) => Box::pin(bench::run(args)).await,
             Command::Chaos(args) => chaos::run_chaos(&args, output),
+            Command::Drill(args) => Box::pin(drill::run_drill(args, output)).await,
             Command::Tx(args) => Box::pin(tx::run(args, output)).await,
             Command::Cluster(args) => Box::pin(status::run(args, output)).await,
             Command::Rules(args) => rules::run(&args, output),

@@ -6,6 +6,7 @@ use holdfast_coordinator::Coordinator;
 
 use crate::{
     config::{self, ConfigArgs, CoordinatorConfig},
+    drill::door,
     health_door, shutdown, telemetry,
 };
 
@@ -37,7 +38,7 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<ExitCode> {
         ("node.data_dir", args.data_dir, "--data-dir"),
     ]))?;
     loaded.check_here()?;
-    let CoordinatorConfig { node, telemetry, .. } = loaded.config;
+    let CoordinatorConfig { node, telemetry, drill, .. } = loaded.config;
     telemetry::start_logging(&telemetry)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -55,6 +56,13 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<ExitCode> {
             data_dir = %node.node.data_dir.display(),
             "coordinator starts"
         );
+        let about = door::About {
+            role: "coordinator",
+            name: format!("coordinator-{}", node.node.id),
+            grpc: Some(bind.grpc.to_string()),
+            database: None,
+        };
+        door::open(drill, about, token.clone()).await?;
         let coordinator = Coordinator::start(node).await?.with_metrics(metrics);
         let ready = tokio::spawn(health_door::log_ready(
             Arc::new({

@@ -10,6 +10,7 @@ mod config;
 mod config_cmd;
 mod coordinator;
 mod demo;
+mod drill;
 mod exit;
 mod explain;
 mod health_door;

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use holdfast_fault::{Held, held};
 use holdfast_txn::{Gid, Timestamp};
 use rand::Rng as _;
 
@@ -24,6 +25,7 @@ impl Clock {
     pub(crate) fn now(&self) -> Timestamp {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
+        let wall_ms = wall_ms.saturating_add_signed(held::measure(Held::ClockSkew).unwrap_or(0));
         let before = self.last_ms.fetch_max(wall_ms, Ordering::Relaxed);
         Timestamp(before.max(wall_ms))
     }

@@ -7,6 +7,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use holdfast_fault::{Site, reached};
 use holdfast_raft::Log;
 use holdfast_txn::{Command, Gid, Rejection};
 use tokio::{
@@ -278,7 +279,9 @@ impl<L: Entries> Batcher<L> {
         let log = Arc::clone(&self.log);
         let proposed = self.proposed.clone();
         tokio::spawn(async move {
+            reached(Site::ProposerBeforePropose);
             let results = log.propose(entry).await;
+            reached(Site::ProposerCommittedUntold);
             // The turn is over before the answers are told.
             drop(permit);
             answer(batch, results, &proposed).await;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use holdfast_fault::{Site, reached};
 use holdfast_raft::{Capture, Position, StateMachine};
 use holdfast_txn::{Command, Gid, GlobalTransaction, Machine, Outcome, Rejection, Status};
 use tokio::sync::Notify;
@@ -129,6 +130,7 @@ impl StateMachine for Replica {
     type Response = Results;
 
     fn apply(&mut self, position: Position, entry: &Bytes) -> Results {
+        reached(Site::ReplicaBeforeApply);
         let (at, commands) = match record::decode_entry(entry) {
             Ok(read) => read,
             Err(fault) => stop(position.index, &fault),
@@ -155,6 +157,7 @@ impl StateMachine for Replica {
         }
         state.applied_index = position.index;
         drop(state);
+        reached(Site::ReplicaAppliedUntold);
         self.touched.add(touched);
         results
     }

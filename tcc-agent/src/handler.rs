@@ -41,6 +41,11 @@ impl Reply {
         Self { call_id, answers: Some(answers) }
     }
 
+    /// Another reply to the same call: a call that is carried out twice has two answers, of which the first counts.
+    pub(crate) fn another(&self, answers: mpsc::Sender<(u64, Answer)>) -> Self {
+        Self::new(self.call_id, answers)
+    }
+
     /// Answers. Nothing happens when the session is gone: the coordinator will ask again.
     pub fn answer(mut self, answer: Answer) {
         self.send(answer);

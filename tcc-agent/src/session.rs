@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_fault::{Held, Site, held, reached};
 use holdfast_proto::v1::{
     self, AgentMessage, agent_message, coordinator_message, participants_client::ParticipantsClient,
 };
@@ -220,6 +221,10 @@ impl<'a> Session<'a> {
                 turned_away.push((call_id, Answer::Unknown { message }));
                 continue;
             }
+            if held::strikes(Held::Errors) {
+                turned_away.push((call_id, Answer::Unknown { message: "a drill".into() }));
+                continue;
+            }
             match read_call(call) {
                 Ok(call) => {
                     asked.push(Asked { call, reply: Reply::new(call_id, self.answers.clone()) })
@@ -227,9 +232,11 @@ impl<'a> Session<'a> {
                 Err(message) => turned_away.push((call_id, Answer::Unknown { message })),
             }
         }
+        self.carry_out_also(&mut asked, room);
         self.under_way.add(asked.len());
         metrics::counter!("holdfast_agent_calls_total").increment(asked.len() as u64);
         if !asked.is_empty() {
+            reached(Site::AgentCallsReceived);
             self.shared.handler.handle(asked);
         }
         if !turned_away.is_empty() {
@@ -241,9 +248,29 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// A drill asks for calls to be carried out twice: those go in once more behind the first, and both answers go out.
+    fn carry_out_also(&self, asked: &mut Vec<Asked>, room: usize) {
+        let again: Vec<Asked> = asked
+            .iter()
+            .take(room.saturating_sub(asked.len()))
+            .filter(|_| held::strikes(Held::Twice))
+            .map(|first| Asked {
+                call: first.call.clone(),
+                reply: first.reply.another(self.answers.clone()),
+            })
+            .collect();
+        asked.extend(again);
+    }
+
     async fn answer(&self, answers: Vec<(u64, Answer)>) -> Result<(), String> {
-        let answers = answers.into_iter().map(write_answer).collect();
-        self.send(agent_message::Message::Answers(v1::Answers { answers })).await
+        let told = answers.into_iter().filter(|_| !held::strikes(Held::Silence));
+        let answers: Vec<_> = told.map(write_answer).collect();
+        if answers.is_empty() {
+            return Ok(());
+        }
+        self.send(agent_message::Message::Answers(v1::Answers { answers })).await?;
+        reached(Site::AgentAnswered);
+        Ok(())
     }
 
     async fn send(&self, message: agent_message::Message) -> Result<(), String> {

@@ -1,6 +1,7 @@
 //! The deposit module: debits, credits and transfers on the accounts of one data source.
 
 use async_trait::async_trait;
+use holdfast_fault::{Site, reached};
 use holdfast_ledger::{BranchKey, Direction, Instruction, Refusal};
 use holdfast_tcc_agent::{Answer, Call, LocalTransaction, Op, Participant};
 
@@ -44,7 +45,9 @@ impl Participant for Deposit {
                 answer
             })
             .collect();
+        reached(Site::BankDecided);
         batch.write(local).await?;
+        reached(Site::BankWritten);
         Ok(answers)
     }
 }

@@ -49,11 +49,31 @@ pub enum Mutant {
     RetryForgotten,
     /// Nobody looks at deadlines.
     ExpiryForgotten,
+    /// A confirm is reported as done without a call.
+    ConfirmLost,
+    /// What was carried out is carried out again when it is asked for again.
+    RepeatCarriedOut,
+    /// A cancel before its try leaves no row.
+    EmptyCancelUnrecorded,
+    /// The dispatcher cancels a branch as soon as it refuses, before the log has decided.
+    CancelBeforeDecision,
+    /// *Working* is taken for done.
+    WorkingAsDone,
+    /// A late try is turned away and answered as done.
+    LateAsDone,
+    /// Each posting is written twice.
+    PostingWrittenTwice,
+    /// A compensation is answered as done and undoes nothing.
+    CompensationEmpty,
+    /// A snapshot says that it stands one entry before where it stands.
+    SnapshotCountsShort,
+    /// An answer is taken for that of the transaction's first branch.
+    AnswerToAnotherBranch,
 }
 
 impl Mutant {
     /// Every mutant.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 33] = [
         Self::ConfirmBeforeDecision,
         Self::UnknownAsRefused,
         Self::UnknownAsDone,
@@ -77,6 +97,16 @@ impl Mutant {
         Self::DueNotAsked,
         Self::RetryForgotten,
         Self::ExpiryForgotten,
+        Self::ConfirmLost,
+        Self::RepeatCarriedOut,
+        Self::EmptyCancelUnrecorded,
+        Self::CancelBeforeDecision,
+        Self::WorkingAsDone,
+        Self::LateAsDone,
+        Self::PostingWrittenTwice,
+        Self::CompensationEmpty,
+        Self::SnapshotCountsShort,
+        Self::AnswerToAnotherBranch,
     ];
 
     /// Its name, as `--mutant` takes it.
@@ -106,6 +136,16 @@ impl Mutant {
             Self::DueNotAsked => "due-not-asked",
             Self::RetryForgotten => "retry-forgotten",
             Self::ExpiryForgotten => "expiry-forgotten",
+            Self::ConfirmLost => "confirm-lost",
+            Self::RepeatCarriedOut => "repeat-carried-out",
+            Self::EmptyCancelUnrecorded => "empty-cancel-unrecorded",
+            Self::CancelBeforeDecision => "cancel-before-decision",
+            Self::WorkingAsDone => "working-as-done",
+            Self::LateAsDone => "late-as-done",
+            Self::PostingWrittenTwice => "posting-written-twice",
+            Self::CompensationEmpty => "compensation-empty",
+            Self::SnapshotCountsShort => "snapshot-counts-short",
+            Self::AnswerToAnotherBranch => "answer-to-another-branch",
         }
     }
 

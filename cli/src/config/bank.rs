@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::drill::door::DrillConfig;
+
 use super::{
     Role, Telemetry,
     reader::{Need, Reader},
@@ -27,6 +29,7 @@ pub(crate) struct BankConfig {
     pub(crate) credit: u32,
     /// Health and metrics.
     pub(crate) http: SocketAddr,
+    pub(crate) drill: DrillConfig,
     pub(crate) telemetry: Telemetry,
 }
 
@@ -49,6 +52,7 @@ impl Role for BankConfig {
         let http = reader.address("bind.http", Need::Or(SocketAddr::from(([127, 0, 0, 1], 7420))));
         let http = http.filter(|http| loopback(reader, http));
         let security = sections::security(reader);
+        let drill = sections::drill(reader, 7430);
         let telemetry = sections::telemetry(reader);
         security?;
         Some(Self {
@@ -62,12 +66,15 @@ impl Role for BankConfig {
             batch_max: usize::try_from(batch?.value).expect("at most 4,096"),
             credit: u32::try_from(credit?.value).expect("at most 65,536"),
             http: http?.value,
+            drill: drill?,
             telemetry: telemetry?,
         })
     }
 
     fn doors(&self) -> Vec<(&'static str, SocketAddr)> {
-        vec![("bind.http", self.http)]
+        let mut doors = vec![("bind.http", self.http)];
+        doors.extend(self.drill.allowed.then_some(("drill.bind", self.drill.bind)));
+        doors
     }
 }
 

@@ -9,6 +9,8 @@ use std::{
 use holdfast_coordinator::config as settings;
 use holdfast_raft::Member;
 
+use crate::drill::door::DrillConfig;
+
 use super::{
     Mistake, Origin, Role, Telemetry,
     reader::{Field, Item, Need, Reader},
@@ -29,6 +31,7 @@ const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct CoordinatorConfig {
     pub(crate) node: settings::Config,
+    pub(crate) drill: DrillConfig,
     pub(crate) telemetry: Telemetry,
     members_origin: Origin,
 }
@@ -47,6 +50,7 @@ impl Role for CoordinatorConfig {
         let timeouts = timeouts(reader);
         let limits = limits(reader);
         let log = log(reader);
+        let drill = sections::drill(reader, 7403);
         let telemetry = sections::telemetry(reader);
         if let (Some(id), Some(members)) = (&id, &members) {
             among_members(reader, id, &members.value)?;
@@ -62,6 +66,7 @@ impl Role for CoordinatorConfig {
                 limits: limits?,
                 log: log?,
             },
+            drill: drill?,
             telemetry: telemetry?,
             members_origin: members.origin,
         })
@@ -86,7 +91,10 @@ impl Role for CoordinatorConfig {
 
     fn doors(&self) -> Vec<(&'static str, SocketAddr)> {
         let bind = &self.node.bind;
-        vec![("bind.http", bind.http), ("bind.grpc", bind.grpc), ("bind.raft", bind.raft)]
+        let mut doors =
+            vec![("bind.http", bind.http), ("bind.grpc", bind.grpc), ("bind.raft", bind.raft)];
+        doors.extend(self.drill.allowed.then_some(("drill.bind", self.drill.bind)));
+        doors
     }
 }
 

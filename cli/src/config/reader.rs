@@ -159,6 +159,24 @@ impl Reader {
         }
     }
 
+    /// `true` or `false`.
+    pub(crate) fn truth(&mut self, key: &'static str, default: bool) -> Option<Field<bool>> {
+        let Some(given) = self.find(key) else { return self.absent(key, Need::Or(default)) };
+        let origin = given.origin();
+        let value = match given {
+            Given::Toml(Node { value: Value::Truth(value), .. }) => Some(value),
+            Given::Words { ref text, .. } => text.trim().parse().ok(),
+            Given::Toml(_) => None,
+        };
+        let Some(value) = value else {
+            let text = format!("{key} must be true or false, without quotes.");
+            self.mistake("HF1006", origin, text);
+            return None;
+        };
+        self.show(key, value.to_string(), &origin);
+        Some(Field { key: key.to_owned(), value, origin })
+    }
+
     /// One of `choices`.
     pub(crate) fn choice(
         &mut self,
@@ -455,6 +473,12 @@ pub(crate) trait Showable {
 }
 
 impl Showable for u64 {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Showable for bool {
     fn shown(&self) -> String {
         self.to_string()
     }

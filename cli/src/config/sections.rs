@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::drill::door::DrillConfig;
+
 use super::{
     origin::Origin,
     reader::{Field, Need, Reader},
@@ -40,6 +42,15 @@ pub(crate) fn telemetry(reader: &mut Reader) -> Option<Telemetry> {
         _ => TelemetryFormat::Text,
     };
     Some(Telemetry { format, level: level?.value })
+}
+
+/// `[drill]`: nobody is drilled who did not say so. The door is on loopback, whatever the security mode.
+pub(crate) fn drill(reader: &mut Reader, port: u16) -> Option<DrillConfig> {
+    let allowed = reader.truth("drill.allowed", false);
+    let usual = SocketAddr::from(([127, 0, 0, 1], port));
+    let bind = reader.address("drill.bind", Need::Or(usual));
+    let bind = bind.filter(|bind| loopback(reader, bind));
+    Some(DrillConfig { allowed: allowed?.value, bind: bind?.value })
 }
 
 /// `[security]`: the one mode must be said aloud.

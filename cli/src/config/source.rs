@@ -31,9 +31,10 @@ pub(crate) enum Value {
     Text(String),
     /// `None`: more than 128 bits.
     Integer(Option<i128>),
+    Truth(bool),
     List(Vec<Node>),
     Table(Table),
-    /// A kind that no key takes: boolean, float, datetime.
+    /// A kind that no key takes: float, datetime.
     Other(&'static str),
 }
 
@@ -43,6 +44,7 @@ impl Value {
         match self {
             Self::Text(_) => "a text",
             Self::Integer(_) => "a whole number",
+            Self::Truth(_) => "true or false",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
             Self::Other(kind) => kind,
@@ -164,7 +166,7 @@ fn node_of(value: &Spanned<DeValue<'_>>, origin: &dyn Fn(usize) -> Origin) -> No
             Value::List(items.iter().map(|item| node_of(item, origin)).collect())
         }
         DeValue::Table(table) => Value::Table(table_of(table, origin)),
-        DeValue::Boolean(_) => Value::Other("true or false"),
+        DeValue::Boolean(value) => Value::Truth(*value),
         DeValue::Float(_) => Value::Other("a number with a fraction"),
         DeValue::Datetime(_) => Value::Other("a date or time"),
     };

@@ -71,7 +71,7 @@ pub(crate) async fn play(
         tickets: Tickets::new(args.transfers.or(bank.replay_length()).unwrap_or(TRANSFERS_MAX)),
         bank: Arc::clone(&bank),
         client: client.clone(),
-        tally: Tally::new(),
+        tally: Arc::new(Tally::new()),
         recovery: Recovery::default(),
         to_the_end: args.serial,
         seed,

@@ -28,6 +28,10 @@ pub(crate) struct Findings {
     pub(crate) holds_left: u64,
     pub(crate) prepared_left: u64,
     pub(crate) journal_ok: bool,
+    /// Transfers told committed that are not in the journals.
+    pub(crate) lost: u64,
+    /// Transfers that are there otherwise than once with both legs, or though nobody was told.
+    pub(crate) doubled: u64,
     /// A sentence each.
     pub(crate) problems: Vec<String>,
     /// In the order of the bank's accounts.
@@ -108,7 +112,10 @@ pub(crate) async fn audit(
         .map(|(place, account)| (account.id.as_str(), place))
         .collect();
     let journals = read_journals(&sources, &places, memory).await?;
-    let mut told = compare_transfers(bank, &memory.records, &journals.legs);
+    let compared = compare_transfers(bank, &memory.records, &journals.legs);
+    let (lost, doubled) =
+        (compared.lost.len() as u64, (compared.wrong.len() + compared.ghosts.len()) as u64);
+    let mut told = compared.sentences();
     told.extend(compare_sagas(&memory.rounds.played, &journals.sagas));
     told.extend(sentence(&journals.strangers, "ids in the journals were submitted by nobody"));
     let (balances, more) = compare_balances(&sources, &places, bank, memory).await?;
@@ -119,7 +126,7 @@ pub(crate) async fn audit(
         && totals.debits == totals.credits
         && told.is_empty();
     problems.extend(told);
-    Ok(Findings { money, holds_left, prepared_left, journal_ok, problems, balances })
+    Ok(Findings { money, holds_left, prepared_left, journal_ok, lost, doubled, problems, balances })
 }
 
 async fn read_journals(
@@ -155,8 +162,8 @@ async fn read_journals(
 }
 
 /// Every transfer told committed has both its legs, once, and no other; every other one has none.
-fn compare_transfers(bank: &Bank, records: &[Record], legs: &[Leg]) -> Vec<String> {
-    let (mut lost, mut wrong, mut ghosts) = (Vec::new(), Vec::new(), Vec::new());
+fn compare_transfers(bank: &Bank, records: &[Record], legs: &[Leg]) -> Compared {
+    let Compared { mut lost, mut wrong, mut ghosts } = Compared::default();
     let mut rest = legs;
     for record in records {
         let before = rest.partition_point(|leg| leg.0 < record.number);
@@ -184,14 +191,28 @@ fn compare_transfers(bank: &Bank, records: &[Record], legs: &[Leg]) -> Vec<Strin
         }
     }
     ghosts.extend(rest.iter().map(|leg| format!("transfer {}", leg.0)));
-    let mut problems = Vec::new();
-    problems.extend(sentence(&lost, "were told committed and are not in the journals"));
-    problems.extend(sentence(
-        &wrong,
-        "were told committed and are in the journals otherwise than once with both legs",
-    ));
-    problems.extend(sentence(&ghosts, "were not told committed and have moved money"));
-    problems
+    Compared { lost, wrong, ghosts }
+}
+
+/// Transfers whose journal rows do not say what was told.
+#[derive(Debug, Default)]
+struct Compared {
+    lost: Vec<String>,
+    wrong: Vec<String>,
+    ghosts: Vec<String>,
+}
+
+impl Compared {
+    fn sentences(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        problems.extend(sentence(&self.lost, "were told committed and are not in the journals"));
+        problems.extend(sentence(
+            &self.wrong,
+            "were told committed and are in the journals otherwise than once with both legs",
+        ));
+        problems.extend(sentence(&self.ghosts, "were not told committed and have moved money"));
+        problems
+    }
 }
 
 fn compare_sagas(played: &[Played], found: &HashMap<String, Vec<SagaRow>>) -> Vec<String> {
@@ -336,9 +357,9 @@ mod tests {
             record(3, Told::Nothing),
         ];
         let mut legs = [legs_of(&bank, 0), legs_of(&bank, 2), legs_of(&bank, 3)].concat();
-        assert_eq!(compare_transfers(&bank, &records, &legs), [] as [String; 0]);
+        assert_eq!(compare_transfers(&bank, &records, &legs).sentences(), [] as [String; 0]);
         legs.truncate(4);
-        assert_eq!(compare_transfers(&bank, &records, &legs), [] as [String; 0]);
+        assert_eq!(compare_transfers(&bank, &records, &legs).sentences(), [] as [String; 0]);
     }
 
     #[test]
@@ -346,8 +367,9 @@ mod tests {
         let bank = bank();
         let both = legs_of(&bank, 5);
         let committed = [record(5, Told::Committed)];
-        let seen =
-            |records: &[Record], legs: &[Leg]| compare_transfers(&bank, records, legs).join("; ");
+        let seen = |records: &[Record], legs: &[Leg]| {
+            compare_transfers(&bank, records, legs).sentences().join("; ")
+        };
         assert!(seen(&committed, &[]).contains("1 were told committed and are not in"));
         assert!(seen(&committed, &both[..1]).contains("otherwise than once"));
         let twice = [both[0], both[0], both[1], both[1]];

@@ -52,6 +52,8 @@ pub(crate) struct Coordinator {
     pub(crate) process: Supervised,
     pub(crate) http: String,
     pub(crate) grpc: String,
+    /// Its drill door, if it has one.
+    pub(crate) drill: Option<String>,
 }
 
 /// One bank process.
@@ -59,6 +61,29 @@ pub(crate) struct Coordinator {
 pub(crate) struct Bank {
     pub(crate) process: Supervised,
     http: String,
+    /// Its drill door, if it has one.
+    pub(crate) drill: Option<String>,
+}
+
+/// Whether the roles consent to drills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doors {
+    /// They do not.
+    Closed,
+    /// Each has a door of its own.
+    Open,
+}
+
+impl Doors {
+    fn open(self, process: &mut Supervised) -> anyhow::Result<Option<String>> {
+        if self == Self::Closed {
+            return Ok(None);
+        }
+        let door = format!("127.0.0.1:{}", super::ports::free(1)?[0]);
+        process.set("HOLDFAST_DRILL_ALLOWED", "true");
+        process.set("HOLDFAST_DRILL_BIND", &door);
+        Ok(Some(door))
+    }
 }
 
 /// What a kill took away.
@@ -76,6 +101,11 @@ impl Cluster {
     /// Makes PostgreSQL servers and starts coordinators below `folder`. Both are ready when this returns; bank
     /// processes follow with [`Self::start_banks`], once the databases have their tables.
     pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_with(folder, Doors::Closed).await
+    }
+
+    /// The same, with a drill door at every role where `doors` says so.
+    pub(crate) async fn start_with(folder: &Path, doors: Doors) -> anyhow::Result<Self> {
         let installation = Installation::find()?;
         let shards = parse_rules(SHARDS_TOML)?.shards().len();
         let ports = super::ports::free(COORDINATORS * 3 + shards * 2)?;
@@ -91,6 +121,7 @@ impl Cluster {
             .map(|at| Coordinator::new(at, coordinator_ports, folder, &program))
             .collect::<anyhow::Result<Vec<_>>>()?;
         for coordinator in &mut coordinators {
+            coordinator.drill = doors.open(&mut coordinator.process)?;
             coordinator.process.start()?;
         }
         let servers = start_servers(&installation, server_ports, folder).await?;
@@ -101,7 +132,9 @@ impl Cluster {
             .keys()
             .zip(servers.iter().zip(bank_ports))
             .map(|(shard, (server, http))| {
-                Bank::new(shard.as_str(), server, *http, &grpc, folder, &program)
+                let mut bank = Bank::new(shard.as_str(), server, *http, &grpc, folder, &program)?;
+                bank.drill = doors.open(&mut bank.process)?;
+                Ok(bank)
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut cluster = Self { topology, servers, installation, coordinators, banks };
@@ -334,7 +367,8 @@ impl Coordinator {
         set(&mut config, "cluster", "member", members.collect::<Vec<_>>())?;
         let name = format!("coordinator-{node}");
         let recipe = role("coordinator", &name, &config, folder, program)?;
-        Ok(Self { process: Supervised::new(recipe), http: address(at, 0), grpc: address(at, 1) })
+        let process = Supervised::new(recipe);
+        Ok(Self { process, http: address(at, 0), grpc: address(at, 1), drill: None })
     }
 }
 
@@ -355,7 +389,7 @@ impl Bank {
         set(&mut config, "bind", "http", http.clone())?;
         let mut recipe = role("bank", &format!("bank-{shard}"), &config, folder, program)?;
         recipe.environment.push(("HOLDFAST_BANK_DATABASE".to_owned(), server.connection_string()));
-        Ok(Self { process: Supervised::new(recipe), http })
+        Ok(Self { process: Supervised::new(recipe), http, drill: None })
     }
 }
 

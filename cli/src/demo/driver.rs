@@ -1,7 +1,8 @@
 //! Clients that submit transfers as fast as they are answered, pursue what is unknown, and write down what they were told.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use holdfast_client::{Answer, Client, ClientError, Outcome, Status, Submission, Wait};
@@ -53,6 +54,8 @@ pub(crate) struct Tally {
     pub(crate) unknown_resolved: AtomicU64,
     pub(crate) cross_shard: AtomicU64,
     pub(crate) one_shard: AtomicU64,
+    /// Numbers of transfers that were submitted and are not answered.
+    pub(crate) under_way: Mutex<BTreeSet<u64>>,
     pub(crate) latency: Latency,
 }
 
@@ -67,8 +70,14 @@ impl Tally {
             unknown_resolved: AtomicU64::new(0),
             cross_shard: AtomicU64::new(0),
             one_shard: AtomicU64::new(0),
+            under_way: Mutex::default(),
             latency: Latency::new(),
         }
+    }
+
+    /// Numbers of transfers that were submitted and are not answered.
+    pub(crate) fn under_way(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+        self.under_way.lock().expect("no holder panics")
     }
 
     /// Transfers whose fate is known.
@@ -83,7 +92,7 @@ pub(crate) struct Load {
     pub(crate) bank: Arc<Bank>,
     pub(crate) client: Client,
     pub(crate) tickets: Tickets,
-    pub(crate) tally: Tally,
+    pub(crate) tally: Arc<Tally>,
     pub(crate) recovery: Recovery,
     /// The next transfer is submitted only when the one before it has ended.
     pub(crate) to_the_end: bool,
@@ -110,7 +119,9 @@ impl Load {
         let mut records = Vec::new();
         while let Some(number) = self.tickets.next().await {
             let Some(transfer) = self.bank.transfer(number) else { break };
+            self.tally.under_way().insert(number);
             let told = self.make(number, transfer).await;
+            self.tally.under_way().remove(&number);
             records.push(Record { number, told });
         }
         records

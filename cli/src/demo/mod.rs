@@ -5,20 +5,20 @@
 //! [`saga`]s beside; [`audit`] then compares that with the books, by plain SQL; [`report`] is the result.
 
 pub(crate) mod acts;
-mod args;
-mod audit;
+pub(crate) mod args;
+pub(crate) mod audit;
 pub(crate) mod cluster;
-mod driver;
-mod kill;
-mod latency;
+pub(crate) mod driver;
+pub(crate) mod kill;
+pub(crate) mod latency;
 pub(crate) mod payment;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod processes;
-mod progress;
+pub(crate) mod progress;
 mod replay;
 mod report;
-mod saga;
+pub(crate) mod saga;
 pub(crate) mod scratch;
 mod ticker;
 pub(crate) mod workload;

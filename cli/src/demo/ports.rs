@@ -1,8 +1,10 @@
 //! Free TCP ports on the loopback address, chosen where the kernel does not hand out ports of its own.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
+use std::sync::Mutex;
 
 use anyhow::{Context, bail};
 use rand::Rng;
@@ -34,7 +36,10 @@ fn choose(count: usize, range: Range<u16>) -> anyhow::Result<Vec<u16>> {
             break;
         }
         let port = rng.random_range(range.clone());
-        if !chosen.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if !chosen.contains(&port)
+            && reserve(port)
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+        {
             chosen.insert(port);
         }
     }
@@ -47,6 +52,29 @@ fn choose(count: usize, range: Range<u16>) -> anyhow::Result<Vec<u16>> {
         );
     }
     Ok(chosen.into_iter().collect())
+}
+
+/// Locks of the ports that this process has drawn, for as long as it runs.
+static RESERVED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+/// Keeps `port` from other demos of this machine: between the draw and the start of a server nobody listens there, and a demo that
+/// starts in the same moment could draw it as well. A lock goes with its process, however that ends.
+fn reserve(port: u16) -> bool {
+    let folder = std::env::temp_dir().join("holdfast-ports");
+    let made = std::fs::create_dir(&folder);
+    if made.is_ok() {
+        use std::os::unix::fs::PermissionsExt;
+        // For all users of the machine, as the system's own temporary folder.
+        let _ = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777));
+    }
+    let file = File::options().create(true).append(true).open(folder.join(port.to_string()));
+    // Without a place for locks the draw alone must do, as it did before.
+    let Ok(file) = file else { return !folder.is_dir() };
+    if file.try_lock().is_err() {
+        return false;
+    }
+    RESERVED.lock().expect("no holder panics").push(file);
+    true
 }
 
 /// The first port that the kernel gives to outgoing connections.
@@ -73,6 +101,13 @@ mod tests {
             assert!(port < outgoing_first(), "{port} may be taken by an outgoing connection");
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         }
+    }
+
+    #[test]
+    fn a_port_that_another_demo_has_drawn_is_not_chosen() {
+        let port = free(1).unwrap()[0];
+        assert!(!reserve(port), "the lock of a port is held by one");
+        assert!(choose(1, port..port + 1).is_err());
     }
 
     #[test]

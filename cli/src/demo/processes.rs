@@ -70,6 +70,11 @@ impl Supervised {
         self.child.as_ref().and_then(Child::id)
     }
 
+    /// Sets a variable of its environment, for its next start.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.recipe.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts it; it must not run. Says nothing about whether it is ready.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         assert!(self.child.is_none(), "{} is started only when it does not run", self.recipe.name);

@@ -4,6 +4,7 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
+use holdfast_fault::{Site, reached};
 use openraft::{
     OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine, Snapshot},
@@ -93,8 +94,10 @@ impl<S: StateMachine> Replica<S> {
 
     fn restore(&self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
         let state = snapshot.state(self.snapshots.cluster())?;
+        reached(Site::SnapshotReceived);
         // On disk first: once the log behind it is purged, nothing else can bring this state back.
         self.snapshots.adopt(meta.clone(), snapshot)?;
+        reached(Site::SnapshotInstalled);
         let mut applied = self.applied.blocking_lock();
         let _guard = AbortOnPanic;
         applied.machine.restore(&state).map_err(|cause| {

@@ -1,5 +1,6 @@
 //! Looks at transactions one by one: makes the calls they owe, or proposes what was heard of them.
 
+use holdfast_fault::{Site, reached};
 use holdfast_txn::{
     BranchId, Command, Gid, GlobalTransaction, Machine, Next, Op, Status, Timestamp,
 };
@@ -87,6 +88,7 @@ impl Dispatcher {
             tracing::error!(%gid, "the machine asks for a report of nothing; left to its deadline");
             return;
         }
+        reached(Site::DispatcherBeforeReport);
         let command = Command::Report { gid: gid.clone(), reports: open.heard.clone() };
         if self.world.proposer.report(gid.clone(), &command, kind) {
             open.reporting = Some(open.heard.len());
@@ -148,6 +150,7 @@ impl Dispatcher {
         if attempt > 1 {
             self.world.meters.retries.increment(1);
         }
+        reached(Site::DispatcherBeforeCall);
         let ticket = self.sessions.ask(session, key, recovering, call, now_ms);
         Stage::UnderWay { ticket, until_ms: now_ms + transaction.options.call_timeout_ms }
     }

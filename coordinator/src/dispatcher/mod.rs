@@ -25,9 +25,10 @@ use std::{
     time::Duration,
 };
 
+use holdfast_fault::{Site, reached};
 use holdfast_proto::v1;
 use holdfast_raft::{Leadership, Log};
-use holdfast_txn::{Answer, Command, Gid, Participant};
+use holdfast_txn::{Answer, Command, Gid, Op, Participant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -292,6 +293,7 @@ impl Dispatcher {
         if self.lead != Lead::Catching(term) {
             return;
         }
+        reached(Site::DispatcherTakesUp);
         self.lead = Lead::Leads(term);
         self.world.calling_term.store(term, Ordering::Release);
         self.world.touched.listen(true);
@@ -361,6 +363,10 @@ impl Dispatcher {
             self.gained.push(service.clone());
         }
         let Some(CallKey { gid, branch, op }) = key else { return };
+        reached(Site::DispatcherHeard);
+        if op == Op::Confirm {
+            reached(Site::DispatcherConfirmHeard);
+        }
         let verdict = branch_call::verdict_of(answer);
         if let Verdict::Unknown(_) = verdict {
             self.sessions.silent(session, hash_of(&gid), now_ms);
@@ -433,6 +439,7 @@ impl Dispatcher {
         let reported = open.reporting.take();
         match result {
             Ok(applied) => {
+                reached(Site::DispatcherReportApplied);
                 open.heard.drain(..reported.unwrap_or(0).min(open.heard.len()));
                 open.held_until_ms = 0;
                 if let (Err(rejection), Some(_)) = (&applied.result, reported) {
@@ -549,6 +556,7 @@ impl Dispatcher {
         for gid in expired {
             let open = self.opens.entry(gid.clone()).or_default();
             if !open.expiring {
+                reached(Site::DispatcherBeforeExpire);
                 let command = Command::Expire { gid: gid.clone() };
                 open.expiring = self.world.proposer.report(gid, &command, Kind::Lazy);
             }

@@ -404,7 +404,10 @@ impl Sessions {
             let Some(session) = self.by_id.get_mut(&id) else { continue };
             for calls in messages(std::mem::take(&mut session.batch)) {
                 let fault = match session.outbox.try_send(Outgoing::Calls { term, calls }) {
-                    Ok(()) => continue,
+                    Ok(()) => {
+                        holdfast_fault::reached(holdfast_fault::Site::DispatcherCalled);
+                        continue;
+                    }
                     Err(fault) => fault,
                 };
                 if let Outgoing::Calls { calls, .. } = fault.into_inner() {

@@ -14,6 +14,7 @@ use std::{
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use futures::FutureExt as _;
 use holdfast_branch::{LATE_CODE, LATE_MESSAGE, Op, Outcome, Settlement, Verdict, decide, settle};
+use holdfast_fault::{Held, Site, held, reached};
 use tokio::task::JoinHandle;
 use tokio_postgres::{NoTls, error::SqlState};
 
@@ -361,6 +362,10 @@ impl<P: Participant> Executor<P> {
 
     /// One local transaction with all of `calls`, from begin to commit.
     async fn attempt(&self, calls: &[Call]) -> Result<Vec<Answer>, Failure> {
+        if held::measure(Held::ShardDown).is_some() {
+            // As if the server were gone: what is open is given up, nothing new is begun.
+            return Err(Failure::Down("a drill holds this data source down".to_owned()));
+        }
         let connection = self.pool.get().await.map_err(|error| {
             Failure::Down(format!("no connection to PostgreSQL: {}", describe_pool(&error)))
         })?;
@@ -414,6 +419,7 @@ impl<P: Participant> Executor<P> {
         let found = barrier_store::enter(connection, statements, &self.begin, calls)
             .await
             .map_err(failed)?;
+        reached(Site::AgentBarrierEntered);
         let verdicts: Vec<Verdict> =
             calls.iter().zip(&found).map(|(call, found)| decide(call.op, &found.record)).collect();
 
@@ -454,7 +460,9 @@ impl<P: Participant> Executor<P> {
             settlements.push(settle(call.op, &found.record, verdict, outcome.as_ref()));
             answers.push(carried.unwrap_or_else(|| answer_of(verdict)));
         }
+        reached(Site::AgentBeforeCommit);
         barrier_store::leave(connection, calls, &found, &settlements).await.map_err(failed)?;
+        reached(Site::AgentCommittedUntold);
         self.tally(calls, &verdicts, &answers);
         Ok(answers)
     }

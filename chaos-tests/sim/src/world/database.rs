@@ -115,6 +115,9 @@ impl Database {
         if mutant == Some(Mutant::LateTryAccepted) && verdict == Verdict::Late {
             verdict = Verdict::Proceed;
         }
+        if mutant == Some(Mutant::RepeatCarriedOut) && matches!(verdict, Verdict::Repeat(_)) {
+            verdict = Verdict::Proceed;
+        }
         let mut postings = Vec::new();
         let said = match &verdict {
             Verdict::Proceed => self.participate(call, &found, mood, mutant, &mut postings),
@@ -124,6 +127,7 @@ impl Database {
                 Outcome::Working => Said::Working,
             },
             Verdict::Empty => Said::Done,
+            Verdict::Late if mutant == Some(Mutant::LateAsDone) => Said::Done,
             Verdict::Late => Said::Refused(holdfast_branch::LATE_CODE.to_owned()),
             Verdict::Disorder(_) => Said::Unknown,
         };
@@ -136,7 +140,8 @@ impl Database {
             _ => None,
         };
         let settlement = settle(op, &found, &verdict, answered.as_ref());
-        if settlement != Settlement::Withdraw {
+        let unrecorded = mutant == Some(Mutant::EmptyCancelUnrecorded) && verdict == Verdict::Empty;
+        if settlement != Settlement::Withdraw && !unrecorded {
             let record = self.rows.entry(call.key.clone()).or_default();
             for &claimed in claims(op) {
                 if found.row(claimed).is_none() {
@@ -147,6 +152,9 @@ impl Database {
                 let by = found.row(op).map_or(op, |row| row.by);
                 record.put(Row { op, by, outcome });
             }
+        }
+        if mutant == Some(Mutant::PostingWrittenTwice) {
+            postings.extend_from_within(..);
         }
         self.journal.extend(postings.iter().cloned());
         Carried { call: call.clone(), verdict, said, postings }
@@ -172,6 +180,9 @@ impl Database {
         }
         if barrier_op(call.op).is_undo() && was_working {
             // Nothing had happened yet, so there is nothing to undo.
+            return Said::Done;
+        }
+        if call.op == Op::Compensate && mutant == Some(Mutant::CompensationEmpty) {
             return Said::Done;
         }
         let instruction = match instruction_of(call) {

@@ -229,7 +229,8 @@ impl World {
                 self.mutates(Mutant::CancelSkipped)
                     && known.branch(*branch).is_some_and(|b| b.state == BranchState::Pending)
             }
-            Op::Try | Op::Confirm | Op::Action => false,
+            Op::Confirm => self.mutates(Mutant::ConfirmLost),
+            Op::Try | Op::Action => false,
         });
         if let Some(&(branch, op)) = skipped {
             open.settle(branch, op, Answer::Done);
@@ -313,23 +314,32 @@ impl World {
             return;
         }
         let gid = Gid::parse(&key.gid).expect("a key is made of a gid");
-        let branch = BranchId(key.branch);
+        let another = self.mutant == Some(Mutant::AnswerToAnotherBranch);
+        let branch = BranchId(if another { 1 } else { key.branch });
         let Some(retry) = this.machine.get(&gid).map(|known| known.options.retry) else { return };
         let Some(open) = this.opens.get_mut(&gid) else { return };
         match said {
             Said::Done => {
                 open.settle(branch, op, Answer::Done);
                 if op == Op::Try && self.mutates(Mutant::ConfirmBeforeDecision) {
-                    let shard = self.nodes[node].machine.get(&gid).and_then(|known| {
-                        known.branch(branch).map(|b| shard_of_participant(&b.spec.participant))
-                    });
                     let call = Call { key: key.clone(), op: Op::Confirm, payload: "".into() };
-                    self.call(node, shard.expect("it was asked"), call);
+                    self.call_early(node, &gid, branch, call);
                 }
             }
             Said::Refused(code) => {
                 let refusal = Refusal { code, message: String::new() };
                 open.settle(branch, op, Answer::Refused(refusal));
+                if op == Op::Try && self.mutates(Mutant::CancelBeforeDecision) {
+                    self.call_early(
+                        node,
+                        &gid,
+                        branch,
+                        Call { key: key.clone(), op: Op::Cancel, payload: "".into() },
+                    );
+                }
+            }
+            Said::Working if self.mutant == Some(Mutant::WorkingAsDone) => {
+                open.settle(branch, op, Answer::Done);
             }
             Said::Working => {
                 if let Some(call) = open.under_way(branch, op, ticket.number) {
@@ -346,6 +356,14 @@ impl World {
             }
         }
         self.examine(node, &gid);
+    }
+
+    /// Mutants that do not wait for the log.
+    fn call_early(&mut self, node: usize, gid: &Gid, branch: BranchId, call: Call) {
+        let shard = self.nodes[node].machine.get(gid).and_then(|known| {
+            known.branch(branch).map(|b| shard_of_participant(&b.spec.participant))
+        });
+        self.call(node, shard.expect("it was asked"), call);
     }
 
     /// An alarm: calls that timed out, pauses that are over.

@@ -397,7 +397,8 @@ impl World {
             let snapshot = self.nodes[node].machine.snapshot();
             self.compare(node);
             let applied = self.nodes[node].applied;
-            self.nodes[node].snapshot = Some((applied, snapshot));
+            let short = usize::from(self.mutates(Mutant::SnapshotCountsShort));
+            self.nodes[node].snapshot = Some((applied.saturating_sub(short), snapshot));
             self.note(|| format!("node {node} takes a snapshot behind entry {applied}"));
         }
     }

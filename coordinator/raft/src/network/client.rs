@@ -32,6 +32,7 @@ use tonic::{
 
 use super::{
     CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, GROUP, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+    is_cut_off,
 };
 use crate::{
     Config,
@@ -201,6 +202,14 @@ impl Peer {
         }
     }
 
+    /// Not while a drill holds this node apart.
+    fn may_speak() -> RpcResult<()> {
+        if is_cut_off() {
+            return Err(Self::failed(&Status::unavailable("a drill holds this node apart")));
+        }
+        Ok(())
+    }
+
     fn malformed(malformed: &Malformed) -> RPCError<Consensus> {
         Unreachable::new(malformed).into()
     }
@@ -223,6 +232,7 @@ impl Peer {
             pre_vote,
         };
         let limit = option.hard_ttl();
+        Self::may_speak()?;
         let answer = tokio::time::timeout(limit, self.control.vote(message))
             .await
             .map_err(|_| self.timed_out(RPCTypes::Vote, limit))?
@@ -310,10 +320,13 @@ impl NetStreamAppend<Consensus> for Peer {
             // openraft paces its attempts by the first request that it hands out, so nothing is dialed before it is here:
             // a peer that is gone would otherwise be dialed without a pause.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
-            let outbound = stream::iter([first]).chain(input).map(move |request| {
-                sending.sent.fetch_add(1, Ordering::Relaxed);
-                append_to_proto(&request, address.take())
-            });
+            Self::may_speak()?;
+            let outbound = stream::iter([first]).chain(input);
+            let outbound =
+                outbound.take_while(|_| std::future::ready(!is_cut_off())).map(move |request| {
+                    sending.sent.fetch_add(1, Ordering::Relaxed);
+                    append_to_proto(&request, address.take())
+                });
             let limit = self.stall_max;
             let inbound = tokio::time::timeout(limit, self.lane.append_entries(outbound))
                 .await
@@ -353,6 +366,7 @@ impl Peer {
         loop {
             match tokio::time::timeout(self.stall_max, inbound.message()).await {
                 Ok(answer) => {
+                    Self::may_speak()?;
                     progress.answered.fetch_add(1, Ordering::Relaxed);
                     return answer.map_err(|status| Self::failed(&status));
                 }
@@ -378,6 +392,7 @@ impl NetSnapshot<Consensus> for Peer {
         let file = snapshot.snapshot;
         // A floor for the network, and time for the follower to restore the state.
         let limit = Duration::from_secs(60 + file.bytes / (1024 * 1024));
+        Self::may_speak()?;
         let call = self.lane.install_snapshot(chunks(file, self.address.clone(), vote));
         let answer = tokio::select! {
             closed = cancel => return Err(closed.into()),
@@ -437,6 +452,7 @@ impl NetTransferLeader<Consensus> for Peer {
             last: req.last_log_id().map(position_to_proto),
         };
         let limit = option.hard_ttl();
+        Self::may_speak()?;
         let answer = tokio::time::timeout(limit, self.control.transfer_leader(message))
             .await
             .map_err(|_| self.timed_out(RPCTypes::TransferLeader, limit))?

@@ -31,6 +31,7 @@ use tonic::{
 
 use super::{
     CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, GROUP, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+    is_cut_off,
 };
 use crate::{
     Config, StateMachine,
@@ -110,6 +111,9 @@ impl<S: StateMachine> Door<S> {
     }
 
     async fn admit(&self, peer: Option<&v1::RaftAddress>) -> Result<(), Status> {
+        if is_cut_off() {
+            return Err(Status::unavailable("a drill holds this node apart"));
+        }
         let refuse = |cause: String| {
             tracing::warn!(%cause, "turned a peer away");
             Err(Status::permission_denied(cause))
@@ -333,7 +337,7 @@ impl Appends {
             _ = self.closing.wait_for(|closing| *closing) => None,
         };
         let Some(message) = message else { return Ok(None) };
-        if !self.admitted {
+        if !self.admitted || is_cut_off() {
             door.admit(message.peer.as_ref()).await?;
             self.admitted = true;
         }

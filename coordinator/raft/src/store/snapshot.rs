@@ -22,6 +22,7 @@ use std::{
 };
 
 use crc32fast::Hasher;
+use holdfast_fault::{Site, reached};
 use holdfast_proto::v1;
 use prost::Message as _;
 
@@ -200,8 +201,10 @@ impl SnapshotStore {
             .last_log_id
             .map_or((0, 0), |log_id| (log_id.index, **log_id.committed_leader_id()));
         let path = self.place.dir.join(format!("{index:020}-{term:020}.snap"));
+        reached(Site::SnapshotUnnamed);
         fs::rename(&snapshot.path, &path)?;
         sync_dir(&self.place.dir)?;
+        reached(Site::SnapshotNamed);
         snapshot.path.clone_from(&path);
         snapshot._unnamed = None;
         let former = current.replace((meta.clone(), snapshot.clone()));

@@ -13,10 +13,11 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use holdfast_fault::{Held as Drilled, Site, held, reached};
 use openraft::storage::IOFlushed;
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -51,6 +52,9 @@ impl Disk for RealDisk {
     }
 
     fn sync(&mut self, file: &File) -> io::Result<()> {
+        if let Some(longer_ms) = held::measure(Drilled::SlowDisk) {
+            std::thread::sleep(Duration::from_millis(longer_ms.unsigned_abs()));
+        }
         file.sync_data()
     }
 }
@@ -276,6 +280,7 @@ impl<D: Disk> Writer<D> {
     fn roll_over(&mut self) {
         self.encode(Kind::Seal, self.open.life + 1, 0, &[]);
         self.flush();
+        reached(Site::LogSealed);
         let enlisted = self.preparer.take().and_then(|spare| spare.enlist(&self.dir));
         let (life, file) =
             enlisted.unwrap_or_else(|error| abort("make a segment of the log", &self.dir, &error));
@@ -298,13 +303,16 @@ impl<D: Disk> Writer<D> {
         let bytes = self.open.buffer.len() as u64;
         let path = || self.dir.join(super::segment::log_name(self.open.life));
         let offset = u64::from(self.open.synced);
+        reached(Site::LogBeforeWrite);
         if let Err(error) = self.disk.write(&self.open.file, &self.open.buffer, offset) {
             abort("write the log", &path(), &error);
         }
+        reached(Site::LogWrittenUnsynced);
         let begun = Instant::now();
         if let Err(error) = self.disk.sync(&self.open.file) {
             abort("sync the log", &path(), &error);
         }
+        reached(Site::LogSyncedUntold);
         metrics::histogram!("holdfast_log_fsync_seconds").record(begun.elapsed().as_secs_f64());
         metrics::counter!("holdfast_log_fsyncs_total").increment(1);
         metrics::counter!("holdfast_log_bytes_total").increment(bytes);
@@ -328,6 +336,7 @@ impl<D: Disk> Writer<D> {
             && life < self.open.life
             && held.index_max.is_none_or(|index| index <= purged.index)
         {
+            reached(Site::LogPurged);
             self.shared.files.lock().expect("no holder panics").remove(&life);
             let held = self.segments.remove(&life).expect("it is the first");
             // Readers hold the file; one that is read now must keep its bytes.

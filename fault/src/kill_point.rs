@@ -1,0 +1,135 @@
+//! Kill points: a process told to die at a named site does, at once and without a last word to its peers.
+//!
+//! `HOLDFAST_KILL_AT=site` or `site:n` (the n-th time, from 1) is read when the first site is reached. `HOLDFAST_KILL_FILE=path` names a
+//! file that may hold the same words and is looked at again and again, so that a process can be told while it runs; of several
+//! processes that share the file, the one that renames it to `path.hit` dies. Before it aborts, a process says which site it was, on
+//! standard error.
+
+use crate::Site;
+
+/// Whether this build has kill points.
+pub const ARMED: bool = cfg!(any(debug_assertions, feature = "armed"));
+
+/// The process is at `site`. Returns, unless it was told to die here.
+#[cfg(not(any(debug_assertions, feature = "armed")))]
+#[inline(always)]
+pub fn reached(_site: Site) {}
+
+/// The process is at `site`. Returns, unless it was told to die here.
+#[cfg(any(debug_assertions, feature = "armed"))]
+#[inline]
+pub fn reached(site: Site) {
+    if let Some(plan) = armed::plan() {
+        plan.reached(site);
+    }
+}
+
+#[cfg(any(debug_assertions, feature = "armed"))]
+mod armed {
+    use std::{
+        fs,
+        io::Write as _,
+        path::PathBuf,
+        sync::{Mutex, OnceLock},
+        time::{Duration, Instant},
+    };
+
+    use crate::Site;
+
+    /// Between two looks at the file.
+    const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+    pub(super) struct Plan {
+        file: Option<PathBuf>,
+        now: Mutex<Now>,
+    }
+
+    struct Now {
+        order: Option<(Site, u64)>,
+        looked: Option<Instant>,
+    }
+
+    /// What the environment said, if it said anything.
+    pub(super) fn plan() -> Option<&'static Plan> {
+        static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
+        PLAN.get_or_init(|| {
+            let file = std::env::var_os("HOLDFAST_KILL_FILE").map(PathBuf::from);
+            let order = std::env::var("HOLDFAST_KILL_AT").ok().map(|words| {
+                parse(&words).unwrap_or_else(|| panic!("HOLDFAST_KILL_AT={words} is no kill point"))
+            });
+            let now = Mutex::new(Now { order, looked: None });
+            (file.is_some() || order.is_some()).then_some(Plan { file, now })
+        })
+        .as_ref()
+    }
+
+    /// `site` or `site:n`.
+    pub(super) fn parse(words: &str) -> Option<(Site, u64)> {
+        let words = words.trim();
+        let (name, times) = words.split_once(':').unwrap_or((words, "1"));
+        Some((Site::named(name)?, times.parse().ok().filter(|&times| times > 0)?))
+    }
+
+    impl Plan {
+        pub(super) fn reached(&self, site: Site) {
+            let mut now = self.now.lock().expect("no holder panics");
+            if now.order.is_none() {
+                self.look(&mut now);
+            }
+            let Some((wanted, left)) = &mut now.order else { return };
+            if *wanted != site {
+                return;
+            }
+            *left -= 1;
+            if *left == 0 {
+                now.order = None;
+                if self.claim() {
+                    die(site);
+                }
+            }
+        }
+
+        /// Whether it falls to this process: it does where the order came by environment, or the file is still there.
+        fn claim(&self) -> bool {
+            let Some(file) = &self.file else { return true };
+            fs::rename(file, file.with_extension("hit")).is_ok()
+        }
+
+        fn look(&self, now: &mut Now) {
+            let Some(file) = &self.file else { return };
+            if now.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
+                return;
+            }
+            now.looked = Some(Instant::now());
+            now.order = fs::read_to_string(file).ok().and_then(|words| parse(&words));
+        }
+    }
+
+    fn die(site: Site) -> ! {
+        // Nobody may be reading; that is no reason to live.
+        let _ = writeln!(std::io::stderr(), "kill point {} reached: aborting", site.name());
+        std::process::abort()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{armed::parse, *};
+
+    #[test]
+    fn an_order_names_a_site_and_how_many_times_it_is_passed() {
+        assert_eq!(parse("log-sealed"), Some((Site::LogSealed, 1)));
+        assert_eq!(parse(" agent-answered:3\n"), Some((Site::AgentAnswered, 3)));
+        for bad in ["", "log-sealed:0", "log-sealed:x", "log-sealed:", "somewhere"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn nobody_dies_who_was_told_nothing() {
+        assert!(std::env::var_os("HOLDFAST_KILL_AT").is_none(), "this test must not be told");
+        for site in Site::ALL {
+            reached(*site);
+        }
+    }
+}
