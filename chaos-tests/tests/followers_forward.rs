@@ -152,6 +152,7 @@ async fn every_grpc_method_is_answered_by_a_follower_as_by_the_leader() -> anyho
         reason: "enough".into(),
         wait: end,
         wait_timeout_ms: 20_000,
+        abort_if_unknown: false,
     };
     ensure!(door.roll_back(back).await?.into_inner().outcome == rolled_back);
 

@@ -32,6 +32,7 @@ struct Written {
 enum WrittenMode {
     Tcc,
     Saga,
+    Xa,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -42,6 +43,7 @@ struct WrittenOptions {
     retry: Option<WrittenRetry>,
     order: Option<WrittenOrder>,
     recovery: Option<WrittenRecovery>,
+    second_phase_grace_ms: Option<u64>,
     headers: BTreeMap<String, String>,
     tags: BTreeMap<String, String>,
 }
@@ -120,6 +122,7 @@ fn parse(bytes: &[u8]) -> Result<Submission, String> {
     let mut terms = match written.mode {
         WrittenMode::Tcc => Terms::tcc(),
         WrittenMode::Saga => Terms::saga(),
+        WrittenMode::Xa => Terms::xa(),
     };
     if let Some(gid) = written.gid {
         terms = terms.gid(gid);
@@ -167,6 +170,9 @@ fn with_options(mut terms: Terms, options: WrittenOptions) -> Terms {
         Some(WrittenRecovery::Forward) => terms.recovery(Recovery::Forward),
         None => terms,
     };
+    if let Some(ms) = options.second_phase_grace_ms {
+        terms = terms.second_phase_grace_ms(ms);
+    }
     for (name, value) in options.headers {
         terms = terms.header(name, value);
     }

@@ -279,6 +279,7 @@ fn mode_word(mode: Option<Mode>) -> &'static str {
     match mode {
         Some(Mode::Tcc) => "tcc",
         Some(Mode::Saga) => "saga",
+        Some(Mode::Xa) => "xa",
         None => "unknown to this program",
     }
 }

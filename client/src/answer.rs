@@ -47,6 +47,8 @@ pub enum Mode {
     Tcc,
     /// Actions, compensated in reverse.
     Saga,
+    /// Prepare, commit, roll back.
+    Xa,
 }
 
 /// Where a transaction is.
@@ -182,6 +184,7 @@ impl From<wire::Transaction> for Transaction {
         let mode = match wire.mode() {
             wire::Mode::Tcc => Some(Mode::Tcc),
             wire::Mode::Saga => Some(Mode::Saga),
+            wire::Mode::Xa => Some(Mode::Xa),
             wire::Mode::Unspecified => None,
         };
         Self {

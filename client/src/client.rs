@@ -182,6 +182,7 @@ impl Client {
             reason: reason.to_owned(),
             wait: wire::Wait::from(wait).into(),
             wait_timeout_ms: 0,
+            abort_if_unknown: false,
         });
         self.fate(gid.to_owned(), false, request, wait, self.inner.options.patience()).await
     }
@@ -285,7 +286,7 @@ impl Client {
     }
 
     /// A request whose answer is a fate. Unknown is an outcome.
-    async fn fate(
+    pub(crate) async fn fate(
         &self,
         gid: String,
         own: bool,
@@ -304,7 +305,12 @@ impl Client {
     }
 
     /// A request whose answer is that it was done.
-    async fn done(&self, gid: String, own: bool, request: Request) -> Result<Answer, ClientError> {
+    pub(crate) async fn done(
+        &self,
+        gid: String,
+        own: bool,
+        request: Request,
+    ) -> Result<Answer, ClientError> {
         let reply = self.pursue(&gid, own, request, None, self.inner.options.patience()).await?;
         Ok(Answer::of(gid, reply))
     }
@@ -496,7 +502,7 @@ fn set_wait(request: &mut Request, deadline: Instant) {
         Request::RollBack(request) => request.wait_timeout_ms = ms,
         Request::Retry(request) => request.wait_timeout_ms = ms,
         Request::Wait(request) => request.wait_timeout_ms = ms,
-        Request::Begin(_) | Request::AddBranch(_) | Request::Get(_) => {}
+        Request::Begin(_) | Request::AddBranch(_) | Request::Get(_) | Request::Finish(_) => {}
     }
 }
 

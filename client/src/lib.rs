@@ -32,6 +32,7 @@ mod error;
 mod leader;
 mod link;
 mod options;
+mod second_phase;
 mod submission;
 
 /// Messages of `holdfast.v1`, as they go over the wire.
@@ -42,4 +43,5 @@ pub use client::{Client, Filter};
 pub use error::{ClientError, ErrorKind};
 pub use link::{FORWARD_HEADER, FORWARD_NEVER, Link, Lost, OpenError};
 pub use options::ClientOptions;
+pub use second_phase::Finished;
 pub use submission::{BranchSpec, Order, Recovery, Submission, Terms, Wait};

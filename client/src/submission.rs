@@ -59,6 +59,12 @@ impl Terms {
         Self::of(wire::Mode::Saga)
     }
 
+    /// Prepared local transactions: the program has prepared every branch, and the submit decides to commit them.
+    #[must_use]
+    pub fn xa() -> Self {
+        Self::of(wire::Mode::Xa)
+    }
+
     /// The caller's own id, at most 35 characters of `[A-Za-z0-9-]`; otherwise the client makes a ULID.
     #[must_use]
     pub fn gid(mut self, gid: impl Into<String>) -> Self {
@@ -113,6 +119,21 @@ impl Terms {
     #[must_use]
     pub fn tried_by_caller(mut self) -> Self {
         self.options.tries = wire::CalledBy::Caller.into();
+        self
+    }
+
+    /// XA: the coordinator asks the participants to prepare, instead of the program.
+    #[must_use]
+    pub fn tried_by_coordinator(mut self) -> Self {
+        self.options.tries = wire::CalledBy::Coordinator.into();
+        self
+    }
+
+    /// XA: for so long after the decision, ms, at most 10,000, the program carries out the second phase itself and says
+    /// [`crate::Client::finish`]; only then does the coordinator call the branches.
+    #[must_use]
+    pub fn second_phase_grace_ms(mut self, ms: u64) -> Self {
+        self.options.second_phase_grace_ms = ms;
         self
     }
 
@@ -186,6 +207,12 @@ impl Submission {
     #[must_use]
     pub fn saga() -> Self {
         Self::new(Terms::saga())
+    }
+
+    /// An XA transaction on default terms.
+    #[must_use]
+    pub fn xa() -> Self {
+        Self::new(Terms::xa())
     }
 
     /// The caller's own id; see [`Terms::gid`].

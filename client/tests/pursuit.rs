@@ -75,6 +75,7 @@ fn gid(asked: &Asked) -> &str {
         Asked::SubmitBegun(it) => &it.gid,
         Asked::RollBack(it) => &it.gid,
         Asked::Retry(it) => &it.gid,
+        Asked::Finish(it) => &it.gid,
         Asked::Get(it) => &it.gid,
         Asked::Wait(it) => &it.gid,
     }
@@ -155,6 +156,9 @@ impl Transactions for Node {
         Err(tonic::Status::unimplemented("scripted nodes only exchange"))
     }
     async fn retry(&self, _: Request<wire::RetryRequest>) -> Unary {
+        Err(tonic::Status::unimplemented("scripted nodes only exchange"))
+    }
+    async fn finish(&self, _: Request<wire::FinishRequest>) -> Unary {
         Err(tonic::Status::unimplemented("scripted nodes only exchange"))
     }
     async fn get(&self, request: Request<wire::GetRequest>) -> Unary {

@@ -49,6 +49,9 @@ fn op_on_the_wire(op: Op) -> v1::Op {
         Op::Cancel => v1::Op::Cancel,
         Op::Action => v1::Op::Action,
         Op::Compensate => v1::Op::Compensate,
+        Op::Prepare => v1::Op::Prepare,
+        Op::Commit => v1::Op::Commit,
+        Op::RollBack => v1::Op::RollBack,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::proposer::Kind;
 use holdfast_txn::{GlobalTransaction, Mode, Moved, Op, Status};
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
@@ -11,8 +12,8 @@ use metrics::{
 /// Handles of every series, made when the node starts: the recorder must be installed before.
 pub(crate) struct Meters {
     leads: AtomicBool,
-    pub(crate) proposals_blocking: Counter,
-    pub(crate) proposals_lazy: Counter,
+    proposals_blocking: Counter,
+    proposals_lazy: Counter,
     pub(crate) overloaded: Counter,
     pub(crate) commands_per_entry: Histogram,
     pub(crate) queue: Gauge,
@@ -21,10 +22,10 @@ pub(crate) struct Meters {
     pub(crate) retries: Counter,
     pub(crate) calls_in_flight: Gauge,
     pub(crate) calls_parked: Gauge,
-    begun: [Counter; 2],
-    finished: [[Counter; 3]; 2],
-    decision_seconds: [Histogram; 2],
-    calls: [[Counter; 4]; 5],
+    begun: [Counter; MODES.len()],
+    finished: [[Counter; 3]; MODES.len()],
+    decision_seconds: [Histogram; MODES.len()],
+    calls: [[Counter; 4]; OPS.len()],
     open: [Gauge; 9],
 }
 
@@ -43,22 +44,15 @@ pub(crate) enum Heard {
     Unknown,
 }
 
-const MODES: [Mode; 2] = [Mode::Tcc, Mode::Saga];
+const MODES: [Mode; 3] = Mode::ALL;
 const ENDS: [Status; 3] = [Status::Committed, Status::RolledBack, Status::NeedsAttention];
-const OPS: [Op; 5] = [Op::Try, Op::Confirm, Op::Cancel, Op::Action, Op::Compensate];
+const OPS: [Op; 8] = Op::ALL;
 const HEARD: [(Heard, &str); 4] = [
     (Heard::Done, "done"),
     (Heard::Refused, "refused"),
     (Heard::Working, "working"),
     (Heard::Unknown, "unknown"),
 ];
-
-fn mode_word(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Tcc => "tcc",
-        Mode::Saga => "saga",
-    }
-}
 
 fn status_word(status: Status) -> &'static str {
     match status {
@@ -89,17 +83,16 @@ impl Meters {
             retries: counter!("holdfast_call_retries_total"),
             calls_in_flight: gauge!("holdfast_calls_in_flight"),
             calls_parked: gauge!("holdfast_calls_parked"),
-            begun: MODES.map(
-                |mode| counter!("holdfast_transactions_begun_total", "mode" => mode_word(mode)),
-            ),
+            begun: MODES
+                .map(|mode| counter!("holdfast_transactions_begun_total", "mode" => mode.as_str())),
             finished: MODES.map(|mode| {
                 ENDS.map(|end| {
                     counter!("holdfast_transactions_finished_total",
-                        "mode" => mode_word(mode), "status" => status_word(end))
+                        "mode" => mode.as_str(), "status" => status_word(end))
                 })
             }),
             decision_seconds: MODES
-                .map(|mode| histogram!("holdfast_decision_seconds", "mode" => mode_word(mode))),
+                .map(|mode| histogram!("holdfast_decision_seconds", "mode" => mode.as_str())),
             calls: OPS.map(|op| {
                 HEARD.map(|(_, verdict)| {
                     counter!("holdfast_calls_total", "op" => op.as_str(), "verdict" => verdict)
@@ -121,7 +114,8 @@ impl Meters {
             return;
         }
         let mode = MODES.iter().position(|mode| *mode == transaction.mode).unwrap_or(0);
-        if moved.from.is_none() {
+        // A fence is no begin: it is over at once.
+        if moved.from.is_none() && !moved.to.is_final() {
             self.begun[mode].increment(1);
         }
         if let Some(end) = ENDS.iter().position(|end| *end == moved.to) {
@@ -131,6 +125,13 @@ impl Meters {
         if let Some(decided_at) = decided_now {
             let ms = decided_at.0.saturating_sub(transaction.begun_at.0);
             self.decision_seconds[mode].record(ms as f64 / 1_000.0);
+        }
+    }
+
+    pub(crate) fn proposed(&self, kind: Kind) {
+        match kind {
+            Kind::Blocking => self.proposals_blocking.increment(1),
+            Kind::Lazy => self.proposals_lazy.increment(1),
         }
     }
 
@@ -149,11 +150,11 @@ impl Meters {
     }
 }
 
-/// Whether this move is the one that decided: it comes from an undecided status.
+/// Whether this move is the one that decided: it comes from an undecided status, or begins with the decision.
 fn is_decision(moved: Moved) -> bool {
     let undecided =
         |status: Status| matches!(status, Status::Active | Status::Trying | Status::Running);
-    moved.from.is_some_and(undecided) && !undecided(moved.to)
+    moved.from.is_none_or(undecided) && !undecided(moved.to)
 }
 
 fn describe() {

@@ -106,7 +106,7 @@ impl Proposer {
         Self { callers, reports, meters }
     }
 
-    /// Has `command` carried out for a caller.
+    /// Has `command` carried out for a caller. What only ends a transaction rides along with what others wait for.
     /// # Errors
     /// [`ProposeError`]; overloaded at once when the queue is full.
     pub(crate) async fn propose(&self, command: &Command) -> Result<Applied, ProposeError> {
@@ -123,7 +123,11 @@ impl Proposer {
             return Ok(Applied { result: Err(rejection) });
         }
         let (reply, result) = oneshot::channel();
-        let queued = Queued { command: encoded, kind: Kind::Blocking, reply: Reply::Caller(reply) };
+        let kind = match command {
+            Command::Finish { .. } => Kind::Lazy,
+            _ => Kind::Blocking,
+        };
+        let queued = Queued { command: encoded, kind, reply: Reply::Caller(reply) };
         self.callers.try_send(queued).map_err(|fault| match fault {
             mpsc::error::TrySendError::Full(_) => {
                 self.meters.overloaded.increment(1);
@@ -131,7 +135,7 @@ impl Proposer {
             }
             mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
         })?;
-        self.meters.proposals_blocking.increment(1);
+        self.meters.proposed(kind);
         // A queue that breaks off without a word may have handed the command on before.
         result.await.unwrap_or_else(|_| {
             Err(ProposeError::Unknown { cause: "the way into the log broke off".to_owned() })
@@ -144,10 +148,7 @@ impl Proposer {
         let queued = Queued { command, kind, reply: Reply::Dispatcher(gid) };
         let taken = self.reports.try_send(queued).is_ok();
         if taken {
-            match kind {
-                Kind::Blocking => self.meters.proposals_blocking.increment(1),
-                Kind::Lazy => self.meters.proposals_lazy.increment(1),
-            }
+            self.meters.proposed(kind);
         }
         taken
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use holdfast_fault::{Site, reached};
 use holdfast_raft::{Capture, Position, StateMachine};
-use holdfast_txn::{Command, Gid, GlobalTransaction, Machine, Outcome, Rejection, Status};
+use holdfast_txn::{Gid, GlobalTransaction, Machine, Outcome, Rejection, Status};
 use tokio::sync::Notify;
 
 use crate::{meters::Meters, record, waiters::Waiters};
@@ -139,7 +139,7 @@ impl StateMachine for Replica {
         let mut results = Vec::with_capacity(commands.len());
         let mut state = self.state.held();
         for command in commands {
-            let gid = gid_of(&command).clone();
+            let gid = command.gid().clone();
             let result = state.machine.apply(at, command);
             if let Ok(outcome) = &result
                 && !outcome.repeated
@@ -180,19 +180,6 @@ impl StateMachine for Replica {
     }
 }
 
-/// The transaction that a command is about.
-pub(crate) fn gid_of(command: &Command) -> &Gid {
-    match command {
-        Command::Begin { gid, .. }
-        | Command::AddBranch { gid, .. }
-        | Command::Submit { gid }
-        | Command::RollBack { gid, .. }
-        | Command::Report { gid, .. }
-        | Command::Expire { gid }
-        | Command::Retry { gid, .. } => gid,
-    }
-}
-
 /// Ends the process: a node that cannot read what its peers carry out must not go on with another state.
 fn stop(index: u64, fault: &record::RecordError) -> ! {
     tracing::error!(index, %fault, "HF1201 an applied entry cannot be read; this node stops rather than differ from its peers. Run the version that wrote it, or replace the node");
@@ -201,7 +188,7 @@ fn stop(index: u64, fault: &record::RecordError) -> ! {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_txn::{BranchSpec, Mode, Options, Participant, Timestamp};
+    use holdfast_txn::{BranchSpec, Command, Mode, Options, Participant, Timestamp};
 
     use super::*;
 

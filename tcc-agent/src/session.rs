@@ -322,6 +322,9 @@ fn read_call(call: v1::Call) -> Result<Call, String> {
         v1::Op::Cancel => Op::Cancel,
         v1::Op::Action => Op::Action,
         v1::Op::Compensate => Op::Compensate,
+        v1::Op::Prepare => Op::Prepare,
+        v1::Op::Commit => Op::Commit,
+        v1::Op::RollBack => Op::Rollback,
         v1::Op::Unspecified => return Err(format!("operation {} is not known here", call.op)),
     };
     let gid = Gid::parse(&call.gid).map_err(|error| error.to_string())?;

@@ -88,6 +88,10 @@ fn read(call: &Call) -> Result<(BranchKey, Instruction), Answer> {
                 Instruction::Transfer { from, to, money }
             }
         },
+        Op::Prepare | Op::Commit | Op::Rollback => {
+            let message = "the deposit module takes part in tcc and saga transactions; the verbs of xa are for databases";
+            return Err(Answer::Unknown { message: message.to_owned() });
+        }
         Op::Compensate => match payload()? {
             DepositInstruction::Debit { account, money } => {
                 Instruction::ReverseDebit { account, money }

@@ -247,5 +247,6 @@ pub(crate) fn first_op(mode: Mode) -> Op {
     match mode {
         Mode::Tcc => Op::Try,
         Mode::Saga => Op::Action,
+        Mode::Xa => Op::Prepare,
     }
 }

@@ -69,7 +69,7 @@ impl Dispatcher {
     ) {
         match machine.owed(&transaction.gid, &open.heard) {
             Next::Call(owed) => {
-                open.owe(&owed);
+                open.owe(&owed, grace_ends_ms(transaction, now, now_ms));
                 self.make_calls(transaction, open, now, now_ms);
             }
             Next::Become(status, _) => {
@@ -174,6 +174,15 @@ impl Dispatcher {
             self.timers.clear(alarm);
         }
     }
+}
+
+/// When the caller's time for the second phase is over, where it was given any and it is not over yet.
+fn grace_ends_ms(transaction: &GlobalTransaction, now: Timestamp, now_ms: u64) -> Option<u64> {
+    let grace_ms = transaction.options.second_phase_grace_ms;
+    let decided_at = transaction.decided_at.filter(|_| grace_ms > 0)?;
+    // Clocks of leaders differ: whatever they say, nobody waits longer than the caller asked for.
+    let left_ms = decided_at.plus_ms(grace_ms).0.saturating_sub(now.0).min(grace_ms);
+    (left_ms > 0).then(|| now_ms + left_ms)
 }
 
 impl Open {

@@ -67,8 +67,8 @@ impl Open {
         self.calls.iter_mut().find(|call| call.branch == branch && call.op == op)
     }
 
-    /// Keeps the calls that are still owed and adds those that are new.
-    pub(super) fn owe(&mut self, owed: &[(BranchId, Op)]) {
+    /// Keeps the calls that are still owed and adds those that are new, to be made at `first_ms` at the earliest.
+    pub(super) fn owe(&mut self, owed: &[(BranchId, Op)], first_ms: Option<u64>) {
         self.calls.retain(|call| owed.contains(&(call.branch, call.op)));
         for (branch, op) in owed {
             if self.call_mut(*branch, *op).is_none() {
@@ -77,7 +77,7 @@ impl Open {
                     op: *op,
                     asked: 0,
                     unanswered: 0,
-                    stage: Stage::Ready,
+                    stage: first_ms.map_or(Stage::Ready, |until_ms| Stage::Paused { until_ms }),
                 });
             }
         }
@@ -173,7 +173,7 @@ mod tests {
 
     fn asked() -> Open {
         let mut open = Open { retry: Some(RETRY), ..Open::default() };
-        open.owe(&[(B1, Op::Try)]);
+        open.owe(&[(B1, Op::Try)], None);
         ask(&mut open, 1);
         open
     }
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn what_is_not_owed_any_more_is_forgotten() {
         let mut open = asked();
-        open.owe(&[(B1, Op::Cancel), (BranchId(2), Op::Cancel)]);
+        open.owe(&[(B1, Op::Cancel), (BranchId(2), Op::Cancel)], None);
         assert_eq!(open.calls.len(), 2);
         assert!(open.calls.iter().all(|call| call.op == Op::Cancel && call.stage == Stage::Ready));
         assert!(!open.settle(B1, Op::Try, Answer::Done));

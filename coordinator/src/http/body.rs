@@ -60,6 +60,22 @@ pub(super) struct RollBack {
     reason: String,
     wait: Option<Wait>,
     wait_timeout_ms: u64,
+    abort_if_unknown: bool,
+}
+
+/// `POST /v1/transactions/{gid}/finish`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Finish {
+    branches: Vec<u32>,
+    outcome: Option<Decided>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Decided {
+    Committed,
+    RolledBack,
 }
 
 /// `POST /v1/transactions/{gid}/retry`.
@@ -85,6 +101,7 @@ pub(super) enum Wait {
 enum Mode {
     Tcc,
     Saga,
+    Xa,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -119,6 +136,7 @@ struct Options {
     tries: Option<Tries>,
     headers: HashMap<String, String>,
     tags: HashMap<String, String>,
+    second_phase_grace_ms: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -149,6 +167,7 @@ impl Submit {
         let mode = match self.mode {
             Some(Mode::Tcc) => v1::Mode::Tcc,
             Some(Mode::Saga) => v1::Mode::Saga,
+            Some(Mode::Xa) => v1::Mode::Xa,
             None => v1::Mode::Unspecified,
         };
         let options = Some(self.options.into_wire());
@@ -210,13 +229,29 @@ impl Close {
 
 impl RollBack {
     pub(super) fn into_wire(self, gid: String) -> v1::exchange_request::Request {
-        let Self { reason, wait: until, wait_timeout_ms } = self;
+        let Self { reason, wait: until, wait_timeout_ms, abort_if_unknown } = self;
         let wait = wait(until);
         v1::exchange_request::Request::RollBack(v1::RollBackRequest {
             gid,
             reason,
             wait,
             wait_timeout_ms,
+            abort_if_unknown,
+        })
+    }
+}
+
+impl Finish {
+    pub(super) fn into_wire(self, gid: String) -> v1::exchange_request::Request {
+        let outcome = match self.outcome {
+            None => v1::Outcome::Unspecified,
+            Some(Decided::Committed) => v1::Outcome::Committed,
+            Some(Decided::RolledBack) => v1::Outcome::RolledBack,
+        };
+        v1::exchange_request::Request::Finish(v1::FinishRequest {
+            gid,
+            branches: self.branches,
+            outcome: outcome.into(),
         })
     }
 }
@@ -262,6 +297,7 @@ impl Options {
             tries: tries.into(),
             headers: self.headers,
             tags: self.tags,
+            second_phase_grace_ms: self.second_phase_grace_ms,
         }
     }
 }

@@ -16,7 +16,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    body::{self, AddBranch, Close, Retry, RollBack, Submit, Wait},
+    body::{self, AddBranch, Close, Finish, Retry, RollBack, Submit, Wait},
     problem::Problem,
     view,
 };
@@ -38,6 +38,7 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .route("/v1/transactions/{gid}/submit", post(close))
         .route("/v1/transactions/{gid}/rollback", post(roll_back))
         .route("/v1/transactions/{gid}/retry", post(retry))
+        .route("/v1/transactions/{gid}/finish", post(finish))
         .route("/v1/transactions/{gid}/wait", get(wait))
         .route("/v1/status", get(status))
         .route("/livez", get(livez))
@@ -147,6 +148,16 @@ async fn retry(
 ) -> Result<Response, Problem> {
     let retry: Retry = door.read(&headers, body, true).await?;
     door.fate(retry.into_wire(named(gid)?)).await
+}
+
+async fn finish(
+    State(door): State<Door>,
+    gid: Gid,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let finish: Finish = door.read(&headers, body, false).await?;
+    door.fate(finish.into_wire(named(gid)?)).await
 }
 
 async fn one(

@@ -115,6 +115,7 @@ impl From<v1::Transaction> for Transaction {
         let mode = match known.mode() {
             v1::Mode::Tcc => "tcc",
             v1::Mode::Saga => "saga",
+            v1::Mode::Xa => "xa",
             v1::Mode::Unspecified => "unknown",
         };
         let status = show::status_from_wire(known.status());

@@ -6,7 +6,6 @@ use holdfast_txn::{Outcome, Timestamp};
 use tokio::time::timeout;
 
 use super::*;
-use crate::replica::gid_of;
 
 /// Keeps entries until the test lets one through, and rejects commands for the gid `bad`.
 #[derive(Debug)]
@@ -40,7 +39,7 @@ impl HeldLog {
 impl Entries for HeldLog {
     async fn propose(&self, entry: Bytes) -> Result<Results, ProposeError> {
         let (at, commands) = record::decode_entry(&entry).unwrap();
-        let results = commands.iter().map(|command| match gid_of(command) {
+        let results = commands.iter().map(|command| match command.gid() {
             gid if gid.as_str() == "bad" => Err(Rejection::UnknownGid { gid: gid.clone() }),
             _ => Ok(Outcome { moved: None, repeated: false }),
         });

@@ -41,7 +41,7 @@ macro_rules! numbered {
     };
 }
 
-numbered!(Mode, "mode", Mode { Tcc = Tcc, Saga = Saga });
+numbered!(Mode, "mode", Mode { Tcc = Tcc, Saga = Saga, Xa = Xa });
 numbered!(
     Status,
     "status",
@@ -66,6 +66,9 @@ numbered!(
         Cancel = Cancel,
         Action = Action,
         Compensate = Compensate,
+        Prepare = Prepare,
+        Commit = Commit,
+        RollBack = RollBack,
     }
 );
 numbered!(Order, "order", Order { Sequential = Sequential, Concurrent = Concurrent });

@@ -6,11 +6,32 @@ use bytes::Bytes;
 use holdfast_proto::v1;
 use holdfast_proto::v1::{recorded_command::Command as Kind, recorded_report::Answer as Said};
 use holdfast_txn::{
-    Answer, BranchId, BranchSpec, Command, Mode, Op, Options, Order, Recovery, Refusal, Report,
-    RetryPolicy, TriedBy,
+    Answer, BranchId, BranchSpec, Command, Decision, Mode, Op, Options, Order, Recovery, Refusal,
+    Report, RetryPolicy, TriedBy,
 };
 
 use super::{RecordError, closed_sets::Numbered, gid, participant};
+
+/// The oldest format that can say `command`.
+pub(super) fn format_of(command: &Command) -> u32 {
+    match command {
+        Command::Begin { mode, options, .. } => {
+            let is_old = match mode {
+                Mode::Tcc | Mode::Saga => options.second_phase_grace_ms == 0,
+                Mode::Xa => false,
+            };
+            if is_old { 1 } else { 2 }
+        }
+        Command::AddBranch { .. }
+        | Command::Submit { .. }
+        | Command::RollBack { .. }
+        | Command::Expire { .. }
+        | Command::Retry { .. } => 1,
+        // A report of an XA transaction names verbs of format 2, but follows a begin of that format.
+        Command::Report { .. } => 1,
+        Command::Fence { .. } | Command::Finish { .. } => 2,
+    }
+}
 
 pub(super) fn to_record(command: &Command) -> v1::RecordedCommand {
     let (gid, kind) = match command {
@@ -44,6 +65,16 @@ pub(super) fn to_record(command: &Command) -> v1::RecordedCommand {
         Command::Retry { gid, reason } => {
             (gid, Kind::Retry(v1::RecordedReason { reason: reason.clone() }))
         }
+        Command::Fence { gid, reason } => {
+            (gid, Kind::Fence(v1::RecordedReason { reason: reason.clone() }))
+        }
+        Command::Finish { gid, branches, decision } => (
+            gid,
+            Kind::Finish(v1::RecordedFinish {
+                branches: branches.iter().map(|branch| branch.0).collect(),
+                decision: decision.number(),
+            }),
+        ),
     };
     v1::RecordedCommand { gid: gid.as_str().to_owned(), command: Some(kind) }
 }
@@ -71,6 +102,12 @@ pub(super) fn of_record(record: v1::RecordedCommand) -> Result<Command, RecordEr
         },
         Kind::Expire(_) => Command::Expire { gid },
         Kind::Retry(why) => Command::Retry { gid, reason: why.reason },
+        Kind::Fence(why) => Command::Fence { gid, reason: why.reason },
+        Kind::Finish(finished) => Command::Finish {
+            gid,
+            branches: finished.branches.into_iter().map(BranchId).collect(),
+            decision: Decision::read(finished.decision)?,
+        },
     })
 }
 
@@ -126,8 +163,17 @@ pub(super) fn spec_of_record(record: v1::RecordedBranchSpec) -> Result<BranchSpe
 }
 
 pub(super) fn options_to_record(options: &Options) -> v1::RecordedOptions {
-    let Options { timeout_ms, call_timeout_ms, retry, order, recovery, tried_by, headers, tags } =
-        options;
+    let Options {
+        timeout_ms,
+        call_timeout_ms,
+        retry,
+        order,
+        recovery,
+        tried_by,
+        headers,
+        tags,
+        second_phase_grace_ms,
+    } = options;
     v1::RecordedOptions {
         timeout_ms: *timeout_ms,
         call_timeout_ms: *call_timeout_ms,
@@ -139,6 +185,7 @@ pub(super) fn options_to_record(options: &Options) -> v1::RecordedOptions {
         tries: tried_by.number(),
         headers: labels_to_record(headers),
         tags: labels_to_record(tags),
+        second_phase_grace_ms: *second_phase_grace_ms,
     }
 }
 
@@ -156,6 +203,7 @@ pub(super) fn options_of_record(record: v1::RecordedOptions) -> Result<Options, 
         tried_by: TriedBy::read(record.tries)?,
         headers: labels_of_record("headers", record.headers)?,
         tags: labels_of_record("tags", record.tags)?,
+        second_phase_grace_ms: record.second_phase_grace_ms,
     })
 }
 

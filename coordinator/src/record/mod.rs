@@ -19,8 +19,10 @@ use prost::{
 
 pub(crate) use snapshot::{decode_snapshot, encode_snapshot};
 
-/// The only format so far, of entries and of snapshots.
-pub(crate) const FORMAT: u32 = 1;
+/// The newest format of entries and of snapshots. 1: TCC and Saga. 2: XA, fences, second phases finished by the caller.
+///
+/// Each entry and each snapshot is written in the oldest format that can say it, and every older one is read.
+pub(crate) const FORMAT: u32 = 2;
 
 /// Number of the field `commands` in `LogEntry`.
 const COMMANDS_FIELD: u32 = 3;
@@ -33,7 +35,7 @@ pub(crate) enum RecordError {
     Bytes(String),
     /// Written by another version.
     #[error(
-        "the record has format {0}; this version reads {FORMAT} alone. Run the version that wrote it, or a newer one"
+        "the record has format {0}; this version reads 1 to {FORMAT}. Run the version that wrote it, or a newer one"
     )]
     Format(u32),
     /// A field that must be there is not.
@@ -75,17 +77,25 @@ impl From<prost::DecodeError> for RecordError {
 
 /// One command, encoded by its caller, so that the proposer only copies.
 #[derive(Clone, Debug)]
-pub(crate) struct EncodedCommand(Vec<u8>);
+pub(crate) struct EncodedCommand {
+    bytes: Vec<u8>,
+    /// The oldest format that can say it.
+    format: u32,
+}
 
 impl EncodedCommand {
     /// Encodes `command`.
     pub(crate) fn of(command: &Command) -> Self {
-        Self(command::to_record(command).encode_to_vec())
+        Self {
+            bytes: command::to_record(command).encode_to_vec(),
+            format: command::format_of(command),
+        }
     }
 
     /// Bytes that it adds to an entry.
     pub(crate) fn len_in_entry(&self) -> usize {
-        key_len(COMMANDS_FIELD) + encoded_len_varint(self.0.len() as u64) + self.0.len()
+        let length = self.bytes.len();
+        key_len(COMMANDS_FIELD) + encoded_len_varint(length as u64) + length
     }
 }
 
@@ -94,15 +104,16 @@ pub(crate) fn encode_entry<'a>(
     at: Timestamp,
     commands: impl Iterator<Item = &'a EncodedCommand> + Clone,
 ) -> Bytes {
-    let head = v1::LogEntry { format: FORMAT, at_ms: at.0, commands: Vec::new() };
+    let format = commands.clone().map(|command| command.format).max().unwrap_or(1);
+    let head = v1::LogEntry { format, at_ms: at.0, commands: Vec::new() };
     let length =
         head.encoded_len() + commands.clone().map(EncodedCommand::len_in_entry).sum::<usize>();
     let mut bytes = Vec::with_capacity(length);
     head.encode(&mut bytes).expect("a vector grows");
     for command in commands {
         encode_key(COMMANDS_FIELD, WireType::LengthDelimited, &mut bytes);
-        encode_varint(command.0.len() as u64, &mut bytes);
-        bytes.extend_from_slice(&command.0);
+        encode_varint(command.bytes.len() as u64, &mut bytes);
+        bytes.extend_from_slice(&command.bytes);
     }
     bytes.into()
 }
@@ -112,11 +123,13 @@ pub(crate) fn encode_entry<'a>(
 /// [`RecordError`]; nothing is skipped and nothing is assumed.
 pub(crate) fn decode_entry(bytes: &Bytes) -> Result<(Timestamp, Vec<Command>), RecordError> {
     let entry = v1::LogEntry::decode(bytes.clone())?;
-    if entry.format != FORMAT {
-        return Err(RecordError::Format(entry.format));
-    }
+    readable(entry.format)?;
     let commands = entry.commands.into_iter().map(command::of_record);
     Ok((Timestamp(entry.at_ms), commands.collect::<Result<_, _>>()?))
+}
+
+fn readable(format: u32) -> Result<(), RecordError> {
+    if (1..=FORMAT).contains(&format) { Ok(()) } else { Err(RecordError::Format(format)) }
 }
 
 fn gid(text: &str) -> Result<Gid, RecordError> {

@@ -8,20 +8,21 @@ use holdfast_txn::{
 use prost::Message as _;
 
 use super::{
-    FORMAT, RecordError,
+    RecordError,
     closed_sets::Numbered,
     command::{
         options_of_record, options_to_record, refusal_of_record, refusal_to_record, spec_of_record,
         spec_to_record,
     },
-    gid,
+    gid, readable,
 };
 
 /// Writes `snapshot`, the state after the entry `applied_index`. Equal snapshots give equal bytes.
 pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8> {
     let Snapshot { clock, open, finished } = snapshot;
+    let format = open.iter().chain(finished).map(format_of).max().unwrap_or(1);
     v1::MachineSnapshot {
-        format: FORMAT,
+        format,
         clock_ms: clock.0,
         open: open.iter().map(to_record).collect(),
         finished: finished.iter().map(to_record).collect(),
@@ -35,15 +36,21 @@ pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8
 /// [`RecordError`]; nothing is skipped and nothing is assumed.
 pub(crate) fn decode_snapshot(bytes: &[u8]) -> Result<(Snapshot, u64), RecordError> {
     let record = v1::MachineSnapshot::decode(bytes)?;
-    if record.format != FORMAT {
-        return Err(RecordError::Format(record.format));
-    }
+    readable(record.format)?;
     let snapshot = Snapshot {
         clock: Timestamp(record.clock_ms),
         open: record.open.into_iter().map(of_record).collect::<Result<_, _>>()?,
         finished: record.finished.into_iter().map(of_record).collect::<Result<_, _>>()?,
     };
     Ok((snapshot, record.applied_index))
+}
+
+/// The oldest format that can say `transaction`.
+fn format_of(transaction: &GlobalTransaction) -> u32 {
+    match transaction.mode {
+        Mode::Tcc | Mode::Saga => 1,
+        Mode::Xa => 2,
+    }
 }
 
 fn to_record(transaction: &GlobalTransaction) -> v1::RecordedTransaction {

@@ -49,23 +49,24 @@ fn options() -> impl Strategy<Value = Options> {
         select(vec![Order::Sequential, Order::Concurrent]),
         select(vec![Recovery::Backward, Recovery::Forward]),
         select(vec![TriedBy::Coordinator, TriedBy::Caller]),
-        labels(),
-        labels(),
+        (labels(), labels()),
+        any::<u64>(),
     )
-        .prop_map(
-            |((timeout_ms, call_timeout_ms, retry), order, recovery, tried_by, headers, tags)| {
-                Options {
-                    timeout_ms,
-                    call_timeout_ms,
-                    retry,
-                    order,
-                    recovery,
-                    tried_by,
-                    headers,
-                    tags,
-                }
-            },
-        )
+        .prop_map(|(times, order, recovery, tried_by, labels, second_phase_grace_ms)| {
+            let (timeout_ms, call_timeout_ms, retry) = times;
+            let (headers, tags) = labels;
+            Options {
+                timeout_ms,
+                call_timeout_ms,
+                retry,
+                order,
+                recovery,
+                tried_by,
+                headers,
+                tags,
+                second_phase_grace_ms,
+            }
+        })
 }
 
 fn refusals() -> impl Strategy<Value = Refusal> {
@@ -73,11 +74,11 @@ fn refusals() -> impl Strategy<Value = Refusal> {
 }
 
 fn modes() -> impl Strategy<Value = Mode> {
-    select(vec![Mode::Tcc, Mode::Saga])
+    select(Mode::ALL.to_vec())
 }
 
 fn reports() -> impl Strategy<Value = Report> {
-    let ops = select(vec![Op::Try, Op::Confirm, Op::Cancel, Op::Action, Op::Compensate]);
+    let ops = select(Op::ALL.to_vec());
     let answers = prop_oneof![
         Just(Answer::Done),
         refusals().prop_map(Answer::Refused),
@@ -111,7 +112,14 @@ fn commands() -> impl Strategy<Value = Command> {
         (gids(), vec(reports(), 0..4)).prop_map(|(gid, reports)| Command::Report { gid, reports }),
         gids().prop_map(|gid| Command::Expire { gid }),
         (gids(), texts()).prop_map(|(gid, reason)| Command::Retry { gid, reason }),
+        (gids(), texts()).prop_map(|(gid, reason)| Command::Fence { gid, reason }),
+        (gids(), vec(any::<u32>().prop_map(BranchId), 0..4), decisions())
+            .prop_map(|(gid, branches, decision)| Command::Finish { gid, branches, decision }),
     ]
+}
+
+fn decisions() -> impl Strategy<Value = Decision> {
+    select(vec![Decision::Commit, Decision::RollBack])
 }
 
 fn branches() -> impl Strategy<Value = Branch> {
@@ -132,7 +140,7 @@ fn branches() -> impl Strategy<Value = Branch> {
 fn transactions() -> impl Strategy<Value = GlobalTransaction> {
     let statuses = || select(Status::ALL.to_vec());
     let instants = || any::<u64>().prop_map(Timestamp);
-    let decisions = option::of(select(vec![Decision::Commit, Decision::RollBack]));
+    let decisions = option::of(decisions());
     (
         (gids(), modes(), options(), any::<[u8; 32]>(), any::<bool>()),
         (statuses(), option::of(statuses()), vec(branches(), 0..4)),
@@ -169,7 +177,7 @@ proptest! {
         let encoded: Vec<_> = commands.iter().map(EncodedCommand::of).collect();
         let bytes = encode_entry(Timestamp(at), encoded.iter());
         let whole = v1::LogEntry {
-            format: FORMAT,
+            format: commands.iter().map(command::format_of).max().unwrap_or(1),
             at_ms: at,
             commands: commands.iter().map(command::to_record).collect(),
         };
@@ -214,7 +222,7 @@ proptest! {
 #[test]
 fn another_format_is_refused_with_its_number() {
     let entry = v1::LogEntry { format: FORMAT + 1, at_ms: 1, commands: Vec::new() };
-    assert_eq!(decode_entry(&entry.encode_to_vec().into()), Err(RecordError::Format(2)));
+    assert_eq!(decode_entry(&entry.encode_to_vec().into()), Err(RecordError::Format(FORMAT + 1)));
     let snapshot = v1::MachineSnapshot { format: 7, ..Default::default() };
     assert_eq!(decode_snapshot(&snapshot.encode_to_vec()), Err(RecordError::Format(7)));
 }

@@ -3,12 +3,12 @@
 use std::{collections::HashMap, fmt::Display, time::Duration};
 
 use holdfast_proto::v1::{
-    self, AddBranchRequest, BeginRequest, RetryRequest, RollBackRequest, SubmitRequest,
-    exchange_request::Request,
+    self, AddBranchRequest, BeginRequest, FinishRequest, RetryRequest, RollBackRequest,
+    SubmitRequest, exchange_request::Request,
 };
 use holdfast_txn::{
-    BranchId, BranchSpec, Command, Gid, Mode, Options, Order, Participant, Recovery, RetryPolicy,
-    TriedBy, limit,
+    BranchId, BranchSpec, Command, Decision, Gid, Mode, Options, Order, Participant, Recovery,
+    RetryPolicy, TriedBy, limit,
 };
 
 use super::fault::{Fault, Findings};
@@ -76,6 +76,7 @@ pub(crate) fn check(request: &mut Request, timeouts: &config::Timeouts) -> Resul
         }
         Request::RollBack(request) => roll_back(request),
         Request::Retry(request) => retry(request),
+        Request::Finish(request) => finished(request),
         Request::Get(request) => {
             let mut findings = Findings::default();
             let gid = gid(&mut findings, &request.gid);
@@ -132,7 +133,7 @@ fn submit(request: &SubmitRequest, timeouts: &config::Timeouts) -> Result<Checke
     let gid = gid(&mut findings, &request.gid);
     let mode = mode(&mut findings, request.mode);
     let options = options(&mut findings, mode, request.options.as_ref(), timeouts);
-    if options.tried_by == TriedBy::Caller {
+    if options.tried_by == TriedBy::Caller && mode != Some(Mode::Xa) {
         findings.add("options.tries", "a caller can make the tries only of branches that it adds one by one; begin the transaction instead");
     }
     let count = request.branches.len();
@@ -208,7 +209,10 @@ fn roll_back(request: &RollBackRequest) -> Result<Checked, Fault> {
     let patience = patience(&mut findings, request.wait, request.wait_timeout_ms);
     let reason = &request.reason;
     let reason = reason[..reason.floor_char_boundary(limit::REASON_BYTES_MAX)].to_owned();
-    let command = gid.map(|gid| Command::RollBack { gid, reason });
+    let fence = request.abort_if_unknown;
+    let command = gid.map(|gid| {
+        if fence { Command::Fence { gid, reason } } else { Command::RollBack { gid, reason } }
+    });
     propose(findings, command, Some(patience))
 }
 
@@ -236,6 +240,28 @@ fn retry(request: &RetryRequest) -> Result<Checked, Fault> {
     propose(findings, command, Some(patience))
 }
 
+/// A caller's word that it has carried out the second phase.
+fn finished(request: &FinishRequest) -> Result<Checked, Fault> {
+    let mut findings = Findings::default();
+    let gid = gid(&mut findings, &request.gid);
+    let (count, most) = (request.branches.len(), limit::BRANCHES_MAX);
+    if count > most {
+        findings.add("branches", format_args!("{count} of them, allowed are {most}"));
+    }
+    let decision = match v1::Outcome::try_from(request.outcome) {
+        Ok(v1::Outcome::Committed) => Some(Decision::Commit),
+        Ok(v1::Outcome::RolledBack) => Some(Decision::RollBack),
+        Ok(v1::Outcome::Unspecified | v1::Outcome::Unknown) | Err(_) => {
+            findings.add("outcome", "say committed (1) or rolled_back (2), as it was decided");
+            None
+        }
+    };
+    let branches = request.branches.iter().take(most).copied().map(BranchId).collect();
+    let command =
+        gid.zip(decision).map(|(gid, decision)| Command::Finish { gid, branches, decision });
+    propose(findings, command, None)
+}
+
 /// The command with its wait, if nothing was found.
 fn propose(
     findings: Findings,
@@ -243,14 +269,8 @@ fn propose(
     patience: Option<Option<Patience>>,
 ) -> Result<Checked, Fault> {
     let checked = command.map(|command| {
-        let (Command::Begin { gid, .. }
-        | Command::AddBranch { gid, .. }
-        | Command::Submit { gid }
-        | Command::RollBack { gid, .. }
-        | Command::Report { gid, .. }
-        | Command::Expire { gid }
-        | Command::Retry { gid, .. }) = &command;
-        Checked { gid: gid.clone(), act: Act::Propose(command, patience.flatten()) }
+        let gid = command.gid().clone();
+        Checked { gid, act: Act::Propose(command, patience.flatten()) }
     });
     finish(findings, checked)
 }
@@ -268,12 +288,14 @@ fn mode(findings: &mut Findings, number: i32) -> Option<Mode> {
     match v1::Mode::try_from(number) {
         Ok(v1::Mode::Tcc) => Some(Mode::Tcc),
         Ok(v1::Mode::Saga) => Some(Mode::Saga),
+        Ok(v1::Mode::Xa) => Some(Mode::Xa),
         Ok(v1::Mode::Unspecified) => {
-            findings.add("mode", "missing; say tcc or saga");
+            findings.add("mode", "missing; say tcc, saga or xa");
             None
         }
         Err(_) => {
-            findings.add("mode", format_args!("{number} is no mode; say tcc (1) or saga (2)"));
+            findings
+                .add("mode", format_args!("{number} is no mode; say tcc (1), saga (2) or xa (3)"));
             None
         }
     }
@@ -346,11 +368,15 @@ fn options(
         }
     }
     match v1::CalledBy::try_from(given.tries) {
-        Ok(v1::CalledBy::Unspecified | v1::CalledBy::Coordinator) => {}
-        Ok(v1::CalledBy::Caller) if mode == Mode::Tcc => options.tried_by = TriedBy::Caller,
-        Ok(v1::CalledBy::Caller) => findings.add("options.tries", "only tcc has tries"),
+        Ok(v1::CalledBy::Unspecified) => {}
+        Ok(v1::CalledBy::Coordinator) => options.tried_by = TriedBy::Coordinator,
+        Ok(v1::CalledBy::Caller) if mode == Mode::Saga => {
+            findings.add("options.tries", "only tcc and xa have tries that a caller can make")
+        }
+        Ok(v1::CalledBy::Caller) => options.tried_by = TriedBy::Caller,
         Err(_) => findings.add("options.tries", format_args!("{} is nobody", given.tries)),
     }
+    grace(findings, mode, given.second_phase_grace_ms, &mut options);
     for (name, value) in labels(findings, "options.headers", &given.headers) {
         let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         if !name.chars().all(token) {
@@ -368,6 +394,17 @@ fn options(
         options.tags.insert(name.clone(), value.clone());
     }
     options
+}
+
+fn grace(findings: &mut Findings, mode: Mode, ms: u64, options: &mut Options) {
+    let most = limit::SECOND_PHASE_GRACE_MS_MAX;
+    if ms > most {
+        findings.add("options.second_phase_grace_ms", format_args!("{ms}, allowed is 0 to {most}"));
+    } else if ms > 0 && mode != Mode::Xa {
+        findings
+            .add("options.second_phase_grace_ms", "only xa leaves the second phase to its caller");
+    }
+    options.second_phase_grace_ms = ms;
 }
 
 fn retry_policy(
@@ -444,7 +481,7 @@ fn branch(
             format_args!("{bytes} bytes, allowed are {most}"),
         );
     }
-    if given.pivot && mode == Some(Mode::Tcc) {
+    if given.pivot && mode.is_some_and(|mode| mode != Mode::Saga) {
         findings.add(format_args!("{field}.pivot"), "only a saga has a pivot");
     }
     if given.after.len() > limit::BRANCHES_MAX {

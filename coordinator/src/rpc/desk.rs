@@ -209,7 +209,7 @@ impl Here {
 
 /// Requests by kind and by result.
 #[derive(Debug)]
-struct Counts([Results; 8]);
+struct Counts([Results; 9]);
 
 /// The results of one kind of request.
 struct Results {
@@ -227,8 +227,17 @@ impl std::fmt::Debug for Results {
 
 impl Default for Counts {
     fn default() -> Self {
-        let names =
-            ["submit", "begin", "add_branch", "submit_begun", "roll_back", "get", "wait", "retry"];
+        let names = [
+            "submit",
+            "begin",
+            "add_branch",
+            "submit_begun",
+            "roll_back",
+            "get",
+            "wait",
+            "retry",
+            "finish",
+        ];
         Self(names.map(|request| {
             let counter = |result: &'static str| {
                 metrics::counter!("holdfast_requests_total", "request" => request, "result" => result)
@@ -254,6 +263,7 @@ impl Counts {
             Request::Get(_) => 5,
             Request::Wait(_) => 6,
             Request::Retry(_) => 7,
+            Request::Finish(_) => 8,
         };
         &self.0[index]
     }

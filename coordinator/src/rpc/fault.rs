@@ -105,7 +105,7 @@ impl Fault {
         let class = match rejection {
             Rejection::UnknownGid { .. } => Class::NotFound,
             Rejection::GidTaken { .. } | Rejection::BranchTaken { .. } => Class::Taken,
-            Rejection::WrongStatus { .. } => Class::WrongStatus,
+            Rejection::WrongStatus { .. } | Rejection::Fenced { .. } => Class::WrongStatus,
             Rejection::OutOfRange { .. } | Rejection::Malformed { .. } => Class::BadInput,
             Rejection::TooManyOpen { .. } => Class::Full,
         };
@@ -148,7 +148,7 @@ impl Fault {
             ErrorKind::Refused => match error.code.as_str() {
                 "HF2001" => Class::NotFound,
                 "HF2002" | "HF2003" => Class::Taken,
-                "HF2004" => Class::WrongStatus,
+                "HF2004" | "HF2008" => Class::WrongStatus,
                 _ => Class::BadInput,
             },
             ErrorKind::Retry if matches!(error.code.as_str(), "HF2007" | "HF2103") => Class::Full,

@@ -27,6 +27,7 @@ pub(crate) fn transaction(known: &GlobalTransaction) -> v1::Transaction {
     let mode = match known.mode {
         Mode::Tcc => v1::Mode::Tcc,
         Mode::Saga => v1::Mode::Saga,
+        Mode::Xa => v1::Mode::Xa,
     };
     v1::Transaction {
         gid: known.gid.to_string(),

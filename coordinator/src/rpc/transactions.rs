@@ -5,8 +5,8 @@ use std::{future::Future as _, pin::Pin, task::Poll};
 use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER};
 use holdfast_proto::v1::{
-    AddBranchRequest, BeginRequest, ExchangeReply, ExchangeRequest, GetRequest, ListReply,
-    ListRequest, RetryRequest, RollBackRequest, SubmitBegunRequest, SubmitRequest,
+    AddBranchRequest, BeginRequest, ExchangeReply, ExchangeRequest, FinishRequest, GetRequest,
+    ListReply, ListRequest, RetryRequest, RollBackRequest, SubmitBegunRequest, SubmitRequest,
     TransactionReply, WaitRequest,
     exchange_reply::Reply,
     exchange_request::Request as Asked,
@@ -112,6 +112,13 @@ impl Service for Transactions {
         request: Request<RetryRequest>,
     ) -> Result<Response<TransactionReply>, Status> {
         self.unary(request, Asked::Retry).await
+    }
+
+    async fn finish(
+        &self,
+        request: Request<FinishRequest>,
+    ) -> Result<Response<TransactionReply>, Status> {
+        self.unary(request, Asked::Finish).await
     }
 
     async fn get(

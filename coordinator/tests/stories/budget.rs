@@ -59,3 +59,8 @@ fn a_declared_tcc_of_two_branches_costs_two_blocking_proposals_and_a_lazy_one() 
 fn a_saga_of_two_steps_costs_one_blocking_proposal_and_a_lazy_one() {
     assert_eq!(cost(&Begin::saga("g1")), [1, 1]);
 }
+
+#[test]
+fn an_xa_transaction_that_its_caller_prepared_costs_one_blocking_proposal_and_a_lazy_one() {
+    assert_eq!(cost(&Begin::xa("g1")), [1, 1]);
+}

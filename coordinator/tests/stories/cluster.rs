@@ -248,6 +248,11 @@ impl Begin {
         Self::of(gid, Mode::Saga, &["deposit", "savings"])
     }
 
+    /// Prepared by the caller at both.
+    pub(crate) fn xa(gid: &'static str) -> Self {
+        Self::of(gid, Mode::Xa, &["deposit", "savings"])
+    }
+
     pub(crate) fn options(mut self, change: impl FnOnce(&mut Options)) -> Self {
         change(&mut self.options);
         self

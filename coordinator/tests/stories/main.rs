@@ -10,3 +10,4 @@ mod failover;
 mod saga;
 mod sessions;
 mod tcc;
+mod xa;

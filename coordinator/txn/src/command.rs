@@ -1,6 +1,6 @@
 //! What the machine can be told, and what it answers.
 
-use crate::{BranchId, BranchSpec, Gid, Mode, Op, Options, Status};
+use crate::{BranchId, BranchSpec, Decision, Gid, Mode, Op, Options, Status};
 
 /// A command, as the log holds it. Ids are made and times stamped by whoever proposes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +58,43 @@ pub enum Command {
         /// Why, for people.
         reason: String,
     },
+    /// Asks for rollback as [`Command::RollBack`] does, and of a gid that nobody knows: it is recorded as rolled back, so that it
+    /// can never be begun (while it is remembered, as every finished one is). The proof that something prepared under this
+    /// gid, which no coordinator knows, may be rolled back.
+    Fence {
+        /// The transaction.
+        gid: Gid,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The caller's word that it has carried out the second phase of an XA transaction at these branches. Repeats change
+    /// nothing.
+    Finish {
+        /// The transaction.
+        gid: Gid,
+        /// Which; empty: every branch.
+        branches: Vec<BranchId>,
+        /// What it did to them: it must be what was decided.
+        decision: Decision,
+    },
+}
+
+impl Command {
+    /// The transaction that it is about.
+    #[must_use]
+    pub fn gid(&self) -> &Gid {
+        match self {
+            Self::Begin { gid, .. }
+            | Self::AddBranch { gid, .. }
+            | Self::Submit { gid }
+            | Self::RollBack { gid, .. }
+            | Self::Report { gid, .. }
+            | Self::Expire { gid }
+            | Self::Retry { gid, .. }
+            | Self::Fence { gid, .. }
+            | Self::Finish { gid, .. } => gid,
+        }
+    }
 }
 
 /// One participant's answer to one operation.
@@ -186,6 +223,14 @@ pub enum Rejection {
         /// How many are open.
         open: usize,
     },
+    /// HF2008.
+    #[error(
+        "{gid} was fenced: it was rolled back before it was begun, since nobody knew it. Roll back what is prepared under it, and begin anew with another gid"
+    )]
+    Fenced {
+        /// The gid.
+        gid: Gid,
+    },
 }
 
 impl Rejection {
@@ -200,6 +245,7 @@ impl Rejection {
             Self::OutOfRange { .. } => "HF2005",
             Self::Malformed { .. } => "HF2006",
             Self::TooManyOpen { .. } => "HF2007",
+            Self::Fenced { .. } => "HF2008",
         }
     }
 }

@@ -28,6 +28,11 @@ pub(crate) fn of_content(
     writer.finish()
 }
 
+/// Of what was fenced before it was begun: no content has it.
+pub(crate) fn of_fence() -> Digest {
+    Writer::new("holdfast fence 1").finish()
+}
+
 /// Of a machine: the clock and all transactions, of which the first `open` are open.
 pub(crate) fn of_state<'a>(
     clock: Timestamp,
@@ -119,6 +124,7 @@ impl Writer {
             tried_by,
             headers,
             tags,
+            second_phase_grace_ms,
         } = options;
         self.number(*timeout_ms);
         self.number(*call_timeout_ms);
@@ -139,6 +145,12 @@ impl Writer {
         });
         self.labels(headers);
         self.labels(tags);
+        // What came later is written only where it says something, so that older contents keep their digest. Its name keeps
+        // it apart from what follows: no flag and no length of a digest begins with the length of this text.
+        if *second_phase_grace_ms > 0 {
+            self.text("second_phase_grace_ms");
+            self.number(*second_phase_grace_ms);
+        }
     }
 
     fn spec(&mut self, spec: &BranchSpec) {
@@ -171,6 +183,7 @@ impl Writer {
         self.number(match mode {
             Mode::Tcc => 1,
             Mode::Saga => 2,
+            Mode::Xa => 3,
         });
     }
 

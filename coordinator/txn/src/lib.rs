@@ -27,12 +27,17 @@
 //!                 refused, deadline, rollback, given up -> compensating -> rolled back
 //!                                                          last first
 //!
+//! XA    begin --> committing (the caller has prepared every branch: begin and decision are one entry) ---> committed
+//!                                                                                               commit all
+//!       otherwise as TCC, with the verbs prepare, commit and roll back
+//!
 //! needs attention: from any of them, when a branch can never finish by itself; back to where it was by a retry.
 //! ```
 //!
 //! *Declared* transactions begin with all their branches; *enlisted* ones are *active* until they are submitted, and
 //! their first-phase operations are called as they are added. With [`TriedBy::Caller`] the coordinator makes no tries:
-//! the submit is the caller's word that all holds are placed, and decides.
+//! the submit is the caller's word that all holds are placed, and decides. XA knows that word for declared transactions too
+//! ([`mode`]: `xa.rs`): the begin decides.
 //!
 //! **TCC** cancels every branch, also one that refused or was never called: a delayed duplicate of its try must find an
 //! empty cancel. **Saga** compensates what is done and what may have been done, in the reverse of the order that
@@ -149,6 +154,8 @@ pub mod limit {
     pub const REASON_BYTES_MAX: usize = 1024;
     /// From begin to decision, ms.
     pub const TIMEOUT_MS_MAX: u64 = 86_400_000;
+    /// How long the second phase of an XA transaction may be left to its caller, ms.
+    pub const SECOND_PHASE_GRACE_MS_MAX: u64 = 10_000;
     /// Open transactions; one more begin is rejected.
     pub const OPEN_MAX: usize = 2_000_000;
     /// Finished transactions that the machine remembers, oldest forgotten first: the window of idempotent gids.

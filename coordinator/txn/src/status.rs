@@ -7,13 +7,13 @@ use std::fmt;
 pub enum Status {
     /// Begun in the enlisted style, open for branches; those it has are called already.
     Active,
-    /// TCC: every branch is asked to place its hold.
+    /// TCC and XA: every branch is asked to place its hold, or to prepare.
     Trying,
     /// Saga: actions run.
     Running,
-    /// TCC, decided: every branch is told to confirm.
+    /// TCC and XA, decided: every branch is told to confirm, or to commit.
     Committing,
-    /// TCC, decided: every branch is told to cancel.
+    /// TCC and XA, decided: every branch is told to cancel, or to roll back.
     RollingBack,
     /// Saga, decided: what was done is compensated, last first.
     Compensating,
@@ -119,22 +119,40 @@ pub enum Op {
     Action,
     /// Saga: undo it by an opposite entry.
     Compensate,
+    /// XA: bring the local transaction to where only its end is missing.
+    Prepare,
+    /// XA: commit what is prepared.
+    Commit,
+    /// XA: roll back what is prepared, or never was.
+    RollBack,
 }
 
 impl Op {
+    /// Every operation.
+    pub const ALL: [Self; 8] = [
+        Self::Try,
+        Self::Confirm,
+        Self::Cancel,
+        Self::Action,
+        Self::Compensate,
+        Self::Prepare,
+        Self::Commit,
+        Self::RollBack,
+    ];
+
     /// The first phase of its mode: a refusal of it decides for rollback.
     #[must_use]
     pub fn is_forward_phase(self) -> bool {
-        matches!(self, Self::Try | Self::Action)
+        matches!(self, Self::Try | Self::Action | Self::Prepare)
     }
 
     /// Where a branch is that has done it.
     #[must_use]
     pub fn when_done(self) -> BranchState {
         match self {
-            Self::Try | Self::Action => BranchState::Done,
-            Self::Confirm => BranchState::Confirmed,
-            Self::Cancel | Self::Compensate => BranchState::Undone,
+            Self::Try | Self::Action | Self::Prepare => BranchState::Done,
+            Self::Confirm | Self::Commit => BranchState::Confirmed,
+            Self::Cancel | Self::Compensate | Self::RollBack => BranchState::Undone,
         }
     }
 
@@ -147,6 +165,9 @@ impl Op {
             Self::Cancel => "cancel",
             Self::Action => "action",
             Self::Compensate => "compensate",
+            Self::Prepare => "prepare",
+            Self::Commit => "commit",
+            Self::RollBack => "rollback",
         }
     }
 }
@@ -162,13 +183,13 @@ impl fmt::Display for Op {
 pub enum BranchState {
     /// No answer is recorded: never called, or called without a recorded answer.
     Pending,
-    /// Its try or action is done.
+    /// Its try, action or prepare is done.
     Done,
-    /// Its try or action was refused: final, and nothing was done.
+    /// Its try, action or prepare was refused: final, and nothing was done.
     Refused,
-    /// TCC: its hold is captured.
+    /// TCC and XA: its hold is captured, or what it prepared is committed.
     Confirmed,
-    /// Its hold is released or its action compensated.
+    /// Its hold is released, its action compensated, or what it prepared rolled back.
     Undone,
 }
 

@@ -95,12 +95,15 @@ pub struct Options {
     pub order: Order,
     /// Where a Saga goes when a step cannot be done.
     pub recovery: Recovery,
-    /// Who makes the tries.
+    /// Who makes the first-phase calls.
     pub tried_by: TriedBy,
     /// Carried by every branch call, also after failover.
     pub headers: BTreeMap<String, String>,
     /// Business tags to search by.
     pub tags: BTreeMap<String, String>,
+    /// XA: for so long after the decision the second phase is left to the caller, who says [`crate::Command::Finish`]; then
+    /// the coordinator makes the calls. Pacing, as `retry`. ms, 0 to [`crate::limit::SECOND_PHASE_GRACE_MS_MAX`].
+    pub second_phase_grace_ms: u64,
 }
 
 /// How an operation with an unknown answer is asked again.
@@ -132,17 +135,18 @@ pub enum Recovery {
     Forward,
 }
 
-/// Who makes the first-phase calls of a TCC transaction.
+/// Who makes the first-phase calls of a TCC or XA transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TriedBy {
     /// The coordinator.
     Coordinator,
-    /// The program that enlists the branches; its submit is its word that all are tried.
+    /// The program; its submit, or the begin of a declared XA transaction, is its word that all are tried or prepared.
     Caller,
 }
 
 impl Options {
-    /// The defaults of `mode`: 30 s in all, 3 s a call, pauses 100 ms to 10 s without end; TCC concurrent, Saga sequential.
+    /// The defaults of `mode`: 30 s in all, 3 s a call, pauses 100 ms to 10 s without end; Saga sequential, the others
+    /// concurrent; XA prepared by the caller.
     #[must_use]
     pub fn of(mode: Mode) -> Self {
         Self {
@@ -150,13 +154,17 @@ impl Options {
             call_timeout_ms: 3_000,
             retry: RetryPolicy { first_ms: 100, ceiling_ms: 10_000, attempts_max: 0 },
             order: match mode {
-                Mode::Tcc => Order::Concurrent,
+                Mode::Tcc | Mode::Xa => Order::Concurrent,
                 Mode::Saga => Order::Sequential,
             },
             recovery: Recovery::Backward,
-            tried_by: TriedBy::Coordinator,
+            tried_by: match mode {
+                Mode::Tcc | Mode::Saga => TriedBy::Coordinator,
+                Mode::Xa => TriedBy::Caller,
+            },
             headers: BTreeMap::new(),
             tags: BTreeMap::new(),
+            second_phase_grace_ms: 0,
         }
     }
 }

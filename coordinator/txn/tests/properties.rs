@@ -12,8 +12,6 @@ use holdfast_txn::{
 };
 use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
-const OPS: [Op; 5] = [Op::Try, Op::Confirm, Op::Cancel, Op::Action, Op::Compensate];
-
 /// One step of a sequence. What is needed to make sense of it is chosen when it is carried out.
 #[derive(Clone, Debug)]
 enum Step {
@@ -44,6 +42,15 @@ enum Step {
     Retry {
         gid: u8,
     },
+    Fence {
+        gid: u8,
+    },
+    /// By the caller, of every branch or of one.
+    Finish {
+        gid: u8,
+        branch: Option<u32>,
+        commits: bool,
+    },
     Clock {
         ms: u64,
     },
@@ -64,7 +71,7 @@ struct Plan {
 
 fn plan() -> impl Strategy<Value = Plan> {
     (
-        prop_oneof![Just(Mode::Tcc), Just(Mode::Saga)],
+        prop_oneof![2 => Just(Mode::Tcc), 2 => Just(Mode::Saga), 1 => Just(Mode::Xa)],
         any::<bool>(),
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.2),
@@ -90,6 +97,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(gid, picks)| Step::Report { gid, picks }),
         1 => gid().prop_map(|gid| Step::Expire { gid }),
         2 => gid().prop_map(|gid| Step::Retry { gid }),
+        1 => gid().prop_map(|gid| Step::Fence { gid }),
+        2 => (gid(), prop::option::of(0_u32..5), prop::bool::weighted(0.7))
+            .prop_map(|(gid, branch, commits)| Step::Finish { gid, branch, commits }),
         1 => (0_u64..8).prop_map(|ms| Step::Clock { ms }),
     ]
 }
@@ -120,9 +130,11 @@ impl Step {
                 if plan.forward {
                     options.recovery = Recovery::Forward;
                 }
-                if plan.caller {
-                    options.tried_by = TriedBy::Caller;
-                }
+                // The default of XA is the caller, so that the same chance makes it the coordinator.
+                options.tried_by = match (plan.caller, plan.mode) {
+                    (true, Mode::Tcc | Mode::Saga) | (false, Mode::Xa) => TriedBy::Caller,
+                    (false, Mode::Tcc | Mode::Saga) | (true, Mode::Xa) => TriedBy::Coordinator,
+                };
                 let branches = plan.after.iter().zip(0_u8..).map(|(after, index)| {
                     spec((*after != 255).then(|| bits(*after)), plan.pivot == Some(index))
                 });
@@ -162,6 +174,14 @@ impl Step {
             Self::Retry { gid: number } => {
                 Command::Retry { gid: gid(*number), reason: "looked".to_owned() }
             }
+            Self::Fence { gid: number } => {
+                Command::Fence { gid: gid(*number), reason: "nobody knows it".to_owned() }
+            }
+            Self::Finish { gid: number, branch, commits } => Command::Finish {
+                gid: gid(*number),
+                branches: branch.iter().copied().map(BranchId).collect(),
+                decision: if *commits { Decision::Commit } else { Decision::RollBack },
+            },
             Self::Clock { .. } => return None,
         })
     }
@@ -171,7 +191,7 @@ fn report((pick, answer): (u8, u8), calls: &[(BranchId, Op)]) -> Report {
     let (branch, op) = if pick < 200 && !calls.is_empty() {
         calls[usize::from(pick) % calls.len()]
     } else {
-        (BranchId(u32::from(pick) % 6), OPS[usize::from(pick / 6) % OPS.len()])
+        (BranchId(u32::from(pick) % 6), Op::ALL[usize::from(pick / 6) % Op::ALL.len()])
     };
     let answer = match answer {
         0..190 => Answer::Done,
@@ -219,9 +239,9 @@ fn check(transaction: &GlobalTransaction, machine: &Machine, seen: &mut Seen) {
         assert_eq!(*decision, Some(Decision::RollBack), "{gid} undoes undecided");
     }
     match (status, transaction.mode) {
-        (Status::Committed, Mode::Tcc) => assert!(all(BranchState::Confirmed)),
+        (Status::Committed, Mode::Tcc | Mode::Xa) => assert!(all(BranchState::Confirmed)),
         (Status::Committed, Mode::Saga) => assert!(all(BranchState::Done)),
-        (Status::RolledBack, Mode::Tcc) => assert!(all(BranchState::Undone)),
+        (Status::RolledBack, Mode::Tcc | Mode::Xa) => assert!(all(BranchState::Undone)),
         (Status::RolledBack, Mode::Saga) => assert!(!any(BranchState::Done)),
         _ => {}
     }
@@ -236,9 +256,11 @@ fn check(transaction: &GlobalTransaction, machine: &Machine, seen: &mut Seen) {
             assert!(!calls.is_empty());
             for (branch, op) in calls {
                 match op {
-                    Op::Confirm => assert_eq!(*decision, Some(Decision::Commit)),
-                    Op::Cancel | Op::Compensate => assert_eq!(*decision, Some(Decision::RollBack)),
-                    Op::Try | Op::Action => assert_eq!(*decision, None),
+                    Op::Confirm | Op::Commit => assert_eq!(*decision, Some(Decision::Commit)),
+                    Op::Cancel | Op::Compensate | Op::RollBack => {
+                        assert_eq!(*decision, Some(Decision::RollBack));
+                    }
+                    Op::Try | Op::Action | Op::Prepare => assert_eq!(*decision, None),
                 }
                 if transaction.branch(branch).unwrap().spec.pivot && op == Op::Action {
                     assert!(transaction.pivot_reached, "{gid} calls its pivot off the record");
@@ -246,6 +268,7 @@ fn check(transaction: &GlobalTransaction, machine: &Machine, seen: &mut Seen) {
                 seen.owed.insert((branch, op));
                 let contradicts = |op| seen.owed.contains(&(branch, op));
                 assert!(!(contradicts(Op::Confirm) && contradicts(Op::Cancel)), "{gid} {branch}");
+                assert!(!(contradicts(Op::Commit) && contradicts(Op::RollBack)), "{gid} {branch}");
             }
         }
         Next::Wait => {
@@ -268,7 +291,7 @@ fn check_due(machine: &Machine, now: Timestamp) {
         one.decision.is_none()
             && one.status != Status::NeedsAttention
             && !one.pivot_reached
-            && (one.mode == Mode::Tcc || one.options.recovery == Recovery::Backward)
+            && (one.mode != Mode::Saga || one.options.recovery == Recovery::Backward)
     };
     let mut deadlines: Vec<_> =
         all.iter().filter(|one| ends(one)).map(|one| (one.deadline, one.gid.clone())).collect();
@@ -344,7 +367,7 @@ proptest! {
                     prop_assert_eq!((before.open, before.finished), (after.open, after.finished));
                 }
                 Ok(outcome) => {
-                    let gid = gid_of(&command);
+                    let gid = command.gid();
                     let known = before.open.iter().find(|one| one.gid == *gid);
                     let (from, to) = (known.map(|one| one.status), machine.get(gid).unwrap().status);
                     match outcome.moved {
@@ -420,18 +443,6 @@ fn the_sequences_reach_every_status_and_every_refusal_of_a_command() {
         }
     }
     assert_eq!(statuses.into_iter().collect::<Vec<_>>(), Status::ALL);
-    let wanted = ["HF2001", "HF2002", "HF2003", "HF2004", "HF2006", "HF2007"];
+    let wanted = ["HF2001", "HF2002", "HF2003", "HF2004", "HF2006", "HF2007", "HF2008"];
     assert_eq!(codes.into_iter().collect::<Vec<_>>(), wanted);
-}
-
-fn gid_of(command: &Command) -> &Gid {
-    match command {
-        Command::Begin { gid, .. }
-        | Command::AddBranch { gid, .. }
-        | Command::Submit { gid }
-        | Command::RollBack { gid, .. }
-        | Command::Report { gid, .. }
-        | Command::Expire { gid }
-        | Command::Retry { gid, .. } => gid,
-    }
 }

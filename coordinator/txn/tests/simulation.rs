@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use holdfast_txn::{
     Answer, BranchId, BranchSpec, Command, Decision, Gid, GlobalTransaction, Machine, Mode, Next,
-    Op, Options, Order, Participant, Recovery, Refusal, Report, Status, Timestamp, mode::frontier,
+    Op, Options, Order, Participant, Recovery, Refusal, Report, Status, Timestamp, TriedBy,
+    mode::frontier,
 };
 use proptest::{
     collection::vec,
@@ -52,6 +53,8 @@ struct World {
 #[derive(Clone, Debug)]
 struct Plan {
     saga: bool,
+    /// Where it is no Saga: XA, prepared by the coordinator, instead of TCC.
+    xa: bool,
     enlisted: bool,
     concurrent: bool,
     forward: bool,
@@ -62,15 +65,16 @@ struct Plan {
 
 fn plan() -> impl Strategy<Value = Plan> {
     (
-        any::<bool>(),
+        (any::<bool>(), prop::bool::weighted(0.3)),
         prop::bool::weighted(0.4),
         any::<bool>(),
         prop::bool::weighted(0.2),
         vec((prop::bool::weighted(0.15), prop_oneof![Just(255_u8), 0_u8..16]), 1..5),
         prop::option::weighted(0.5, 0_usize..4),
     )
-        .prop_map(|(saga, enlisted, concurrent, forward, branches, pivot)| Plan {
+        .prop_map(|((saga, xa), enlisted, concurrent, forward, branches, pivot)| Plan {
             saga,
+            xa,
             enlisted,
             concurrent,
             forward,
@@ -81,7 +85,11 @@ fn plan() -> impl Strategy<Value = Plan> {
 
 impl Plan {
     fn mode(&self) -> Mode {
-        if self.saga { Mode::Saga } else { Mode::Tcc }
+        match (self.saga, self.xa) {
+            (true, _) => Mode::Saga,
+            (false, true) => Mode::Xa,
+            (false, false) => Mode::Tcc,
+        }
     }
 
     fn specs(&self) -> Vec<BranchSpec> {
@@ -106,6 +114,7 @@ impl World {
     fn begin(plan: &Plan) -> Self {
         let mut options = Options::of(plan.mode());
         options.timeout_ms = 20;
+        options.tried_by = TriedBy::Coordinator;
         options.call_timeout_ms = 1;
         options.order = if plan.concurrent { Order::Concurrent } else { Order::Sequential };
         options.recovery = if plan.forward { Recovery::Forward } else { Recovery::Backward };
@@ -193,9 +202,9 @@ impl World {
         let refusal =
             |code: &str| Answer::Refused(Refusal { code: code.to_owned(), message: String::new() });
         let answer = match call.op {
-            Op::Try | Op::Action => {
+            Op::Try | Op::Action | Op::Prepare => {
                 // A hold does not care: a late try may come between the cancels, and its own follows.
-                let ready = call.op == Op::Try
+                let ready = call.op != Op::Action
                     || frontier::waits_for(spec, index, transaction.options.order)
                         .all(|before| self.parties[before].is_in_effect);
                 let party = &mut self.parties[index];
@@ -218,13 +227,13 @@ impl World {
                     Answer::Done
                 }
             }
-            Op::Confirm => {
+            Op::Confirm | Op::Commit => {
                 let party = &mut self.parties[index];
                 assert!(party.is_in_effect && !party.undone, "a capture without a hold");
                 party.captured = true;
                 Answer::Done
             }
-            Op::Cancel => {
+            Op::Cancel | Op::RollBack => {
                 let party = &mut self.parties[index];
                 assert!(!party.captured, "a captured hold is released");
                 if !party.has_acted {
@@ -377,7 +386,7 @@ impl World {
             match transaction.decision.unwrap() {
                 Decision::Commit => {
                     assert!(party.is_in_effect && !party.undone, "b{branch} has no effect");
-                    assert_eq!(party.captured, transaction.mode == Mode::Tcc);
+                    assert_eq!(party.captured, transaction.mode != Mode::Saga);
                 }
                 Decision::RollBack => {
                     assert!(!party.is_in_effect, "b{branch} keeps its effect");

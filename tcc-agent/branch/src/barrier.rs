@@ -119,7 +119,7 @@ pub enum Disorder {
     CancelAfterConfirm,
     /// A try of a branch that has a confirm but no try.
     TryMissing,
-    /// A verb of TCC for a branch of a Saga, or the other way round.
+    /// A verb of TCC for a branch of a Saga, or the other way round, or one of XA, which has no barrier.
     OtherMode,
 }
 
@@ -171,13 +171,14 @@ pub const fn claims(op: Op) -> &'static [Op] {
         Op::Cancel => &[Op::Cancel, Op::Confirm, Op::Try],
         Op::Action => &[Op::Action],
         Op::Compensate => &[Op::Action, Op::Compensate],
+        Op::Prepare | Op::Commit | Op::Rollback => &[],
     }
 }
 
 /// What `found`, the rows that were there before, says about a call of `op`. Total: every record has a verdict.
 #[must_use]
 pub fn decide(op: Op, found: &Record) -> Verdict {
-    if found.rows().any(|row| row.op.is_saga() != op.is_saga()) {
+    if op.is_xa() || found.rows().any(|row| row.op.is_saga() != op.is_saga()) {
         return Verdict::Disorder(Disorder::OtherMode);
     }
     match op {
@@ -189,6 +190,7 @@ pub fn decide(op: Op, found: &Record) -> Verdict {
         }
         Op::Cancel => decide_undo(found, Op::Try, Op::Cancel),
         Op::Compensate => decide_undo(found, Op::Action, Op::Compensate),
+        Op::Prepare | Op::Commit | Op::Rollback => Verdict::Disorder(Disorder::OtherMode),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a branch can be asked to do: the verbs of TCC and of Saga, and how they belong together.
+//! What a branch can be asked to do: the verbs of TCC, of Saga and of XA, and how they belong together.
 
 use std::fmt;
 
@@ -15,6 +15,13 @@ pub enum Op {
     Confirm,
     /// TCC: check, and set aside.
     Try,
+    /// XA: bring the local transaction to where only its end is missing. The barrier knows no verb of XA: the name under which a
+    /// database prepares is what tells a repeat.
+    Prepare,
+    /// XA: commit what is prepared.
+    Commit,
+    /// XA: roll back what is prepared, or never was.
+    Rollback,
 }
 
 /// A text that names no operation.
@@ -23,9 +30,12 @@ pub enum Op {
 pub struct BadOp(String);
 
 impl Op {
-    /// Every operation.
+    /// Every operation that the barrier knows.
     pub const ALL: [Self; 5] =
         [Self::Action, Self::Cancel, Self::Compensate, Self::Confirm, Self::Try];
+
+    /// The verbs of XA.
+    pub const XA: [Self; 3] = [Self::Prepare, Self::Commit, Self::Rollback];
 
     /// The name, as in barrier rows, paths and headers.
     #[must_use]
@@ -36,10 +46,13 @@ impl Op {
             Self::Compensate => "compensate",
             Self::Confirm => "confirm",
             Self::Try => "try",
+            Self::Prepare => "prepare",
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
         }
     }
 
-    /// The operation of that name.
+    /// The operation of that name, of those that the barrier knows.
     /// # Errors
     /// [`BadOp`] shows at most the first 32 characters of what was given.
     pub fn parse(text: &str) -> Result<Self, BadOp> {
@@ -49,28 +62,40 @@ impl Op {
             .ok_or_else(|| BadOp(text.chars().take(32).collect()))
     }
 
-    /// Try and action: they may be refused for a business reason, and what they did can be undone.
+    /// Try, action and prepare: they may be refused for a business reason, and what they did can be undone.
     #[must_use]
     pub const fn is_first_phase(self) -> bool {
-        matches!(self, Self::Try | Self::Action)
+        matches!(self, Self::Try | Self::Action | Self::Prepare)
     }
 
-    /// Cancel and compensate.
+    /// Cancel, compensate and rollback.
     #[must_use]
     pub const fn is_undo(self) -> bool {
-        matches!(self, Self::Cancel | Self::Compensate)
+        matches!(self, Self::Cancel | Self::Compensate | Self::Rollback)
     }
 
-    /// Action and compensate; the others are TCC's.
+    /// Action and compensate.
     #[must_use]
     pub const fn is_saga(self) -> bool {
         matches!(self, Self::Action | Self::Compensate)
     }
 
-    /// The operation of the same mode that comes first: try or action.
+    /// Prepare, commit and rollback.
+    #[must_use]
+    pub const fn is_xa(self) -> bool {
+        matches!(self, Self::Prepare | Self::Commit | Self::Rollback)
+    }
+
+    /// The operation of the same mode that comes first: try, action or prepare.
     #[must_use]
     pub const fn first_of_mode(self) -> Self {
-        if self.is_saga() { Self::Action } else { Self::Try }
+        if self.is_saga() {
+            Self::Action
+        } else if self.is_xa() {
+            Self::Prepare
+        } else {
+            Self::Try
+        }
     }
 }
 

@@ -63,6 +63,7 @@ fn no_record_whatsoever_admits_an_effect_twice_or_against_what_was_recorded() {
                             assert!(confirm.is_none_or(|row| row.by != Op::Confirm), "{context}");
                         }
                         Op::Compensate => {}
+                        Op::Prepare | Op::Commit | Op::Rollback => panic!("{context}"),
                     }
                 }
                 Verdict::Repeat(outcome) => {
@@ -150,6 +151,16 @@ proptest! {
             }
             tried |= op.is_first_phase() && verdict == Verdict::Proceed && answer.is_some();
             undone |= op.is_undo() && answer == Some(Outcome::Done);
+        }
+    }
+}
+
+#[test]
+fn the_barrier_admits_no_verb_of_xa() {
+    for record in records(&[Op::Try, Op::Confirm, Op::Cancel]) {
+        for op in Op::XA {
+            assert!(claims(op).is_empty());
+            assert_eq!(decide(op, &record), Verdict::Disorder(Disorder::OtherMode));
         }
     }
 }

@@ -16,18 +16,25 @@ impl Undone {
     pub(crate) fn carried(&mut self, carried: &Carried) -> Checked {
         let key = &carried.call.key;
         match carried.call.op {
-            Op::Cancel | Op::Compensate if carried.said == Said::Done => {
+            Op::Cancel | Op::Compensate | Op::RollBack if carried.said == Said::Done => {
                 self.0.insert(key.clone());
                 Ok(())
             }
-            Op::Try | Op::Action if self.0.contains(key) => {
+            Op::Try | Op::Action | Op::Prepare if self.0.contains(key) => {
                 let nothing = carried.postings.is_empty();
                 let refused = matches!(carried.said, Said::Refused(_));
                 hold(nothing && refused, "I10", || {
                     format!("{key}: a late {} was answered {:?}", carried.call.op, carried.said)
                 })
             }
-            Op::Try | Op::Action | Op::Confirm | Op::Cancel | Op::Compensate => Ok(()),
+            Op::Try
+            | Op::Action
+            | Op::Confirm
+            | Op::Cancel
+            | Op::Compensate
+            | Op::Prepare
+            | Op::Commit
+            | Op::RollBack => Ok(()),
         }
     }
 }

@@ -22,9 +22,9 @@ impl SecondPhases {
         in_log: Option<&GlobalTransaction>,
     ) -> Checked {
         let needed = match op {
-            Op::Try | Op::Action => return Ok(()),
-            Op::Confirm => Decision::Commit,
-            Op::Cancel | Op::Compensate => Decision::RollBack,
+            Op::Try | Op::Action | Op::Prepare => return Ok(()),
+            Op::Confirm | Op::Commit => Decision::Commit,
+            Op::Cancel | Op::Compensate | Op::RollBack => Decision::RollBack,
         };
         let decided = in_log.and_then(|transaction| transaction.decision);
         hold(decided == Some(needed), "I6", || {

@@ -190,6 +190,8 @@ fn shown(commands: &[Command]) -> String {
         Command::RollBack { gid, reason } => format!("roll back {gid} ({reason})"),
         Command::Expire { gid } => format!("expire {gid}"),
         Command::Retry { gid, .. } => format!("retry {gid}"),
+        Command::Fence { gid, .. } => format!("fence {gid}"),
+        Command::Finish { gid, branches, .. } => format!("finish {gid} {branches:?}"),
         Command::Report { gid, reports } => {
             let heard: Vec<_> = reports
                 .iter()

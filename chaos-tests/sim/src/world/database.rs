@@ -61,6 +61,9 @@ pub(crate) fn barrier_op(op: Op) -> holdfast_branch::Op {
         Op::Cancel => holdfast_branch::Op::Cancel,
         Op::Action => holdfast_branch::Op::Action,
         Op::Compensate => holdfast_branch::Op::Compensate,
+        Op::Prepare => holdfast_branch::Op::Prepare,
+        Op::Commit => holdfast_branch::Op::Commit,
+        Op::RollBack => holdfast_branch::Op::Rollback,
     }
 }
 
@@ -216,6 +219,7 @@ fn instruction_of(call: &Call) -> Instruction {
         Op::Confirm => return Instruction::Capture { amount: None },
         Op::Cancel => return Instruction::Release,
         Op::Try | Op::Action | Op::Compensate => {}
+        Op::Prepare | Op::Commit | Op::RollBack => unreachable!("the barrier admits no verb of XA"),
     }
     let words = words(&call.payload);
     let account = AccountId::parse(&words[1]).expect("the workload names accounts");

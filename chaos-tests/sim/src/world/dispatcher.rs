@@ -230,7 +230,7 @@ impl World {
                     && known.branch(*branch).is_some_and(|b| b.state == BranchState::Pending)
             }
             Op::Confirm => self.mutates(Mutant::ConfirmLost),
-            Op::Try | Op::Action => false,
+            Op::Try | Op::Action | Op::Prepare | Op::Commit | Op::RollBack => false,
         });
         if let Some(&(branch, op)) = skipped {
             open.settle(branch, op, Answer::Done);

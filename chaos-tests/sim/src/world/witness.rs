@@ -215,7 +215,9 @@ fn worth_minor(command: &Command) -> i64 {
         | Command::RollBack { .. }
         | Command::Report { .. }
         | Command::Expire { .. }
-        | Command::Retry { .. } => &[],
+        | Command::Retry { .. }
+        | Command::Fence { .. }
+        | Command::Finish { .. } => &[],
     };
     let worth = |spec: &holdfast_txn::BranchSpec| {
         let words = words(&spec.payload);
@@ -268,13 +270,5 @@ fn count_style(known: &holdfast_txn::GlobalTransaction, one_shard: bool, counts:
 
 /// The transaction that a command is about.
 pub(crate) fn gid_of(command: &Command) -> &Gid {
-    match command {
-        Command::Begin { gid, .. }
-        | Command::AddBranch { gid, .. }
-        | Command::Submit { gid }
-        | Command::RollBack { gid, .. }
-        | Command::Report { gid, .. }
-        | Command::Expire { gid }
-        | Command::Retry { gid, .. } => gid,
-    }
+    command.gid()
 }

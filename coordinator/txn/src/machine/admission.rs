@@ -17,10 +17,21 @@ pub(super) fn check_begin(
 ) -> Result<(), Rejection> {
     check_options(options)?;
     let malformed = |what: &str| Err(Rejection::Malformed { gid: gid.clone(), what: what.into() });
-    if options.tried_by == TriedBy::Caller && (mode != Mode::Tcc || !enlisted) {
+    let caller_may_try = match mode {
+        Mode::Tcc => enlisted,
+        Mode::Saga => false,
+        Mode::Xa => true,
+    };
+    if options.tried_by == TriedBy::Caller && !caller_may_try {
         return malformed(
-            "tries are made by the caller, which only an enlisted TCC transaction allows. \
-             Begin it so, or let the coordinator make the calls",
+            "tries are made by the caller, which only an enlisted TCC transaction and an XA \
+             transaction allow. Begin it so, or let the coordinator make the calls",
+        );
+    }
+    if options.second_phase_grace_ms > 0 && mode != Mode::Xa {
+        return malformed(
+            "second_phase_grace_ms leaves the second phase to the caller for a while, which only an \
+             XA transaction allows. Leave it away, or begin an XA transaction",
         );
     }
     if enlisted {
@@ -154,6 +165,12 @@ fn check_options(options: &Options) -> Result<(), Rejection> {
         retry.first_ms,
         0..=retry.ceiling_ms,
         "The first pause is the shortest: lower it, or raise the ceiling",
+    )?;
+    within(
+        "second_phase_grace_ms",
+        options.second_phase_grace_ms,
+        0..=limit::SECOND_PHASE_GRACE_MS_MAX,
+        "Give the time in which the caller carries out the second phase itself, 10 s at most",
     )?;
     check_labels("the number of headers", "a header's name and value, in bytes,", headers)?;
     check_labels("the number of tags", "a tag's name and value, in bytes,", tags)

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::{
-    Branch, BranchId, BranchSpec, BranchState, Command, Decision, Gid, GlobalTransaction, Mode,
-    Moved, Next, Options, Outcome, Rejection, Report, Status, Timestamp, TriedBy, digest,
+    Answer, Branch, BranchId, BranchSpec, BranchState, Command, Decision, Gid, GlobalTransaction,
+    Mode, Moved, Next, Options, Outcome, Rejection, Report, Status, Timestamp, TriedBy, digest,
     mode::View,
 };
 
-use super::{Machine, admission, index::Standing};
+use super::{Machine, admission, index::Standing, progress::cut};
 
 impl Outcome {
     const UNCHANGED: Self = Self { moved: None, repeated: true };
@@ -31,6 +31,8 @@ impl Machine {
             Command::Report { gid, reports } => self.report(&gid, &reports),
             Command::Expire { gid } => self.expire(&gid),
             Command::Retry { gid, reason } => self.retry(&gid, &reason),
+            Command::Fence { gid, reason } => self.fence(gid, reason),
+            Command::Finish { gid, branches, decision } => self.finish(&gid, &branches, decision),
         }
     }
 
@@ -46,6 +48,8 @@ impl Machine {
             let content = digest::of_content(mode, &options, &branches, enlisted);
             return if known.content == content {
                 Ok(Outcome::UNCHANGED)
+            } else if known.content == digest::of_fence() {
+                Err(Rejection::Fenced { gid })
             } else {
                 Err(Rejection::GidTaken { gid })
             };
@@ -72,7 +76,11 @@ impl Machine {
             reason: None,
             gid: gid.clone(),
         };
-        let next = View::of(&transaction).next();
+        let next = if !enlisted && transaction.options.tried_by == TriedBy::Caller {
+            transaction.believe_caller()
+        } else {
+            View::of(&transaction).next()
+        };
         let owing = transaction.settle(next, self.clock, None);
         self.index.update(&gid, None, Some(Standing::of(&transaction, owing)));
         let moved = Moved { from: None, to: transaction.status };
@@ -137,13 +145,7 @@ impl Machine {
             TriedBy::Coordinator => {
                 (Next::Become(transaction.mode.rules().submitted(), None), None)
             }
-            // The submit is the caller's word that every hold is placed.
-            TriedBy::Caller => {
-                for index in 0..transaction.branches.len() {
-                    transaction.branch_becomes(index, BranchState::Done);
-                }
-                (Next::Become(Status::Committing, Some(Decision::Commit)), None)
-            }
+            TriedBy::Caller => (transaction.believe_caller(), None),
         }))
     }
 
@@ -203,6 +205,60 @@ impl Machine {
         Ok(self.change(gid, |_| (Next::Become(interrupted, None), Some(reason))))
     }
 
+    fn fence(&mut self, gid: Gid, reason: String) -> Result<Outcome, Rejection> {
+        if self.get(&gid).is_some() {
+            return self.roll_back(&gid, reason);
+        }
+        let fence = GlobalTransaction::fence(gid.clone(), self.clock, reason);
+        self.index.update(&gid, None, Some(Standing::of(&fence, false)));
+        let moved = Moved { from: None, to: fence.status };
+        self.transactions.insert(gid.clone(), Arc::new(fence));
+        self.finished.push_back(gid);
+        self.forget_oldest();
+        Ok(Outcome { moved: Some(moved), repeated: false })
+    }
+
+    fn finish(
+        &mut self,
+        gid: &Gid,
+        branches: &[BranchId],
+        decision: Decision,
+    ) -> Result<Outcome, Rejection> {
+        let transaction = self.known(gid)?;
+        let malformed = |what: String| Err(Rejection::Malformed { gid: gid.clone(), what });
+        match transaction.mode {
+            Mode::Xa => {}
+            Mode::Tcc | Mode::Saga => {
+                return malformed(
+                    "only the second phase of an XA transaction may be carried out by its caller. \
+                     Leave it to the coordinator, or have an operator resolve the branch"
+                        .to_owned(),
+                );
+            }
+        }
+        if transaction.decision != Some(decision) {
+            return Err(transaction.wrong_status(match decision {
+                Decision::Commit => "having committed its branches",
+                Decision::RollBack => "having rolled back its branches",
+            }));
+        }
+        if let Some(unknown) = branches.iter().find(|one| transaction.branch(**one).is_none()) {
+            let count = transaction.branches.len();
+            return malformed(format!("it has no {unknown}; its branches are b1 to b{count}"));
+        }
+        let Some(op) = transaction.mode.rules().op(transaction, transaction.phase()) else {
+            // It is over.
+            return Ok(Outcome::UNCHANGED);
+        };
+        let report = |branch| Report { branch, op, answer: Answer::Done };
+        let reports: Vec<_> = if branches.is_empty() {
+            transaction.numbered().map(|(branch, _)| report(branch)).collect()
+        } else {
+            branches.iter().copied().map(report).collect()
+        };
+        self.report(gid, &reports)
+    }
+
     fn known(&self, gid: &Gid) -> Result<&GlobalTransaction, Rejection> {
         self.get(gid).ok_or_else(|| Rejection::UnknownGid { gid: gid.clone() })
     }
@@ -247,6 +303,36 @@ impl Branch {
 }
 
 impl GlobalTransaction {
+    /// What a gid is that was fenced before it was begun: over, and remembered as long as others are.
+    fn fence(gid: Gid, clock: Timestamp, mut reason: String) -> Self {
+        cut(&mut reason);
+        Self {
+            gid,
+            mode: Mode::Xa,
+            options: Options::of(Mode::Xa),
+            content: digest::of_fence(),
+            enlisted: true,
+            status: Status::RolledBack,
+            interrupted: None,
+            branches: Vec::new(),
+            begun_at: clock,
+            deadline: clock,
+            decision: Some(Decision::RollBack),
+            decided_at: Some(clock),
+            finished_at: Some(clock),
+            pivot_reached: false,
+            reason: Some(reason),
+        }
+    }
+
+    /// The caller's word that the first phase is done at every branch: it decides.
+    fn believe_caller(&mut self) -> Next {
+        for index in 0..self.branches.len() {
+            self.branch_becomes(index, BranchState::Done);
+        }
+        Next::Become(Status::Committing, Some(Decision::Commit))
+    }
+
     fn wrong_status(&self, wanted: &'static str) -> Rejection {
         Rejection::WrongStatus { gid: self.gid.clone(), status: self.status, wanted }
     }

@@ -5,7 +5,9 @@ use crate::{BranchId, Decision, GlobalTransaction, Op, Status};
 pub mod frontier;
 mod saga;
 mod tcc;
+mod two_phase;
 mod view;
+mod xa;
 
 pub(crate) use view::Heard;
 pub use view::{Trouble, View};
@@ -17,15 +19,21 @@ pub enum Mode {
     Tcc,
     /// Actions in order; what was done is compensated in reverse when a step is refused.
     Saga,
+    /// Prepare, commit, roll back: local transactions that wait for nothing but their end.
+    Xa,
 }
 
 impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Tcc, Self::Saga, Self::Xa];
+
     /// Its rules.
     #[must_use]
     pub fn rules(self) -> &'static dyn Rules {
         match self {
-            Self::Tcc => &tcc::Tcc,
+            Self::Tcc => &tcc::RULES,
             Self::Saga => &saga::Saga,
+            Self::Xa => &xa::RULES,
         }
     }
 
@@ -35,6 +43,7 @@ impl Mode {
         match self {
             Self::Tcc => "tcc",
             Self::Saga => "saga",
+            Self::Xa => "xa",
         }
     }
 }

@@ -78,7 +78,7 @@ impl Rules for Saga {
         match op {
             Op::Action => view.state(index) == BranchState::Pending,
             Op::Compensate => undoable(view)[index],
-            Op::Try | Op::Confirm | Op::Cancel => false,
+            Op::Try | Op::Confirm | Op::Cancel | Op::Prepare | Op::Commit | Op::RollBack => false,
         }
     }
 

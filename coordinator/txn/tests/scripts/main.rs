@@ -13,8 +13,8 @@ mod stage;
 mod tell;
 
 /// The folders, each a test below; a folder that nobody runs is a mistake.
-const FOLDERS: [&str; 8] =
-    ["attention", "enlisted", "idempotency", "leader", "limits", "order", "saga", "tcc"];
+const FOLDERS: [&str; 9] =
+    ["attention", "enlisted", "idempotency", "leader", "limits", "order", "saga", "tcc", "xa"];
 
 fn entries(of: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> =
@@ -84,6 +84,11 @@ fn saga() {
 #[test]
 fn tcc() {
     run("tcc");
+}
+
+#[test]
+fn xa() {
+    run("xa");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::{error::Error, iter::Peekable};
 use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
 use holdfast_txn::{
-    Answer, BranchId, BranchSpec, Gid, Mode, Op, Options, Order, Participant, Recovery, Refusal,
-    Report, TriedBy,
+    Answer, BranchId, BranchSpec, Decision, Gid, Mode, Op, Options, Order, Participant, Recovery,
+    Refusal, Report, TriedBy,
 };
 
 pub(crate) type Parsed<T> = Result<T, Box<dyn Error>>;
@@ -52,13 +52,14 @@ pub(crate) struct Begin {
     pub(crate) enlisted: bool,
 }
 
-/// `begin GID tcc|saga [enlisted] [OPTION=...] PARTICIPANT... [bN.after=bM/bK|none] [bN.pivot=yes] [bN.payload=BYTES]`;
+/// `begin GID tcc|saga|xa [enlisted] [OPTION=...] PARTICIPANT... [bN.after=bM/bK|none] [bN.pivot=yes] [bN.payload=BYTES]`;
 /// `branches=N` adds N participants of the same kind; `headers=N`, `tags=N` add labels, of `label-bytes=N` each.
 pub(crate) fn begin(args: &mut ArgumentConsumer<'_>) -> Parsed<Begin> {
     let gid = gid(args)?;
     let mode = match args.next_pos() {
         Some("tcc") => Mode::Tcc,
         Some("saga") => Mode::Saga,
+        Some("xa") => Mode::Xa,
         other => return Err(format!("no mode: {other:?}").into()),
     };
     let options = options(args, mode)?;
@@ -119,6 +120,7 @@ fn options(args: &mut ArgumentConsumer<'_>, mode: Mode) -> Parsed<Options> {
     ms("call", &mut options.call_timeout_ms)?;
     ms("first", &mut options.retry.first_ms)?;
     ms("ceiling", &mut options.retry.ceiling_ms)?;
+    ms("grace", &mut options.second_phase_grace_ms)?;
     if let Some(attempts) = args.take_key("attempts") {
         options.retry.attempts_max = attempts.parse()?;
     }
@@ -137,6 +139,7 @@ fn options(args: &mut ArgumentConsumer<'_>, mode: Mode) -> Parsed<Options> {
     match args.take_key("tries") {
         None => {}
         Some("caller") => options.tried_by = TriedBy::Caller,
+        Some("coordinator") => options.tried_by = TriedBy::Coordinator,
         Some(other) => return Err(format!("nobody who tries: {other}").into()),
     }
     if let Some(purpose) = args.take_key("purpose") {
@@ -180,14 +183,25 @@ pub(crate) fn reports(args: &mut ArgumentConsumer<'_>) -> Parsed<Vec<Report>> {
     Ok(reports)
 }
 
+/// `finish GID commit|rollback [bN...]`: no branch is every branch.
+pub(crate) fn finished(args: &mut ArgumentConsumer<'_>) -> Parsed<(Decision, Vec<BranchId>)> {
+    let decision = match args.next_pos() {
+        Some("commit") => Decision::Commit,
+        Some("rollback") => Decision::RollBack,
+        other => return Err(format!("no decision: {other:?}").into()),
+    };
+    let branches = std::iter::from_fn(|| args.next_pos()).map(branch_id).collect::<Result<_, _>>();
+    Ok((decision, branches?))
+}
+
 /// The words behind an answer, unless another branch comes.
 fn remark<'a>(rest: &mut Peekable<impl Iterator<Item = &'a str>>, otherwise: &str) -> String {
     rest.next_if(|word| branch_id(word).is_err()).unwrap_or(otherwise).to_owned()
 }
 
 fn op(text: &str) -> Parsed<Op> {
-    let all = [Op::Try, Op::Confirm, Op::Cancel, Op::Action, Op::Compensate];
-    all.into_iter()
+    Op::ALL
+        .into_iter()
         .find(|op| op.as_str() == text)
         .ok_or_else(|| format!("no operation: {text}").into())
 }

@@ -91,6 +91,17 @@ impl Stage {
                 };
                 self.apply(at, &gid.clone(), Command::RollBack { gid, reason })
             }
+            // fence GID ["WHY"]
+            "fence" => {
+                let gid = parse::gid(args)?;
+                let reason = parse::words(args, "prepared at pg-1, and nobody knows it");
+                self.apply(at, &gid.clone(), Command::Fence { gid, reason })
+            }
+            "finish" => {
+                let gid = parse::gid(args)?;
+                let (decision, branches) = parse::finished(args)?;
+                self.apply(at, &gid.clone(), Command::Finish { gid, branches, decision })
+            }
             "expire" => {
                 let gid = parse::gid(args)?;
                 self.apply(at, &gid.clone(), Command::Expire { gid })
