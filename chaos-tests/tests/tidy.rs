@@ -21,8 +21,18 @@ const EMPTY_NAMES: [&str; 7] = ["util", "common", "helpers", "types", "misc", "m
 const MINDS: [&str; 4] =
     ["coordinator/txn", "shard-router/route", "tcc-agent/branch", "banking/ledger"];
 /// What a mind may be built from, beside nothing at all: data, encodings, hashes, errors.
-const MIND_DEPENDENCIES: [&str; 9] =
-    ["bytes", "serde", "serde_json", "thiserror", "toml", "sha2", "crc32c", "crc32fast", "strsim"];
+const MIND_DEPENDENCIES: [&str; 10] = [
+    "bytes",
+    "serde",
+    "serde_json",
+    "thiserror",
+    "toml",
+    "sha2",
+    "crc32c",
+    "crc32fast",
+    "strsim",
+    "sqlparser",
+];
 /// What a mind's tests may add.
 const MIND_TEST_DEPENDENCIES: [&str; 6] =
     ["goldenscript", "proptest", "divan", "serde_json", "anyhow", "rand"];

@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use holdfast_route::{RuleMistakes, Topology};
+use holdfast_route::{Placement, RuleMistakes, Topology};
 
 use crate::{
     config,
@@ -121,7 +121,23 @@ fn summary(file: &Path, topology: &Topology) -> String {
     text.push_str(&output::table(&["group", "slots", "shard", "source", "address"], rows));
     text.push_str("\n\n");
     let tables =
-        topology.tables().iter().map(|(table, group)| vec![table.to_string(), group.to_string()]);
-    text.push_str(&output::table(&["table", "group"], tables));
+        topology.tables().iter().map(|(table, place)| vec![table.to_string(), told(place)]);
+    text.push_str(&output::table(&["table", "lies"], tables));
     text
+}
+
+/// Where a table lies, in a few words.
+fn told(placement: &Placement) -> String {
+    match placement {
+        Placement::Reference => "on every source".to_owned(),
+        Placement::Single(source) => format!("on {source}"),
+        Placement::Sharded(sharded) => {
+            let columns: Vec<String> = sharded
+                .columns
+                .iter()
+                .map(|column| format!("{} by {}", column.name, column.function.written()))
+                .collect();
+            format!("in group {}: {}", sharded.group, columns.join(", "))
+        }
+    }
 }

@@ -23,18 +23,34 @@
 
 mod algorithm;
 mod key;
+pub mod merge;
 mod mistake;
 mod name;
+mod plan;
+mod refusal;
 mod rules;
 mod slot;
+mod statement;
+mod template;
 mod topology;
 
-pub use algorithm::{Algorithm, OutsideDomain};
+pub use algorithm::{Algorithm, OutsideDomain, Part as KeyPart};
 pub use key::{BadKey, Key};
+pub use merge::Merge;
 pub use mistake::{RuleMistake, RuleMistakes};
 pub use name::{BadName, GroupName, ShardId, SourceId, TableName};
+pub use plan::{
+    Access, Explained, Format, Parameter, Part, Plan, Reason, Rewritten, SourceIndex, Tag, Target,
+    Values,
+};
+pub use refusal::{RefusalClass, Refused};
 pub use slot::{SLOTS, Slot, SlotRange};
-pub use topology::{DataSource, Group, LocateError, Located, Shard, Topology};
+pub use statement::{CopyDirection, Discarded, Kind, Shape, explained};
+pub use template::{Literal, LiteralKind, Template, statements};
+pub use topology::{
+    DataSource, Group, KeyColumn, KeyType, LocateError, Located, Placement, Scatter, Shard,
+    Sharded, Topology,
+};
 
 /// The most that rules may hold. Each is tested at the limit and one past it.
 pub mod limit {
@@ -46,4 +62,18 @@ pub mod limit {
     pub const KEY_BYTES_MAX: usize = 256;
     /// Data groups of one topology.
     pub const GROUPS_MAX: usize = 256;
+    /// Bytes of one statement.
+    pub const STATEMENT_BYTES_MAX: usize = 1024 * 1024;
+    /// Parentheses and brackets open at once in one statement.
+    pub const NESTING_MAX: usize = 40;
+    /// Operators in a row, without a comma or a parenthesis between them.
+    pub const CHAIN_MAX: usize = 400;
+    /// How deep the parser follows a statement.
+    pub const PARSER_DEPTH_MAX: usize = 50;
+    /// References to tables in one statement.
+    pub const SEATS_MAX: usize = 64;
+    /// Keys in one list or array.
+    pub const KEYS_MAX: usize = 32_768;
+    /// Parameters of one statement.
+    pub const PARAMETERS_MAX: usize = 65_535;
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     Algorithm, BadKey, GroupName, Key, OutsideDomain, RuleMistake, ShardId, Slot, SlotRange,
-    SourceId, TableName, rules,
+    SourceId, SourceIndex, TableName, rules,
 };
 
 /// Groups, tables, shards and data sources that fit together: whoever holds one needs to check nothing.
@@ -12,9 +12,91 @@ use crate::{
 pub struct Topology {
     pub(crate) epoch: u64,
     pub(crate) groups: BTreeMap<GroupName, Group>,
-    pub(crate) tables: BTreeMap<TableName, GroupName>,
+    pub(crate) tables: BTreeMap<TableName, Placement>,
     pub(crate) shards: BTreeMap<ShardId, Shard>,
     pub(crate) sources: BTreeMap<SourceId, DataSource>,
+    pub(crate) collation_is_c: bool,
+    /// For each group, the source of each slot by its place in `sources`.
+    pub(crate) homes: BTreeMap<GroupName, Box<[SourceIndex]>>,
+}
+
+/// Where the rows of a table lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// Spread over the shards of a data group, each row by its key.
+    Sharded(Sharded),
+    /// A copy on every source.
+    Reference,
+    /// All on one source.
+    Single(SourceId),
+}
+
+/// A table that joined a data group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sharded {
+    /// The group.
+    pub group: GroupName,
+    /// The columns that lead to a row's slot: the group's key, and columns that carry the slot as a gene. At least one.
+    pub columns: Vec<KeyColumn>,
+    /// The table's columns in their order, if the rules tell them; an INSERT without a column list needs them.
+    pub order: Vec<Arc<str>>,
+    /// What may go to several sources.
+    pub scatter: Scatter,
+}
+
+/// A column by which a row's slot is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// Its name, as PostgreSQL folds it.
+    pub name: Arc<str>,
+    /// From its value to the slot.
+    pub function: Algorithm,
+    /// What its values are.
+    pub key_type: KeyType,
+}
+
+/// The type of a key column, as far as equality needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyType {
+    /// `smallint`, `integer` or `bigint`.
+    Integer,
+    /// `text`: equal when its bytes are equal.
+    Text,
+    /// `varchar(n)`: like `text`, but what is too long by blanks is cut, so that a key that ends in a blank is not written.
+    Varchar,
+    /// `char(n)`: blanks at the end mean nothing.
+    Char,
+    /// `uuid`.
+    Uuid,
+}
+
+impl KeyType {
+    /// Every type there is.
+    pub const ALL: [Self; 5] = [Self::Integer, Self::Text, Self::Varchar, Self::Char, Self::Uuid];
+
+    /// Its name in the rules.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Integer => "integer",
+            Self::Text => "text",
+            Self::Varchar => "varchar",
+            Self::Char => "char",
+            Self::Uuid => "uuid",
+        }
+    }
+}
+
+/// What statements on a table may go to several sources at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scatter {
+    /// Nothing.
+    #[default]
+    Refuse,
+    /// Reads.
+    Read,
+    /// Reads and writes.
+    Write,
 }
 
 /// A data group: its key, its slot function, and the shard of each slot.
@@ -22,6 +104,8 @@ pub struct Topology {
 pub struct Group {
     pub(crate) key: Arc<str>,
     pub(crate) function: Algorithm,
+    pub(crate) key_type: KeyType,
+    pub(crate) scatter: Scatter,
     /// One for each slot, in order; exactly [`crate::SLOTS`] of them.
     pub(crate) shards: Box<[ShardId]>,
 }
@@ -149,9 +233,9 @@ impl Topology {
         &self.groups
     }
 
-    /// The tables and the group that each joined, by name.
+    /// The tables and where each lies, by name.
     #[must_use]
-    pub fn tables(&self) -> &BTreeMap<TableName, GroupName> {
+    pub fn tables(&self) -> &BTreeMap<TableName, Placement> {
         &self.tables
     }
 
@@ -159,6 +243,63 @@ impl Topology {
     #[must_use]
     pub fn shards(&self) -> &BTreeMap<ShardId, Shard> {
         &self.shards
+    }
+
+    /// Where a table lies, by its name as PostgreSQL folds it; one in a schema other than `public` has it before its name.
+    pub(crate) fn placement(&self, table: &str) -> Option<(&TableName, &Placement)> {
+        self.tables.get_key_value(table)
+    }
+
+    /// What may have been meant by a table that is not there.
+    pub(crate) fn suggest_table(&self, table: &str) -> String {
+        rules::suggest(table, self.tables.keys().map(TableName::as_str))
+    }
+
+    /// The source with this index, which a plan of the same epoch named.
+    #[must_use]
+    pub fn source_at(&self, index: SourceIndex) -> Option<(&SourceId, &DataSource)> {
+        self.sources.iter().nth(usize::from(index.0))
+    }
+
+    /// The index of a source.
+    #[must_use]
+    pub fn index_of(&self, source: &SourceId) -> Option<SourceIndex> {
+        let index = self.sources.keys().position(|name| name == source)?;
+        u16::try_from(index).ok().map(SourceIndex)
+    }
+
+    /// Whether all tables can be treated as lying on one source, because there is no other.
+    #[must_use]
+    pub fn only_source(&self) -> Option<SourceIndex> {
+        (self.sources.len() == 1).then_some(SourceIndex(0))
+    }
+
+    /// Whether the rules say that texts without another collation sort by their bytes on every source.
+    #[must_use]
+    pub fn collation_is_c(&self) -> bool {
+        self.collation_is_c
+    }
+
+    /// The same rules as of another epoch.
+    #[must_use]
+    pub fn at_epoch(mut self, epoch: u64) -> Self {
+        self.epoch = epoch;
+        self
+    }
+
+    /// Whether shapes read by `other` are right by these rules too: only placements differ, at most.
+    #[must_use]
+    pub fn reads_like(&self, other: &Self) -> bool {
+        let meaning = |group: &Group| (group.key.clone(), group.function, group.key_type);
+        self.tables == other.tables
+            && self.collation_is_c == other.collation_is_c
+            && self.sources.len().min(2) == other.sources.len().min(2)
+            && self.groups.len() == other.groups.len()
+            && self
+                .groups
+                .iter()
+                .zip(&other.groups)
+                .all(|((name, group), (same, its))| name == same && meaning(group) == meaning(its))
     }
 
     /// The data sources, by name; also those that keep no shard yet.
@@ -173,6 +314,12 @@ impl Group {
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// What the key's values are.
+    #[must_use]
+    pub fn key_type(&self) -> KeyType {
+        self.key_type
     }
 
     /// The slot function.

@@ -163,3 +163,18 @@ fn the_shipped_rules_are_right() {
     assert_eq!((topology.shards().len(), topology.sources().len()), (4, 4));
     assert_eq!(topology.groups()["account"].key(), "account");
 }
+
+#[test]
+fn statements_are_bounded() {
+    use holdfast_route::{RefusalClass, Template};
+    let refused = |sql: &str| Template::of(sql).map(|_| ()).map_err(|refused| refused.class);
+    let nested = |depth: usize| format!("SELECT {}1{}", "(".repeat(depth), ")".repeat(depth));
+    assert_eq!(refused(&nested(limit::NESTING_MAX - 1)), Ok(()));
+    assert_eq!(refused(&nested(limit::NESTING_MAX)), Err(RefusalClass::TooLarge));
+    let chained = |count: usize| format!("SELECT 1{}", " + 1".repeat(count));
+    assert_eq!(refused(&chained(limit::CHAIN_MAX)), Ok(()));
+    assert_eq!(refused(&chained(limit::CHAIN_MAX + 1)), Err(RefusalClass::TooLarge));
+    let long = |bytes: usize| format!("SELECT 1{}", " ".repeat(bytes - 8));
+    assert_eq!(refused(&long(limit::STATEMENT_BYTES_MAX)), Ok(()));
+    assert_eq!(refused(&long(limit::STATEMENT_BYTES_MAX + 1)), Err(RefusalClass::TooLarge));
+}

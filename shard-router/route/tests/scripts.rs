@@ -3,11 +3,11 @@
 use std::{error::Error, fmt::Write as _, path::Path};
 
 use goldenscript::{Command, Context, Runner};
-use holdfast_route::Topology;
+use holdfast_route::{Format, Parameter, Shape, Target, Template, Topology, Values};
 
 #[derive(Default)]
 struct Desk {
-    topology: Option<Topology>,
+    topology: Option<std::sync::Arc<Topology>>,
 }
 
 impl Runner for Desk {
@@ -62,10 +62,64 @@ impl Runner for Desk {
                     }
                 }
             }
+            // route "SQL" "PARAMETER,PARAMETER": where a statement goes; parameters are texts of no type.
+            "route" => {
+                let topology = self.topology.as_ref().ok_or("no rules yet")?;
+                output.push_str(&route(topology, first, second)?);
+            }
             other => return Err(format!("no command {other}").into()),
         }
         Ok(output)
     }
+}
+
+fn route(
+    topology: &std::sync::Arc<Topology>,
+    sql: &str,
+    parameters: &str,
+) -> Result<String, Box<dyn Error>> {
+    let parameters: Vec<Parameter<'_>> = parameters
+        .split(',')
+        .filter(|text| !text.is_empty())
+        .map(|text| Parameter {
+            oid: 0,
+            format: Format::Text,
+            value: (text != "NULL").then_some(text.as_bytes()),
+        })
+        .collect();
+    let planned = Template::of(sql).and_then(|template| {
+        let shape = Shape::read(template.text(), topology)?;
+        let values = Values { sql, literals: template.literals(), parameters: &parameters };
+        shape.plan(topology, &values)
+    });
+    let mut told = String::new();
+    match planned {
+        Err(refused) => writeln!(told, "{refused}")?,
+        Ok(plan) => {
+            for line in plan.explain(topology) {
+                let source = line.source.as_deref().unwrap_or("any source");
+                let slot = line.slot.map(|slot| format!(" slot {slot}")).unwrap_or_default();
+                writeln!(told, "{source}{slot}: {}", line.reason)?;
+                if let Some(sql) = line.rewritten {
+                    writeln!(told, "  {sql}")?;
+                }
+            }
+            if matches!(plan.target, Target::Several(_)) {
+                let merge = &plan.merge;
+                writeln!(
+                    told,
+                    "merge: sort {:?} distinct {} columns {:?} hidden {} limit {:?} offset {}",
+                    merge.sort,
+                    merge.distinct,
+                    merge.columns,
+                    merge.hidden,
+                    merge.limit,
+                    merge.offset
+                )?;
+            }
+        }
+    }
+    Ok(told)
 }
 
 impl Desk {
@@ -81,7 +135,7 @@ impl Desk {
                     topology.shards().len(),
                     topology.sources().len()
                 )?;
-                self.topology = Some(topology);
+                self.topology = Some(topology.into());
             }
             Err(mistakes) => {
                 for mistake in mistakes {
@@ -109,6 +163,11 @@ fn run_all(directory: &str, scripts_min: usize) {
 #[test]
 fn keys_are_located() {
     run_all("locate", 3);
+}
+
+#[test]
+fn statements_are_routed() {
+    run_all("route", 6);
 }
 
 #[test]

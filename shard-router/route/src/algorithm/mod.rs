@@ -5,8 +5,12 @@
 
 mod crc32c;
 mod modulo;
+mod part;
+mod pg_hash;
 
-use crate::{Key, Slot};
+pub use part::Part;
+
+use crate::{Key, KeyType, Slot};
 
 /// A slot function: key -> slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +19,14 @@ pub enum Algorithm {
     Crc32c,
     /// The key's integer value, modulo 1,024.
     Modulo,
+    /// PostgreSQL's partition hash of a 64-bit integer, modulo 1,024.
+    PgHashInt8,
+    /// PostgreSQL's partition hash of a text, modulo 1,024.
+    PgHashText,
+    /// The number in some of the key's characters, modulo 1,024.
+    Digits(Part),
+    /// CRC-32C of some of the key's characters, modulo 1,024.
+    Substr(Part),
 }
 
 /// A key that the group's slot function has no answer for.
@@ -27,21 +39,65 @@ pub struct OutsideDomain {
 }
 
 impl Algorithm {
-    /// Every slot function there is.
-    pub const ALL: [Self; 2] = [Self::Crc32c, Self::Modulo];
+    /// Every slot function there is; those that take a part stand with one.
+    pub const ALL: [Self; 6] = [
+        Self::Crc32c,
+        Self::Modulo,
+        Self::PgHashInt8,
+        Self::PgHashText,
+        Self::Digits(Part { first: 3, last: 6 }),
+        Self::Substr(Part { first: 3, last: 6 }),
+    ];
 
-    /// The function that the rules call `name`.
+    /// The function that the rules call `name`, such as `crc32c` or `digits(15..18)`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+        let part = |name: &str, word: &str| {
+            Part::parse(name.strip_prefix(word)?.strip_prefix('(')?.strip_suffix(')')?)
+        };
+        match name {
+            "crc32c" => Some(Self::Crc32c),
+            "mod" => Some(Self::Modulo),
+            "pg_hash_int8" => Some(Self::PgHashInt8),
+            "pg_hash_text" => Some(Self::PgHashText),
+            _ => part(name, "digits")
+                .map(Self::Digits)
+                .or_else(|| part(name, "substr").map(Self::Substr)),
+        }
     }
 
-    /// Its name in the rules.
+    /// The type of key that it is made for, which a group has unless its rules say otherwise.
+    #[must_use]
+    pub fn key_type(self) -> KeyType {
+        match self {
+            Self::Modulo | Self::PgHashInt8 => KeyType::Integer,
+            Self::Crc32c | Self::PgHashText | Self::Digits(_) | Self::Substr(_) => KeyType::Text,
+        }
+    }
+
+    /// Its name in the rules, without the part that it takes.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Crc32c => "crc32c",
             Self::Modulo => "mod",
+            Self::PgHashInt8 => "pg_hash_int8",
+            Self::PgHashText => "pg_hash_text",
+            Self::Digits(_) => "digits",
+            Self::Substr(_) => "substr",
+        }
+    }
+
+    /// As the rules write it, its part included.
+    #[must_use]
+    pub fn written(self) -> String {
+        match self {
+            Self::Digits(part) | Self::Substr(part) => {
+                format!("{}({}..{})", self.name(), part.first, part.last)
+            }
+            Self::Crc32c | Self::Modulo | Self::PgHashInt8 | Self::PgHashText => {
+                self.name().to_owned()
+            }
         }
     }
 
@@ -51,6 +107,10 @@ impl Algorithm {
         match self {
             Self::Crc32c => crc32c::DOMAIN,
             Self::Modulo => modulo::DOMAIN,
+            Self::PgHashInt8 => pg_hash::INTEGER_DOMAIN,
+            Self::PgHashText => pg_hash::TEXT_DOMAIN,
+            Self::Digits(_) => part::DIGITS_DOMAIN,
+            Self::Substr(_) => part::SUBSTR_DOMAIN,
         }
     }
 
@@ -60,6 +120,10 @@ impl Algorithm {
         match self {
             Self::Crc32c => crc32c::TEST_VECTORS,
             Self::Modulo => modulo::TEST_VECTORS,
+            Self::PgHashInt8 => pg_hash::INTEGER_TEST_VECTORS,
+            Self::PgHashText => pg_hash::TEXT_TEST_VECTORS,
+            Self::Digits(_) => part::DIGITS_TEST_VECTORS,
+            Self::Substr(_) => part::SUBSTR_TEST_VECTORS,
         }
     }
 
@@ -70,6 +134,10 @@ impl Algorithm {
         let slot = match self {
             Self::Crc32c => Some(crc32c::slot(key)),
             Self::Modulo => modulo::slot(key),
+            Self::PgHashInt8 => pg_hash::integer_slot(key),
+            Self::PgHashText => Some(pg_hash::text_slot(key)),
+            Self::Digits(part) => part.digits_slot(key),
+            Self::Substr(part) => part.substr_slot(key),
         };
         slot.ok_or_else(|| OutsideDomain {
             function: self.name(),
@@ -97,7 +165,7 @@ mod tests {
     #[test]
     fn every_function_is_found_by_its_own_name_alone() {
         for algorithm in Algorithm::ALL {
-            assert_eq!(Algorithm::named(algorithm.name()), Some(algorithm));
+            assert_eq!(Algorithm::named(&algorithm.written()), Some(algorithm));
         }
         assert_eq!(Algorithm::named("CRC32C"), None);
     }

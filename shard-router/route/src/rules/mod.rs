@@ -8,11 +8,15 @@ use toml::{
 };
 
 use crate::{
-    Algorithm, BadName, GroupName, RuleMistake, SLOTS, ShardId, Slot, SlotRange, SourceId,
-    TableName,
+    Algorithm, BadName, GroupName, KeyType, RuleMistake, SLOTS, Scatter, ShardId, Slot, SlotRange,
+    SourceId, SourceIndex,
     limit::{GROUPS_MAX, MISTAKES_MAX, RULES_BYTES_MAX},
     topology::{DataSource, Group, Shard, Topology},
 };
+
+mod place;
+
+use place::{KEY_TYPES, SCATTERS};
 
 type Table<'t> = DeTable<'t>;
 type Value<'t> = Spanned<DeValue<'t>>;
@@ -63,6 +67,20 @@ pub(crate) fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> S
     }
 }
 
+/// The source of each slot of each group.
+fn homes(
+    groups: &BTreeMap<GroupName, Group>,
+    shards: &BTreeMap<ShardId, Shard>,
+    sources: &BTreeMap<SourceId, DataSource>,
+) -> BTreeMap<GroupName, Box<[SourceIndex]>> {
+    let index: BTreeMap<&SourceId, u16> = sources.keys().zip(0_u16..).collect();
+    let home = |shard: &ShardId| SourceIndex(index[&shards[shard].source]);
+    groups
+        .iter()
+        .map(|(name, group)| (name.clone(), group.shards.iter().map(home).collect()))
+        .collect()
+}
+
 struct Reader {
     /// Where each line ends, so that any place in the file is turned into its line quickly.
     line_ends: Vec<usize>,
@@ -74,6 +92,8 @@ struct GroupDraft {
     name: GroupName,
     key: Arc<str>,
     function: Algorithm,
+    key_type: KeyType,
+    scatter: Scatter,
     slots: Vec<SlotsDraft>,
     place: Range<usize>,
 }
@@ -87,7 +107,7 @@ struct SlotsDraft {
 
 impl Reader {
     fn topology(&mut self, document: &Table<'_>) -> Option<Topology> {
-        self.only("the rules", document, &["group", "table", "shard", "source"]);
+        self.only("the rules", document, &["group", "table", "shard", "source", "router"]);
         let sources = self.sources(document);
         let shards = self.shards(document);
         let groups = self.groups(document);
@@ -99,22 +119,22 @@ impl Reader {
             let subject = format!("shard {name} is on source");
             self.known(&subject, source.as_str(), place, &declared);
         }
-        let declared = self::declared(document, "group");
-        for (name, (group, place)) in &tables {
-            self.known(&format!("table {name} joins group"), group.as_str(), place, &declared);
+        for (name, draft) in &tables {
+            self.known_placement(name, draft, document);
         }
         let declared = self::declared(document, "shard");
-        let groups = groups.into_iter().filter_map(|draft| self.assign(draft, &declared)).collect();
-        self.mistakes.is_empty().then(|| Topology {
-            epoch: 1,
-            groups,
-            tables: tables.into_iter().map(|(name, (group, _))| (name, group)).collect(),
-            shards: shards
-                .into_iter()
-                .map(|(name, (source, _))| (name, Shard { source }))
-                .collect(),
-            sources,
-        })
+        let groups: BTreeMap<GroupName, Group> =
+            groups.into_iter().filter_map(|draft| self.assign(draft, &declared)).collect();
+        let collation_is_c = self.collation(document);
+        if !self.mistakes.is_empty() {
+            return None;
+        }
+        let shards: BTreeMap<ShardId, Shard> =
+            shards.into_iter().map(|(name, (source, _))| (name, Shard { source })).collect();
+        let homes = homes(&groups, &shards, &sources);
+        let tables = tables.into_iter().map(|(name, draft)| (name, draft.placed(&groups)));
+        let tables = tables.collect();
+        Some(Topology { epoch: 1, tables, groups, shards, sources, collation_is_c, homes })
     }
 
     fn sources(&mut self, document: &Table<'_>) -> BTreeMap<SourceId, DataSource> {
@@ -154,23 +174,6 @@ impl Reader {
         shards
     }
 
-    fn tables(&mut self, document: &Table<'_>) -> BTreeMap<TableName, Reference<GroupName>> {
-        let mut tables = BTreeMap::new();
-        if !document.contains_key("table") {
-            return tables;
-        }
-        for (key, table, place) in self.named(document, "table") {
-            let name = self.name(TableName::parse(key), &place);
-            let subject = format!("[table.{key}]");
-            self.only(&subject, table, &["group"]);
-            let group = self.reference(&subject, table, "group", &place, GroupName::parse);
-            if let (Some(name), Some(group)) = (name, group) {
-                tables.insert(name, group);
-            }
-        }
-        tables
-    }
-
     fn groups(&mut self, document: &Table<'_>) -> Vec<GroupDraft> {
         let mut drafts = Vec::new();
         let groups = self.named(document, "group");
@@ -182,9 +185,11 @@ impl Reader {
         for (key, table, place) in groups {
             let name = self.name(GroupName::parse(key), &place);
             let subject = format!("[group.{key}]");
-            self.only(&subject, table, &["key", "function", "slots"]);
+            self.only(&subject, table, &["key", "type", "function", "scatter", "slots"]);
             let column = self.string(&subject, table, "key", &place);
             let function = self.function(&subject, table, &place);
+            let key_type = self.choice(&subject, table, "type", &KEY_TYPES).flatten();
+            let scatter = self.choice(&subject, table, "scatter", &SCATTERS).flatten();
             let slots = self.slots(key, table, &place);
             if let Some((column, place)) = &column
                 && (column.is_empty() || column.len() > 63)
@@ -197,7 +202,15 @@ impl Reader {
             else {
                 continue;
             };
-            drafts.push(GroupDraft { name, key: column.into(), function, slots, place });
+            drafts.push(GroupDraft {
+                name,
+                key: column.into(),
+                function,
+                key_type: key_type.unwrap_or(function.key_type()),
+                scatter: scatter.unwrap_or_default(),
+                slots,
+                place,
+            });
         }
         drafts
     }
@@ -209,11 +222,15 @@ impl Reader {
         at: &Range<usize>,
     ) -> Option<Algorithm> {
         let (name, place) = self.string(subject, table, "function", at)?;
+        self.function_named(name, &place)
+    }
+
+    fn function_named(&mut self, name: &str, place: &Range<usize>) -> Option<Algorithm> {
         let function = Algorithm::named(name);
         if function.is_none() {
-            let known = Algorithm::ALL.map(Algorithm::name);
+            let known = Algorithm::ALL.map(Algorithm::written);
             let cause = format!("no slot function is called {:?}", excerpt(name));
-            self.mistake("HF3006", &place, cause, &suggest(name, known.into_iter()));
+            self.mistake("HF3006", place, cause, &suggest(name, known.iter().map(String::as_str)));
         }
         function
     }
@@ -298,7 +315,14 @@ impl Reader {
             .flatten()
             .map(|index| draft.slots[index].shard.0.clone())
             .collect::<Box<[_]>>();
-        Some((draft.name, Group { key: draft.key, function: draft.function, shards }))
+        let group = Group {
+            key: draft.key,
+            function: draft.function,
+            key_type: draft.key_type,
+            scatter: draft.scatter,
+            shards,
+        };
+        Some((draft.name, group))
     }
 
     // === Values ===

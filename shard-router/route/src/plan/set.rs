@@ -1,0 +1,74 @@
+//! Sets of slots and of sources: what AND intersects and OR unites.
+
+use super::SourceIndex;
+use crate::{SLOTS, Slot};
+
+const WORDS: usize = SLOTS as usize / 64;
+
+/// A set of slots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SlotSet([u64; WORDS]);
+
+impl SlotSet {
+    pub(crate) const EMPTY: Self = Self([0; WORDS]);
+    pub(crate) const ALL: Self = Self([u64::MAX; WORDS]);
+
+    pub(crate) fn insert(&mut self, slot: Slot) {
+        let number = usize::from(slot.number());
+        self.0[number / 64] |= 1 << (number % 64);
+    }
+
+    pub(crate) fn intersect(&mut self, other: &Self) {
+        for (word, other) in self.0.iter_mut().zip(&other.0) {
+            *word &= other;
+        }
+    }
+
+    pub(crate) fn unite(&mut self, other: &Self) {
+        for (word, other) in self.0.iter_mut().zip(&other.0) {
+            *word |= other;
+        }
+    }
+
+    pub(crate) fn is_all(&self) -> bool {
+        *self == Self::ALL
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        Slot::all().filter(|slot| {
+            let number = usize::from(slot.number());
+            self.0[number / 64] & (1 << (number % 64)) != 0
+        })
+    }
+
+    /// Where these slots lie.
+    pub(crate) fn sources(&self, homes: &[SourceIndex]) -> SourceSet {
+        let mut sources = SourceSet::default();
+        for slot in self.slots() {
+            sources.insert(homes[usize::from(slot.number())]);
+        }
+        sources
+    }
+}
+
+/// A set of sources, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct SourceSet(Vec<SourceIndex>);
+
+impl SourceSet {
+    pub(crate) fn insert(&mut self, source: SourceIndex) {
+        if let Err(at) = self.0.binary_search(&source) {
+            self.0.insert(at, source);
+        }
+    }
+
+    pub(crate) fn unite(&mut self, other: &Self) {
+        for source in &other.0 {
+            self.insert(*source);
+        }
+    }
+
+    pub(crate) fn as_slice(&self) -> &[SourceIndex] {
+        &self.0
+    }
+}

@@ -1,0 +1,575 @@
+//! How a statement is answered in parts: what every source is asked, and how its rows become one answer.
+
+use sqlparser::ast::{
+    Distinct, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
+    GroupByExpr, Ident, LimitClause, OrderBy, OrderByExpr, OrderByKind, OrderBySort, Query, Select,
+    SelectItem, SetExpr, Statement, Value, WindowType,
+};
+
+use super::{
+    condition::{ParameterUses, constant},
+    function::{self, Nature},
+    render::{Rendered, render},
+    scope::{Scope, Scopes, folded},
+    seat::Lies,
+    walk::Walk,
+};
+use crate::{
+    RefusalClass, Refused,
+    merge::{Column, Position, SortKey},
+    plan::Constant,
+};
+
+/// How a statement is answered in parts.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Gather {
+    pub(crate) sort: Vec<SortKey>,
+    pub(crate) distinct: bool,
+    pub(crate) columns: Vec<Column>,
+    pub(crate) hidden: u16,
+    pub(crate) limit: Option<Constant>,
+    pub(crate) offset: Option<Constant>,
+    /// What the sources are asked instead, and whether `LIMIT limit + offset` is put behind it.
+    pub(crate) rewritten: Option<(Rendered, bool)>,
+}
+
+pub(crate) fn refused(why: &str) -> Refused {
+    let cause =
+        format!("the statement needs several sources, and cannot be answered in parts: {why}");
+    let remedy = "Give a value for the group's key, or send it to each source";
+    Refused::new(RefusalClass::NotMergeable, cause, remedy)
+}
+
+fn passed_on() -> Gather {
+    Gather {
+        sort: Vec::new(),
+        distinct: false,
+        columns: Vec::new(),
+        hidden: 0,
+        limit: None,
+        offset: None,
+        rewritten: None,
+    }
+}
+
+pub(super) fn gather(statement: &Statement, walk: &Walk<'_>) -> Result<Gather, Refused> {
+    let Statement::Query(query) = statement else { return Ok(passed_on()) };
+    let SetExpr::Select(select) = &*query.body else {
+        return Err(refused("VALUES, or a query in parentheses"));
+    };
+    if query.fetch.is_some() {
+        return Err(refused("FETCH FIRST, which can be written LIMIT"));
+    }
+    if select.selection.is_none() && select.from.is_empty() {
+        return Err(refused("a query without a table"));
+    }
+    let mut gatherer = Gatherer {
+        walk,
+        query,
+        select,
+        scope: outermost(query, select, walk),
+        asked: (**query).clone(),
+        changed: false,
+        gather: passed_on(),
+    };
+    gatherer.limits()?;
+    if gatherer.is_grouped() && !gatherer.is_grouped_by_key() {
+        gatherer.groups()?;
+    } else {
+        gatherer.rows()?;
+    }
+    gatherer.finish()
+}
+
+/// The names of the outermost block, told again: its seats were the last to be taken down under these names.
+fn outermost(query: &Query, select: &Select, walk: &Walk<'_>) -> Scope {
+    let mut scope = Scope::default();
+    let plain = query.with.is_none()
+        && select.from.iter().all(|item| {
+            item.joins.is_empty()
+                && matches!(item.relation, sqlparser::ast::TableFactor::Table { .. })
+        });
+    if let ([item], true) = (select.from.as_slice(), plain)
+        && let sqlparser::ast::TableFactor::Table { name, alias, .. } = &item.relation
+    {
+        let known = name.0.last().and_then(|part| part.as_ident()).map(folded).unwrap_or_default();
+        let shown = alias.as_ref().map_or(known, |alias| folded(&alias.name));
+        // The walk takes down FROM before anything else, and a plain table is one seat.
+        if walk.seats.0.first().is_some_and(|seat| matches!(seat.lies, Lies::Sharded { .. })) {
+            scope.tables.push((shown, 0));
+        }
+    }
+    scope
+}
+
+struct Gatherer<'g> {
+    walk: &'g Walk<'g>,
+    query: &'g Query,
+    select: &'g Select,
+    /// Enough of the block's names to know its key; empty when that is not sure.
+    scope: Scope,
+    /// What the sources are asked.
+    asked: Query,
+    changed: bool,
+    gather: Gather,
+}
+
+impl Gatherer<'_> {
+    fn asked_select(&mut self) -> &mut Select {
+        match &mut *self.asked.body {
+            SetExpr::Select(select) => select,
+            _ => unreachable!("the body was a SELECT a moment ago"),
+        }
+    }
+
+    fn limits(&mut self) -> Result<(), Refused> {
+        let (limit, offset) = match &self.query.limit_clause {
+            None => (None, None),
+            Some(LimitClause::LimitOffset { limit, offset, limit_by }) if limit_by.is_empty() => {
+                (limit.as_ref(), offset.as_ref().map(|offset| &offset.value))
+            }
+            Some(_) => return Err(refused("a LIMIT in another dialect")),
+        };
+        // A parameter of LIMIT is a bigint whatever else is said of it.
+        let uses = ParameterUses::default();
+        let value = |expr: Option<&Expr>| {
+            let value = expr.map(|expr| constant(expr, &uses));
+            match value {
+                None => Ok(None),
+                Some(Some(constant)) if constant.cast.is_none() => Ok(Some(constant)),
+                Some(_) => Err(refused("a LIMIT or OFFSET that is computed")),
+            }
+        };
+        self.gather.limit = value(limit)?;
+        self.gather.offset = value(offset)?;
+        Ok(())
+    }
+
+    fn is_grouped(&self) -> bool {
+        let grouped = match &self.select.group_by {
+            GroupByExpr::All(_) => true,
+            GroupByExpr::Expressions(list, with) => !list.is_empty() || !with.is_empty(),
+        };
+        grouped || self.select.having.is_some() || calls_aggregate(&self.select.projection)
+    }
+
+    fn is_key(&self, expr: &Expr) -> bool {
+        let scopes = Scopes { inner: &self.scope, outer: None };
+        scopes.column(expr, &self.walk.seats).is_some()
+    }
+
+    fn is_grouped_by_key(&self) -> bool {
+        matches!(&self.select.group_by, GroupByExpr::Expressions(list, with)
+            if with.is_empty()
+                && list.iter().all(|expr| !is_grouping_set(expr))
+                && list.iter().any(|expr| self.is_key(self.output_or(expr))))
+    }
+
+    /// What a position or an output's name stands for; the expression itself otherwise.
+    fn output_or<'e>(&'e self, expr: &'e Expr) -> &'e Expr {
+        let at = position(expr).or_else(|| self.named_output(expr));
+        let item = at.and_then(|at| self.select.projection.get(at));
+        match item {
+            // GROUP BY takes a name as a column first, and as an output only if there is none.
+            Some(SelectItem::UnnamedExpr(item)) => item,
+            Some(SelectItem::ExprWithAlias { expr: item, .. }) if position(expr).is_some() => item,
+            _ => expr,
+        }
+    }
+
+    fn has_wildcard(&self) -> bool {
+        self.select
+            .projection
+            .iter()
+            .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)))
+    }
+
+    /// The output that `expr` names, in ORDER BY.
+    fn named_output(&self, expr: &Expr) -> Option<usize> {
+        let Expr::Identifier(ident) = expr else { return None };
+        let wanted = folded(ident);
+        let mut found = self.select.projection.iter().enumerate().filter(|(_, item)| match item {
+            SelectItem::ExprWithAlias { alias, .. } => folded(alias) == wanted,
+            SelectItem::UnnamedExpr(Expr::Identifier(ident)) => folded(ident) == wanted,
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
+                parts.last().is_some_and(|last| folded(last) == wanted)
+            }
+            _ => false,
+        });
+        match (found.next(), found.next()) {
+            (Some((at, _)), None) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// The output with the same expression.
+    fn same_output(&self, expr: &Expr) -> Option<usize> {
+        self.select.projection.iter().position(|item| match item {
+            SelectItem::UnnamedExpr(item) | SelectItem::ExprWithAlias { expr: item, .. } => {
+                item == expr
+            }
+            _ => false,
+        })
+    }
+
+    fn order(&self) -> Result<Vec<OrderByExpr>, Refused> {
+        match &self.query.order_by {
+            None => Ok(Vec::new()),
+            Some(OrderBy { kind: OrderByKind::Expressions(list), interpolate: None }) => {
+                Ok(list.clone())
+            }
+            Some(_) => Err(refused("an ORDER BY in another dialect")),
+        }
+    }
+
+    /// Rows that are passed on one by one, perhaps sorted, perhaps each once.
+    fn rows(&mut self) -> Result<(), Refused> {
+        self.windows()?;
+        match &self.select.distinct {
+            None | Some(Distinct::All) => {}
+            Some(Distinct::Distinct) => {
+                let has_key = self.select.projection.iter().any(|item| match item {
+                    SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+                        self.is_key(expr)
+                    }
+                    _ => false,
+                });
+                self.gather.distinct = !has_key;
+            }
+            Some(Distinct::On(list)) => {
+                if !list.iter().any(|expr| self.is_key(self.output_or(expr))) {
+                    return Err(refused("DISTINCT ON without the group's key"));
+                }
+            }
+        }
+        let order = self.order()?;
+        let mut hidden: Vec<Expr> = Vec::new();
+        let mut keys = Vec::new();
+        for item in &order {
+            let (bare, collate_c) = collated(&item.expr)?;
+            let output = position(&item.expr)
+                .or_else(|| self.named_output(&item.expr))
+                .or_else(|| self.same_output(bare))
+                .filter(|at| *at < self.select.projection.len() && !self.has_wildcard());
+            if is_constant(bare) && position(bare).is_none() {
+                return Err(refused("an ORDER BY of a constant"));
+            }
+            if output.is_none() && position(&item.expr).is_some() {
+                return Err(refused("an ORDER BY of a position behind *"));
+            }
+            if output.is_none() && self.select.distinct.is_some() {
+                return Err(refused("a DISTINCT with an ORDER BY of something else"));
+            }
+            let place = match output {
+                Some(at) => Err(at),
+                None => {
+                    hidden.push(self.hidden_expression(&item.expr, bare)?);
+                    Ok(hidden.len() - 1)
+                }
+            };
+            keys.push((place, item, collate_c));
+        }
+        let count = hidden.len();
+        for (place, item, collate_c) in keys {
+            let column = match place {
+                Err(at) => Position::At(narrow(at)?),
+                Ok(at) => Position::FromEnd(narrow(count - 1 - at)?),
+            };
+            self.gather.sort.push(sort_key(column, item, collate_c)?);
+        }
+        self.gather.hidden = narrow(count)?;
+        if count > 0 {
+            self.changed = true;
+            let items = hidden.into_iter().map(SelectItem::UnnamedExpr);
+            self.asked_select().projection.extend(items);
+        }
+        Ok(())
+    }
+
+    /// An expression of ORDER BY as an output of its own. An output's alias means nothing there.
+    fn hidden_expression(&self, written: &Expr, bare: &Expr) -> Result<Expr, Refused> {
+        if let Expr::Identifier(ident) = written
+            && self.select.projection.iter().any(|item| {
+                matches!(item, SelectItem::ExprWithAlias { alias, .. } if folded(alias) == folded(ident))
+            })
+        {
+            return Err(refused("an ORDER BY of a name that stands for several outputs"));
+        }
+        Ok(bare.clone())
+    }
+
+    /// Window functions must look at rows of one key only.
+    fn windows(&self) -> Result<(), Refused> {
+        if !self.select.named_window.is_empty() {
+            return Err(refused("a WINDOW clause"));
+        }
+        let mut windows = Vec::new();
+        collect_windows(&self.select.projection, &mut windows);
+        if let Some(order_by) = &self.query.order_by {
+            collect_windows(order_by, &mut windows);
+        }
+        for window in windows {
+            let keyed = matches!(&window, WindowType::WindowSpec(spec)
+                if spec.window_name.is_none() && spec.partition_by.iter().any(|expr| self.is_key(expr)));
+            if !keyed {
+                return Err(refused("a window function without PARTITION BY the group's key"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Groups whose rows lie on several sources.
+    fn groups(&mut self) -> Result<(), Refused> {
+        if self.select.having.is_some() {
+            return Err(refused("HAVING over groups that span sources"));
+        }
+        if self.select.distinct.is_some() {
+            return Err(refused("DISTINCT over groups that span sources"));
+        }
+        self.windows()?;
+        let group_by = match &self.select.group_by {
+            GroupByExpr::Expressions(list, with) if with.is_empty() => list.clone(),
+            _ => return Err(refused("GROUP BY ALL, ROLLUP or CUBE")),
+        };
+        let mut outputs = Vec::new();
+        let mut asked: Vec<SelectItem> = Vec::new();
+        for (at, item) in self.select.projection.iter().enumerate() {
+            let column = self.group_column(at, item, &group_by, &mut asked)?;
+            outputs.push(column);
+        }
+        for expr in &group_by {
+            if is_grouping_set(expr) {
+                return Err(refused("ROLLUP, CUBE or GROUPING SETS"));
+            }
+            let shown = position(expr).is_some()
+                || self.same_output(expr).is_some()
+                || self.named_output(expr).is_some();
+            if !shown {
+                asked.push(SelectItem::UnnamedExpr(expr.clone()));
+                self.gather.hidden += 1;
+            }
+        }
+        // Hidden groups are told apart by their own columns behind those of the client.
+        let mut hidden = narrow(asked.len())? - self.gather.hidden;
+        for _ in 0..self.gather.hidden {
+            outputs.push(Column::Group(hidden));
+            hidden += 1;
+        }
+        for item in &self.order()? {
+            let (bare, collate_c) = collated(&item.expr)?;
+            let at = position(&item.expr)
+                .or_else(|| self.named_output(&item.expr))
+                .or_else(|| self.same_output(bare))
+                .filter(|at| *at < self.select.projection.len());
+            let at = at.ok_or_else(|| refused("an ORDER BY of what is no output, over groups"))?;
+            self.gather.sort.push(sort_key(Position::At(narrow(at)?), item, collate_c)?);
+        }
+        self.gather.columns = outputs;
+        self.asked_select().projection = asked;
+        self.asked.order_by = None;
+        self.asked.limit_clause = None;
+        self.changed = true;
+        Ok(())
+    }
+
+    /// What an output of grouped rows is made of, and what the sources are asked for it.
+    fn group_column(
+        &self,
+        at: usize,
+        item: &SelectItem,
+        group_by: &[Expr],
+        asked: &mut Vec<SelectItem>,
+    ) -> Result<Column, Refused> {
+        let place = narrow(asked.len())?;
+        let (expr, alias) = match item {
+            SelectItem::UnnamedExpr(expr) => (expr, None),
+            SelectItem::ExprWithAlias { expr, alias } => (expr, Some(alias.clone())),
+            _ => return Err(refused("* over groups")),
+        };
+        let grouped = group_by.iter().any(|group| {
+            group == expr
+                || position(group) == Some(at)
+                || (self.named_output(group) == Some(at) && !self.is_column_name(group))
+        });
+        if grouped || is_constant(expr) {
+            asked.push(item.clone());
+            return Ok(Column::Group(place));
+        }
+        let Expr::Function(function) = expr else {
+            return Err(refused("an expression of aggregates"));
+        };
+        let (name, distinct) = aggregate(function)?;
+        if distinct && !matches!(name.as_str(), "min" | "max") {
+            return Err(refused("an aggregate of DISTINCT values"));
+        }
+        match name.as_str() {
+            "count" | "sum" => {
+                asked.push(item.clone());
+                Ok(Column::Sum(place))
+            }
+            "min" => {
+                asked.push(item.clone());
+                Ok(Column::Min(place))
+            }
+            "max" => {
+                asked.push(item.clone());
+                Ok(Column::Max(place))
+            }
+            "avg" => {
+                let as_function = |name: &str| {
+                    let mut function = function.clone();
+                    function.name = vec![Ident::new(name)].into();
+                    Expr::Function(function)
+                };
+                let alias = alias.unwrap_or_else(|| Ident::new("avg"));
+                asked.push(SelectItem::ExprWithAlias { expr: as_function("sum"), alias });
+                asked.push(SelectItem::UnnamedExpr(as_function("count")));
+                Ok(Column::Avg { sum: place, count: place + 1 })
+            }
+            _ => Err(refused(&format!("the aggregate {name}"))),
+        }
+    }
+
+    /// A name that GROUP BY may take as a column rather than as an output's alias.
+    fn is_column_name(&self, expr: &Expr) -> bool {
+        // Whether the table has a column of this name is not known, so an alias of another expression is not taken for the group.
+        matches!(expr, Expr::Identifier(_))
+    }
+
+    fn finish(mut self) -> Result<Gather, Refused> {
+        let limited = self.gather.limit.is_some();
+        let offset = self.gather.offset.is_some();
+        let grouped = !self.gather.columns.is_empty();
+        if offset && !grouped {
+            self.asked.limit_clause = None;
+            self.changed = true;
+        }
+        if self.changed {
+            let append = limited && !grouped;
+            if append {
+                self.asked.limit_clause = None;
+            }
+            let rendered = render(&Statement::Query(Box::new(self.asked)))?;
+            self.gather.rewritten = Some((rendered, append));
+        }
+        Ok(self.gather)
+    }
+}
+
+fn narrow(number: usize) -> Result<u16, Refused> {
+    u16::try_from(number).map_err(|_| refused("more columns than a row can have"))
+}
+
+/// A position in ORDER BY or GROUP BY, counted from 0.
+fn position(expr: &Expr) -> Option<usize> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::Number(text, false) => text.parse::<usize>().ok()?.checked_sub(1),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn is_constant(expr: &Expr) -> bool {
+    match expr {
+        Expr::Value(_) => true,
+        Expr::Nested(inner)
+        | Expr::Cast { expr: inner, .. }
+        | Expr::UnaryOp { expr: inner, .. } => is_constant(inner),
+        _ => false,
+    }
+}
+
+fn is_grouping_set(expr: &Expr) -> bool {
+    matches!(expr, Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_) | Expr::Tuple(_))
+}
+
+/// The expression without its collation, and whether that is `C`.
+fn collated(expr: &Expr) -> Result<(&Expr, bool), Refused> {
+    match expr {
+        Expr::Collate { expr, collation } => {
+            let name = collation.0.last().and_then(|part| part.as_ident()).map(folded);
+            match name.as_deref() {
+                Some("C" | "POSIX") => Ok((expr, true)),
+                _ => Err(refused("an ORDER BY of a collation other than \"C\"")),
+            }
+        }
+        other => Ok((other, false)),
+    }
+}
+
+fn sort_key(column: Position, item: &OrderByExpr, collate_c: bool) -> Result<SortKey, Refused> {
+    let descending = match &item.options.sort {
+        None | Some(OrderBySort::Asc) => false,
+        Some(OrderBySort::Desc) => true,
+        Some(_) => return Err(refused("ORDER BY ... USING")),
+    };
+    let nulls_first = item.options.nulls_first.unwrap_or(descending);
+    Ok(SortKey { column, descending, nulls_first, collate_c })
+}
+
+/// The name of an aggregate that is called plainly, and whether it takes each value once.
+fn aggregate(function: &Function) -> Result<(String, bool), Refused> {
+    let plain = function.over.is_none()
+        && function.within_group.is_empty()
+        && function.null_treatment.is_none()
+        && function::nature(function) == Nature::Aggregate;
+    let FunctionArguments::List(list) = &function.args else {
+        return Err(refused("an expression that is neither group nor aggregate"));
+    };
+    let whole = list.clauses.is_empty()
+        && list.args.iter().all(|arg| match arg {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => !calls_aggregate(expr),
+            FunctionArg::Unnamed(FunctionArgExpr::Wildcard) => true,
+            _ => false,
+        });
+    if !plain || !whole {
+        return Err(refused("an expression that is neither group nor plain aggregate"));
+    }
+    let name = function.name.0.last().and_then(|part| part.as_ident()).map(folded);
+    let distinct = list.duplicate_treatment == Some(DuplicateTreatment::Distinct);
+    Ok((name.unwrap_or_default(), distinct))
+}
+
+fn calls_aggregate<V: sqlparser::ast::Visit>(node: &V) -> bool {
+    struct Calls(usize);
+    impl sqlparser::ast::Visitor for Calls {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &Query) -> std::ops::ControlFlow<()> {
+            self.0 += 1;
+            std::ops::ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &Query) -> std::ops::ControlFlow<()> {
+            self.0 -= 1;
+            std::ops::ControlFlow::Continue(())
+        }
+        fn pre_visit_expr(&mut self, expr: &Expr) -> std::ops::ControlFlow<()> {
+            match expr {
+                Expr::Function(function)
+                    if self.0 == 0
+                        && function.over.is_none()
+                        && function::nature(function) == Nature::Aggregate =>
+                {
+                    std::ops::ControlFlow::Break(())
+                }
+                _ => std::ops::ControlFlow::Continue(()),
+            }
+        }
+    }
+    node.visit(&mut Calls(0)).is_break()
+}
+
+fn collect_windows<V: sqlparser::ast::Visit>(node: &V, found: &mut Vec<WindowType>) {
+    struct Windows<'f>(&'f mut Vec<WindowType>);
+    impl sqlparser::ast::Visitor for Windows<'_> {
+        type Break = ();
+        fn pre_visit_expr(&mut self, expr: &Expr) -> std::ops::ControlFlow<()> {
+            if let Expr::Function(function) = expr {
+                self.0.extend(function.over.clone());
+            }
+            std::ops::ControlFlow::Continue(())
+        }
+    }
+    let _ = node.visit(&mut Windows(found));
+}

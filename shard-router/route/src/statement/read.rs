@@ -1,0 +1,215 @@
+//! Reads a template: kind, syntax tree, seats.
+
+use std::{collections::BTreeSet, ops::ControlFlow};
+
+use sqlparser::{
+    ast::{ObjectName, Statement, Value, ValueWithSpan, Visit, Visitor},
+    dialect::PostgreSqlDialect,
+    parser::{Parser, ParserError},
+};
+
+use super::{
+    condition::ParameterUses,
+    function::Called,
+    gather::{self, Gather},
+    keyword::{self, Kind},
+    seat::Seats,
+    walk::Walk,
+    write::Inserted,
+};
+use crate::{Access, RefusalClass, Refused, Topology, limit::PARSER_DEPTH_MAX};
+
+/// What a shape holds beside its kind.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// Nothing that names rows.
+    None,
+    /// There is one source only, so that nothing needs to be known.
+    OnlySource(Access),
+    /// A statement on tables.
+    Tables(Box<Tables>),
+}
+
+/// A statement on tables.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    pub(crate) access: Access,
+    pub(crate) seats: Seats,
+    /// The targets of its writes.
+    pub(crate) targets: Vec<usize>,
+    pub(crate) inserted: Option<Inserted>,
+    /// How it is answered in parts, or why it is not.
+    pub(crate) gather: Result<Gather, Refused>,
+    /// The first function whose answer differs from source to source.
+    pub(crate) wandering: Option<String>,
+}
+
+pub(super) fn read(template: &str, rules: &Topology) -> Result<(Kind, Body), Refused> {
+    if let Some(kind) = keyword::kind(template) {
+        return Ok((kind, Body::None));
+    }
+    if rules.only_source().is_some() {
+        return Ok(only_source(template));
+    }
+    let statement = parse(template)?;
+    let tables = tables(&statement, rules)?;
+    let kind = if tables.access == Access::Write { Kind::Write } else { Kind::Read };
+    Ok((kind, Body::Tables(Box::new(tables))))
+}
+
+/// Nothing of the statement is looked at but whether a replica could answer it.
+fn only_source(template: &str) -> (Kind, Body) {
+    let plain = parse(template).ok().and_then(|statement| match statement {
+        Statement::Query(query) if query.locks.is_empty() => {
+            let mut called = Called::default();
+            let _ = query.visit(&mut called);
+            (called.wandering.is_none() && called.unshared.is_none() && !writes(&query))
+                .then_some(())
+        }
+        _ => None,
+    });
+    match plain {
+        Some(()) => (Kind::Read, Body::OnlySource(Access::Read)),
+        None => (Kind::Write, Body::OnlySource(Access::Write)),
+    }
+}
+
+fn writes(query: &sqlparser::ast::Query) -> bool {
+    struct Writes;
+    impl Visitor for Writes {
+        type Break = ();
+        fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<()> {
+            if matches!(statement, Statement::Query(_)) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        }
+    }
+    query.visit(&mut Writes).is_break()
+}
+
+/// The one statement of a template.
+pub(super) fn parse(template: &str) -> Result<Statement, Refused> {
+    let dialect = PostgreSqlDialect {};
+    let parser = Parser::new(&dialect).with_recursion_limit(PARSER_DEPTH_MAX);
+    let parsed = parser.try_with_sql(template).and_then(|mut parser| parser.parse_statements());
+    let refuse = |class, cause: String| {
+        Refused::new(class, cause, "Write it another way, or send it to the source itself")
+    };
+    let mut statements = parsed.map_err(|error| match error {
+        ParserError::RecursionLimitExceeded => refuse(
+            RefusalClass::TooLarge,
+            format!("a statement nested deeper than {PARSER_DEPTH_MAX}"),
+        ),
+        ParserError::TokenizerError(text) | ParserError::ParserError(text) => {
+            let text: String = text.chars().take(200).collect();
+            refuse(RefusalClass::NotUnderstood, format!("the statement is not understood: {text}"))
+        }
+    })?;
+    match (statements.pop(), statements.is_empty()) {
+        (Some(statement), true) => Ok(statement),
+        _ => Err(refuse(
+            RefusalClass::NotUnderstood,
+            "more than one statement where one may stand".to_owned(),
+        )),
+    }
+}
+
+/// What the parser's own visitor meets, whatever the walk looks at.
+#[derive(Debug, Default)]
+struct Met {
+    relations: BTreeSet<String>,
+    parameters: Vec<u32>,
+    locks: bool,
+}
+
+impl Visitor for Met {
+    type Break = ();
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        self.relations.insert(relation.to_string());
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &sqlparser::ast::Query) -> ControlFlow<()> {
+        self.locks |= !query.locks.is_empty();
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_value(&mut self, value: &ValueWithSpan) -> ControlFlow<()> {
+        if let Value::Placeholder(name) = &value.value
+            && let Some(index) = name.strip_prefix('$').and_then(|name| name.parse::<usize>().ok())
+            && (1..=crate::limit::PARAMETERS_MAX).contains(&index)
+        {
+            if self.parameters.len() < index {
+                self.parameters.resize(index, 0);
+            }
+            self.parameters[index - 1] += 1;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn tables(statement: &Statement, rules: &Topology) -> Result<Tables, Refused> {
+    let mut met = Met::default();
+    let _ = statement.visit(&mut met);
+    let mut called = Called::default();
+    let _ = statement.visit(&mut called);
+    if let Some(name) = &called.unshared {
+        let cause = format!("{name} is kept by each source for itself");
+        let remedy = "Use it on a table that lies on one source, or make numbers another way";
+        return Err(Refused::new(RefusalClass::Unshared, cause, remedy));
+    }
+    let mut walk = Walk::new(rules, ParameterUses(met.parameters));
+    let mut inserted = None;
+    match statement {
+        Statement::Query(query) => {
+            walk.query(query, None, &Vec::new())?;
+        }
+        Statement::Insert(insert) => {
+            let found = walk.insert(insert)?;
+            walk.targets.push(found.target);
+            inserted = Some(found);
+        }
+        Statement::Update(update) => {
+            let (target, _) = walk.update(update, None, &Vec::new())?;
+            walk.targets.push(target);
+        }
+        Statement::Delete(delete) => {
+            let (target, _) = walk.delete(delete, None, &Vec::new())?;
+            walk.targets.push(target);
+        }
+        _ => return Err(super::walk::unsupported("this kind of statement")),
+    }
+    // The walk knows the places where a table may stand. A table in a place that it does not know stops the statement here.
+    if met.relations != walk.relations {
+        let missed = met.relations.symmetric_difference(&walk.relations).next().cloned();
+        let what = format!("a table where none was expected ({})", missed.unwrap_or_default());
+        return Err(super::walk::unsupported(&what));
+    }
+    let write = !walk.targets.is_empty();
+    let access = match (write, met.locks || called.wandering.is_some()) {
+        (true, _) => Access::Write,
+        (false, true) => Access::Locking,
+        (false, false) => Access::Read,
+    };
+    if met.locks {
+        walk.not_apart("row locks");
+    }
+    if let Some(name) = &called.wandering {
+        walk.not_apart(&format!("{name}, whose answer may differ from source to source"));
+    }
+    let gather = match &walk.apart {
+        Ok(()) => gather::gather(statement, &walk),
+        Err(why) => Err(gather::refused(why)),
+    };
+    Ok(Tables {
+        access,
+        seats: walk.seats,
+        targets: walk.targets,
+        inserted,
+        gather,
+        wandering: called.wandering,
+    })
+}

@@ -1,0 +1,524 @@
+//! From a shape and the values of one execution to a plan.
+
+use super::{
+    Body, Shape,
+    gather::Gather,
+    read::Tables,
+    seat::{Keys, Lies},
+    write::{Inserted, Rows, stored},
+};
+use crate::{
+    Access, GroupName, KeyColumn, Merge, Part, Plan, Reason, RefusalClass, Refused, Rewritten,
+    Scatter, Slot, SourceIndex, Tag, Target, Topology, Values,
+    key::Key,
+    plan::{Constant, Known, SlotSet, SourceSet, known, known_elements, split},
+};
+
+impl Shape {
+    /// Where one execution goes.
+    ///
+    /// `topology` must be one that this shape [`Shape::fits`]. For a kind of statement that names no rows (BEGIN, SET, COPY, ...) the plan
+    /// is [`Target::Any`] and means nothing: what becomes of such a statement is for the session to say.
+    /// # Errors
+    /// The statement is not routed with these values; with others it may be.
+    pub fn plan(&self, topology: &Topology, values: &Values<'_>) -> Result<Plan, Refused> {
+        match &self.body {
+            Body::None => Ok(plan(topology, Target::Any, Access::Write, Reason::Everywhere)),
+            Body::OnlySource(access) => {
+                let target = Target::One(topology.only_source().unwrap_or(SourceIndex(0)));
+                Ok(plan(topology, target, *access, Reason::OnlySource))
+            }
+            Body::Tables(tables) => Router { tables, topology, values }.plan(),
+        }
+    }
+}
+
+fn plan(topology: &Topology, target: Target, access: Access, reason: Reason) -> Plan {
+    Plan {
+        target,
+        access,
+        reason,
+        slot: None,
+        group: None,
+        merge: Merge { collation_is_c: topology.collation_is_c(), ..Merge::default() },
+        tag: Tag::Sum,
+        epoch: topology.epoch(),
+    }
+}
+
+/// What is known of the slots of the seats of one execution.
+struct Found {
+    sources: SourceSet,
+    /// The only slot, if all seats that say anything say the same one.
+    slot: Option<Slot>,
+    group: Option<GroupName>,
+    /// Whether any seat's slots are narrowed by a key.
+    keyed: bool,
+    /// A key was there, but not its value: why.
+    unknown: Option<(String, &'static str)>,
+    /// A seat that nothing narrows.
+    unkeyed: Option<usize>,
+    scatter: Scatter,
+    sharded: bool,
+    single: bool,
+}
+
+struct Router<'r, 'v> {
+    tables: &'r Tables,
+    topology: &'r Topology,
+    values: &'r Values<'v>,
+}
+
+impl Router<'_, '_> {
+    fn plan(&self) -> Result<Plan, Refused> {
+        if let Some(Inserted { target, rows: Some(rows), in_order }) = &self.tables.inserted {
+            return match rows {
+                Rows::Listed(rows) => self.listed(*target, rows, *in_order),
+                Rows::Fixed(keys) => self.fixed(*target, keys),
+                Rows::Following(_) => self.by_seats(),
+            };
+        }
+        self.by_seats()
+    }
+
+    /// A statement whose seats say where it goes.
+    fn by_seats(&self) -> Result<Plan, Refused> {
+        let found = self.found()?;
+        let access = self.tables.access;
+        if self.writes_copies() {
+            return self.every_copy(&found);
+        }
+        match found.sources.as_slice() {
+            [] if found.sharded => {
+                Ok(plan(self.topology, Target::Any, access, Reason::NoRowMatches))
+            }
+            [] => Ok(plan(self.topology, Target::Any, access, Reason::Everywhere)),
+            [source] => {
+                let reason = match (found.slot, found.sharded) {
+                    (Some(_), _) => Reason::Key,
+                    (None, true) => Reason::Keys,
+                    (None, false) => Reason::SinglePlacement,
+                };
+                let one = plan(self.topology, Target::One(*source), access, reason);
+                Ok(Plan { slot: found.slot, group: found.group, ..one })
+            }
+            sources => self.scattered(&found, sources),
+        }
+    }
+
+    /// A write to a table of which every source has a copy.
+    fn writes_copies(&self) -> bool {
+        self.tables
+            .targets
+            .iter()
+            .any(|target| matches!(self.tables.seats.0[*target].lies, Lies::Everywhere))
+    }
+
+    fn every_copy(&self, found: &Found) -> Result<Plan, Refused> {
+        let table =
+            self.tables.targets.first().map_or("", |target| &self.tables.seats.0[*target].table);
+        if found.sharded || found.single {
+            let cause =
+                format!("a write to every copy of {table} by rows that not every source has");
+            let remedy = "Read the rows first, and write them in a second statement";
+            return Err(Refused::new(RefusalClass::NotColocated, cause, remedy));
+        }
+        if let Some(name) = &self.tables.wandering {
+            let cause = format!(
+                "a write to every copy of {table} calls {name}, which may differ from source to source"
+            );
+            let remedy = "Give the value as a literal or a parameter";
+            return Err(Refused::new(RefusalClass::NotMergeable, cause, remedy));
+        }
+        let parts = (0..self.topology.sources().len())
+            .map(|index| Part {
+                source: SourceIndex(u16::try_from(index).expect("sources are bounded")),
+                rewritten: None,
+            })
+            .collect();
+        let all = plan(self.topology, Target::Several(parts), Access::Write, Reason::EveryCopy);
+        Ok(Plan { tag: Tag::Same, ..all })
+    }
+
+    fn found(&self) -> Result<Found, Refused> {
+        self.found_without(None)
+    }
+
+    /// What the seats say, without that of `left_out`.
+    fn found_without(&self, left_out: Option<usize>) -> Result<Found, Refused> {
+        let seats = &self.tables.seats;
+        let mut found = Found {
+            sources: SourceSet::default(),
+            slot: None,
+            group: None,
+            keyed: false,
+            unknown: None,
+            unkeyed: None,
+            scatter: Scatter::Write,
+            sharded: false,
+            single: false,
+        };
+        let mut slots: Option<SlotSet> = None;
+        for (index, seat) in seats.0.iter().enumerate().filter(|(at, _)| Some(*at) != left_out) {
+            match &seat.lies {
+                Lies::Everywhere | Lies::Derived(_) => {}
+                Lies::Single(source) => {
+                    found.single = true;
+                    if let Some(source) = self.topology.index_of(source) {
+                        found.sources.insert(source);
+                    }
+                }
+                Lies::Sharded { group, scatter } => {
+                    found.sharded = true;
+                    found.scatter = found.scatter.min(*scatter);
+                    found.group.get_or_insert_with(|| group.clone());
+                    let set = self.slots_of_seat(index, &mut found);
+                    if set.is_all() {
+                        found.unkeyed.get_or_insert(index);
+                    } else {
+                        found.keyed = true;
+                    }
+                    let homes = self.homes(group)?;
+                    found.sources.unite(&set.sources(homes));
+                    match &mut slots {
+                        None => slots = Some(set),
+                        Some(slots) => slots.unite(&set),
+                    }
+                }
+            }
+        }
+        let mut numbers = slots.iter().flat_map(SlotSet::slots);
+        found.slot = match (numbers.next(), numbers.next()) {
+            (Some(slot), None) => Some(slot),
+            _ => None,
+        };
+        Ok(found)
+    }
+
+    fn homes(&self, group: &GroupName) -> Result<&[SourceIndex], Refused> {
+        self.topology.homes.get(group).map(|homes| &**homes).ok_or_else(|| {
+            let cause = format!("group {group} is gone from the rules");
+            Refused::new(RefusalClass::UnknownTable, cause, "Send the statement again")
+        })
+    }
+
+    /// The slots in which rows of a seat can matter.
+    fn slots_of_seat(&self, seat: usize, found: &mut Found) -> SlotSet {
+        let mut slots = SlotSet::ALL;
+        for other in self.tables.seats.bearing_on(seat) {
+            let columns = &self.tables.seats.0[other].columns;
+            let keys = &self.tables.seats.0[other].keys;
+            slots.intersect(&self.slots_of_keys(keys, columns, found));
+        }
+        slots
+    }
+
+    fn slots_of_keys(&self, keys: &Keys, columns: &[KeyColumn], found: &mut Found) -> SlotSet {
+        match keys {
+            Keys::All => SlotSet::ALL,
+            Keys::Nothing => SlotSet::EMPTY,
+            Keys::And(list) => {
+                let mut slots = SlotSet::ALL;
+                for keys in list {
+                    slots.intersect(&self.slots_of_keys(keys, columns, found));
+                }
+                slots
+            }
+            Keys::Or(list) => {
+                let mut slots = SlotSet::EMPTY;
+                for keys in list {
+                    slots.unite(&self.slots_of_keys(keys, columns, found));
+                }
+                slots
+            }
+            Keys::OneOf(column, constants) => {
+                let column = &columns[*column];
+                let values =
+                    constants.iter().map(|constant| known(constant, column.key_type, self.values));
+                slots_of(values, column, found)
+            }
+            Keys::AnyOf(column, constant) => {
+                let column = &columns[*column];
+                match known_elements(constant, column.key_type, self.values) {
+                    Ok(values) => slots_of(values.into_iter(), column, found),
+                    Err(why) => {
+                        found.unknown.get_or_insert((column.name.to_string(), why));
+                        SlotSet::ALL
+                    }
+                }
+            }
+        }
+    }
+
+    fn scattered(&self, found: &Found, sources: &[SourceIndex]) -> Result<Plan, Refused> {
+        if found.single && found.sharded {
+            let cause = "a table that lies on one source together with a sharded one";
+            let remedy = "Make the first one a reference table, or read the two apart";
+            return Err(Refused::new(RefusalClass::NotColocated, cause, remedy));
+        }
+        if !found.sharded {
+            let cause = "tables that lie on different sources";
+            let remedy = "Place them on one source, or make one of them a reference table";
+            return Err(Refused::new(RefusalClass::NotColocated, cause, remedy));
+        }
+        let write = self.tables.access == Access::Write;
+        let wanted = if write { Scatter::Write } else { Scatter::Read };
+        if found.scatter < wanted {
+            return Err(self.not_allowed(found, sources.len(), write));
+        }
+        let gather = self.tables.gather.as_ref().map_err(Clone::clone)?;
+        let merge = self.merge(gather)?;
+        let rewritten = gather.rewritten.as_ref().map(|(rendered, limited)| {
+            let behind = match (limited, merge.limit) {
+                (true, Some(limit)) => format!(" LIMIT {}", limit.saturating_add(merge.offset)),
+                _ => String::new(),
+            };
+            rendered.with(self.values, &behind)
+        });
+        let parts = sources
+            .iter()
+            .map(|source| Part { source: *source, rewritten: rewritten.clone() })
+            .collect();
+        let reason = if found.keyed { Reason::Keys } else { Reason::Scatter };
+        let all = plan(self.topology, Target::Several(parts), self.tables.access, reason);
+        Ok(Plan { group: found.group.clone(), merge, ..all })
+    }
+
+    fn merge(&self, gather: &Gather) -> Result<Merge, Refused> {
+        let number = |constant: &Option<Constant>| match constant {
+            None => Ok(None),
+            Some(constant) => match known(constant, crate::KeyType::Integer, self.values) {
+                Known::Null => Ok(None),
+                Known::Key(text) => match text.parse::<u64>() {
+                    Ok(number) => Ok(Some(number)),
+                    Err(_) => Err(super::gather::refused("a LIMIT or OFFSET below 0")),
+                },
+                Known::NoKey | Known::Unknown(_) => {
+                    Err(super::gather::refused("a LIMIT or OFFSET that is no integer"))
+                }
+            },
+        };
+        Ok(Merge {
+            sort: gather.sort.clone(),
+            distinct: gather.distinct,
+            columns: gather.columns.clone(),
+            offset: number(&gather.offset)?.unwrap_or(0),
+            limit: number(&gather.limit)?,
+            hidden: gather.hidden,
+            dealt: Vec::new(),
+            collation_is_c: self.topology.collation_is_c(),
+        })
+    }
+
+    /// Three different answers to one question: no key, a key whose value is not known, or several sources where one is allowed.
+    fn not_allowed(&self, found: &Found, sources: usize, write: bool) -> Refused {
+        let group = found.group.as_ref().map_or("", GroupName::as_str);
+        if let Some((column, why)) = &found.unknown {
+            let cause =
+                format!("the value of {column}, the key of group {group}, is not known: {why}");
+            let remedy = "Give the key as a literal or a parameter of the key's own type";
+            return Refused::new(RefusalClass::UnknownValue, cause, remedy);
+        }
+        if let Some(seat) = found.unkeyed {
+            let seat = &self.tables.seats.0[seat];
+            let keys: Vec<&str> = seat.columns.iter().map(|column| &*column.name).collect();
+            let keys = if keys.is_empty() { "the key".to_owned() } else { keys.join(" or ") };
+            let cause = format!("nothing says which {keys} of {} is meant", seat.table);
+            let word = if write { "write" } else { "read" };
+            let remedy =
+                format!("Add a condition on it, or permit scatter = {word:?} for group {group}");
+            return Refused::new(RefusalClass::NoKey, cause, remedy);
+        }
+        let cause =
+            format!("the keys lie on {sources} sources, and group {group} does not permit that");
+        let word = if write { "write" } else { "read" };
+        let remedy =
+            format!("Ask for one key at a time, or set scatter = {word:?} in [group.{group}]");
+        Refused::new(RefusalClass::ScatterNotAllowed, cause, remedy)
+    }
+
+    // === INSERT ===
+
+    /// The slot of one row, by all its key columns, which must agree.
+    fn slot_of_row(&self, target: usize, keys: &[(usize, Constant)]) -> Result<Slot, Refused> {
+        let seat = &self.tables.seats.0[target];
+        let mut found: Option<(Slot, &str)> = None;
+        for (column, constant) in keys {
+            let column = &seat.columns[*column];
+            let refuse = |why: &str| {
+                let cause = format!("INSERT into {}: key {} {why}", seat.table, column.name);
+                Refused::new(RefusalClass::UnknownValue, cause, "Give it a value of the key's type")
+            };
+            let key = stored(constant, column, self.values)
+                .map_err(|why| refuse(&format!("is not known: {why}")))?;
+            let key = Key::parse(&key).map_err(|bad| refuse(&format!("is none: {bad}")))?;
+            let slot = column
+                .function
+                .slot(key)
+                .map_err(|outside| refuse(&format!("has no slot: {outside}")))?;
+            match found {
+                Some((other, name)) if other != slot => {
+                    return Err(refuse(&format!(
+                        "leads to slot {slot}, and {name} to slot {other}"
+                    )));
+                }
+                _ => found = Some((slot, &column.name)),
+            }
+        }
+        let none =
+            || Refused::new(RefusalClass::NoKey, "a row without a key", "Name the key's column");
+        found.map(|(slot, _)| slot).ok_or_else(none)
+    }
+
+    fn group_of(&self, target: usize) -> Result<(&GroupName, &[SourceIndex], Scatter), Refused> {
+        match &self.tables.seats.0[target].lies {
+            Lies::Sharded { group, scatter } => Ok((group, self.homes(group)?, *scatter)),
+            Lies::Single(_) | Lies::Everywhere | Lies::Derived(_) => {
+                unreachable!("only a sharded target has keys")
+            }
+        }
+    }
+
+    fn listed(
+        &self,
+        target: usize,
+        rows: &[Vec<(usize, Constant)>],
+        in_order: bool,
+    ) -> Result<Plan, Refused> {
+        let (group, homes, scatter) = self.group_of(target)?;
+        let mut at: Vec<SourceIndex> = Vec::with_capacity(rows.len());
+        let mut sources = SourceSet::default();
+        let mut slots = SlotSet::EMPTY;
+        for row in rows {
+            let slot = self.slot_of_row(target, row)?;
+            slots.insert(slot);
+            let source = homes[usize::from(slot.number())];
+            sources.insert(source);
+            at.push(source);
+        }
+        self.also(target, &mut sources)?;
+        let mut numbers = slots.slots();
+        let slot = match (numbers.next(), numbers.next()) {
+            (Some(slot), None) => Some(slot),
+            _ => None,
+        };
+        if let [source] = sources.as_slice() {
+            let reason = if slot.is_some() { Reason::Key } else { Reason::Keys };
+            let one = plan(self.topology, Target::One(*source), Access::Write, reason);
+            return Ok(Plan { slot, group: Some(group.clone()), ..one });
+        }
+        if scatter < Scatter::Write {
+            let cause = format!(
+                "the rows of one INSERT lie on {} sources, and group {group} does not permit that",
+                sources.as_slice().len()
+            );
+            let remedy =
+                format!("Insert them one by one, or set scatter = \"write\" in [group.{group}]");
+            return Err(Refused::new(RefusalClass::ScatterNotAllowed, cause, remedy));
+        }
+        if let Some(name) = &self.tables.wandering {
+            return Err(super::gather::refused(&format!(
+                "{name}, whose answer may differ from source to source"
+            )));
+        }
+        self.tables.gather.as_ref().map_err(Clone::clone)?;
+        let texts = split::rows(self.values.sql, rows.len())
+            .ok_or_else(|| super::gather::refused("an INSERT whose rows cannot be told apart"))?;
+        let parts = self.parts(&sources, &at, &texts)?;
+        let mut merge =
+            Merge { collation_is_c: self.topology.collation_is_c(), ..Merge::default() };
+        if in_order {
+            let place = |source: &SourceIndex| {
+                sources.as_slice().iter().position(|known| known == source).unwrap_or(0)
+            };
+            merge.dealt =
+                at.iter().map(|source| u16::try_from(place(source)).unwrap_or(0)).collect();
+        }
+        let all = plan(self.topology, Target::Several(parts), Access::Write, Reason::Keys);
+        Ok(Plan { group: Some(group.clone()), merge, ..all })
+    }
+
+    /// An INSERT's other tables must lie where its rows go.
+    fn also(&self, target: usize, sources: &mut SourceSet) -> Result<(), Refused> {
+        let others = self.tables.seats.0.iter().enumerate().filter(|(index, _)| *index != target);
+        if others.clone().any(|(_, seat)| matches!(seat.lies, Lies::Sharded { .. })) {
+            return Err(super::gather::refused(
+                "a subquery on a sharded table among the rows of an INSERT",
+            ));
+        }
+        for (_, seat) in others {
+            if let Lies::Single(source) = &seat.lies
+                && let Some(source) = self.topology.index_of(source)
+            {
+                sources.insert(source);
+                if sources.as_slice().len() > 1 {
+                    return Err(super::gather::refused(
+                        "a table on another source among the rows of an INSERT",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn parts(
+        &self,
+        sources: &SourceSet,
+        at: &[SourceIndex],
+        texts: &split::InsertText<'_>,
+    ) -> Result<Vec<Part>, Refused> {
+        let part = |source: &SourceIndex| {
+            let rows = texts.rows.iter().zip(at).filter(|(_, row)| *row == source);
+            let rows: Vec<&str> = rows.map(|(text, _)| *text).collect();
+            let sql = format!("{}{}{}", texts.before, rows.join(", "), texts.behind);
+            let rewritten: Rewritten = super::render::cut(&sql)
+                .ok_or_else(|| super::gather::refused("an INSERT that cannot be divided"))?
+                .with(self.values, "");
+            Ok(Part { source: *source, rewritten: Some(rewritten) })
+        };
+        sources.as_slice().iter().map(part).collect()
+    }
+
+    /// INSERT ... SELECT under one key.
+    fn fixed(&self, target: usize, keys: &[(usize, Constant)]) -> Result<Plan, Refused> {
+        let (group, homes, _) = self.group_of(target)?;
+        let slot = self.slot_of_row(target, keys)?;
+        let source = homes[usize::from(slot.number())];
+        // The tables that are read must lie there too.
+        let found = self.found_without(Some(target))?;
+        if found.sources.as_slice().iter().any(|other| *other != source) {
+            let cause = format!(
+                "INSERT into {} under a key on one source, from rows on another",
+                self.tables.seats.0[target].table
+            );
+            let remedy = "Read the rows first, and insert them in a second statement";
+            return Err(Refused::new(RefusalClass::NotColocated, cause, remedy));
+        }
+        let one = plan(self.topology, Target::One(source), Access::Write, Reason::Key);
+        Ok(Plan { slot: Some(slot), group: Some(group.clone()), ..one })
+    }
+}
+
+fn slots_of<'v>(
+    values: impl Iterator<Item = Known<'v>>,
+    column: &KeyColumn,
+    found: &mut Found,
+) -> SlotSet {
+    let mut slots = SlotSet::EMPTY;
+    let mut unknown = |why| {
+        found.unknown.get_or_insert((column.name.to_string(), why));
+        SlotSet::ALL
+    };
+    for value in values {
+        match value {
+            // NULL equals nothing.
+            Known::NoKey | Known::Null => {}
+            Known::Unknown(why) => return unknown(why),
+            Known::Key(key) => match Key::parse(&key).ok().map(|key| column.function.slot(key)) {
+                Some(Ok(slot)) => slots.insert(slot),
+                Some(Err(_)) | None => return unknown("the slot function has no answer for it"),
+            },
+        }
+    }
+    slots
+}
