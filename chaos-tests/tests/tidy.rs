@@ -45,6 +45,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("coordinator/raft", &["proto", "fault"]),
     ("coordinator", &["proto", "client", "fault", "txn", "raft"]),
     ("shard-router/route", &[]),
+    ("shard-router", &["proto", "client", "route"]),
     ("tcc-agent/branch", &[]),
     ("tcc-agent", &["proto", "client", "fault", "branch"]),
     ("banking/ledger", &[]),

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     agent, bank, barrier, bench, chaos, config_cmd, coordinator, demo, drill, explain, locate,
-    output::Output, rules, status, tx,
+    output::Output, router, rules, status, tx,
 };
 
 /// Distributed transactions for banks: freeze, confirm, recover.
@@ -38,6 +38,8 @@ enum Command {
     Agent(agent::AgentArgs),
     /// Run the bank's deposit module for one data source
     Bank(bank::BankArgs),
+    /// Run a router: PostgreSQL clients in, each statement to its shards
+    Router(router::RouterArgs),
     /// Run the whole product on this machine, break it, and audit it
     #[command(after_help = "\
 Examples:
@@ -91,6 +93,7 @@ impl Holdfast {
             Command::Coordinator(args) => Box::pin(coordinator::run(args)).await,
             Command::Agent(args) => Box::pin(agent::run(args)).await,
             Command::Bank(args) => Box::pin(bank::run(args)).await,
+            Command::Router(args) => Box::pin(router::run(args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await,
             Command::Bench(args) => Box::pin(bench::run(args)).await,
             Command::Chaos(args) => chaos::run_chaos(&args, output),

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use crate::{
     config::{
         self, AgentConfig, BankConfig, ConfigArgs, CoordinatorConfig, Inputs, Loaded, Mistake,
-        Report, Shown,
+        Report, RouterRole, Shown,
     },
     exit,
     output::{self, Output},
@@ -69,6 +69,7 @@ enum RoleName {
     Coordinator,
     Agent,
     Bank,
+    Router,
     Shards,
 }
 
@@ -111,6 +112,7 @@ fn read(which: &Which, here: bool) -> Result<(Vec<Shown>, Vec<Mistake>), Report>
     match which.role {
         RoleName::Coordinator => role::<CoordinatorConfig>(&inputs, here),
         RoleName::Agent => role::<AgentConfig>(&inputs, here),
+        RoleName::Router => role::<RouterRole>(&inputs, here),
         RoleName::Bank | RoleName::Shards => role::<BankConfig>(&inputs, here),
     }
 }

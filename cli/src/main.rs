@@ -16,6 +16,7 @@ mod explain;
 mod health_door;
 mod locate;
 mod output;
+mod router;
 mod rules;
 mod shutdown;
 mod status;

@@ -8,6 +8,7 @@ mod mistake;
 mod origin;
 mod port_owner;
 mod reader;
+mod router;
 mod sections;
 mod source;
 mod strangers;
@@ -25,6 +26,7 @@ pub(crate) use self::{
     coordinator::CoordinatorConfig,
     mistake::{Mistake, Report},
     origin::{Origin, Shown},
+    router::RouterRole,
     sections::{Telemetry, TelemetryFormat},
     source::read_text,
 };

@@ -314,6 +314,38 @@ impl Reader {
         Some(field)
     }
 
+    /// A text of an element; `None` for one that is missing or empty where `required` is false. `check` answers the form in which it may
+    /// be shown, or what is wrong in words that repeat no secret.
+    pub(crate) fn item_text(
+        &mut self,
+        item: &Item,
+        name: &str,
+        required: bool,
+        check: impl Fn(&str) -> Result<String, (&'static str, String)>,
+    ) -> Option<Field<String>> {
+        if !required && item.table.get(name).is_none() {
+            let key = format!("{}.{name}", item.label);
+            return Some(Field { key, value: String::new(), origin: item.origin.clone() });
+        }
+        let given = self.item_find(item, name)?;
+        let field = self.take_text(format!("{}.{name}", item.label), given)?;
+        match check(&field.value) {
+            Ok(masked) => {
+                self.show(&field.key, quoted(&masked), &field.origin);
+                Some(field)
+            }
+            Err((code, wrong)) => {
+                self.mistake(code, field.origin, format!("{} {wrong}", field.key));
+                None
+            }
+        }
+    }
+
+    /// Whether anybody set `key`.
+    pub(crate) fn is_given(&mut self, key: &'static str) -> bool {
+        self.find(key).is_some()
+    }
+
     /// Notes every key of an element that is none of `names`.
     pub(crate) fn item_only(&mut self, item: &Item, names: &[&str]) {
         for entry in &item.table.entries {

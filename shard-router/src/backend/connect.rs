@@ -1,0 +1,208 @@
+//! A new connection to a server: start-up and login as a client says them.
+
+use std::io;
+
+use postgres_protocol::authentication::{
+    md5_hash,
+    sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
+};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::server::Server;
+use crate::{
+    config::Endpoint,
+    frame::{self, Body},
+    refusal,
+    wire::Wire,
+};
+
+/// Bytes of one message before a server is ready.
+const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Messages of one login; PostgreSQL sends some twenty.
+const LOGIN_MESSAGES_MAX: usize = 256;
+const PROTOCOL: i32 = 196_608;
+const CANCEL_REQUEST: i32 = 80_877_102;
+
+/// Who logs in where.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) user: String,
+    pub(crate) database: String,
+    pub(crate) password: Option<String>,
+    pub(crate) weak_authentication: bool,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoServer {
+    #[error("{0}")]
+    Unreachable(String),
+    /// The server's own words.
+    #[error("the server says: {message}")]
+    Told { sqlstate: String, message: String },
+    #[error("{0}")]
+    Refused(&'static str),
+}
+
+impl From<io::Error> for NoServer {
+    fn from(error: io::Error) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+}
+
+async fn dial(endpoint: &Endpoint) -> io::Result<Wire> {
+    Ok(match endpoint {
+        Endpoint::Tcp(address) => {
+            let stream = TcpStream::connect(&**address).await?;
+            stream.set_nodelay(true)?;
+            Wire::Tcp(stream)
+        }
+        Endpoint::Unix(path) => Wire::Unix(UnixStream::connect(path).await?),
+    })
+}
+
+/// Connects and logs in. A server that says anything unexpected is left.
+pub(crate) async fn connect(endpoint: &Endpoint, account: &Account) -> Result<Server, NoServer> {
+    let mut wire = dial(endpoint).await?;
+    let mut out = Vec::new();
+    frame::put_sized(&mut out, |out| {
+        out.extend_from_slice(&PROTOCOL.to_be_bytes());
+        for (name, value) in [("user", &account.user), ("database", &account.database)] {
+            frame::put_text(out, name.as_bytes());
+            frame::put_text(out, value.as_bytes());
+        }
+        out.push(0);
+    });
+    wire.write_all(&out).await?;
+    let mut server = Server::new(wire, endpoint.clone());
+    let mut scram: Option<ScramSha256> = None;
+    let mut proved = false;
+    for _ in 0..LOGIN_MESSAGES_MAX {
+        let (tag, body) = server.wire.read_frame(LOGIN_MESSAGE_BYTES_MAX).await?;
+        match tag {
+            b'R' => {
+                let answer = answer(&body, account, &mut scram, &mut proved)?;
+                if let Some(answer) = answer {
+                    out.clear();
+                    frame::put(&mut out, b'p', |out| out.extend_from_slice(&answer));
+                    server.wire.write_all(&out).await?;
+                }
+            }
+            b'S' => {
+                let mut body = Body(&body);
+                if let (Some(name), Some(value)) = (body.text(), body.text()) {
+                    server.statuses.push((name.to_vec(), value.to_vec()));
+                }
+            }
+            b'K' => {
+                let mut body = Body(&body);
+                if let (Some(pid), Some(secret)) = (body.int32(), body.int32()) {
+                    (server.pid, server.secret) = (pid, secret);
+                }
+            }
+            b'E' => return Err(told(&body)),
+            b'N' => {}
+            b'Z' if proved => return Ok(server),
+            _ => return Err(NoServer::Refused("the server does not log in as PostgreSQL does")),
+        }
+    }
+    Err(NoServer::Refused("the server does not come to an end with its login"))
+}
+
+fn told(body: &[u8]) -> NoServer {
+    let field = |name| {
+        let text = refusal::field(body, name).unwrap_or_default();
+        String::from_utf8_lossy(text).chars().take(400).collect::<String>()
+    };
+    NoServer::Told { sqlstate: field(b'C'), message: field(b'M') }
+}
+
+/// What to answer to one step of the login; `None` where the server expects nothing.
+fn answer(
+    body: &[u8],
+    account: &Account,
+    scram: &mut Option<ScramSha256>,
+    proved: &mut bool,
+) -> Result<Option<Vec<u8>>, NoServer> {
+    let mut body = Body(body);
+    let malformed = NoServer::Refused("the server's login message is malformed");
+    let step = body.int32().ok_or(malformed.clone())?;
+    let password = || {
+        account.password.as_deref().ok_or(NoServer::Refused(
+            "the server wants a password and the configuration has none for this source",
+        ))
+    };
+    match step {
+        0 => {
+            // A server that skips the end of the exchange has not proved that it knows the password.
+            if scram.is_some() {
+                return Err(NoServer::Refused("the server did not finish its proof"));
+            }
+            *proved = true;
+            Ok(None)
+        }
+        3 | 5 if !account.weak_authentication => Err(NoServer::Refused(
+            "the server wants the password in clear or as MD5, which the configuration does not permit",
+        )),
+        3 => {
+            let mut text = password()?.as_bytes().to_vec();
+            text.push(0);
+            Ok(Some(text))
+        }
+        5 => {
+            let salt = body.bytes(4).and_then(|salt| salt.try_into().ok()).ok_or(malformed)?;
+            let mut hash =
+                md5_hash(account.user.as_bytes(), password()?.as_bytes(), salt).into_bytes();
+            hash.push(0);
+            Ok(Some(hash))
+        }
+        10 => {
+            let mut offered = std::iter::from_fn(|| body.text().filter(|text| !text.is_empty()));
+            if !offered.any(|name| name == SCRAM_SHA_256.as_bytes()) {
+                return Err(NoServer::Refused("the server offers no SCRAM-SHA-256"));
+            }
+            let exchange = scram.insert(ScramSha256::new(
+                password()?.as_bytes(),
+                ChannelBinding::unsupported(),
+            ));
+            let mut out = Vec::new();
+            frame::put_text(&mut out, SCRAM_SHA_256.as_bytes());
+            let message = exchange.message();
+            let length = i32::try_from(message.len()).expect("a first message is short");
+            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(message);
+            Ok(Some(out))
+        }
+        11 => {
+            let exchange = scram.as_mut().ok_or(malformed)?;
+            exchange.update(body.0).map_err(NoServer::from)?;
+            Ok(Some(exchange.message().to_vec()))
+        }
+        12 => {
+            let mut exchange = scram.take().ok_or(malformed)?;
+            exchange.finish(body.0).map_err(|_| {
+                NoServer::Refused("the server could not prove that it knows the password")
+            })?;
+            Ok(None)
+        }
+        _ => Err(NoServer::Refused("the server wants a kind of login that is not supported")),
+    }
+}
+
+/// Asks a server to cancel what connection `pid` does. There is no answer.
+/// # Errors
+/// The server cannot be reached.
+pub(crate) async fn cancel(endpoint: &Endpoint, pid: i32, secret: i32) -> io::Result<()> {
+    let mut wire = dial(endpoint).await?;
+    let mut out = Vec::new();
+    frame::put_sized(&mut out, |out| {
+        for number in [CANCEL_REQUEST, pid, secret] {
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+    });
+    wire.write_all(&out).await?;
+    // The server closes when it has passed the signal on; waiting for that keeps one cancel behind the other.
+    let mut nothing = [0; 1];
+    let _closed = wire.read_exact(&mut nothing).await;
+    Ok(())
+}

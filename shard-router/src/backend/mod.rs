@@ -1,0 +1,9 @@
+//! How servers are reached: connections, their login, and the pools that share them among clients.
+
+mod connect;
+mod pool;
+mod server;
+
+pub(crate) use connect::{Account, cancel};
+pub(crate) use pool::Pool;
+pub(crate) use server::{Server, Settings};

@@ -1,0 +1,101 @@
+//! Cancel requests: the key that a client holds leads to the server that works for it at this moment, or nowhere.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::{
+    backend::{self, Server},
+    config::Endpoint,
+};
+
+/// The keys of all sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Cancels {
+    sessions: Mutex<HashMap<(i32, i32), Arc<Mutex<Pointer>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Pointer {
+    server: Option<(Endpoint, i32, i32)>,
+    /// A cancel is on its way to that server.
+    under_way: bool,
+}
+
+/// A session's entry; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    cancels: Arc<Cancels>,
+    key: (i32, i32),
+    pointer: Arc<Mutex<Pointer>>,
+}
+
+impl Cancels {
+    /// A key that nobody else has and nobody can guess.
+    pub(crate) fn ticket(self: &Arc<Self>) -> Ticket {
+        let random = SystemRandom::new();
+        let pointer = Arc::new(Mutex::new(Pointer::default()));
+        loop {
+            let mut bytes = [0; 8];
+            random.fill(&mut bytes).expect("the system has randomness");
+            let number = u64::from_ne_bytes(bytes);
+            let key = ((number >> 33) as i32, number as i32);
+            let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            if key.0 > 0 && !sessions.contains_key(&key) {
+                sessions.insert(key, Arc::clone(&pointer));
+                return Ticket { cancels: Arc::clone(self), key, pointer };
+            }
+        }
+    }
+
+    /// Passes a cancel request on to the server that works for its session. Anything else is ignored, as PostgreSQL does.
+    pub(crate) async fn cancel(&self, pid: i32, secret: i32) {
+        let found = {
+            let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.get(&(pid, secret)).cloned()
+        };
+        let Some(pointer) = found else { return };
+        let target = {
+            let mut pointer = pointer.lock().unwrap_or_else(PoisonError::into_inner);
+            if pointer.server.is_some() {
+                pointer.under_way = true;
+            }
+            pointer.server.clone()
+        };
+        let Some((endpoint, pid, secret)) = target else { return };
+        if let Err(error) = backend::cancel(&endpoint, pid, secret).await {
+            tracing::info!(%endpoint, %error, "a cancel request could not be passed on");
+        }
+    }
+}
+
+impl Ticket {
+    /// What the client is told.
+    pub(crate) fn key(&self) -> (i32, i32) {
+        self.key
+    }
+
+    /// This server works for the session now.
+    pub(crate) fn points_to(&self, server: &Server) {
+        let target = (server.endpoint.clone(), server.pid, server.secret);
+        self.lock().server = Some(target);
+    }
+
+    /// No server works for it any more. `true` if a cancel was sent to the one that did: it may arrive late.
+    pub(crate) fn points_nowhere(&self) -> bool {
+        std::mem::take(&mut *self.lock()).under_way
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Pointer> {
+        self.pointer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.cancels.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}

@@ -1,0 +1,238 @@
+//! The client's messages in order, as far as they can be taken without waiting.
+
+use super::{Bound, End, FAILED, IDLE, Next, Session, expect::Expect};
+use crate::{
+    frame::{self, HEADER},
+    refusal::Refusal,
+};
+
+/// What became of one message.
+pub(super) enum Taken {
+    /// It is done with.
+    Done,
+    /// It must wait until everything before it is answered.
+    Later,
+    /// It needs a server of this source.
+    Server(usize),
+}
+
+impl Session {
+    /// Takes messages until one must wait. What is not taken stays in the inbox and is looked at again.
+    pub(super) fn consume(&mut self) -> Result<Next, End> {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let mut taken = 0;
+        let next = loop {
+            let bytes = &inbox.filled()[taken..];
+            if self.passing > 0 && !bytes.is_empty() {
+                let count = self.passing.min(bytes.len());
+                self.passing -= count;
+                taken += count;
+                self.pass_on(&bytes[..count]);
+                continue;
+            }
+            if self.to_server.len() > WRITE_AT {
+                self.held_back = true;
+                break Ok(Next::Traffic);
+            }
+            let header = match frame::header(bytes, self.frame_bytes_max(bytes.first())) {
+                Ok(Some(header)) => header,
+                Ok(None) => break Ok(Next::Traffic),
+                Err(bad) => break Err(End::Refused(too_large(&bad.to_string()))),
+            };
+            if matches!(header.tag, b'd' | b'c' | b'f') && !self.copying_in && !self.expected.is_empty() {
+                // The statement before it may turn out to be the COPY that they belong to.
+                break Ok(Next::Traffic);
+            }
+            if header.tag == b'd' {
+                // Rows of a COPY go on as they come; one may be larger than any message.
+                let count = header.total.min(bytes.len());
+                self.passing = header.total - count;
+                self.pass_on(&bytes[..count]);
+                taken += count;
+                continue;
+            }
+            if bytes.len() < header.total {
+                break Ok(Next::Traffic);
+            }
+            let message = &bytes[..header.total];
+            if self.to_server.is_empty() {
+                self.worker.shelf.borrow_mut().lend_writes(&mut self.to_server);
+            }
+            match self.take_message(header.tag, message) {
+                Ok(Taken::Done) => taken += header.total,
+                Ok(Taken::Later) => break Ok(Next::Traffic),
+                Ok(Taken::Server(source)) => break Ok(Next::Server(source)),
+                Err(end) => break Err(end),
+            }
+        };
+        inbox.consume(taken);
+        self.inbox = inbox;
+        let mut shelf = self.worker.shelf.borrow_mut();
+        shelf.take_back(&mut self.inbox);
+        next
+    }
+
+    /// Bytes that a message of this kind may announce. COPY data streams, so only PostgreSQL bounds it.
+    fn frame_bytes_max(&self, tag: Option<&u8>) -> usize {
+        match tag {
+            Some(b'd') => 1 << 30,
+            Some(b'Q' | b'P' | b'B') => self.worker.config().limits.message_bytes_max,
+            // Names and nothing else.
+            _ => 64 * 1024,
+        }
+    }
+
+    fn take_message(&mut self, tag: u8, message: &[u8]) -> Result<Taken, End> {
+        let body = &message[HEADER..];
+        match tag {
+            b'Q' => return self.query(message),
+            b'S' => return Ok(self.sync()),
+            b'X' => return Err(End::Goodbye),
+            b'c' | b'f' => {
+                // A late one, behind an error that ended the COPY, is ignored as PostgreSQL does.
+                if self.copying_in {
+                    self.copying_in = false;
+                    self.to_server.extend_from_slice(message);
+                }
+            }
+            _ if self.skipping => {}
+            b'P' => return self.parse(body),
+            b'B' => return self.bind(message),
+            b'D' => return self.describe(body),
+            b'E' => return self.execute(message),
+            b'C' => return self.close(body),
+            b'H' => return Ok(self.flush()),
+            b'F' => {
+                let cause = "the function call message is not routed";
+                let refusal = Refusal::new("HF3211", "0A000", cause, "Call the function by SELECT");
+                return Err(End::Refused(refusal));
+            }
+            other => {
+                let cause = format!("a message {:?} is none of a client's", char::from(other));
+                return Err(End::Refused(Refusal::new("HF3209", "08P01", cause, "Mend the driver")));
+            }
+        }
+        Ok(Taken::Done)
+    }
+
+    /// COPY data goes to the server, or nowhere if the COPY has ended with an error.
+    fn pass_on(&mut self, bytes: &[u8]) {
+        if self.copying_in {
+            self.to_server.extend_from_slice(bytes);
+        }
+    }
+
+    /// Makes sure that a server of `source` (`None`: any) is in use.
+    pub(super) fn reach(&mut self, source: Option<usize>) -> Result<Option<Taken>, Refusal> {
+        match (&self.bound, source) {
+            (Some(_), None) => return Ok(None),
+            (Some(bound), Some(source)) if bound.source == source => return Ok(None),
+            (Some(bound), Some(other)) => {
+                if !self.expected.is_empty() && !self.batch_open {
+                    // The transaction may be over by the time that everything is answered.
+                    return Ok(Some(Taken::Later));
+                }
+                let (from, to) = (bound.source, other);
+                return crate::global_write::second_source(&self.worker, from, to, self.pinned)
+                    .map(|()| None);
+            }
+            // A server's own status would hide that this transaction has failed.
+            (None, _) if self.status == FAILED => return Err(self.aborted()),
+            (None, _) => {}
+        }
+        let source = source.unwrap_or_else(|| self.worker.home());
+        let pool = self.pool(source);
+        match pool.take_idle() {
+            Some(server) => {
+                self.attach(Bound { server, pool, source });
+                Ok(None)
+            }
+            None => Ok(Some(Taken::Server(source))),
+        }
+    }
+
+    /// Says something in its turn.
+    pub(super) fn say(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.expected.is_empty() {
+            self.worker.shelf.borrow_mut().lend_writes(&mut self.to_client);
+            write(&mut self.to_client);
+        } else {
+            let mut words = Vec::new();
+            write(&mut words);
+            self.expected.push_back(Expect::Local(words));
+        }
+    }
+
+    /// Refuses the message that waits at the front of the inbox: what it needed could not be had.
+    pub(super) fn refuse_current(&mut self, refusal: &Refusal) -> Result<(), End> {
+        let header = frame::header(self.inbox.filled(), usize::MAX >> 1);
+        let header = header.ok().flatten().expect("a message waits for a server");
+        self.inbox.consume(header.total);
+        if header.tag == b'Q' {
+            self.refuse_query(refusal);
+        } else {
+            self.unsent.clear();
+            self.refuse_batch(refusal);
+            if header.tag == b'S' {
+                self.sync();
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a simple query: an error, and ready again.
+    pub(super) fn refuse_query(&mut self, refusal: &Refusal) {
+        self.worker.shared().counts.refused(refusal.code);
+        if self.bound.is_some() && self.status != IDLE {
+            // The server itself must know that the transaction has failed, so that its savepoints and its end mean the same.
+            frame::put_query(&mut self.to_server, DOOMED);
+            let mut words = Vec::new();
+            refusal.put(&mut words);
+            self.expected.push_back(Expect::DoomedQuery(words));
+            return;
+        }
+        if self.status != IDLE {
+            self.status = FAILED;
+        }
+        let status = self.status;
+        self.say(|out| {
+            refusal.put(out);
+            frame::put_ready(out, status);
+        });
+    }
+
+    /// Refuses a message of the extended protocol: an error, and nothing more until `Sync`.
+    pub(super) fn refuse_batch(&mut self, refusal: &Refusal) {
+        self.worker.shared().counts.refused(refusal.code);
+        self.skipping = true;
+        let mut words = Vec::new();
+        refusal.put(&mut words);
+        match &mut self.bound {
+            Some(bound) if self.status != IDLE || self.batch_open => {
+                bound.server.unnamed = None;
+                frame::put(&mut self.to_server, b'P', |out| {
+                    out.push(0);
+                    frame::put_text(out, DOOMED);
+                    out.extend_from_slice(&[0, 0]);
+                });
+                self.batch_open = true;
+                self.expected.push_back(Expect::DoomedParse(words));
+            }
+            _ => {
+                if self.status != IDLE {
+                    self.status = FAILED;
+                }
+                self.say(|out| out.extend_from_slice(&words));
+            }
+        }
+    }
+}
+
+/// Bytes for the server beyond which they are written before more messages are taken.
+const WRITE_AT: usize = 64 * 1024;
+/// No SQL: a server that is sent this fails, and its log says why.
+const DOOMED: &[u8] = b"holdfast refused the statement that stood here";
+
+fn too_large(cause: &str) -> Refusal {
+    Refusal::new("HF3208", "54000", cause, "Send less at once, or raise limits.message_bytes_max")
+}

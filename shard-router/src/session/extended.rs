@@ -1,0 +1,366 @@
+//! The extended protocol: parse, bind, describe, execute, close, sync. A parse waits until something says which server it is for.
+
+use std::rc::Rc;
+
+use super::{Bound, End, FAILED, Session, Statement, consume::Taken, expect::Expect, prepared::Portal};
+use crate::{
+    classify::Act,
+    frame::{self, Body, HEADER},
+    meaning::Aim,
+    refusal::Refusal,
+};
+
+fn malformed(what: &str) -> End {
+    let cause = format!("a {what} message is malformed");
+    End::Refused(Refusal::new("HF3209", "08P01", cause, "Mend the driver"))
+}
+
+fn unknown(kind: &str, name: &[u8], sqlstate: &'static str) -> Refusal {
+    let cause = format!("{kind} {:?} does not exist", String::from_utf8_lossy(name));
+    Refusal::new("HF3214", sqlstate, cause, "Prepare or bind it first")
+}
+
+impl Session {
+    pub(super) fn parse(&mut self, body: &[u8]) -> Result<Taken, End> {
+        let mut rest = Body(body);
+        let name = rest.text().ok_or_else(|| malformed("parse"))?;
+        Ok(match self.parse_as(name, rest.0) {
+            Ok(()) => Taken::Done,
+            Err(refusal) => {
+                self.refuse_batch(&refusal);
+                Taken::Done
+            }
+        })
+    }
+
+    fn parse_as(&mut self, name: &[u8], tail: &[u8]) -> Result<(), Refusal> {
+        let worker = Rc::clone(&self.worker);
+        let statement = worker.statements.borrow_mut().intern(tail, &mut worker.meanings.borrow_mut())?;
+        if name.is_empty() {
+            self.unnamed = Some(Rc::clone(&statement));
+        } else {
+            if self.statements.contains_key(name) {
+                let cause = format!("prepared statement {:?} already exists", String::from_utf8_lossy(name));
+                return Err(Refusal::new("HF3214", "42P05", cause, "Close it first, or choose another name"));
+            }
+            let max = worker.config().limits.statements_max;
+            if self.statements.len() >= max {
+                let cause = format!("the session holds {max} prepared statements");
+                return Err(Refusal::new("HF3208", "54000", cause, "Close some, or raise limits.statements_max"));
+            }
+            self.statements.insert(name.into(), Rc::clone(&statement));
+        }
+        if self.bound.is_some() {
+            self.send_parse(&statement, true);
+        } else {
+            self.unsent.push(statement);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the server in use has the statement. `asked`: the client waits for its `ParseComplete`.
+    fn send_parse(&mut self, statement: &Rc<Statement>, asked: bool) {
+        let Some(Bound { server, .. }) = &mut self.bound else { return };
+        let named = !self.unnamed.as_ref().is_some_and(|unnamed| Rc::ptr_eq(unnamed, statement));
+        if named && server.knows(statement.id) {
+            if asked {
+                self.say(|out| frame::put_bare(out, b'1'));
+            }
+            return;
+        }
+        if !named && !asked && server.unnamed == Some(statement.id) {
+            return;
+        }
+        if named {
+            let max = self.worker.config().limits.server_statements_max;
+            if let Some(oldest) = server.learn(statement.id, max) {
+                frame::put(&mut self.to_server, b'C', |out| {
+                    out.extend_from_slice(format!("Shf{oldest}\0").as_bytes());
+                });
+                self.expected.push_back(Expect::HiddenClose);
+            }
+        } else {
+            server.unnamed = Some(statement.id);
+        }
+        frame::put(&mut self.to_server, b'P', |out| {
+            if named {
+                statement.put_name(out);
+            } else {
+                out.push(0);
+            }
+            out.extend_from_slice(&statement.tail);
+        });
+        self.batch_open = true;
+        let expected = if asked { Expect::Parse } else { Expect::HiddenParse };
+        self.expected.push_back(expected(Rc::clone(statement)));
+    }
+
+    /// The statements that waited for a server go to the one in use.
+    fn send_unsent(&mut self) {
+        for statement in std::mem::take(&mut self.unsent) {
+            self.send_parse(&statement, true);
+        }
+    }
+
+    /// The statements that waited for a server are known to the router, which is enough for what it answers itself.
+    fn answer_unsent(&mut self) {
+        for _ in std::mem::take(&mut self.unsent) {
+            self.say(|out| frame::put_bare(out, b'1'));
+        }
+    }
+
+    pub(super) fn bind(&mut self, message: &[u8]) -> Result<Taken, End> {
+        let mut rest = Body(&message[HEADER..]);
+        let (Some(portal), Some(name)) = (rest.text(), rest.text()) else {
+            return Err(malformed("bind"));
+        };
+        match self.bind_as(portal, name, rest.0) {
+            Ok(taken) => Ok(taken),
+            Err(refusal) => {
+                self.answer_unsent();
+                self.refuse_batch(&refusal);
+                Ok(Taken::Done)
+            }
+        }
+    }
+
+    fn bind_as(&mut self, portal: &[u8], name: &[u8], rest: &[u8]) -> Result<Taken, Refusal> {
+        let statement = self.statement(name).ok_or_else(|| unknown("prepared statement", name, "26000"))?;
+        let meaning = Rc::clone(&statement.meaning);
+        if self.status == FAILED && self.bound.is_none() && !meaning.ends_transaction() {
+            return Err(self.aborted());
+        }
+        if let Act::Impossible(why) = meaning.act()
+            && !self.worker.passes_everything()
+        {
+            return Err(super::act::impossible(why));
+        }
+        if self.answers(&meaning) {
+            self.answer_unsent();
+            self.portals.insert(portal.into(), Portal { statement });
+            self.say(|out| frame::put_bare(out, b'2'));
+            return Ok(Taken::Done);
+        }
+        if !self.portals.is_empty() {
+            self.portals.remove(portal);
+        }
+        let worker = Rc::clone(&self.worker);
+        let aim = worker.meanings.borrow().aim_bind(&statement, rest, self)?;
+        let source = match aim {
+            Aim::Any => None,
+            Aim::One(source) => Some(source),
+        };
+        if let Some(wait) = self.reach(source)? {
+            return Ok(wait);
+        }
+        self.note(&meaning)?;
+        self.send_unsent();
+        self.send_parse(&statement, false);
+        frame::put(&mut self.to_server, b'B', |out| {
+            frame::put_text(out, portal);
+            if name.is_empty() {
+                out.push(0);
+            } else {
+                statement.put_name(out);
+            }
+            out.extend_from_slice(rest);
+        });
+        self.batch_open = true;
+        self.expected.push_back(Expect::Bind);
+        Ok(Taken::Done)
+    }
+
+    /// Whether the router answers this statement itself as things are now. What it will say is decided when it is executed.
+    fn answers(&self, meaning: &crate::meaning::Meaning) -> bool {
+        let unbound = self.bound.is_none();
+        let open = self.status != super::IDLE;
+        match meaning.act() {
+            Act::Begin => unbound,
+            Act::Commit | Act::Rollback => unbound && open,
+            Act::InTransaction | Act::Set(_) => unbound && self.status == super::IN_TRANSACTION,
+            Act::ResetAll | Act::DiscardAll => unbound && !open,
+            Act::DeallocateAll | Act::Deallocate(_) => self.pinned.is_none(),
+            Act::Show(_) | Act::ExplainRoute(_) => true,
+            Act::Empty => unbound && !open,
+            Act::Impossible(_) | Act::Pin(_) | Act::Several { .. } | Act::Statement => false,
+        }
+    }
+
+    pub(super) fn describe(&mut self, body: &[u8]) -> Result<Taken, End> {
+        let mut rest = Body(body);
+        let (Some(kind @ (b'S' | b'P')), Some(name)) = (rest.byte(), rest.text()) else {
+            return Err(malformed("describe"));
+        };
+        match self.describe_as(kind, name) {
+            Ok(taken) => Ok(taken),
+            Err(refusal) => {
+                self.answer_unsent();
+                self.refuse_batch(&refusal);
+                Ok(Taken::Done)
+            }
+        }
+    }
+
+    fn describe_as(&mut self, kind: u8, name: &[u8]) -> Result<Taken, Refusal> {
+        if kind == b'P' {
+            if let Some(portal) = self.portals.get(name) {
+                let columns = crate::admin::columns(portal.statement.meaning.act());
+                self.say(|out| put_columns(out, columns));
+            } else if self.bound.is_some() {
+                frame::put(&mut self.to_server, b'D', |out| {
+                    out.push(b'P');
+                    frame::put_text(out, name);
+                });
+                self.expected.push_back(Expect::Describe);
+                self.batch_open = true;
+            } else {
+                return Err(unknown("portal", name, "34000"));
+            }
+            return Ok(Taken::Done);
+        }
+        let statement = self.statement(name).ok_or_else(|| unknown("prepared statement", name, "26000"))?;
+        let own = matches!(statement.meaning.act(), Act::Show(_) | Act::ExplainRoute(_));
+        if own || (self.answers(&statement.meaning) && statement.types().next().is_none()) {
+            self.answer_unsent();
+            let columns = crate::admin::columns(statement.meaning.act());
+            self.say(|out| {
+                frame::put(out, b't', |out| out.extend_from_slice(&[0, 0]));
+                put_columns(out, columns);
+            });
+            return Ok(Taken::Done);
+        }
+        let source = self.worker.meanings.borrow().describer(&statement.meaning);
+        if let Some(wait) = self.reach(if self.bound.is_some() { None } else { source })? {
+            return Ok(wait);
+        }
+        self.send_unsent();
+        self.send_parse(&statement, false);
+        frame::put(&mut self.to_server, b'D', |out| {
+            out.push(b'S');
+            if name.is_empty() {
+                out.push(0);
+            } else {
+                statement.put_name(out);
+            }
+        });
+        self.batch_open = true;
+        self.expected.push_back(Expect::Describe);
+        Ok(Taken::Done)
+    }
+
+    pub(super) fn execute(&mut self, message: &[u8]) -> Result<Taken, End> {
+        let mut rest = Body(&message[HEADER..]);
+        let (Some(name), Some(_rows_max)) = (rest.text(), rest.int32()) else {
+            return Err(malformed("execute"));
+        };
+        if let Some(portal) = self.portals.get(name).cloned() {
+            let sql = portal.statement.sql();
+            match self.answer_itself(&portal.statement.meaning, sql) {
+                // Rows without their description: the client has asked for that before.
+                Ok(Some(answer)) => self.say(|out| out.extend_from_slice(behind_columns(&answer))),
+                Ok(None) => {
+                    let cause = "what this portal answers depends on a transaction that began behind its bind";
+                    let refusal = Refusal::new("HF3214", "34000", cause, "Bind it again");
+                    self.refuse_batch(&refusal);
+                }
+                Err(refusal) => self.refuse_batch(&refusal),
+            }
+        } else if self.bound.is_some() {
+            self.to_server.extend_from_slice(message);
+            self.batch_open = true;
+            self.expected.push_back(Expect::Execute);
+        } else {
+            self.refuse_batch(&unknown("portal", name, "34000"));
+        }
+        Ok(Taken::Done)
+    }
+
+    pub(super) fn close(&mut self, body: &[u8]) -> Result<Taken, End> {
+        let mut rest = Body(body);
+        let (Some(kind @ (b'S' | b'P')), Some(name)) = (rest.byte(), rest.text()) else {
+            return Err(malformed("close"));
+        };
+        let own_portal = kind == b'P' && self.portals.remove(name).is_some();
+        if kind == b'P' && !own_portal && self.bound.is_some() {
+            frame::put(&mut self.to_server, b'C', |out| {
+                out.push(b'P');
+                frame::put_text(out, name);
+            });
+            self.batch_open = true;
+            self.expected.push_back(Expect::Close);
+            return Ok(Taken::Done);
+        }
+        if kind == b'S' {
+            self.answer_unsent();
+            // Servers keep it for others.
+            if name.is_empty() {
+                self.unnamed = None;
+            } else {
+                self.statements.remove(name);
+            }
+        }
+        self.say(|out| frame::put_bare(out, b'3'));
+        Ok(Taken::Done)
+    }
+
+    pub(super) fn flush(&mut self) -> Taken {
+        if !self.unsent.is_empty() {
+            match self.reach(None) {
+                Ok(None) => self.send_unsent(),
+                Ok(Some(wait)) => return wait,
+                Err(refusal) => self.refuse_batch(&refusal),
+            }
+        }
+        if self.bound.is_some() && self.batch_open {
+            frame::put_bare(&mut self.to_server, b'H');
+        }
+        Taken::Done
+    }
+
+    pub(super) fn sync(&mut self) -> Taken {
+        if self.copying_in {
+            // PostgreSQL ignores it; the one behind the end of the COPY counts.
+            return Taken::Done;
+        }
+        if !self.unsent.is_empty() && !self.skipping {
+            match self.reach(None) {
+                Ok(None) => self.send_unsent(),
+                Ok(Some(wait)) => return wait,
+                Err(refusal) => {
+                    self.unsent.clear();
+                    self.refuse_batch(&refusal);
+                }
+            }
+        }
+        self.unsent.clear();
+        self.skipping = false;
+        if self.status == super::IDLE {
+            self.portals.clear();
+        }
+        if self.bound.is_some() && (self.batch_open || !self.expected.is_empty()) {
+            frame::put_bare(&mut self.to_server, b'S');
+            self.expected.push_back(Expect::Sync);
+            self.batch_open = false;
+        } else {
+            let status = self.status;
+            self.say(|out| frame::put_ready(out, status));
+        }
+        Taken::Done
+    }
+}
+
+fn put_columns(out: &mut Vec<u8>, columns: &[&str]) {
+    if columns.is_empty() {
+        frame::put_bare(out, b'n');
+    } else {
+        frame::put_columns(out, columns);
+    }
+}
+
+/// An answer without the `RowDescription` that it may begin with.
+fn behind_columns(answer: &[u8]) -> &[u8] {
+    match frame::header(answer, usize::MAX >> 1) {
+        Ok(Some(header)) if header.tag == b'T' => &answer[header.total..],
+        _ => answer,
+    }
+}

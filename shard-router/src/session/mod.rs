@@ -1,0 +1,327 @@
+//! One client's session: its messages in order, the server that it uses now, and what it may expect next.
+//!
+//! A session holds a server for one transaction, and no buffer while nothing moves. It is one task: [`consume`] takes the client's
+//! messages as far as that is possible without waiting, [`deliver`] takes the server's, and [`traffic`] moves bytes both ways. Every
+//! message that goes to a server leaves an [`Expect`] behind, so each answer finds whom it is for: the client, or the router itself.
+
+mod act;
+mod consume;
+mod deliver;
+mod expect;
+mod extended;
+mod prepared;
+mod settings;
+mod simple;
+mod traffic;
+
+use std::{collections::HashMap, collections::VecDeque, io, rc::Rc};
+
+pub(crate) use self::{
+    prepared::{Statement, Statements},
+    settings::Statuses,
+};
+use self::{expect::Expect, prepared::Portal};
+use crate::{
+    backend::{Pool, Server, Settings},
+    buffer::Buffer,
+    cancel::Ticket,
+    frame,
+    frontend::Identity,
+    refusal::Refusal,
+    wire::Wire,
+    worker::Worker,
+};
+
+/// Status of a session outside of a transaction, as `ReadyForQuery` says it.
+pub(crate) const IDLE: u8 = b'I';
+/// Inside.
+pub(crate) const IN_TRANSACTION: u8 = b'T';
+/// Inside one that can only be rolled back.
+pub(crate) const FAILED: u8 = b'E';
+/// Statements that wait for a server with `BEGIN`.
+const DEFERRED_MAX: usize = 64;
+/// Bytes of them.
+const DEFERRED_BYTES_MAX: usize = 64 * 1024;
+
+/// Why a session ends before its client wants it to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum End {
+    /// It said goodbye, or its connection did.
+    #[error("the client is gone: {0}")]
+    Client(io::Error),
+    /// It broke the protocol or a limit; it is told.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The router stops.
+    #[error("the router stops")]
+    Drained,
+    #[error("goodbye")]
+    Goodbye,
+}
+
+/// What has to happen before more messages can be taken.
+enum Next {
+    /// Bytes must move.
+    Traffic,
+    /// A server of this pool is needed, and none is idle.
+    Server(usize),
+}
+
+/// A server in use.
+struct Bound {
+    server: Box<Server>,
+    pool: Rc<Pool>,
+    /// The source's place in the configuration.
+    source: usize,
+}
+
+/// One client.
+pub(crate) struct Session {
+    worker: Rc<Worker>,
+    identity: Rc<Identity>,
+    ticket: Ticket,
+    client: Wire,
+    inbox: Buffer,
+    /// Bytes of a client's COPY data that go straight on.
+    passing: usize,
+    to_client: Vec<u8>,
+    to_client_done: usize,
+    to_server: Vec<u8>,
+    to_server_done: usize,
+    /// Messages wait in the inbox until what is there for the server is written.
+    held_back: bool,
+    bound: Option<Bound>,
+    pools: Vec<Option<Rc<Pool>>>,
+    expected: VecDeque<Expect>,
+    status: u8,
+    /// Everything up to the next `Sync` is dropped: an error came before it.
+    skipping: bool,
+    /// Extended messages went to the server since the last `Sync`.
+    batch_open: bool,
+    /// The server takes COPY data.
+    copying_in: bool,
+    /// The session keeps its server until it ends; why.
+    pinned: Option<&'static str>,
+    /// `BEGIN` and what followed it, as long as no statement has said where.
+    deferred: Vec<Box<str>>,
+    deferred_bytes: usize,
+    statements: HashMap<Box<[u8]>, Rc<Statement>>,
+    unnamed: Option<Rc<Statement>>,
+    /// Taken from the client and known to no server yet.
+    unsent: Vec<Rc<Statement>>,
+    portals: HashMap<Box<[u8]>, Portal>,
+    settings: Option<Rc<Settings>>,
+    /// Settings that the server may have changed for this session; read back before it is released.
+    touched: Vec<String>,
+    /// What was read back so far; `Some` while reading.
+    read_back: Option<Vec<(String, String)>>,
+    /// What a server said before it closed.
+    last_words: Option<String>,
+    /// A server was lost while nobody waited for an answer: the next statement is told.
+    untold: Option<Refusal>,
+}
+
+impl Session {
+    /// A session of a client that has logged in.
+    pub(crate) fn new(worker: Rc<Worker>, client: Wire, identity: Identity, ticket: Ticket) -> Self {
+        let pools = (0..worker.sources().len()).map(|_| None).collect();
+        let settings = worker.intern(identity.settings.clone());
+        Self {
+            worker,
+            identity: Rc::new(identity),
+            ticket,
+            client,
+            inbox: Buffer::default(),
+            passing: 0,
+            to_client: Vec::new(),
+            to_client_done: 0,
+            to_server: Vec::new(),
+            to_server_done: 0,
+            held_back: false,
+            bound: None,
+            pools,
+            expected: VecDeque::new(),
+            status: IDLE,
+            skipping: false,
+            batch_open: false,
+            copying_in: false,
+            pinned: None,
+            deferred: Vec::new(),
+            deferred_bytes: 0,
+            statements: HashMap::new(),
+            unnamed: None,
+            unsent: Vec::new(),
+            portals: HashMap::new(),
+            settings,
+            touched: Vec::new(),
+            read_back: None,
+            last_words: None,
+            untold: None,
+        }
+    }
+
+    /// Serves the client until it leaves.
+    pub(crate) async fn serve(mut self) -> End {
+        let _listed = self.worker.list(std::future::poll_fn(|context| {
+            std::task::Poll::Ready(context.waker().clone())
+        }).await);
+        let end = match self.greet().await {
+            Ok(()) => self.serve_on().await,
+            Err(end) => end,
+        };
+        self.part(&end).await;
+        end
+    }
+
+    async fn serve_on(&mut self) -> End {
+        loop {
+            let next = match self.consume() {
+                Ok(next) => next,
+                Err(end) => return end,
+            };
+            let done = match next {
+                Next::Traffic => self.traffic().await,
+                Next::Server(source) => Box::pin(self.wait_for_server(source)).await,
+            };
+            if let Err(end) = done {
+                return end;
+            }
+        }
+    }
+
+    /// What follows a login: what the server says of itself, the key for cancel requests, ready.
+    async fn greet(&mut self) -> Result<(), End> {
+        let statuses = match Box::pin(self.learn_statuses()).await {
+            Ok(statuses) => statuses,
+            Err(refusal) => return Err(End::Refused(refusal)),
+        };
+        let mut out = Vec::new();
+        for (name, value) in &*statuses {
+            frame::put_parameter(&mut out, name, value);
+        }
+        let (pid, secret) = self.ticket.key();
+        frame::put(&mut out, b'K', |out| {
+            out.extend_from_slice(&pid.to_be_bytes());
+            out.extend_from_slice(&secret.to_be_bytes());
+        });
+        frame::put_ready(&mut out, IDLE);
+        self.client.write_all(&out).await.map_err(End::Client)
+    }
+
+    async fn wait_for_server(&mut self, source: usize) -> Result<(), End> {
+        // Nothing may wait behind a full pool that could be told now.
+        if !self.to_client.is_empty() {
+            self.flush_client().await?;
+        }
+        let pool = self.pool(source);
+        match pool.take().await {
+            Ok(server) => {
+                self.attach(Bound { server, pool, source });
+                Ok(())
+            }
+            Err(refusal) => {
+                self.refuse_current(&refusal)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// The pool of a source, for this client.
+    fn pool(&mut self, source: usize) -> Rc<Pool> {
+        let (worker, identity) = (&self.worker, &self.identity);
+        let pool = self.pools[source].get_or_insert_with(|| worker.pool(source, identity));
+        Rc::clone(pool)
+    }
+
+    /// From here on the server belongs to this session: its settings are made ours, and a waiting `BEGIN` goes first.
+    fn attach(&mut self, bound: Bound) {
+        self.ticket.points_to(&bound.server);
+        self.bound = Some(bound);
+        self.make_settings_ours();
+        for sql in std::mem::take(&mut self.deferred) {
+            frame::put_query(&mut self.to_server, sql.as_bytes());
+            self.expected.push_back(Expect::HiddenQuery);
+        }
+        self.deferred_bytes = 0;
+    }
+
+    /// Gives the server back, unless the session still needs it.
+    fn release_if_settled(&mut self) {
+        let settled = self.expected.is_empty()
+            && self.status == IDLE
+            && !self.batch_open
+            && !self.copying_in
+            && self.unsent.is_empty()
+            && self.to_server.is_empty();
+        if !settled || self.bound.is_none() {
+            return;
+        }
+        if !self.touched.is_empty() {
+            self.begin_read_back();
+        } else if self.pinned.is_none() {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(mut bound) = self.bound.take() {
+            // A cancel on its way could hit the next user.
+            if self.ticket.points_nowhere() {
+                bound.server.broken = true;
+            }
+            self.worker.shelf.borrow_mut().take_back(&mut bound.server.inbox);
+            bound.pool.give_back(bound.server);
+        }
+    }
+
+    /// Ends the session: tells the client why, and leaves the server clean.
+    async fn part(&mut self, end: &End) {
+        let mut out = std::mem::take(&mut self.to_client);
+        out.drain(..self.to_client_done);
+        match end {
+            End::Refused(refusal) => refusal.put_fatal(&mut out),
+            End::Drained => crate::worker::stopping().put_fatal(&mut out),
+            End::Client(_) | End::Goodbye => out.clear(),
+        }
+        if !out.is_empty() {
+            let told = self.client.write_all(&out);
+            let _gone_or_told = tokio::time::timeout(std::time::Duration::from_secs(1), told).await;
+        }
+        let Some(mut bound) = self.bound.take() else { return };
+        // Whatever is under way ends with the connection; PostgreSQL rolls back what was not committed.
+        let clean = self.expected.is_empty()
+            && self.status == IDLE
+            && !self.batch_open
+            && self.to_server.is_empty()
+            && !self.ticket.points_nowhere();
+        if clean && self.pinned.is_some() {
+            self.discard(&mut bound.server).await;
+        } else {
+            bound.server.broken |= !clean;
+        }
+        bound.pool.give_back(bound.server);
+    }
+
+    /// `DISCARD ALL`, so that nothing of the session is left.
+    async fn discard(&self, server: &mut Server) {
+        let mut out = Vec::new();
+        frame::put_query(&mut out, b"DISCARD ALL");
+        let discarded = async {
+            server.wire.write_all(&out).await?;
+            loop {
+                let (tag, _) = server.wire.read_frame(64 * 1024).await?;
+                match tag {
+                    b'Z' => return Ok::<bool, io::Error>(true),
+                    b'E' => return Ok(false),
+                    _ => {}
+                }
+            }
+        };
+        let within = std::time::Duration::from_secs(5);
+        let clean = matches!(tokio::time::timeout(within, discarded).await, Ok(Ok(true)));
+        server.broken |= !clean;
+        server.settings = None;
+        server.known.clear();
+        server.unnamed = None;
+    }
+}

@@ -1,0 +1,193 @@
+//! Settings of a session that has no server of its own: made on each server that it uses, and read back where they may have changed.
+//!
+//! Values travel as parameters, never as SQL. A `SET` runs on a server like any statement, so PostgreSQL itself judges it; when the
+//! transaction is over, the router asks that server what became of it, so that a rollback counts.
+
+use std::{io, rc::Rc};
+
+use super::{Bound, Session, expect::Expect};
+use crate::{
+    backend::{Server, Settings},
+    frame::{self, Body},
+    refusal::{self, Refusal},
+};
+
+/// Names and values that a server told of itself.
+pub(crate) type Statuses = Rc<Vec<(Vec<u8>, Vec<u8>)>>;
+
+const SET: &[u8] = b"SELECT pg_catalog.set_config($1, $2, false)";
+const GET: &[u8] = b"SELECT $1::text, pg_catalog.current_setting($1::text, true)";
+/// Settings that one session may have of its own.
+const SETTINGS_MAX: usize = 256;
+
+/// Appends what makes `wanted` of a server that has `present`.
+fn put_change(out: &mut Vec<u8>, present: Option<&Rc<Settings>>, wanted: Option<&Rc<Settings>>) -> usize {
+    let mut queries = 0;
+    if present.is_some() {
+        frame::put_query(out, b"RESET ALL");
+        frame::put_query(out, b"RESET ROLE");
+        queries += 2;
+    }
+    if let Some(wanted) = wanted {
+        let pairs = wanted.pairs.iter().map(|(name, value)| vec![name.as_bytes(), value.as_bytes()]);
+        put_calls(out, SET, pairs);
+    }
+    queries
+}
+
+/// Appends one unnamed statement, executed once with each of these parameters, and a sync.
+fn put_calls<'p>(out: &mut Vec<u8>, sql: &[u8], calls: impl Iterator<Item = Vec<&'p [u8]>>) {
+    frame::put(out, b'P', |out| {
+        out.push(0);
+        frame::put_text(out, sql);
+        out.extend_from_slice(&[0, 0]);
+    });
+    for parameters in calls {
+        frame::put(out, b'B', |out| {
+            // No portal name, no statement name, all parameters in text.
+            out.extend_from_slice(&[0, 0, 0, 0]);
+            let count = u16::try_from(parameters.len()).expect("one or two");
+            out.extend_from_slice(&count.to_be_bytes());
+            for parameter in parameters {
+                let length = i32::try_from(parameter.len()).expect("settings are short");
+                out.extend_from_slice(&length.to_be_bytes());
+                out.extend_from_slice(parameter);
+            }
+            out.extend_from_slice(&[0, 0]);
+        });
+        frame::put(out, b'E', |out| out.extend_from_slice(&[0, 0, 0, 0, 0]));
+    }
+    frame::put_bare(out, b'S');
+}
+
+fn same(one: Option<&Rc<Settings>>, other: Option<&Rc<Settings>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Rc::ptr_eq(one, other),
+        _ => false,
+    }
+}
+
+impl Session {
+    /// The server was taken: what it has set becomes what this session has set.
+    pub(super) fn make_settings_ours(&mut self) {
+        let Some(Bound { server, .. }) = &mut self.bound else { return };
+        if same(server.settings.as_ref(), self.settings.as_ref()) {
+            return;
+        }
+        let queries = put_change(&mut self.to_server, server.settings.as_ref(), self.settings.as_ref());
+        self.expected.extend((0..queries).map(|_| Expect::HiddenQuery));
+        if self.settings.is_some() {
+            self.expected.push_back(Expect::HiddenBatch);
+            server.unnamed = None;
+        }
+        server.settings.clone_from(&self.settings);
+    }
+
+    /// The session may have changed settings on its server: asks for them before the server is released.
+    pub(super) fn begin_read_back(&mut self) {
+        let Some(bound) = &mut self.bound else { return };
+        bound.server.unnamed = None;
+        self.touched.sort();
+        self.touched.dedup();
+        let touched = std::mem::take(&mut self.touched);
+        put_calls(&mut self.to_server, GET, touched.iter().map(|name| vec![name.as_bytes()]));
+        self.expected.push_back(Expect::ReadBack);
+        self.read_back = Some(Vec::with_capacity(touched.len()));
+    }
+
+    /// One row: name and value.
+    pub(super) fn take_read_back(&mut self, body: &[u8]) {
+        let mut body = Body(body);
+        let _two_columns = body.int16();
+        let mut text = || {
+            let length = usize::try_from(body.int32()?).ok()?;
+            Some(String::from_utf8_lossy(body.bytes(length)?).into_owned())
+        };
+        if let (Some(name), value) = (text(), text())
+            && let Some(read) = &mut self.read_back
+        {
+            read.push((name, value.unwrap_or_default()));
+        }
+    }
+
+    /// All were told: they are the session's from now on, and the server has them already.
+    pub(super) fn end_read_back(&mut self, server: &mut Server) {
+        self.expected.pop_front();
+        let read = self.read_back.take().unwrap_or_default();
+        let mut pairs = self.settings.as_ref().map(|s| s.pairs.clone()).unwrap_or_default();
+        for (name, value) in read {
+            pairs.retain(|(known, _)| *known != name);
+            if pairs.len() < SETTINGS_MAX {
+                pairs.push((name, value));
+            } else {
+                // One too many to carry from server to server: this one is kept.
+                self.pinned = Some("more settings than can be carried");
+            }
+        }
+        pairs.sort();
+        self.settings = self.worker.intern(pairs);
+        server.settings.clone_from(&self.settings);
+    }
+
+    /// `RESET ALL` and `DISCARD ALL`: back to what the session began with.
+    pub(super) fn reset_settings(&mut self) {
+        self.settings = self.worker.intern(self.identity.settings.clone());
+        self.touched.clear();
+    }
+
+    /// What a server with this session's settings says of itself; asked once for all sessions that begin alike.
+    pub(super) async fn learn_statuses(&mut self) -> Result<Statuses, Refusal> {
+        let pool = self.pool(0);
+        if let Some(known) = pool.statuses_of(self.settings.as_ref()) {
+            return Ok(known);
+        }
+        let mut server = pool.take().await?;
+        let learned = self.ask_statuses(&mut server).await;
+        server.broken |= !matches!(learned, Ok(Ok(_)));
+        let endpoint = server.endpoint.to_string();
+        let result = match learned {
+            Ok(Ok(())) => Ok(pool.remember_statuses(self.settings.clone(), &server)),
+            Ok(Err(refusal)) => Err(refusal),
+            Err(error) => {
+                let cause = format!("source {} at {endpoint}: {error}", pool.source.name());
+                Err(Refusal::new("HF3205", "08001", cause, "Check the server, then connect again"))
+            }
+        };
+        pool.give_back(server);
+        result
+    }
+
+    async fn ask_statuses(&self, server: &mut Server) -> io::Result<Result<(), Refusal>> {
+        if same(server.settings.as_ref(), self.settings.as_ref()) {
+            return Ok(Ok(()));
+        }
+        let mut out = Vec::new();
+        let queries = put_change(&mut out, server.settings.as_ref(), self.settings.as_ref());
+        server.unnamed = None;
+        server.wire.write_all(&out).await?;
+        let mut ends = queries + usize::from(self.settings.is_some());
+        let mut refused = None;
+        while ends > 0 {
+            let (tag, body) = server.wire.read_frame(1 << 20).await?;
+            match tag {
+                b'Z' => ends -= 1,
+                b'S' => {
+                    let mut body = Body(&body);
+                    if let (Some(name), Some(value)) = (body.text(), body.text()) {
+                        server.statuses.retain(|(known, _)| known != name);
+                        server.statuses.push((name.to_vec(), value.to_vec()));
+                    }
+                }
+                b'E' if refused.is_none() => {
+                    let words = String::from_utf8_lossy(refusal::field(&body, b'M').unwrap_or_default()).into_owned();
+                    let cause = format!("a setting of the start-up message is refused by the server: {words}");
+                    refused = Some(Refusal::new("HF3209", "22023", cause, "Correct the driver's start-up parameters"));
+                }
+                _ => {}
+            }
+        }
+        server.settings.clone_from(&self.settings);
+        Ok(refused.map_or(Ok(()), Err))
+    }
+}

@@ -1,0 +1,143 @@
+//! Simple queries: one message, answered up to `ReadyForQuery` before the next one is looked at.
+
+use super::{Bound, End, FAILED, IDLE, Session, consume::Taken, expect::Expect};
+use crate::{
+    classify::Act,
+    frame::{self, HEADER},
+    meaning::{Aim, Meaning},
+    refusal::Refusal,
+};
+
+impl Session {
+    /// `Q`: plans it and passes it on, or answers it.
+    pub(super) fn query(&mut self, message: &[u8]) -> Result<Taken, End> {
+        if !self.expected.is_empty() {
+            return Ok(Taken::Later);
+        }
+        self.skipping = false;
+        let Some((0, text)) = message[HEADER..].split_last() else {
+            let refusal = Refusal::new("HF3209", "08P01", "a query does not end with a zero byte", "Mend the driver");
+            return Err(End::Refused(refusal));
+        };
+        let taken = match std::str::from_utf8(text) {
+            Ok(sql) => self.query_text(message, sql),
+            Err(_) => Err(super::prepared::not_utf8()),
+        };
+        match taken {
+            Ok(taken) => Ok(taken),
+            Err(refusal) => {
+                self.refuse_query(&refusal);
+                Ok(Taken::Done)
+            }
+        }
+    }
+
+    fn query_text(&mut self, message: &[u8], sql: &str) -> Result<Taken, Refusal> {
+        let worker = std::rc::Rc::clone(&self.worker);
+        let mut meanings = worker.meanings.borrow_mut();
+        let meaning = meanings.of_query(sql);
+        if self.status == FAILED && self.bound.is_none() && !meaning.ends_transaction() {
+            return Err(self.aborted());
+        }
+        if let Some(answer) = self.answer_itself(&meaning, sql)? {
+            self.unnamed = None;
+            let status = self.status;
+            self.say(|out| {
+                out.extend_from_slice(&answer);
+                frame::put_ready(out, status);
+            });
+            return Ok(Taken::Done);
+        }
+        let aim = meanings.aim_query(&meaning, sql, self)?;
+        drop(meanings);
+        self.send_query(message, &meaning, aim)
+    }
+
+    fn send_query(&mut self, message: &[u8], meaning: &Meaning, aim: Aim) -> Result<Taken, Refusal> {
+        let source = match aim {
+            Aim::Any => None,
+            Aim::One(source) => Some(source),
+        };
+        if let Some(wait) = self.reach(source)? {
+            return Ok(wait);
+        }
+        self.note(meaning)?;
+        let Some(Bound { server, .. }) = &mut self.bound else {
+            unreachable!("a server was reached")
+        };
+        // PostgreSQL drops the statement without a name at a simple query.
+        server.unnamed = None;
+        self.unnamed = None;
+        self.to_server.extend_from_slice(message);
+        // Whatever was left without a Sync ends with it.
+        self.batch_open = false;
+        self.expected.push_back(Expect::Query);
+        Ok(Taken::Done)
+    }
+
+    /// What a statement that goes to a server will leave behind in its session.
+    pub(super) fn note(&mut self, meaning: &Meaning) -> Result<(), Refusal> {
+        match meaning.act() {
+            Act::Set(names) => self.touched.extend(names.iter().cloned()),
+            Act::Several { touches, pins } => {
+                self.touched.extend(touches.iter().cloned());
+                self.pin(*pins)?;
+            }
+            Act::Pin(why) => self.pin(Some(why))?,
+            // In a transaction or on a pinned server they went there; what the router keeps of them follows.
+            Act::ResetAll => self.reset_settings(),
+            Act::DiscardAll => {
+                self.drop_statements();
+                self.reset_settings();
+                if let Some(bound) = &mut self.bound {
+                    bound.server.known.clear();
+                    bound.server.settings = None;
+                }
+                self.pinned = None;
+            }
+            Act::DeallocateAll => {
+                self.drop_statements();
+                if let Some(bound) = &mut self.bound {
+                    bound.server.known.clear();
+                }
+            }
+            _ => {}
+        }
+        if matches!(meaning.act(), Act::ResetAll)
+            && let Some(bound) = &mut self.bound
+        {
+            bound.server.settings = None;
+        }
+        Ok(())
+    }
+
+    /// What `EXPLAIN (ROUTE)` says of a statement.
+    pub(crate) fn explain_route(&self, sql: &str) -> Result<Vec<(String, String)>, Refusal> {
+        let _ = sql;
+        let source = self.worker.sources()[self.worker.home()].name().to_owned();
+        Ok(vec![("source".to_owned(), source), ("reason".to_owned(), "there is one source only".to_owned())])
+    }
+
+    fn pin(&mut self, why: Option<&'static str>) -> Result<(), Refusal> {
+        let Some(why) = why else { return Ok(()) };
+        if self.worker.sources().len() > 1 {
+            let cause = format!("{why} belongs to one server connection, and this database has several sources");
+            return Err(Refusal::new("HF3211", "0A000", cause, "Connect to the source itself for it"));
+        }
+        self.pinned = Some(why);
+        Ok(())
+    }
+
+    /// Whether no server is in use and none is needed to say what the status is.
+    pub(super) fn is_unbound_idle(&self) -> bool {
+        self.bound.is_none() && self.status == IDLE
+    }
+
+    /// What a statement is told in a transaction that has failed without a server.
+    pub(super) fn aborted(&mut self) -> Refusal {
+        self.untold.take().unwrap_or_else(|| {
+            let cause = "the transaction has failed; statements are ignored until it ends";
+            Refusal::new("HF3206", "25P02", cause, "ROLLBACK, then begin it again")
+        })
+    }
+}

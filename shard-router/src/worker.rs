@@ -1,0 +1,268 @@
+//! A worker: one thread with its own sessions and its own share of every pool, so that nothing on the way of a statement is shared.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+};
+
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    task::LocalSet,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backend::{Account, Pool, Settings},
+    buffer::Shelf,
+    config::RouterConfig,
+    frontend::{self, Greeted, Identity},
+    meaning::Meanings,
+    refusal::Refusal,
+    session::{End, Session, Statements},
+    shared::{Shared, Visitor},
+    source::Source,
+};
+
+/// What one thread has.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    pub(crate) shelf: RefCell<Shelf>,
+    pub(crate) statements: RefCell<Statements>,
+    pub(crate) meanings: RefCell<Meanings>,
+    pools: RefCell<Vec<Rc<Pool>>>,
+    settings: RefCell<HashMap<Vec<(String, String)>, std::rc::Weak<Settings>>>,
+    sessions: RefCell<HashMap<u64, Waker>>,
+    last_session: Cell<u64>,
+    draining: Cell<bool>,
+}
+
+/// A session in its worker's list; off it when dropped.
+pub(crate) struct Listed {
+    worker: Rc<Worker>,
+    number: u64,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.worker.sessions.borrow_mut().remove(&self.number);
+    }
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>) -> Self {
+        let limits = &shared.config.limits;
+        Self {
+            shelf: RefCell::default(),
+            statements: RefCell::new(Statements::new(limits.plan_bytes_max)),
+            meanings: RefCell::new(Meanings::new(&shared)),
+            pools: RefCell::default(),
+            settings: RefCell::default(),
+            sessions: RefCell::default(),
+            last_session: Cell::new(0),
+            draining: Cell::new(false),
+            shared,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &RouterConfig {
+        &self.shared.config
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) fn sources(&self) -> &[Arc<Source>] {
+        &self.shared.sources
+    }
+
+    /// Whether there are no rules, so that everything goes to the only source.
+    pub(crate) fn passes_everything(&self) -> bool {
+        self.shared.rules.is_none()
+    }
+
+    /// The source for what every source answers alike.
+    pub(crate) fn home(&self) -> usize {
+        0
+    }
+
+    /// Whether the router stops: sessions end with their transaction.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Every pool of this worker.
+    pub(crate) fn pools(&self) -> Vec<Rc<Pool>> {
+        self.pools.borrow().clone()
+    }
+
+    /// The pool to `source` for this client.
+    pub(crate) fn pool(&self, source: usize, identity: &Identity) -> Rc<Pool> {
+        let source = &self.shared.sources[source];
+        let config = &source.config;
+        let account = Account {
+            user: config.user.clone().unwrap_or_else(|| identity.user.clone()),
+            database: config.database.clone().unwrap_or_else(|| identity.database.clone()),
+            password: config.password.clone(),
+            weak_authentication: config.weak_authentication,
+        };
+        let mut pools = self.pools.borrow_mut();
+        if let Some(pool) = pools.iter().find(|pool| pool.serves(source, &account)) {
+            return Rc::clone(pool);
+        }
+        let limits = &self.shared.config.limits;
+        let size = limits.pool_size.div_ceil(self.shared.config.workers).max(1);
+        let pool = Pool::new(
+            Arc::clone(source),
+            account,
+            size,
+            limits.wait_timeout,
+            limits.connect_timeout,
+        );
+        let pool = Rc::new(pool);
+        pools.push(Rc::clone(&pool));
+        pool
+    }
+
+    /// The one value that stands for these settings; `None` for none.
+    pub(crate) fn intern(&self, pairs: Vec<(String, String)>) -> Option<Rc<Settings>> {
+        if pairs.is_empty() {
+            return None;
+        }
+        let mut known = self.settings.borrow_mut();
+        if let Some(settings) = known.get(&pairs).and_then(std::rc::Weak::upgrade) {
+            return Some(settings);
+        }
+        if known.len() >= 1024 {
+            known.retain(|_, settings| settings.strong_count() > 0);
+        }
+        let settings = Rc::new(Settings { pairs: pairs.clone() });
+        known.insert(pairs, Rc::downgrade(&settings));
+        Some(settings)
+    }
+
+    /// Puts a session on the list of those that are woken when the router stops.
+    pub(crate) fn list(self: &Rc<Self>, waker: Waker) -> Listed {
+        let number = self.last_session.get() + 1;
+        self.last_session.set(number);
+        self.sessions.borrow_mut().insert(number, waker);
+        Listed { worker: Rc::clone(self), number }
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        for waker in self.sessions.borrow().values() {
+            waker.wake_by_ref();
+        }
+        for pool in &*self.pools.borrow() {
+            pool.close_idle();
+        }
+    }
+}
+
+/// What a client is told when the router stops.
+pub(crate) fn stopping() -> Refusal {
+    Refusal::new("HF3212", "57P01", "the router stops", "Connect again, to another router or later")
+}
+
+/// Runs one worker until the router stops and its sessions have ended, or the time for that is over.
+pub(crate) fn run(
+    shared: Arc<Shared>,
+    mut clients: mpsc::Receiver<(std::net::TcpStream, SocketAddr, Visitor)>,
+    stop: &CancellationToken,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, async {
+        let drain_timeout = shared.config.limits.drain_timeout;
+        let worker = Rc::new(Worker::new(shared));
+        loop {
+            tokio::select! {
+                client = clients.recv() => {
+                    let Some((stream, peer, visitor)) = client else { break };
+                    let worker = Rc::clone(&worker);
+                    tokio::task::spawn_local(async move {
+                        attend(worker, stream, peer, visitor).await;
+                    });
+                }
+                () = stop.cancelled() => break,
+            }
+        }
+        worker.drain();
+        let end = Instant::now() + drain_timeout;
+        while !worker.sessions.borrow().is_empty() && Instant::now() < end {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    });
+    Ok(())
+}
+
+/// One connection from its first byte to its last.
+async fn attend(
+    worker: Rc<Worker>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    visitor: Visitor,
+) {
+    // The login is boxed: what it needs is gone when the session begins.
+    let Some((wire, identity, ticket)) = Box::pin(enter(&worker, stream, peer, &visitor)).await
+    else {
+        return;
+    };
+    let session = Session::new(worker, wire, identity, ticket);
+    match session.serve().await {
+        End::Goodbye | End::Drained => {}
+        End::Client(error) => tracing::debug!(%peer, %error, "a client is gone"),
+        End::Refused(refusal) => tracing::info!(%peer, %refusal, "a session was ended"),
+    }
+    drop(visitor);
+}
+
+async fn enter(
+    worker: &Rc<Worker>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    visitor: &Visitor,
+) -> Option<(crate::wire::Wire, Identity, crate::cancel::Ticket)> {
+    let shared = &worker.shared;
+    let end = Instant::now() + shared.config.limits.login_timeout;
+    let entered = timeout_at(end, async {
+        stream.set_nonblocking(true).ok()?;
+        stream.set_nodelay(true).ok()?;
+        let stream = TcpStream::from_std(stream).ok()?;
+        let mut startup = match frontend::greet(stream, shared.config.tls.as_ref()).await {
+            Ok(Greeted::Startup(startup)) => startup,
+            Ok(Greeted::Cancel { pid, secret }) => {
+                shared.cancels.cancel(pid, secret).await;
+                return None;
+            }
+            Err(error) => {
+                tracing::debug!(%peer, %error, "no session");
+                return None;
+            }
+        };
+        if !visitor.has_room() {
+            let cause = format!("{} clients are connected", shared.config.limits.clients_max);
+            let refusal = Refusal::new("HF3203", "53300", cause, "Close some, or raise limits.clients_max");
+            let mut out = Vec::new();
+            refusal.put_fatal(&mut out);
+            startup.wire.write_all(&out).await.ok()?;
+            return None;
+        }
+        match frontend::login(&mut startup, Some(peer.ip()), &shared.config).await {
+            Ok(identity) => Some((startup.wire, identity, shared.cancels.ticket())),
+            Err(error) => {
+                shared.counts.logins_failed.increment(1);
+                tracing::debug!(%peer, %error, "no login");
+                None
+            }
+        }
+    });
+    entered.await.ok().flatten()
+}
