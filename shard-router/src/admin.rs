@@ -1,12 +1,6 @@
 //! Questions about the router itself, asked by SQL on the same port: `SHOW HOLDFAST ...` and `EXPLAIN (ROUTE) ...`.
 
-use crate::{
-    classify::Act,
-    frame,
-    refusal::Refusal,
-    session::Session,
-    worker::Worker,
-};
+use crate::{classify::Act, frame, refusal::Refusal, session::Session, worker::Worker};
 
 const SHOWN: [&str; 3] = ["shards", "pools", "plans"];
 
@@ -29,22 +23,31 @@ pub(crate) fn columns(act: &Act) -> &'static [&'static str] {
 /// HF3215: there is nothing of that name.
 pub(crate) fn show(worker: &Worker, what: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
     let rows: Vec<Vec<String>> = match what {
-        "shards" => worker.sources().iter().map(|source| {
-            let addresses: Vec<_> = source.config.addresses.iter().map(ToString::to_string).collect();
-            let primary = source.endpoint(source.primary_index()).map(ToString::to_string);
-            vec![
-                source.name().to_owned(),
-                addresses.join(", "),
-                primary.unwrap_or_default(),
-                source.is_reachable().to_string(),
-            ]
-        }).collect(),
-        "pools" => worker.pools().iter().map(|pool| {
-            let (open, idle, waiting) = pool.counts();
-            let (user, database) = pool.account();
-            let names = [pool.source.name(), user, database].map(str::to_owned);
-            names.into_iter().chain([open, idle, waiting].map(|n| n.to_string())).collect()
-        }).collect(),
+        "shards" => worker
+            .sources()
+            .iter()
+            .map(|source| {
+                let addresses: Vec<_> =
+                    source.config.addresses.iter().map(ToString::to_string).collect();
+                let primary = source.endpoint(source.primary_index()).map(ToString::to_string);
+                vec![
+                    source.name().to_owned(),
+                    addresses.join(", "),
+                    primary.unwrap_or_default(),
+                    source.is_reachable().to_string(),
+                ]
+            })
+            .collect(),
+        "pools" => worker
+            .pools()
+            .iter()
+            .map(|pool| {
+                let (open, idle, waiting) = pool.counts();
+                let (user, database) = pool.account();
+                let names = [pool.source.name(), user, database].map(str::to_owned);
+                names.into_iter().chain([open, idle, waiting].map(|n| n.to_string())).collect()
+            })
+            .collect(),
         "plans" => {
             let statements = worker.statements.borrow().len();
             vec![vec!["prepared".to_owned(), statements.to_string()]]

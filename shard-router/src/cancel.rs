@@ -15,8 +15,11 @@ use crate::{
 /// The keys of all sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Cancels {
-    sessions: Mutex<HashMap<(i32, i32), Arc<Mutex<Pointer>>>>,
+    sessions: Mutex<HashMap<Key, Arc<Mutex<Pointer>>>>,
 }
+
+/// Process id and secret, as the client was told them.
+type Key = (i32, i32);
 
 #[derive(Debug, Default)]
 struct Pointer {
@@ -29,7 +32,7 @@ struct Pointer {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     cancels: Arc<Cancels>,
-    key: (i32, i32),
+    key: Key,
     pointer: Arc<Mutex<Pointer>>,
 }
 

@@ -27,7 +27,10 @@ pub(crate) enum Act {
     /// Not possible behind a router that shares its server connections; says why.
     Impossible(&'static str),
     /// More than one statement in one query; the settings that they touch, and what ties the session, if one does.
-    Several { touches: Vec<String>, pins: Option<&'static str> },
+    Several {
+        touches: Vec<String>,
+        pins: Option<&'static str>,
+    },
     /// Everything else.
     Statement,
 }
@@ -161,13 +164,15 @@ impl<'s> Iterator for Tokens<'s> {
             b'$' if self.skip_dollars() => Some(Token::Value(&self.text[from..self.at])),
             b'$' | b'0'..=b'9' => {
                 self.at += 1;
-                while matches!(self.byte(0), b'0'..=b'9' | b'.' | b'_' | b'a'..=b'z' | b'A'..=b'Z') {
+                while matches!(self.byte(0), b'0'..=b'9' | b'.' | b'_' | b'a'..=b'z' | b'A'..=b'Z')
+                {
                     self.at += 1;
                 }
                 Some(Token::Value(&self.text[from..self.at]))
             }
             b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => {
-                while matches!(self.byte(0), b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'$' | 0x80..) {
+                while matches!(self.byte(0), b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'$' | 0x80..)
+                {
                     self.at += 1;
                 }
                 Some(Token::Word(&self.text[from..self.at]))
@@ -209,7 +214,9 @@ fn several<'s>(parts: impl Iterator<Item = &'s str>) -> Act {
             Act::Pin(why) => pins = Some(why),
             Act::Impossible(why) => return Act::Impossible(why),
             Act::Show(_) | Act::ExplainRoute(_) => {
-                return Act::Impossible("a statement of the router's own stands alone in its query");
+                return Act::Impossible(
+                    "a statement of the router's own stands alone in its query",
+                );
             }
             // They reach beyond one server's view, so the session keeps that server.
             Act::ResetAll | Act::DiscardAll | Act::DeallocateAll | Act::Deallocate(_) => {
@@ -250,14 +257,14 @@ fn one(sql: &str) -> Act {
     // The words that data statements begin with are looked at first: they are nearly all there are.
     match word.len() {
         3 if first.is("set") => set(tokens),
-        3 if first.is("end") => commit(tokens),
+        3 if first.is("end") => commit(&tokens),
         4 if first.is("show") => show(tokens),
         4 if first.is("load") => Act::Pin("LOAD"),
         5 if first.is("begin") => Act::Begin,
         5 if first.is("start") => Act::Begin,
         5 if first.is("abort") => rollback(tokens),
         5 if first.is("reset") => reset(tokens),
-        6 if first.is("commit") => commit(tokens),
+        6 if first.is("commit") => commit(&tokens),
         6 if first.is("listen") => Act::Pin("LISTEN"),
         6 if first.is("create") => create(sql, tokens),
         7 if first.is("prepare") => match tokens.next() {
@@ -316,7 +323,9 @@ fn set(mut tokens: Tokens<'_>) -> Act {
     if word.is("session") {
         let Some(next) = tokens.next() else { return Act::Statement };
         if next.is("authorization") {
-            return Act::Impossible("SET SESSION AUTHORIZATION would change who the shared connection is");
+            return Act::Impossible(
+                "SET SESSION AUTHORIZATION would change who the shared connection is",
+            );
         }
         if next.is("characteristics") {
             let names = ["isolation", "read_only", "deferrable"];
@@ -352,7 +361,9 @@ fn reset(mut tokens: Tokens<'_>) -> Act {
         return Act::ResetAll;
     }
     if word.is("session") {
-        return Act::Impossible("RESET SESSION AUTHORIZATION would change who the shared connection is");
+        return Act::Impossible(
+            "RESET SESSION AUTHORIZATION would change who the shared connection is",
+        );
     }
     if word.is("time") {
         return Act::Set(vec!["timezone".to_owned()]);
@@ -364,8 +375,8 @@ fn prepared(tokens: &Tokens<'_>) -> bool {
     tokens.clone().next().is_some_and(|next| next.is("prepared"))
 }
 
-fn commit(tokens: Tokens<'_>) -> Act {
-    match prepared(&tokens) {
+fn commit(tokens: &Tokens<'_>) -> Act {
+    match prepared(tokens) {
         true => Act::Impossible("COMMIT PREPARED is the router's own means of committing"),
         false => Act::Commit,
     }
@@ -396,7 +407,10 @@ fn create(sql: &str, mut tokens: Tokens<'_>) -> Act {
     match next {
         Some(word) if word.is("temp") || word.is("temporary") => Act::Pin("a temporary table"),
         // CREATE OR REPLACE TEMP VIEW.
-        Some(word) if word.is("or") && tokens.nth(1).is_some_and(|w| w.is("temp") || w.is("temporary")) => {
+        Some(word)
+            if word.is("or")
+                && tokens.nth(1).is_some_and(|w| w.is("temp") || w.is("temporary")) =>
+        {
             Act::Pin("a temporary view")
         }
         _ => by_functions(sql),
@@ -493,7 +507,13 @@ mod tests {
 
     #[test]
     fn several_statements_are_told_from_semicolons_inside_of_one() {
-        for one in ["select ';'", "select $$;$$", "select $a$ $b$ ; $a$", "select \";\" -- ;", "select e'\\';'"] {
+        for one in [
+            "select ';'",
+            "select $$;$$",
+            "select $a$ $b$ ; $a$",
+            "select \";\" -- ;",
+            "select e'\\';'",
+        ] {
             assert_eq!(classify(one), Act::Statement, "{one}");
         }
         let touches = vec!["x".to_owned()];

@@ -32,7 +32,7 @@ impl Counts {
     }
 
     /// A statement was refused with this code.
-    pub(crate) fn refused(&self, code: &'static str) {
+    pub(crate) fn refused(code: &'static str) {
         counter!("holdfast_router_refused_total", "code" => code).increment(1);
     }
 }

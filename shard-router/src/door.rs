@@ -78,8 +78,7 @@ impl Router {
             let address = listener.local_addr()?;
             Ok((listener, address))
         };
-        let (listener, address) =
-            opened.await.map_err(|error| NoStart::Door { address, error })?;
+        let (listener, address) = opened.await.map_err(|error| NoStart::Door { address, error })?;
         Ok(Self { shared: Arc::new(Shared::new(config, rules)), listener, address })
     }
 
@@ -90,7 +89,6 @@ impl Router {
     }
 
     /// Says why the router cannot be used now, or nothing if it can.
-    #[must_use]
     pub fn readiness(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
         let shared = Arc::clone(&self.shared);
         move || {
@@ -132,7 +130,10 @@ impl Router {
         Ok(())
     }
 
-    async fn accept(&self, doors: &[mpsc::Sender<(std::net::TcpStream, SocketAddr, crate::shared::Visitor)>]) {
+    async fn accept(
+        &self,
+        doors: &[mpsc::Sender<(std::net::TcpStream, SocketAddr, crate::shared::Visitor)>],
+    ) {
         let mut next = 0;
         loop {
             let (stream, peer) = match self.listener.accept().await {

@@ -17,7 +17,9 @@ pub(crate) fn second_source(
         Some(why) => Refusal::new(
             "HF3211",
             "0A000",
-            format!("the session is tied to source {from} by {why}; this statement is for source {to}"),
+            format!(
+                "the session is tied to source {from} by {why}; this statement is for source {to}"
+            ),
             "Use another session, or DISCARD ALL first",
         ),
         None => Refusal::new(

@@ -2,7 +2,12 @@
 
 use std::rc::Rc;
 
-use crate::{classify::{self, Act}, refusal::Refusal, session::{Session, Statement}, shared::Shared};
+use crate::{
+    classify::{self, Act},
+    refusal::Refusal,
+    session::{Session, Statement},
+    shared::Shared,
+};
 
 /// Where one execution goes.
 #[derive(Debug)]
@@ -60,12 +65,22 @@ impl Meanings {
     }
 
     /// Where a simple query goes.
-    pub(crate) fn aim_query(&self, _meaning: &Meaning, _sql: &str, _session: &Session) -> Result<Aim, Refusal> {
+    pub(crate) fn aim_query(
+        &self,
+        _meaning: &Meaning,
+        _sql: &str,
+        _session: &Session,
+    ) -> Result<Aim, Refusal> {
         Ok(Aim::Any)
     }
 
     /// Where a bound statement goes; `rest` is the bind message behind its names.
-    pub(crate) fn aim_bind(&self, _statement: &Statement, _rest: &[u8], _session: &Session) -> Result<Aim, Refusal> {
+    pub(crate) fn aim_bind(
+        &self,
+        _statement: &Statement,
+        _rest: &[u8],
+        _session: &Session,
+    ) -> Result<Aim, Refusal> {
         Ok(Aim::Any)
     }
 

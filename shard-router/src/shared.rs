@@ -7,12 +7,7 @@ use std::sync::{
 
 use holdfast_route::Topology;
 
-use crate::{
-    cancel::Cancels,
-    config::RouterConfig,
-    counts::Counts,
-    source::Source,
-};
+use crate::{cancel::Cancels, config::RouterConfig, counts::Counts, source::Source};
 
 /// Connections that may be on their way in beside those that have a place.
 const ARRIVING_MAX: usize = 1024;
@@ -56,7 +51,14 @@ impl Shared {
         sources.sort_by(|a, b| a.name.cmp(&b.name));
         let sources: Vec<_> = sources.into_iter().map(Source::new).collect();
         let counts = Counts::new(sources.iter().map(|source| source.name()));
-        Self { config, sources, rules, cancels: Arc::default(), counts, clients: AtomicUsize::new(0) }
+        Self {
+            config,
+            sources,
+            rules,
+            cancels: Arc::default(),
+            counts,
+            clients: AtomicUsize::new(0),
+        }
     }
 
     /// Counts a client in, unless there are so many that not even a word to it can be afforded.

@@ -29,6 +29,9 @@ use crate::{
     source::Source,
 };
 
+/// Names and values, sorted.
+type Pairs = Vec<(String, String)>;
+
 /// What one thread has.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
@@ -36,7 +39,7 @@ pub(crate) struct Worker {
     pub(crate) statements: RefCell<Statements>,
     pub(crate) meanings: RefCell<Meanings>,
     pools: RefCell<Vec<Rc<Pool>>>,
-    settings: RefCell<HashMap<Vec<(String, String)>, std::rc::Weak<Settings>>>,
+    settings: RefCell<HashMap<Pairs, std::rc::Weak<Settings>>>,
     sessions: RefCell<HashMap<u64, Waker>>,
     last_session: Cell<u64>,
     draining: Cell<bool>,
@@ -249,7 +252,8 @@ async fn enter(
         };
         if !visitor.has_room() {
             let cause = format!("{} clients are connected", shared.config.limits.clients_max);
-            let refusal = Refusal::new("HF3203", "53300", cause, "Close some, or raise limits.clients_max");
+            let refusal =
+                Refusal::new("HF3203", "53300", cause, "Close some, or raise limits.clients_max");
             let mut out = Vec::new();
             refusal.put_fatal(&mut out);
             startup.wire.write_all(&out).await.ok()?;

@@ -119,7 +119,8 @@ async fn copy_in_and_out_and_large_rows_stream() {
     }
     assert_eq!(sink.as_mut().finish().await.expect("right"), 2_000);
     let out = client.copy_out("COPY c TO STDOUT").await.expect("copy begins");
-    let bytes: usize = out.map_ok(|piece| piece.len()).try_fold(0, async |a, b| Ok(a + b)).await.expect("right");
+    let bytes: usize =
+        out.map_ok(|piece| piece.len()).try_fold(0, async |a, b| Ok(a + b)).await.expect("right");
     assert!(bytes > 2_000_000, "{bytes}");
     let bad = client.copy_in::<_, bytes::Bytes>("COPY c FROM STDIN").await.expect("copy begins");
     let mut bad = std::pin::pin!(bad);
@@ -215,7 +216,8 @@ async fn killed_servers_cost_what_they_did_and_no_session() {
     client.batch_execute("CREATE TABLE k (a int)").await.expect("it is new");
     let admin = place.server.connect("postgres").await.expect("it runs");
     let kill = async || {
-        let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1";
+        let sql =
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1";
         let killed: i64 = admin.query_one(sql, &[&place.database]).await.expect("right").get(0);
         assert!(killed > 0);
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
@@ -295,6 +297,10 @@ async fn own_questions_are_answered_by_both_protocols() {
     let error = client.simple_query("SHOW HOLDFAST SHIPS").await.expect_err("there is none");
     assert!(error.as_db_error().expect("a word").message().starts_with("HF3215"));
     let stream = client.query_raw("SELECT generate_series(1, 100000)", Vec::<i32>::new()).await;
-    let rows = stream.expect("right").map(|row| row.expect("right").get::<_, i32>(0)).fold(0_i64, async |sum, n| sum + i64::from(n)).await;
+    let rows = stream
+        .expect("right")
+        .map(|row| row.expect("right").get::<_, i32>(0))
+        .fold(0_i64, async |sum, n| sum + i64::from(n))
+        .await;
     assert_eq!(rows, 5_000_050_000);
 }

@@ -18,6 +18,10 @@ mod machine;
 mod meters;
 mod nodes;
 mod participant;
+mod router;
+mod router_idle;
+mod router_pgbench;
+mod router_sides;
 mod show;
 mod submission;
 mod transfer;
@@ -48,6 +52,14 @@ Examples:
 
 Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
     Transfer(transfer::TransferArgs),
+    #[command(after_help = "\
+Examples:
+  holdfast bench router --quick
+  holdfast bench router --json > router.json
+  holdfast bench router --only simple --clients 16 --rounds 5
+
+Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
+    Router(router::RouterArgs),
     /// One log store, for a bench
     #[command(hide = true)]
     Log(bar_log::LogArgs),
@@ -69,6 +81,7 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     match args.bench {
         Bench::Coordinator(args) => Box::pin(coordinator::run(args)).await,
         Bench::Transfer(args) => Box::pin(transfer::run(args)).await,
+        Bench::Router(args) => Box::pin(router::run(args)).await,
         Bench::Log(args) => Box::pin(bar_log::serve(args)).await,
         Bench::RaftNode(args) => Box::pin(bar_raft::serve(args)).await,
         Bench::Echo(args) => Box::pin(bar_echo::serve(args)).await,

@@ -126,15 +126,13 @@ fn sources(reader: &mut Reader) -> Option<Vec<SourceConfig>> {
 
 fn source(reader: &mut Reader, item: &Item) -> Option<(SourceConfig, super::Origin)> {
     reader.item_only(item, &["name", "database", "weak_authentication"]);
-    let name = reader.item_text(item, "name", true, |text| {
-        match holdfast_route::SourceId::parse(text) {
+    let name =
+        reader.item_text(item, "name", true, |text| match holdfast_route::SourceId::parse(text) {
             Ok(_) => Ok(text.to_owned()),
             Err(wrong) => Err(("HF1017", format!("= {text:?}: {wrong}."))),
-        }
-    });
-    let database = reader.item_text(item, "database", true, |text| {
-        parse_source(text).map(|config| masked(&config))
-    });
+        });
+    let database = reader
+        .item_text(item, "database", true, |text| parse_source(text).map(|config| masked(&config)));
     let weak = reader.item_text(item, "weak_authentication", false, |text| match text {
         "no" | "permitted" => Ok(text.to_owned()),
         _ => Err(("HF1017", format!("= {text:?} is neither \"no\" nor \"permitted\"."))),
@@ -211,13 +209,11 @@ fn authentication(reader: &mut Reader) -> Option<Authentication> {
             1..=63 => Ok(text.to_owned()),
             length => Err(("HF1017", format!("has {length} bytes. Give it 1 to 63."))),
         });
-        let verifier = reader.item_text(item, "verifier", true, |text| match Verifier::parse(text) {
-            Ok(_) => Ok("***".to_owned()),
-            Err(wrong) => Err((
-                "HF1017",
-                format!("{wrong}. Take rolpassword of pg_authid."),
-            )),
-        });
+        let verifier =
+            reader.item_text(item, "verifier", true, |text| match Verifier::parse(text) {
+                Ok(_) => Ok("***".to_owned()),
+                Err(wrong) => Err(("HF1017", format!("{wrong}. Take rolpassword of pg_authid."))),
+            });
         match (name, verifier) {
             (Some(name), Some(verifier)) => users.push(UserConfig {
                 name: name.value,
@@ -246,7 +242,9 @@ fn tls(reader: &mut Reader) -> Option<(Option<Tls>, bool)> {
     match Tls::from_pem_files(cert.value.as_ref(), key.value.as_ref()) {
         Ok(tls) => Some((Some(tls), must)),
         Err(why) => {
-            let text = format!("tls.cert and tls.key: {why}. Name a certificate chain and its key, both PEM.");
+            let text = format!(
+                "tls.cert and tls.key: {why}. Name a certificate chain and its key, both PEM."
+            );
             reader.mistake("HF1017", cert.origin, text);
             None
         }

@@ -123,7 +123,13 @@ impl Installation {
         }
     }
 
-    fn hand_over(&self, path: &Path) -> anyhow::Result<()> {
+    /// The user that servers run as, if it is not ours.
+    pub(crate) fn run_as(&self) -> Option<&RunAs> {
+        self.run_as.as_ref()
+    }
+
+    /// Gives a file or folder to that user.
+    pub(crate) fn hand_over(&self, path: &Path) -> anyhow::Result<()> {
         if let Some(user) = &self.run_as {
             nix::unistd::chown(path, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))
                 .with_context(|| format!("giving {} to user {}", path.display(), user.name))?;

@@ -161,10 +161,8 @@ fn answer(
             if !offered.any(|name| name == SCRAM_SHA_256.as_bytes()) {
                 return Err(NoServer::Refused("the server offers no SCRAM-SHA-256"));
             }
-            let exchange = scram.insert(ScramSha256::new(
-                password()?.as_bytes(),
-                ChannelBinding::unsupported(),
-            ));
+            let exchange = scram
+                .insert(ScramSha256::new(password()?.as_bytes(), ChannelBinding::unsupported()));
             let mut out = Vec::new();
             frame::put_text(&mut out, SCRAM_SHA_256.as_bytes());
             let message = exchange.message();

@@ -26,6 +26,7 @@ pub(crate) struct Pool {
     size: usize,
     wait_timeout: Duration,
     connect_timeout: Duration,
+    #[expect(clippy::vec_box, reason = "a server moves between pool and session by its box")]
     idle: RefCell<Vec<Box<Server>>>,
     open: Cell<usize>,
     waiting: RefCell<VecDeque<oneshot::Sender<Option<Box<Server>>>>>,
@@ -93,7 +94,11 @@ impl Pool {
     }
 
     /// Keeps what this server said.
-    pub(crate) fn remember_statuses(&self, settings: Option<Rc<Settings>>, server: &Server) -> Statuses {
+    pub(crate) fn remember_statuses(
+        &self,
+        settings: Option<Rc<Settings>>,
+        server: &Server,
+    ) -> Statuses {
         let learned = Rc::new(server.statuses.clone());
         let mut statuses = self.statuses.borrow_mut();
         if statuses.len() >= STATUSES_MAX {
@@ -157,7 +162,12 @@ impl Pool {
             self.source.name(),
             waited.as_millis()
         );
-        Refusal::new("HF3204", "53300", cause, "Try again, raise limits.pool_size, or look for long transactions")
+        Refusal::new(
+            "HF3204",
+            "53300",
+            cause,
+            "Try again, raise limits.pool_size, or look for long transactions",
+        )
     }
 
     async fn connect(self: &Rc<Self>) -> Result<Box<Server>, Refusal> {

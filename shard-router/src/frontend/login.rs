@@ -52,7 +52,8 @@ pub(crate) async fn login(
     let loopback = peer.is_none_or(|peer| peer.is_loopback());
     if config.require_tls && !encrypted {
         let cause = "this router takes encrypted connections only";
-        let refusal = Refusal::new("HF3213", "28000", cause, "Connect with sslmode=require or verify-full");
+        let refusal =
+            Refusal::new("HF3213", "28000", cause, "Connect with sslmode=require or verify-full");
         return Err(turn_away(&mut startup.wire, refusal).await);
     }
     let mut ok = Vec::new();
@@ -124,13 +125,17 @@ fn identify(startup: &Startup, config: &RouterConfig) -> Result<Identity, Refusa
                 let cause = "replication connections are not routed".to_owned();
                 return Err(refuse(cause, "Connect to the PostgreSQL server itself"));
             }
-            "options" => options(value, &mut settings)
-                .ok_or_else(|| refuse("options are not understood".to_owned(), "Write -c name=value"))?,
+            "options" => options(value, &mut settings).ok_or_else(|| {
+                refuse("options are not understood".to_owned(), "Write -c name=value")
+            })?,
             _ => settings.push((name.clone(), value.clone())),
         }
     }
     if settings.len() > SETTINGS_MAX {
-        return Err(refuse(format!("{} settings, at most {SETTINGS_MAX}", settings.len()), "Set fewer"));
+        return Err(refuse(
+            format!("{} settings, at most {SETTINGS_MAX}", settings.len()),
+            "Set fewer",
+        ));
     }
     settings.reverse();
     settings.sort_by(|a, b| a.0.cmp(&b.0));
@@ -238,7 +243,8 @@ mod tests {
     #[test]
     fn options_are_words_with_escaped_blanks() {
         let mut settings = Vec::new();
-        options(r"-c statement_timeout=5s --search-path=a,\ b -cx=1", &mut settings).expect("right");
+        options(r"-c statement_timeout=5s --search-path=a,\ b -cx=1", &mut settings)
+            .expect("right");
         let settings: Vec<_> = settings.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
         assert_eq!(settings, [("statement_timeout", "5s"), ("search_path", "a, b"), ("x", "1")]);
         for wrong in ["-c", "statement_timeout=1", "-c x", "-c a=b \\"] {

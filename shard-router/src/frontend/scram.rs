@@ -90,12 +90,7 @@ impl Verifier {
     pub(crate) fn decoy(secret: &[u8], user: &str) -> Self {
         let salt = sign(secret, user.as_bytes());
         let no_key = sign(secret, b"no password has this key");
-        Self {
-            iterations: 4096,
-            salt: salt[..16].to_vec(),
-            stored_key: no_key,
-            server_key: no_key,
-        }
+        Self { iterations: 4096, salt: salt[..16].to_vec(), stored_key: no_key, server_key: no_key }
     }
 }
 
@@ -246,7 +241,9 @@ mod tests {
 
     #[test]
     fn malformed_messages_are_refused() {
-        for message in [&b""[..], b"n", b"n,,", b"n,,n=,r=", b"n,x,n=,r=abc", b"n,,m=x,r=a", b"\xff,,r=a"] {
+        for message in
+            [&b""[..], b"n", b"n,,", b"n,,n=,r=", b"n,x,n=,r=abc", b"n,,m=x,r=a", b"\xff,,r=a"]
+        {
             let verifier = Verifier::of_password("p", b"salt", 4096);
             let begun = Exchange::begin(verifier, PLAIN, None, message, b"nonce");
             assert!(begun.is_err(), "{message:?}");

@@ -22,7 +22,10 @@ pub(crate) const PROTOCOL: i32 = 196_608;
 #[derive(Debug)]
 pub(crate) enum Greeted {
     /// Whoever sends it expects no answer.
-    Cancel { pid: i32, secret: i32 },
+    Cancel {
+        pid: i32,
+        secret: i32,
+    },
     Startup(Startup),
 }
 
@@ -56,10 +59,7 @@ pub(crate) enum NoGreeting {
 }
 
 /// Reads up to the start-up message. Bytes behind a wish for encryption are never taken for what came through it.
-pub(crate) async fn greet(
-    stream: TcpStream,
-    tls: Option<&Tls>,
-) -> Result<Greeted, NoGreeting> {
+pub(crate) async fn greet(stream: TcpStream, tls: Option<&Tls>) -> Result<Greeted, NoGreeting> {
     let mut wire = Wire::Tcp(stream);
     let mut binding = None;
     for _ in 0..=WISHES_MAX {
@@ -119,10 +119,13 @@ async fn write_byte(stream: &mut TcpStream, byte: u8) -> io::Result<()> {
     tokio::io::AsyncWriteExt::write_all(stream, &[byte]).await
 }
 
+/// Names and values.
+type Pairs = Vec<(String, String)>;
+
 /// Parameters, and the protocol options among them that we do not have.
-fn parameters(body: &[u8]) -> Option<(Vec<(String, String)>, Vec<String>)> {
+fn parameters(body: &[u8]) -> Option<(Pairs, Vec<String>)> {
     let mut body = Body(body);
-    let (mut parameters, mut unknown): (Vec<(String, String)>, Vec<String>) = Default::default();
+    let (mut parameters, mut unknown): (Pairs, Vec<String>) = Default::default();
     loop {
         let name = std::str::from_utf8(body.text()?).ok()?;
         if name.is_empty() {
@@ -139,7 +142,8 @@ fn parameters(body: &[u8]) -> Option<(Vec<(String, String)>, Vec<String>)> {
 }
 
 async fn violation(wire: &mut Wire, cause: &str) -> NoGreeting {
-    let refusal = Refusal::new("HF3209", "08P01", cause, "Use a driver for PostgreSQL's protocol 3");
+    let refusal =
+        Refusal::new("HF3209", "08P01", cause, "Use a driver for PostgreSQL's protocol 3");
     let mut out = Vec::new();
     refusal.put_fatal(&mut out);
     // Whoever speaks no protocol may be gone already.

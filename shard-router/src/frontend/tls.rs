@@ -27,13 +27,15 @@ impl Tls {
     /// In words; a key is never shown.
     pub fn from_pem_files(certificate: &Path, key: &Path) -> Result<Self, String> {
         let read = |file: &Path| {
-            std::fs::read(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))
+            std::fs::read(file)
+                .map_err(|error| format!("{} cannot be read: {error}", file.display()))
         };
         let chain: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(&read(certificate)?).collect();
         let chain = chain.map_err(|_| format!("{} holds no certificate", certificate.display()))?;
         let first = chain.first().cloned();
-        let first = first.ok_or_else(|| format!("{} holds no certificate", certificate.display()))?;
+        let first =
+            first.ok_or_else(|| format!("{} holds no certificate", certificate.display()))?;
         let key_der = PrivateKeyDer::from_pem_slice(&read(key)?)
             .map_err(|_| format!("{} holds no private key", key.display()))?;
         let provider = Arc::new(crypto::ring::default_provider());

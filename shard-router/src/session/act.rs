@@ -13,7 +13,11 @@ impl Session {
     /// The answer without `ReadyForQuery`, if it is the router's to give now; `None` if the statement goes to a server.
     /// # Errors
     /// The statement is refused.
-    pub(super) fn answer_itself(&mut self, meaning: &Meaning, sql: &str) -> Result<Option<Vec<u8>>, Refusal> {
+    pub(super) fn answer_itself(
+        &mut self,
+        meaning: &Meaning,
+        sql: &str,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
         if matches!(meaning.act(), Act::Statement) {
             return Ok(None);
         }
@@ -21,7 +25,11 @@ impl Session {
         let unbound = self.bound.is_none();
         let open = self.status != IDLE;
         match meaning.act() {
-            Act::Impossible(why) if !self.worker.passes_everything() || why.starts_with("SET SESSION") || why.starts_with("RESET SESSION") => {
+            Act::Impossible(why)
+                if !self.worker.passes_everything()
+                    || why.starts_with("SET SESSION")
+                    || why.starts_with("RESET SESSION") =>
+            {
                 return Err(impossible(why));
             }
             Act::Begin if unbound && !open => {
@@ -32,7 +40,11 @@ impl Session {
                 frame::put_complete(&mut out, if started { "START TRANSACTION" } else { "BEGIN" });
             }
             Act::Begin if unbound => {
-                refusal::put_warning(&mut out, "25001", "there is already a transaction in progress");
+                refusal::put_warning(
+                    &mut out,
+                    "25001",
+                    "there is already a transaction in progress",
+                );
                 frame::put_complete(&mut out, "BEGIN");
             }
             Act::Commit if unbound && open => {
@@ -84,12 +96,19 @@ impl Session {
 
     /// Keeps a statement until the transaction has a server.
     fn defer(&mut self, sql: &str) -> Result<(), Refusal> {
-        if self.deferred.len() == DEFERRED_MAX || self.deferred_bytes + sql.len() > DEFERRED_BYTES_MAX {
+        if self.deferred.len() == DEFERRED_MAX
+            || self.deferred_bytes + sql.len() > DEFERRED_BYTES_MAX
+        {
             let cause = format!(
                 "{} statements came before one that says which shard; {DEFERRED_MAX} of {DEFERRED_BYTES_MAX} bytes are kept",
                 self.deferred.len()
             );
-            return Err(Refusal::new("HF3208", "54000", cause, "Begin with a statement on a table"));
+            return Err(Refusal::new(
+                "HF3208",
+                "54000",
+                cause,
+                "Begin with a statement on a table",
+            ));
         }
         self.deferred_bytes += sql.len();
         self.deferred.push(sql.into());

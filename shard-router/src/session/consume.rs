@@ -39,7 +39,10 @@ impl Session {
                 Ok(None) => break Ok(Next::Traffic),
                 Err(bad) => break Err(End::Refused(too_large(&bad.to_string()))),
             };
-            if matches!(header.tag, b'd' | b'c' | b'f') && !self.copying_in && !self.expected.is_empty() {
+            if matches!(header.tag, b'd' | b'c' | b'f')
+                && !self.copying_in
+                && !self.expected.is_empty()
+            {
                 // The statement before it may turn out to be the COPY that they belong to.
                 break Ok(Next::Traffic);
             }
@@ -109,7 +112,12 @@ impl Session {
             }
             other => {
                 let cause = format!("a message {:?} is none of a client's", char::from(other));
-                return Err(End::Refused(Refusal::new("HF3209", "08P01", cause, "Mend the driver")));
+                return Err(End::Refused(Refusal::new(
+                    "HF3209",
+                    "08P01",
+                    cause,
+                    "Mend the driver",
+                )));
             }
         }
         Ok(Taken::Done)
@@ -182,7 +190,7 @@ impl Session {
 
     /// Refuses a simple query: an error, and ready again.
     pub(super) fn refuse_query(&mut self, refusal: &Refusal) {
-        self.worker.shared().counts.refused(refusal.code);
+        crate::counts::Counts::refused(refusal.code);
         if self.bound.is_some() && self.status != IDLE {
             // The server itself must know that the transaction has failed, so that its savepoints and its end mean the same.
             frame::put_query(&mut self.to_server, DOOMED);
@@ -203,7 +211,7 @@ impl Session {
 
     /// Refuses a message of the extended protocol: an error, and nothing more until `Sync`.
     pub(super) fn refuse_batch(&mut self, refusal: &Refusal) {
-        self.worker.shared().counts.refused(refusal.code);
+        crate::counts::Counts::refused(refusal.code);
         self.skipping = true;
         let mut words = Vec::new();
         refusal.put(&mut words);

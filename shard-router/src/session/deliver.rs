@@ -64,7 +64,8 @@ impl Session {
                 break;
             }
             if header.total > WHOLE_BYTES_MAX && !streams {
-                result = Err(Hostile(format!("{:?} of {} bytes", char::from(header.tag), header.total)));
+                result =
+                    Err(Hostile(format!("{:?} of {} bytes", char::from(header.tag), header.total)));
                 break;
             }
             if bytes.len() < header.total {
@@ -281,11 +282,25 @@ impl Session {
         tracing::warn!(source, why, "a server connection was lost");
         let in_transaction = self.status != IDLE;
         let refusal = if in_transaction {
-            let cause = format!("source {source}: the server connection was lost: {why}. The transaction is rolled back");
-            Refusal::new("HF3206", "08006", cause, "Roll back and begin it again; if COMMIT was under way, look whether it took effect")
+            let cause = format!(
+                "source {source}: the server connection was lost: {why}. The transaction is rolled back"
+            );
+            Refusal::new(
+                "HF3206",
+                "08006",
+                cause,
+                "Roll back and begin it again; if COMMIT was under way, look whether it took effect",
+            )
         } else {
-            let cause = format!("source {source}: the server connection was lost while a statement ran: {why}");
-            Refusal::new("HF3207", "08007", cause, "Look whether it took effect before you repeat it")
+            let cause = format!(
+                "source {source}: the server connection was lost while a statement ran: {why}"
+            );
+            Refusal::new(
+                "HF3207",
+                "08007",
+                cause,
+                "Look whether it took effect before you repeat it",
+            )
         };
         self.pinned = None;
         self.touched.clear();
@@ -308,7 +323,8 @@ impl Session {
                     frame::put_ready(&mut self.to_client, self.status);
                     said = false;
                 }
-                Expect::HiddenQuery | Expect::HiddenBatch | Expect::ReadBack | Expect::Local(_) => {}
+                Expect::HiddenQuery | Expect::HiddenBatch | Expect::ReadBack | Expect::Local(_) => {
+                }
                 _ if said => {}
                 _ => {
                     refusal.put(&mut self.to_client);

@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 
-use super::{Bound, End, FAILED, Session, Statement, consume::Taken, expect::Expect, prepared::Portal};
+use super::{
+    Bound, End, FAILED, Session, Statement, consume::Taken, expect::Expect, prepared::Portal,
+};
 use crate::{
     classify::Act,
     frame::{self, Body, HEADER},
@@ -35,18 +37,32 @@ impl Session {
 
     fn parse_as(&mut self, name: &[u8], tail: &[u8]) -> Result<(), Refusal> {
         let worker = Rc::clone(&self.worker);
-        let statement = worker.statements.borrow_mut().intern(tail, &mut worker.meanings.borrow_mut())?;
+        let statement =
+            worker.statements.borrow_mut().intern(tail, &mut worker.meanings.borrow_mut())?;
         if name.is_empty() {
             self.unnamed = Some(Rc::clone(&statement));
         } else {
             if self.statements.contains_key(name) {
-                let cause = format!("prepared statement {:?} already exists", String::from_utf8_lossy(name));
-                return Err(Refusal::new("HF3214", "42P05", cause, "Close it first, or choose another name"));
+                let cause = format!(
+                    "prepared statement {:?} already exists",
+                    String::from_utf8_lossy(name)
+                );
+                return Err(Refusal::new(
+                    "HF3214",
+                    "42P05",
+                    cause,
+                    "Close it first, or choose another name",
+                ));
             }
             let max = worker.config().limits.statements_max;
             if self.statements.len() >= max {
                 let cause = format!("the session holds {max} prepared statements");
-                return Err(Refusal::new("HF3208", "54000", cause, "Close some, or raise limits.statements_max"));
+                return Err(Refusal::new(
+                    "HF3208",
+                    "54000",
+                    cause,
+                    "Close some, or raise limits.statements_max",
+                ));
             }
             self.statements.insert(name.into(), Rc::clone(&statement));
         }
@@ -125,7 +141,8 @@ impl Session {
     }
 
     fn bind_as(&mut self, portal: &[u8], name: &[u8], rest: &[u8]) -> Result<Taken, Refusal> {
-        let statement = self.statement(name).ok_or_else(|| unknown("prepared statement", name, "26000"))?;
+        let statement =
+            self.statement(name).ok_or_else(|| unknown("prepared statement", name, "26000"))?;
         let meaning = Rc::clone(&statement.meaning);
         if self.status == FAILED && self.bound.is_none() && !meaning.ends_transaction() {
             return Err(self.aborted());
@@ -218,7 +235,8 @@ impl Session {
             }
             return Ok(Taken::Done);
         }
-        let statement = self.statement(name).ok_or_else(|| unknown("prepared statement", name, "26000"))?;
+        let statement =
+            self.statement(name).ok_or_else(|| unknown("prepared statement", name, "26000"))?;
         let own = matches!(statement.meaning.act(), Act::Show(_) | Act::ExplainRoute(_));
         if own || (self.answers(&statement.meaning) && statement.types().next().is_none()) {
             self.answer_unsent();

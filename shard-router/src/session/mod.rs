@@ -16,11 +16,11 @@ mod traffic;
 
 use std::{collections::HashMap, collections::VecDeque, io, rc::Rc};
 
+use self::{expect::Expect, prepared::Portal};
 pub(crate) use self::{
     prepared::{Statement, Statements},
     settings::Statuses,
 };
-use self::{expect::Expect, prepared::Portal};
 use crate::{
     backend::{Pool, Server, Settings},
     buffer::Buffer,
@@ -123,7 +123,12 @@ pub(crate) struct Session {
 
 impl Session {
     /// A session of a client that has logged in.
-    pub(crate) fn new(worker: Rc<Worker>, client: Wire, identity: Identity, ticket: Ticket) -> Self {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        client: Wire,
+        identity: Identity,
+        ticket: Ticket,
+    ) -> Self {
         let pools = (0..worker.sources().len()).map(|_| None).collect();
         let settings = worker.intern(identity.settings.clone());
         Self {
@@ -162,9 +167,9 @@ impl Session {
 
     /// Serves the client until it leaves.
     pub(crate) async fn serve(mut self) -> End {
-        let _listed = self.worker.list(std::future::poll_fn(|context| {
-            std::task::Poll::Ready(context.waker().clone())
-        }).await);
+        let _listed = self.worker.list(
+            std::future::poll_fn(|context| std::task::Poll::Ready(context.waker().clone())).await,
+        );
         let end = match self.greet().await {
             Ok(()) => self.serve_on().await,
             Err(end) => end,

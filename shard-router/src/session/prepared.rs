@@ -61,19 +61,17 @@ pub(crate) struct Statements {
 
 impl Statements {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
-            young_bytes: 0,
-            bytes_max,
-            last_id: 0,
-        }
+        Self { young: HashMap::new(), old: HashMap::new(), young_bytes: 0, bytes_max, last_id: 0 }
     }
 
     /// The statement of this parse message's tail.
     /// # Errors
     /// The text is not UTF-8, or ends early.
-    pub(crate) fn intern(&mut self, tail: &[u8], meanings: &mut Meanings) -> Result<Rc<Statement>, Refusal> {
+    pub(crate) fn intern(
+        &mut self,
+        tail: &[u8],
+        meanings: &mut Meanings,
+    ) -> Result<Rc<Statement>, Refusal> {
         if let Some(known) = self.young.get(tail) {
             return Ok(Rc::clone(known));
         }
@@ -81,17 +79,22 @@ impl Statements {
             self.keep(key, Rc::clone(&known));
             return Ok(known);
         }
-        let malformed = || Refusal::new("HF3209", "08P01", "a parse message is malformed", "Mend the driver");
+        let malformed =
+            || Refusal::new("HF3209", "08P01", "a parse message is malformed", "Mend the driver");
         let mut body = frame::Body(tail);
         let sql = body.text().ok_or_else(malformed)?;
-        let types = body.int16().and_then(|count| body.bytes(usize::from(count.cast_unsigned()) * 4));
+        let types =
+            body.int16().and_then(|count| body.bytes(usize::from(count.cast_unsigned()) * 4));
         if types.is_none() || !body.0.is_empty() {
             return Err(malformed());
         }
         let sql = std::str::from_utf8(sql).map_err(|_| not_utf8())?;
         self.last_id += 1;
-        let statement =
-            Rc::new(Statement { id: self.last_id, tail: tail.into(), meaning: meanings.of_prepared(sql) });
+        let statement = Rc::new(Statement {
+            id: self.last_id,
+            tail: tail.into(),
+            meaning: meanings.of_prepared(sql),
+        });
         self.keep(tail.into(), Rc::clone(&statement));
         Ok(statement)
     }
@@ -167,7 +170,9 @@ mod tests {
     fn malformed_parse_messages_are_refused() {
         let mut statements = Statements::new(1024);
         let mut meanings = Meanings::for_one_source();
-        for wrong in [&b""[..], b"SELECT 1", b"SELECT 1\0", b"SELECT 1\0\0\x01", b"S\0\0\0x", b"\xff\0\0\0"] {
+        for wrong in
+            [&b""[..], b"SELECT 1", b"SELECT 1\0", b"SELECT 1\0\0\x01", b"S\0\0\0x", b"\xff\0\0\0"]
+        {
             assert!(statements.intern(wrong, &mut meanings).is_err(), "{wrong:?}");
         }
     }

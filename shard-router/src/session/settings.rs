@@ -21,7 +21,11 @@ const GET: &[u8] = b"SELECT $1::text, pg_catalog.current_setting($1::text, true)
 const SETTINGS_MAX: usize = 256;
 
 /// Appends what makes `wanted` of a server that has `present`.
-fn put_change(out: &mut Vec<u8>, present: Option<&Rc<Settings>>, wanted: Option<&Rc<Settings>>) -> usize {
+fn put_change(
+    out: &mut Vec<u8>,
+    present: Option<&Rc<Settings>>,
+    wanted: Option<&Rc<Settings>>,
+) -> usize {
     let mut queries = 0;
     if present.is_some() {
         frame::put_query(out, b"RESET ALL");
@@ -29,7 +33,8 @@ fn put_change(out: &mut Vec<u8>, present: Option<&Rc<Settings>>, wanted: Option<
         queries += 2;
     }
     if let Some(wanted) = wanted {
-        let pairs = wanted.pairs.iter().map(|(name, value)| vec![name.as_bytes(), value.as_bytes()]);
+        let pairs =
+            wanted.pairs.iter().map(|(name, value)| vec![name.as_bytes(), value.as_bytes()]);
         put_calls(out, SET, pairs);
     }
     queries
@@ -75,7 +80,8 @@ impl Session {
         if same(server.settings.as_ref(), self.settings.as_ref()) {
             return;
         }
-        let queries = put_change(&mut self.to_server, server.settings.as_ref(), self.settings.as_ref());
+        let queries =
+            put_change(&mut self.to_server, server.settings.as_ref(), self.settings.as_ref());
         self.expected.extend((0..queries).map(|_| Expect::HiddenQuery));
         if self.settings.is_some() {
             self.expected.push_back(Expect::HiddenBatch);
@@ -180,9 +186,18 @@ impl Session {
                     }
                 }
                 b'E' if refused.is_none() => {
-                    let words = String::from_utf8_lossy(refusal::field(&body, b'M').unwrap_or_default()).into_owned();
-                    let cause = format!("a setting of the start-up message is refused by the server: {words}");
-                    refused = Some(Refusal::new("HF3209", "22023", cause, "Correct the driver's start-up parameters"));
+                    let words =
+                        String::from_utf8_lossy(refusal::field(&body, b'M').unwrap_or_default())
+                            .into_owned();
+                    let cause = format!(
+                        "a setting of the start-up message is refused by the server: {words}"
+                    );
+                    refused = Some(Refusal::new(
+                        "HF3209",
+                        "22023",
+                        cause,
+                        "Correct the driver's start-up parameters",
+                    ));
                 }
                 _ => {}
             }

@@ -16,7 +16,12 @@ impl Session {
         }
         self.skipping = false;
         let Some((0, text)) = message[HEADER..].split_last() else {
-            let refusal = Refusal::new("HF3209", "08P01", "a query does not end with a zero byte", "Mend the driver");
+            let refusal = Refusal::new(
+                "HF3209",
+                "08P01",
+                "a query does not end with a zero byte",
+                "Mend the driver",
+            );
             return Err(End::Refused(refusal));
         };
         let taken = match std::str::from_utf8(text) {
@@ -53,7 +58,12 @@ impl Session {
         self.send_query(message, &meaning, aim)
     }
 
-    fn send_query(&mut self, message: &[u8], meaning: &Meaning, aim: Aim) -> Result<Taken, Refusal> {
+    fn send_query(
+        &mut self,
+        message: &[u8],
+        meaning: &Meaning,
+        aim: Aim,
+    ) -> Result<Taken, Refusal> {
         let source = match aim {
             Aim::Any => None,
             Aim::One(source) => Some(source),
@@ -115,14 +125,24 @@ impl Session {
     pub(crate) fn explain_route(&self, sql: &str) -> Result<Vec<(String, String)>, Refusal> {
         let _ = sql;
         let source = self.worker.sources()[self.worker.home()].name().to_owned();
-        Ok(vec![("source".to_owned(), source), ("reason".to_owned(), "there is one source only".to_owned())])
+        Ok(vec![
+            ("source".to_owned(), source),
+            ("reason".to_owned(), "there is one source only".to_owned()),
+        ])
     }
 
     fn pin(&mut self, why: Option<&'static str>) -> Result<(), Refusal> {
         let Some(why) = why else { return Ok(()) };
         if self.worker.sources().len() > 1 {
-            let cause = format!("{why} belongs to one server connection, and this database has several sources");
-            return Err(Refusal::new("HF3211", "0A000", cause, "Connect to the source itself for it"));
+            let cause = format!(
+                "{why} belongs to one server connection, and this database has several sources"
+            );
+            return Err(Refusal::new(
+                "HF3211",
+                "0A000",
+                cause,
+                "Connect to the source itself for it",
+            ));
         }
         self.pinned = Some(why);
         Ok(())

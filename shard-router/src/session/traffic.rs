@@ -69,7 +69,12 @@ impl Session {
     }
 
     fn poll_client_writes(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(poll_writes(&mut self.client, &mut self.to_client, &mut self.to_client_done, context))?;
+        ready!(poll_writes(
+            &mut self.client,
+            &mut self.to_client,
+            &mut self.to_client_done,
+            context
+        ))?;
         self.worker.shelf.borrow_mut().take_back_writes(&mut self.to_client);
         Poll::Ready(Ok(()))
     }
