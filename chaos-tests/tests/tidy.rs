@@ -37,7 +37,7 @@ const MIND_DEPENDENCIES: [&str; 10] = [
 const MIND_TEST_DEPENDENCIES: [&str; 6] =
     ["goldenscript", "proptest", "divan", "serde_json", "anyhow", "rand"];
 /// Which of our crates each may name. Wings meet at `proto` and `client`; minds import nothing of ours.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("client", &["proto"]),
     ("fault", &[]),
