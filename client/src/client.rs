@@ -152,7 +152,8 @@ impl Client {
         spec: BranchSpec,
     ) -> Result<Answer, ClientError> {
         let spec = Some(spec.spec);
-        let request = Request::AddBranch(AddBranchRequest { gid: gid.to_owned(), branch, spec });
+        let request =
+            Request::AddBranch(AddBranchRequest { gid: gid.to_owned(), branch, spec, parent: 0 });
         self.done(gid.to_owned(), false, request).await
     }
 

@@ -31,6 +31,7 @@ mod client;
 mod error;
 mod leader;
 mod link;
+mod nested;
 mod options;
 mod second_phase;
 mod submission;

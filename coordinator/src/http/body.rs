@@ -38,6 +38,7 @@ pub(super) struct Submit {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct AddBranch {
     branch: u32,
+    parent: u32,
     participant: String,
     payload: Option<Box<RawValue>>,
     payload_base64: Option<String>,
@@ -207,12 +208,17 @@ impl Submit {
 
 impl AddBranch {
     pub(super) fn into_wire(self, gid: String) -> Result<v1::exchange_request::Request, Problem> {
-        let Self { branch, participant, payload, payload_base64, after, pivot } = self;
+        let Self { branch, parent, participant, payload, payload_base64, after, pivot } = self;
         let mut findings = Findings::default();
         let spec = Branch { participant, payload, payload_base64, after, pivot };
         let spec = Some(spec.into_wire(&mut findings, "body"));
         findings.verdict()?;
-        Ok(v1::exchange_request::Request::AddBranch(v1::AddBranchRequest { gid, branch, spec }))
+        Ok(v1::exchange_request::Request::AddBranch(v1::AddBranchRequest {
+            gid,
+            branch,
+            spec,
+            parent,
+        }))
     }
 }
 

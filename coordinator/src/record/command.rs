@@ -29,7 +29,7 @@ pub(super) fn format_of(command: &Command) -> u32 {
         | Command::Retry { .. } => 1,
         // A report of an XA transaction names verbs of format 2, but follows a begin of that format.
         Command::Report { .. } => 1,
-        Command::Fence { .. } | Command::Finish { .. } => 2,
+        Command::Fence { .. } | Command::Finish { .. } | Command::Nest { .. } => 2,
     }
 }
 
@@ -47,6 +47,14 @@ pub(super) fn to_record(command: &Command) -> v1::RecordedCommand {
         Command::AddBranch { gid, branch, spec } => (
             gid,
             Kind::AddBranch(v1::RecordedAddBranch {
+                branch: branch.0,
+                spec: Some(spec_to_record(spec)),
+            }),
+        ),
+        Command::Nest { gid, parent, branch, spec } => (
+            gid,
+            Kind::Nest(v1::RecordedNest {
+                parent: parent.0,
                 branch: branch.0,
                 spec: Some(spec_to_record(spec)),
             }),
@@ -93,6 +101,12 @@ pub(super) fn of_record(record: v1::RecordedCommand) -> Result<Command, RecordEr
             gid,
             branch: BranchId(add.branch),
             spec: spec_of_record(add.spec.ok_or(RecordError::Missing("spec"))?)?,
+        },
+        Kind::Nest(nest) => Command::Nest {
+            gid,
+            parent: BranchId(nest.parent),
+            branch: BranchId(nest.branch),
+            spec: spec_of_record(nest.spec.ok_or(RecordError::Missing("spec"))?)?,
         },
         Kind::Submit(_) => Command::Submit { gid },
         Kind::RollBack(why) => Command::RollBack { gid, reason: why.reason },

@@ -5,6 +5,8 @@
 
 mod closed_sets;
 mod command;
+#[cfg(test)]
+mod golden;
 mod snapshot;
 #[cfg(test)]
 mod tests;

@@ -107,6 +107,10 @@ fn commands() -> impl Strategy<Value = Command> {
             branch: BranchId(branch),
             spec
         }),
+        (gids(), any::<u32>(), any::<u32>(), specs()).prop_map(|(gid, parent, branch, spec)| {
+            let (parent, branch) = (BranchId(parent), BranchId(branch));
+            Command::Nest { gid, parent, branch, spec }
+        }),
         gids().prop_map(|gid| Command::Submit { gid }),
         (gids(), texts()).prop_map(|(gid, reason)| Command::RollBack { gid, reason }),
         (gids(), vec(reports(), 0..4)).prop_map(|(gid, reports)| Command::Report { gid, reports }),

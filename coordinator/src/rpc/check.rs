@@ -198,8 +198,15 @@ fn add_branch(request: &AddBranchRequest) -> Result<Checked, Fault> {
             None
         }
     };
-    let command =
-        gid.zip(spec).map(|(gid, spec)| Command::AddBranch { gid, branch: BranchId(number), spec });
+    let parent = request.parent;
+    if parent > 0 && parent >= number {
+        findings
+            .add("parent", format_args!("{parent}; a branch is nested in one with a lower number"));
+    }
+    let command = gid.zip(spec).map(|(gid, spec)| match parent {
+        0 => Command::AddBranch { gid, branch: BranchId(number), spec },
+        _ => Command::Nest { gid, parent: BranchId(parent), branch: BranchId(number), spec },
+    });
     propose(findings, command, None)
 }
 

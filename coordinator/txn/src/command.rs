@@ -27,6 +27,18 @@ pub enum Command {
         /// What is asked for.
         spec: BranchSpec,
     },
+    /// Adds a branch on behalf of another one whose first-phase call is under way, also to a transaction that is declared or
+    /// submitted: a participant that needs others nests them. It answers its own call only behind this.
+    Nest {
+        /// The transaction.
+        gid: Gid,
+        /// The branch that is being called.
+        parent: BranchId,
+        /// The number the new one is expected to get; a repeat is known by it.
+        branch: BranchId,
+        /// What is asked for.
+        spec: BranchSpec,
+    },
     /// Closes an active transaction: it shall commit if every branch can.
     Submit {
         /// The transaction.
@@ -86,6 +98,7 @@ impl Command {
         match self {
             Self::Begin { gid, .. }
             | Self::AddBranch { gid, .. }
+            | Self::Nest { gid, .. }
             | Self::Submit { gid }
             | Self::RollBack { gid, .. }
             | Self::Report { gid, .. }

@@ -24,6 +24,8 @@ enum Step {
         branch: Option<u32>,
         pivot: bool,
         after: u8,
+        /// Nested in this one.
+        parent: Option<u32>,
     },
     Submit {
         gid: u8,
@@ -90,7 +92,15 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (gid(), plan()).prop_map(|(gid, plan)| Step::Begin { gid, plan }),
         3 => (gid(), prop::option::weighted(0.2, 0_u32..5), prop::bool::weighted(0.2), 0_u8..16)
-            .prop_map(|(gid, branch, pivot, after)| Step::Add { gid, branch, pivot, after }),
+            .prop_flat_map(|(gid, branch, pivot, after)| {
+                prop::option::weighted(0.4, 0_u32..5).prop_map(move |parent| Step::Add {
+                    gid,
+                    branch,
+                    pivot,
+                    after,
+                    parent,
+                })
+            }),
         2 => gid().prop_map(|gid| Step::Submit { gid }),
         1 => gid().prop_map(|gid| Step::RollBack { gid }),
         10 => (gid(), vec((any::<u8>(), any::<u8>()), 0..5))
@@ -146,15 +156,15 @@ impl Step {
                     enlisted: plan.enlisted,
                 }
             }
-            Self::Add { gid: number, branch, pivot, after } => {
+            Self::Add { gid: number, branch, pivot, after, parent } => {
                 let gid = gid(*number);
                 let count = machine.get(&gid).map_or(0, |known| known.branches.len());
                 let branch = branch.unwrap_or(u32::try_from(count).unwrap() + 1);
                 let earlier = bits(*after).into_iter().filter(|id| id.0 < branch).collect();
-                Command::AddBranch {
-                    gid,
-                    branch: BranchId(branch),
-                    spec: spec(Some(earlier), *pivot),
+                let (branch, spec) = (BranchId(branch), spec(Some(earlier), *pivot));
+                match parent.map(BranchId) {
+                    Some(parent) => Command::Nest { gid, parent, branch, spec },
+                    None => Command::AddBranch { gid, branch, spec },
                 }
             }
             Self::Submit { gid: number } => Command::Submit { gid: gid(*number) },

@@ -186,6 +186,7 @@ fn shown(commands: &[Command]) -> String {
             format!("begin {gid} ({style} {}, {} branches)", mode.as_str(), branches.len())
         }
         Command::AddBranch { gid, branch, .. } => format!("add {gid} {branch}"),
+        Command::Nest { gid, parent, branch, .. } => format!("nest {gid} {branch} in {parent}"),
         Command::Submit { gid } => format!("submit {gid}"),
         Command::RollBack { gid, reason } => format!("roll back {gid} ({reason})"),
         Command::Expire { gid } => format!("expire {gid}"),

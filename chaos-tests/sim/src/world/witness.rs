@@ -210,7 +210,7 @@ fn postings(carried: &[Carried]) -> impl Iterator<Item = &Posting> {
 fn worth_minor(command: &Command) -> i64 {
     let branches = match command {
         Command::Begin { branches, .. } => branches.as_slice(),
-        Command::AddBranch { spec, .. } => std::slice::from_ref(spec),
+        Command::AddBranch { spec, .. } | Command::Nest { spec, .. } => std::slice::from_ref(spec),
         Command::Submit { .. }
         | Command::RollBack { .. }
         | Command::Report { .. }

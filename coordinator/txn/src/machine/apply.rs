@@ -26,6 +26,7 @@ impl Machine {
                 self.begin(gid, mode, options, branches, enlisted)
             }
             Command::AddBranch { gid, branch, spec } => self.add_branch(&gid, branch, spec),
+            Command::Nest { gid, parent, branch, spec } => self.nest(&gid, parent, branch, spec),
             Command::Submit { gid } => self.submit(&gid),
             Command::RollBack { gid, reason } => self.roll_back(&gid, reason),
             Command::Report { gid, reports } => self.report(&gid, &reports),
@@ -103,6 +104,51 @@ impl Machine {
         if transaction.status != Status::Active {
             return Err(transaction.wrong_status("adding a branch"));
         }
+        self.append(gid, branch, spec)
+    }
+
+    /// A branch for a participant that is being called: until it has answered, nothing is decided around it.
+    fn nest(
+        &mut self,
+        gid: &Gid,
+        parent: BranchId,
+        branch: BranchId,
+        spec: BranchSpec,
+    ) -> Result<Outcome, Rejection> {
+        let transaction = self.known(gid)?;
+        let is_repeat = transaction.branch(branch).is_some_and(|known| known.spec == spec);
+        if is_repeat && !transaction.status.is_final() {
+            return Ok(Outcome::UNCHANGED);
+        }
+        let malformed = |what: String| Err(Rejection::Malformed { gid: gid.clone(), what });
+        let Some(caller) = transaction.branch(parent) else {
+            let count = transaction.branches.len();
+            return malformed(format!(
+                "it has no {parent} to nest in; its branches are b1 to b{count}"
+            ));
+        };
+        if transaction.options.tried_by == TriedBy::Caller || spec.pivot {
+            return malformed(
+                "a nested branch is called by the coordinator and is no pivot. Have the program that makes \
+                 the calls add it, or mark the pivot at the begin"
+                    .to_owned(),
+            );
+        }
+        let is_open =
+            matches!(transaction.status, Status::Active | Status::Trying | Status::Running);
+        if !is_open || caller.state != BranchState::Pending {
+            return Err(transaction.wrong_status("nesting in a branch whose call is over"));
+        }
+        self.append(gid, branch, spec)
+    }
+
+    fn append(
+        &mut self,
+        gid: &Gid,
+        branch: BranchId,
+        spec: BranchSpec,
+    ) -> Result<Outcome, Rejection> {
+        let transaction = self.known(gid)?;
         let count = transaction.branches.len();
         if usize::try_from(branch.0).ok() != Some(count + 1) {
             let next = BranchId(branch_number(count + 1));

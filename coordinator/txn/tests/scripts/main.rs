@@ -13,8 +13,18 @@ mod stage;
 mod tell;
 
 /// The folders, each a test below; a folder that nobody runs is a mistake.
-const FOLDERS: [&str; 9] =
-    ["attention", "enlisted", "idempotency", "leader", "limits", "order", "saga", "tcc", "xa"];
+const FOLDERS: [&str; 10] = [
+    "attention",
+    "enlisted",
+    "idempotency",
+    "leader",
+    "limits",
+    "nested",
+    "order",
+    "saga",
+    "tcc",
+    "xa",
+];
 
 fn entries(of: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<_> =
@@ -69,6 +79,11 @@ fn leader() {
 #[test]
 fn limits() {
     run("limits");
+}
+
+#[test]
+fn nested() {
+    run("nested");
 }
 
 #[test]

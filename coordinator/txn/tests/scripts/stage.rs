@@ -78,6 +78,13 @@ impl Stage {
                 let (branch, spec) = parse::added(args)?;
                 self.apply(at, &gid.clone(), Command::AddBranch { gid, branch, spec })
             }
+            // nest GID bPARENT bN PARTICIPANT ...
+            "nest" => {
+                let gid = parse::gid(args)?;
+                let parent = parse::branch_id(args.next_pos().ok_or("which parent?")?)?;
+                let (branch, spec) = parse::added(args)?;
+                self.apply(at, &gid.clone(), Command::Nest { gid, parent, branch, spec })
+            }
             "submit" => {
                 let gid = parse::gid(args)?;
                 self.apply(at, &gid.clone(), Command::Submit { gid })
