@@ -10,8 +10,12 @@ use std::{
 
 const PAGE: &str = "docs/reference/metrics.md";
 /// Pages that name tests as proof.
-const PROVED: [&str; 3] =
-    ["docs/reference/promises.md", "docs/reference/limits.md", "docs/operating/failover.md"];
+const PROVED: [&str; 4] = [
+    "docs/reference/promises.md",
+    "docs/reference/limits.md",
+    "docs/operating/failover.md",
+    "docs/reference/scenarios.md",
+];
 /// What Prometheus adds to the name of a histogram.
 const SUFFIXES: [&str; 3] = ["_bucket", "_sum", "_count"];
 /// The shortest name of a test that is told from the name of a setting: a sentence has this many underscores at least.

@@ -8,6 +8,7 @@ mod cluster;
 mod crowd;
 mod failover;
 mod saga;
+mod scenarios;
 mod sessions;
 mod tcc;
 mod xa;
