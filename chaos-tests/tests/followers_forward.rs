@@ -141,7 +141,8 @@ async fn every_grpc_method_is_answered_by_a_follower_as_by_the_leader() -> anyho
         door.begin(wire::BeginRequest { gid: gid.into(), mode, options: None }).await?;
         for (branch, spec) in (1..).zip(submission(gid, 10).branches) {
             let gid = gid.to_owned();
-            door.add_branch(wire::AddBranchRequest { gid, branch, spec: Some(spec) }).await?;
+            door.add_branch(wire::AddBranchRequest { gid, branch, spec: Some(spec), parent: 0 })
+                .await?;
         }
     }
     let close =

@@ -86,8 +86,12 @@ async fn every_request_of_a_caller_is_answered() {
     );
     assert!(client.begin(begin).await.unwrap().into_inner().repeated);
     for number in 1..=2 {
-        let add =
-            AddBranchRequest { gid: "pay-4".into(), branch: number, spec: Some(branch("yes")) };
+        let add = AddBranchRequest {
+            gid: "pay-4".into(),
+            branch: number,
+            spec: Some(branch("yes")),
+            parent: 0,
+        };
         let reply = client.add_branch(add).await.unwrap().into_inner();
         assert_eq!(reply.transaction.unwrap().branches.len(), number as usize);
     }
@@ -201,7 +205,12 @@ async fn every_refusal_has_its_status_and_its_code() {
     assert_eq!(told(&missing), (Code::NotFound, "HF2001", "refused"));
     let wait = WaitRequest { gid: "nothing".into(), ..WaitRequest::default() };
     assert_eq!(told(&client.wait(wait).await.unwrap_err()), (Code::NotFound, "HF2001", "refused"));
-    let add = AddBranchRequest { gid: "pay-1".into(), branch: 2, spec: Some(branch("nobody")) };
+    let add = AddBranchRequest {
+        gid: "pay-1".into(),
+        branch: 2,
+        spec: Some(branch("nobody")),
+        parent: 0,
+    };
     let late = client.add_branch(add).await.unwrap_err();
     assert_eq!(told(&late), (Code::FailedPrecondition, "HF2004", "refused"));
 }
@@ -336,9 +345,15 @@ async fn each_limit_holds_at_the_limit_and_not_one_past_it() {
     huge.branches[0].payload = vec![0; 3 << 20].into();
     assert_eq!(client.submit(huge).await.unwrap_err().code(), Code::OutOfRange);
     for (add, what) in [
-        (AddBranchRequest { gid: "x".into(), branch: 0, spec: Some(branch("a")) }, "branch"),
-        (AddBranchRequest { gid: "x".into(), branch: 129, spec: Some(branch("a")) }, "branch"),
-        (AddBranchRequest { gid: "x".into(), branch: 1, spec: None }, "spec"),
+        (
+            AddBranchRequest { gid: "x".into(), branch: 0, spec: Some(branch("a")), parent: 0 },
+            "branch",
+        ),
+        (
+            AddBranchRequest { gid: "x".into(), branch: 129, spec: Some(branch("a")), parent: 0 },
+            "branch",
+        ),
+        (AddBranchRequest { gid: "x".into(), branch: 1, spec: None, parent: 0 }, "spec"),
     ] {
         let status = client.add_branch(add).await.unwrap_err();
         assert_eq!(told(&status), (Code::InvalidArgument, "HF2301", "refused"));
