@@ -425,3 +425,50 @@ async fn a_node_that_stops_answers_what_is_under_way_and_closes_its_doors() {
     assert_eq!((answer.status, &answer.json()["outcome"]), (202, &json!("unknown")), "{answer:?}");
     assert!(tokio::net::TcpStream::connect(at).await.is_err(), "the door is closed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_prepared_is_decided_by_its_submit_and_fenced_if_nobody_knows_it() {
+    let cluster = Cluster::of(1).await;
+    let at = cluster.leader().http;
+    let prepared = |gid: &str, grace_ms: u64| {
+        let mut body = transfer(gid, ["pg-1", "pg-2"]);
+        body["mode"] = json!("xa");
+        body["options"] = json!({"second_phase_grace_ms": grace_ms});
+        body
+    };
+    // Nobody serves pg-1: the caller's own word is what ends it.
+    let decided = post(at, ALL, &prepared("rt-1", 10_000)).await;
+    let answer = decided.json();
+    assert_eq!((decided.status, &answer["outcome"]), (200, &json!("committed")));
+    let status = &answer["transaction"]["status"];
+    assert_eq!((&answer["transaction"]["mode"], status), (&json!("xa"), &json!("committing")));
+    let finish = format!("{ALL}/rt-1/finish");
+    let part = post(at, &finish, &json!({"outcome": "committed", "branches": [2]})).await;
+    assert_eq!(part.json()["transaction"]["branches"][1]["state"], "confirmed");
+    let whole = post(at, &finish, &json!({"outcome": "committed"})).await;
+    assert_eq!(whole.json()["transaction"]["status"], "committed");
+    for (body, code, http) in [
+        (json!({"outcome": "rolled_back"}), "HF2004", 409),
+        (json!({"outcome": "committed", "branches": [3]}), "HF2006", 400),
+        (json!({}), "HF2301", 400),
+    ] {
+        let refused = post(at, &finish, &body).await;
+        assert_eq!(refused.problem(), (http, code.into(), "refused".into()), "{body}");
+    }
+
+    let sweep = json!({"reason": "prepared at pg-1 for 60 s", "abort_if_unknown": true});
+    let fenced = post(at, &format!("{ALL}/rt-2/rollback"), &sweep).await;
+    assert_eq!((fenced.status, &fenced.json()["outcome"]), (200, &json!("rolled_back")));
+    let late = post(at, ALL, &prepared("rt-2", 0)).await;
+    assert_eq!(late.problem(), (409, "HF2008".into(), "refused".into()));
+    let decided = post(at, &format!("{ALL}/rt-1/rollback"), &sweep).await;
+    assert_eq!(decided.problem(), (409, "HF2004".into(), "refused".into()));
+    let plain = post(at, &format!("{ALL}/rt-3/rollback"), &json!({"reason": "enough"})).await;
+    assert_eq!(plain.problem(), (404, "HF2001".into(), "refused".into()));
+
+    // The grace at its limit is taken and one past it is not; other modes have none.
+    assert_eq!(post(at, ALL, &prepared("rt-4", 10_001)).await.problem().1, "HF2301");
+    let mut tcc = prepared("rt-5", 1);
+    tcc["mode"] = json!("tcc");
+    assert_eq!(post(at, ALL, &tcc).await.problem().1, "HF2301");
+}
