@@ -1,4 +1,4 @@
-//! `holdfast chaos`: the product against faults. `sim` runs the protocol simulator, one seed one run.
+//! `holdfast chaos`: the product against faults. `sim` runs the protocol simulator, one seed one run; `router-diff` is in `chaos_router.rs`.
 
 use std::{process::ExitCode, time::Instant};
 
@@ -7,6 +7,7 @@ use holdfast_sim::{Campaign, Happening, Mutant, Run, Violation, Words, campaign,
 use serde_json::{Value, json};
 
 use crate::{
+    chaos_router::{self, RouterDiffArgs},
     exit::{self, Usage},
     output::{self, Output},
 };
@@ -30,6 +31,14 @@ Examples:
 
 A seed decides everything, so a failure is repeated by its seed. Exit code 1 when a promise was broken.")]
     Sim(SimArgs),
+    /// Route random statements over four databases, and compare with one
+    #[command(after_help = "\
+Examples:
+  holdfast chaos router-diff --statements 20000 --seed 7
+  holdfast chaos router-diff --statements 1000 --json
+
+Each statement has the same rows and the same effect as on one database, or is refused. Exit code 1 when one differed.")]
+    RouterDiff(RouterDiffArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -57,8 +66,11 @@ struct SimArgs {
 /// Runs the chosen kind of chaos.
 /// # Errors
 /// An unknown mutant, or standard output cannot be written.
-pub(crate) fn run_chaos(args: &ChaosArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let ChaosCommand::Sim(args) = &args.command;
+pub(crate) async fn run_chaos(args: &ChaosArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let args = match &args.command {
+        ChaosCommand::Sim(args) => args,
+        ChaosCommand::RouterDiff(args) => return chaos_router::run(args, output).await,
+    };
     let mutant = args.mutant.as_deref().map(mutant_named).transpose()?;
     let output = if args.json { Output::Json } else { output };
     match args.seed {

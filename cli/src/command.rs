@@ -96,7 +96,7 @@ impl Holdfast {
             Command::Router(args) => Box::pin(router::run(args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await,
             Command::Bench(args) => Box::pin(bench::run(args)).await,
-            Command::Chaos(args) => chaos::run_chaos(&args, output),
+            Command::Chaos(args) => Box::pin(chaos::run_chaos(&args, output)).await,
             Command::Drill(args) => Box::pin(drill::run_drill(args, output)).await,
             Command::Tx(args) => Box::pin(tx::run(args, output)).await,
             Command::Cluster(args) => Box::pin(status::run(args, output)).await,

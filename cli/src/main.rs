@@ -5,6 +5,7 @@ mod bank;
 mod barrier;
 mod bench;
 mod chaos;
+mod chaos_router;
 mod command;
 mod config;
 mod config_cmd;

@@ -8,6 +8,7 @@ mod condition;
 mod derived;
 mod function;
 mod gather;
+mod join;
 mod keyword;
 mod read;
 mod render;

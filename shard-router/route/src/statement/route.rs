@@ -11,7 +11,8 @@ use crate::{
     Access, GroupName, KeyColumn, Merge, Part, Plan, Reason, RefusalClass, Refused, Rewritten,
     Scatter, Slot, SourceIndex, Tag, Target, Topology, Values,
     key::Key,
-    plan::{Constant, Known, SlotSet, SourceSet, known, known_elements, split},
+    plan::{Constant, Known, Place, SlotSet, SourceSet, known, known_elements, split},
+    template::LiteralKind,
 };
 
 impl Shape {
@@ -233,6 +234,11 @@ impl Router<'_, '_> {
             }
             Keys::OneOf(column, constants) => {
                 let column = &columns[*column];
+                if constants.len() > 1 && self.list_may_be_numeric(constants) {
+                    let why = "a list that mixes integers, decimals and parameters without a type";
+                    found.unknown.get_or_insert((column.name.to_string(), why));
+                    return SlotSet::ALL;
+                }
                 let values =
                     constants.iter().map(|constant| known(constant, column.key_type, self.values));
                 slots_of(values, column, found)
@@ -248,6 +254,38 @@ impl Router<'_, '_> {
                 }
             }
         }
+    }
+
+    /// PostgreSQL gives all elements of a list one type. Beside a decimal, a parameter without a type is `numeric`, and its bytes are no integer's.
+    fn list_may_be_numeric(&self, constants: &[Constant]) -> bool {
+        let untyped = |constant: &Constant| match constant.place {
+            Place::Parameter { index, .. } => {
+                constant.cast.is_none()
+                    && self.values.parameters.get(index).is_some_and(|bound| bound.oid == 0)
+            }
+            Place::Literal(_) | Place::Null | Place::Text(_) | Place::Number(_) => false,
+        };
+        let integer = |constant: &Constant| {
+            constant.cast.is_some()
+                || match &constant.place {
+                    Place::Literal(index) => {
+                        let literal = self.values.literals.get(*index);
+                        literal.is_some_and(|literal| {
+                            literal.kind == LiteralKind::Text
+                                || literal.raw(self.values.sql).parse::<i64>().is_ok()
+                        })
+                    }
+                    Place::Number(text) => text.parse::<i64>().is_ok(),
+                    Place::Null | Place::Text(_) => true,
+                    Place::Parameter { index, .. } => {
+                        let bound = self.values.parameters.get(*index);
+                        bound.is_some_and(|bound| {
+                            matches!(bound.oid, 0 | 20 | 21 | 23 | 25 | 1042 | 1043 | 2950)
+                        })
+                    }
+                }
+        };
+        constants.iter().any(untyped) && !constants.iter().all(integer)
     }
 
     fn scattered(&self, found: &Found, sources: &[SourceIndex]) -> Result<Plan, Refused> {

@@ -1,0 +1,514 @@
+//! Draws statements: what applications write, and what catches a router out.
+
+use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
+
+use super::world::{KeyKind, World};
+
+/// A statement with its parameters.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    pub(super) kind: &'static str,
+    pub(super) sql: String,
+    pub(super) parameters: Vec<Bound>,
+    /// As a simple query.
+    pub(super) simple: bool,
+    /// The answer's order is certain.
+    pub(super) ordered: bool,
+}
+
+/// A parameter in binary form.
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub(super) oid: u32,
+    /// Whether the parse message tells its type.
+    pub(super) declared: bool,
+    pub(super) bytes: Option<Vec<u8>>,
+    pub(super) shown: String,
+}
+
+/// Keys that occur.
+const KEYS: u32 = 40;
+
+/// Writes one statement.
+pub(super) struct Pen<'w, 'r> {
+    world: &'w World,
+    pub(super) rng: &'r mut StdRng,
+    simple: bool,
+    parameters: Vec<Bound>,
+    ordered: bool,
+}
+
+type Write<'w, 'r> = fn(&mut Pen<'w, 'r>) -> String;
+
+/// Draws one. A parameter that the text does not use has no type to PostgreSQL, so such a draw is not taken.
+pub(super) fn draw(world: &World, rng: &mut StdRng) -> Drawn {
+    loop {
+        let drawn = attempt(world, rng);
+        let used = |at: usize| {
+            let name = format!("${at}");
+            drawn.sql.match_indices(&name).any(|(start, _)| {
+                !drawn.sql[start + name.len()..].starts_with(|next: char| next.is_ascii_digit())
+            })
+        };
+        if (1..=drawn.parameters.len()).all(used) {
+            return drawn;
+        }
+    }
+}
+
+fn attempt(world: &World, rng: &mut StdRng) -> Drawn {
+    let simple = rng.random_bool(0.5);
+    let mut pen = Pen { world, rng, simple, parameters: Vec::new(), ordered: false };
+
+    let kinds: [(&'static str, u32, Write<'_, '_>); 24] = [
+        ("point_select", 10, Pen::point_select),
+        ("key_list", 6, Pen::key_list),
+        ("condition", 8, Pen::condition_select),
+        ("scan", 4, Pen::scan),
+        ("sorted", 6, Pen::sorted),
+        ("aggregate", 6, Pen::aggregate),
+        ("grouped", 6, Pen::grouped),
+        ("grouped_by_key", 3, Pen::grouped_by_key),
+        ("distinct", 3, Pen::distinct),
+        ("join_by_key", 6, Pen::join_by_key),
+        ("outer_join", 5, Pen::outer_join),
+        ("join_otherwise", 2, Pen::join_otherwise),
+        ("reference", 3, Pen::reference),
+        ("subquery", 6, Pen::subquery),
+        ("derived", 5, Pen::derived),
+        ("window", 2, Pen::window),
+        ("set_operation", 3, Pen::set_operation),
+        ("insert", 10, Pen::insert),
+        ("insert_many", 6, Pen::insert_many),
+        ("insert_select", 3, Pen::insert_select),
+        ("update", 8, Pen::update),
+        ("delete", 5, Pen::delete),
+        ("write_reference", 2, Pen::write_reference),
+        ("lone", 2, Pen::lone),
+    ];
+    let total: u32 = kinds.iter().map(|(_, weight, _)| weight).sum();
+    let mut at = pen.rng.random_range(0..total);
+    let (kind, _, write) = kinds
+        .into_iter()
+        .find(|(_, weight, _)| {
+            let here = at < *weight;
+            at = at.wrapping_sub(*weight);
+            here
+        })
+        .expect("the weights add up");
+    let sql = write(&mut pen);
+    let Pen { parameters, ordered, .. } = pen;
+    Drawn { kind, sql, parameters, simple, ordered }
+}
+
+impl Pen<'_, '_> {
+    pub(super) fn any<'s>(&mut self, of: &[&'s str]) -> &'s str {
+        of.choose(self.rng).copied().unwrap_or_default()
+    }
+
+    pub(super) fn table(&mut self) -> (&'static str, &'static str) {
+        *super::world::SHARDED.choose(self.rng).expect("there are tables")
+    }
+
+    pub(super) fn number(&mut self, below: i64) -> String {
+        let value = self.rng.random_range(0..below);
+        self.rng.random_bool(0.1).then(|| "NULL".to_owned()).unwrap_or_else(|| value.to_string())
+    }
+
+    /// A value of the key: a literal in one of its forms, or a parameter.
+    pub(super) fn key(&mut self) -> String {
+        let number = self.rng.random_range(0..KEYS);
+        let text = self.world.key(number);
+        if !self.simple && self.rng.random_bool(0.6) {
+            return self.parameter(text);
+        }
+        let quoted = format!("'{}'", text.replace('\'', "''"));
+        match self.world.kind {
+            KeyKind::Integer => match self.rng.random_range(0..8) {
+                0 => format!("'{text}'"),
+                1 => format!("{text}::bigint"),
+                2 => format!("{text}.0"),
+                3 => format!("'0{text}'::bigint"),
+                4 => format!("CAST('{text}' AS int)"),
+                _ => text,
+            },
+            KeyKind::Text | KeyKind::Varchar => match self.rng.random_range(0..5) {
+                0 => format!("{quoted}::text"),
+                1 => format!("CAST({quoted} AS varchar)"),
+                _ => quoted,
+            },
+            KeyKind::Char if self.rng.random_bool(0.3) => format!("'{text}  '"),
+            KeyKind::Char => quoted,
+            KeyKind::Uuid => match self.rng.random_range(0..4) {
+                0 => quoted.to_uppercase(),
+                1 => format!("{quoted}::uuid"),
+                2 => format!("'{}'", text.replace('-', "")),
+                _ => quoted,
+            },
+        }
+    }
+
+    fn parameter(&mut self, text: String) -> String {
+        let declared = self.rng.random_bool(0.5);
+        let (oid, bytes) = match self.world.kind {
+            KeyKind::Integer => (20, text.parse::<i64>().expect("a number").to_be_bytes().to_vec()),
+            KeyKind::Text => (25, text.clone().into_bytes()),
+            KeyKind::Varchar => (1043, text.clone().into_bytes()),
+            KeyKind::Char => (1042, text.clone().into_bytes()),
+            KeyKind::Uuid => {
+                let hex = text.replace('-', "");
+                let value = u128::from_str_radix(&hex, 16).expect("a uuid");
+                (2950, value.to_be_bytes().to_vec())
+            }
+        };
+        let bytes = (!self.rng.random_bool(0.03)).then_some(bytes);
+        self.parameters.push(Bound { oid, declared, bytes, shown: text });
+        format!("${}", self.parameters.len())
+    }
+
+    fn predicate(&mut self, alias: &str) -> String {
+        let number = self.rng.random_range(0..30);
+        match self.rng.random_range(0..7) {
+            0 => format!("{alias}.a < {number}"),
+            1 => format!("{alias}.b LIKE 'b{}%'", number % 4),
+            2 => format!("{alias}.c BETWEEN {number} AND {}.50", number + 10),
+            3 => format!("{alias}.a IS NULL"),
+            4 => format!("{alias}.n % 3 = {}", number % 3),
+            5 => format!("{alias}.b IN ('b1', 'b2x')"),
+            _ => format!("{alias}.d > '2026-01-{:02}'", 1 + number % 28),
+        }
+    }
+
+    /// Something about the key, and perhaps about the rest.
+    pub(super) fn about(&mut self, alias: &str, column: &str, deep: u32) -> String {
+        let key = format!("{alias}.{column}");
+        match self.rng.random_range(0..12) {
+            0..=3 => format!("{key} = {}", self.key()),
+            4 => format!("{} = {key}", self.key()),
+            5 => format!("{key} IN ({}, {})", self.key(), self.key()),
+            6 => self.predicate(alias),
+            7 if deep > 0 => {
+                format!(
+                    "({} OR {})",
+                    self.about(alias, column, deep - 1),
+                    self.about(alias, column, deep - 1)
+                )
+            }
+            8 if deep > 0 => {
+                format!(
+                    "({} AND {})",
+                    self.about(alias, column, deep - 1),
+                    self.about(alias, column, deep - 1)
+                )
+            }
+            9 if deep > 0 => format!("NOT ({})", self.about(alias, column, deep - 1)),
+            10 => format!("{key} IS NOT NULL"),
+            11 => format!("{key} = NULL"),
+            _ => format!("{key} = {} AND {}", self.key(), self.predicate(alias)),
+        }
+    }
+
+    fn columns(&mut self, alias: &str, key: &str) -> String {
+        match self.rng.random_range(0..4) {
+            0 => "*".to_owned(),
+            1 => format!("{alias}.{key}, {alias}.n, {alias}.b"),
+            2 => format!("{alias}.*"),
+            _ => format!("{alias}.n, {alias}.c * 2 AS twice, {alias}.d, upper({alias}.b)"),
+        }
+    }
+
+    fn point_select(&mut self) -> String {
+        let (table, key) = self.table();
+        let columns = self.columns("x", key);
+        let value = self.key();
+        let more = if self.rng.random_bool(0.4) {
+            format!(" AND {}", self.predicate("x"))
+        } else {
+            String::new()
+        };
+        format!("SELECT {columns} FROM {table} x WHERE x.{key} = {value}{more}")
+    }
+
+    fn key_list(&mut self) -> String {
+        let (table, key) = self.table();
+        let list: Vec<String> = (0..self.rng.random_range(1..5)).map(|_| self.key()).collect();
+        let list = list.join(", ");
+        match self.rng.random_range(0..3) {
+            0 if self.simple => format!("SELECT * FROM {table} WHERE {key} = ANY (ARRAY[{list}])"),
+            1 => {
+                let chain: Vec<String> =
+                    list.split(", ").map(|value| format!("{key} = {value}")).collect();
+                format!("SELECT n, a FROM {table} WHERE {}", chain.join(" OR "))
+            }
+            _ => format!("SELECT * FROM {table} WHERE {key} IN ({list})"),
+        }
+    }
+
+    fn condition_select(&mut self) -> String {
+        let (table, key) = self.table();
+        let columns = self.columns("x", key);
+        let condition = self.about("x", key, 2);
+        format!("SELECT {columns} FROM {table} AS x WHERE {condition}")
+    }
+
+    fn scan(&mut self) -> String {
+        let (table, key) = self.table();
+        let columns = self.columns("x", key);
+        let condition = self.predicate("x");
+        format!("SELECT {columns} FROM {table} x WHERE {condition}")
+    }
+
+    fn sorted(&mut self) -> String {
+        let (table, key) = self.table();
+        self.ordered = true;
+        let first = match self.rng.random_range(0..6) {
+            0 => "a".to_owned(),
+            1 => "b COLLATE \"C\" DESC".to_owned(),
+            2 => "c DESC NULLS LAST".to_owned(),
+            3 => "d NULLS FIRST".to_owned(),
+            4 => "a % 3, c".to_owned(),
+            _ => "b DESC".to_owned(),
+        };
+        let columns = self.any(&["*", "n, a, b, c, d", "a AS z, n, b", "c, d"]);
+        let limit = match self.rng.random_range(0..4) {
+            0 => String::new(),
+            1 => format!(" LIMIT {}", self.rng.random_range(0..9)),
+            2 => format!(" OFFSET {}", self.rng.random_range(0..9)),
+            _ => format!(
+                " LIMIT {} OFFSET {}",
+                self.rng.random_range(0..9),
+                self.rng.random_range(0..9)
+            ),
+        };
+        let condition = if self.rng.random_bool(0.5) {
+            format!(" WHERE {}", self.about("x", key, 1))
+        } else {
+            String::new()
+        };
+        format!("SELECT {columns} FROM {table} x{condition} ORDER BY {first}, {key}, n{limit}")
+    }
+
+    fn aggregates(&mut self) -> String {
+        let all = [
+            "count(*)",
+            "count(a)",
+            "sum(a)",
+            "sum(c)",
+            "avg(a)",
+            "avg(c)",
+            "min(a)",
+            "max(c)",
+            "min(b)",
+            "max(d)",
+            "avg(c) AS mean",
+            "count(*) FILTER (WHERE a > 5)",
+            "sum(a) FILTER (WHERE n < 4)",
+        ];
+        let rare = [
+            "count(DISTINCT a)",
+            "count(*) + 1",
+            "string_agg(b, ',' ORDER BY b)",
+            "coalesce(sum(a), 0)",
+            "stddev(a)",
+        ];
+        let mut list: Vec<&str> =
+            (0..self.rng.random_range(1..4)).map(|_| self.any(&all)).collect();
+        if self.rng.random_bool(0.08) {
+            list.push(self.any(&rare));
+        }
+        list.join(", ")
+    }
+
+    fn aggregate(&mut self) -> String {
+        let (table, key) = self.table();
+        let list = self.aggregates();
+        let condition = if self.rng.random_bool(0.6) {
+            format!(" WHERE {}", self.about("x", key, 1))
+        } else {
+            String::new()
+        };
+        format!("SELECT {list} FROM {table} x{condition}")
+    }
+
+    fn grouped(&mut self) -> String {
+        let (table, _) = self.table();
+        let list = self.aggregates();
+        let condition = if self.rng.random_bool(0.4) {
+            format!(" WHERE {}", self.predicate("x"))
+        } else {
+            String::new()
+        };
+        match self.rng.random_range(0..5) {
+            0 => format!("SELECT b, {list} FROM {table} x{condition} GROUP BY b"),
+            1 => format!("SELECT a % 4, {list} FROM {table} x{condition} GROUP BY a % 4"),
+            2 => {
+                self.ordered = true;
+                format!(
+                    "SELECT b, a, count(*) FROM {table} x{condition} GROUP BY b, a ORDER BY 3 DESC, b, a LIMIT 6"
+                )
+            }
+            3 => format!("SELECT {list} FROM {table} x{condition} GROUP BY 1 + 0 * n, a")
+                .replace("1 + 0 * n", "n"),
+            _ => format!(
+                "SELECT b, count(*) FROM {table} x{condition} GROUP BY b HAVING count(*) > 2"
+            ),
+        }
+    }
+
+    fn grouped_by_key(&mut self) -> String {
+        let (table, key) = self.table();
+        self.ordered = true;
+        format!(
+            "SELECT {key}, count(*), count(DISTINCT a), sum(a) FROM {table} GROUP BY {key} HAVING count(*) > 1 ORDER BY {key}"
+        )
+    }
+
+    fn distinct(&mut self) -> String {
+        let (table, key) = self.table();
+        match self.rng.random_range(0..4) {
+            0 => {
+                self.ordered = true;
+                format!("SELECT DISTINCT b, a FROM {table} ORDER BY b, a LIMIT 7")
+            }
+            1 => format!("SELECT DISTINCT {key} FROM {table}"),
+            2 => format!("SELECT DISTINCT c, b FROM {table} WHERE n < 4"),
+            _ => {
+                self.ordered = true;
+                format!(
+                    "SELECT DISTINCT ON ({key}) {key}, n, a FROM {table} ORDER BY {key}, n DESC"
+                )
+            }
+        }
+    }
+
+    fn join_by_key(&mut self) -> String {
+        let ((one, key), (two, other)) = (self.table(), self.table());
+        let condition = self.about("x", key, 1);
+        let more = self.predicate("y");
+        match self.rng.random_range(0..4) {
+            0 => format!(
+                "SELECT x.n, y.n, y.b FROM {one} x JOIN {two} y ON x.{key} = y.{other} WHERE {condition}"
+            ),
+            1 => format!(
+                "SELECT x.*, y.c FROM {one} x, {two} y WHERE {condition} AND y.{other} = x.{key} AND {more}"
+            ),
+            2 => format!(
+                "SELECT count(*), sum(y.c) FROM {one} x JOIN {two} y ON x.{key} = y.{other} AND {more}"
+            ),
+            _ if key == other => {
+                format!("SELECT x.n, y.a FROM {one} x JOIN {two} y USING ({key}) WHERE {condition}")
+            }
+            _ => format!(
+                "SELECT x.a, y.a FROM {one} x INNER JOIN {two} y ON y.{other} = x.{key} AND y.n = x.n"
+            ),
+        }
+    }
+
+    fn outer_join(&mut self) -> String {
+        let ((one, key), (two, other)) = (self.table(), self.table());
+        let how = self.any(&["LEFT JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"]);
+        let condition = self.about("x", key, 1);
+        let of_right = self.about("y", other, 0);
+        match self.rng.random_range(0..5) {
+            0 => format!(
+                "SELECT x.n, y.n FROM {one} x {how} {two} y ON x.{key} = y.{other} WHERE {condition}"
+            ),
+            1 => format!(
+                "SELECT x.n, y.n FROM {one} x LEFT JOIN {two} y ON x.{key} = y.{other} AND {of_right}"
+            ),
+            2 => format!("SELECT x.a, r.b FROM {one} x {how} r ON r.n = x.a WHERE {condition}"),
+            3 => format!(
+                "SELECT x.n, y.n, z.n FROM {one} x LEFT JOIN {two} y ON x.{key} = y.{other} LEFT JOIN r z ON z.n = y.a WHERE {condition}"
+            ),
+            _ => format!(
+                "SELECT x.n, y.n FROM {one} x {how} {two} y ON x.{key} = y.{other} AND x.n = y.n"
+            ),
+        }
+    }
+
+    fn join_otherwise(&mut self) -> String {
+        let ((one, key), (two, other)) = (self.table(), self.table());
+        let (left, right) = (self.about("x", key, 0), self.about("y", other, 0));
+        format!("SELECT x.n, y.n FROM {one} x, {two} y WHERE x.a = y.a AND {left} AND {right}")
+    }
+
+    fn reference(&mut self) -> String {
+        let (table, key) = self.table();
+        let condition = self.about("x", key, 1);
+        match self.rng.random_range(0..3) {
+            0 => "SELECT * FROM r WHERE a > 3".to_owned(),
+            1 => format!("SELECT x.n, r.b FROM {table} x JOIN r ON r.n = x.a WHERE {condition}"),
+            _ => format!("SELECT r.b, count(*) FROM r JOIN {table} x ON r.n = x.a GROUP BY r.b"),
+        }
+    }
+
+    fn subquery(&mut self) -> String {
+        let ((one, key), (two, other)) = (self.table(), self.table());
+        let (condition, inner) = (self.about("x", key, 0), self.about("y", other, 0));
+        match self.rng.random_range(0..8) {
+            0 => format!(
+                "SELECT x.n FROM {one} x WHERE {condition} AND EXISTS (SELECT 1 FROM {two} y WHERE y.{other} = x.{key} AND y.a > x.a)"
+            ),
+            1 => format!(
+                "SELECT x.n FROM {one} x WHERE NOT EXISTS (SELECT 1 FROM {two} y WHERE y.{other} = x.{key})"
+            ),
+            2 => format!(
+                "SELECT x.n, (SELECT count(*) FROM {two} y WHERE y.{other} = x.{key}) FROM {one} x WHERE {condition}"
+            ),
+            3 => format!(
+                "SELECT x.n FROM {one} x WHERE x.a IN (SELECT y.a FROM {two} y WHERE {inner}) AND {condition}"
+            ),
+            4 => format!("SELECT x.n FROM {one} x WHERE x.a IN (SELECT n FROM r WHERE a > 2)"),
+            5 => format!(
+                "SELECT x.n FROM {one} x WHERE x.{key} IN (SELECT y.{other} FROM {two} y WHERE y.a < 9)"
+            ),
+            6 => format!("SELECT (SELECT max(y.a) FROM {two} y WHERE {inner})"),
+            _ => format!("SELECT n FROM r WHERE n IN (SELECT y.a FROM {two} y WHERE {inner})"),
+        }
+    }
+
+    fn derived(&mut self) -> String {
+        let ((one, key), (two, other)) = (self.table(), self.table());
+        let value = self.key();
+        match self.rng.random_range(0..7) {
+            0 => {
+                format!("SELECT * FROM (SELECT {key} AS w, n, a FROM {one}) s WHERE s.w = {value}")
+            }
+            1 => format!(
+                "WITH s AS (SELECT * FROM {one} WHERE a < 12) SELECT s.n, s.b FROM s WHERE s.{key} = {value}"
+            ),
+            2 => format!(
+                "WITH s AS (SELECT {key} AS w, count(*) AS c FROM {one} GROUP BY {key}) SELECT * FROM s WHERE w = {value}"
+            ),
+            3 => format!(
+                "SELECT s.n, y.n FROM (SELECT {key} AS w, n FROM {one} WHERE {key} = {value}) s JOIN {two} y ON y.{other} = s.w"
+            ),
+            4 => format!("SELECT count(*) FROM (SELECT n, b FROM {one} WHERE a > 3) s"),
+            5 => format!("SELECT count(*) FROM (SELECT DISTINCT b FROM {one}) s"),
+            _ => format!("SELECT * FROM (SELECT {key}, n FROM {one} ORDER BY n, {key} LIMIT 3) s"),
+        }
+    }
+
+    fn window(&mut self) -> String {
+        let (table, key) = self.table();
+        if self.rng.random_bool(0.6) {
+            format!(
+                "SELECT n, row_number() OVER (PARTITION BY {key} ORDER BY n), sum(a) OVER (PARTITION BY {key}) FROM {table}"
+            )
+        } else {
+            format!(
+                "SELECT n, rank() OVER (ORDER BY n) FROM {table} WHERE {}",
+                self.about("t", key, 0).replace("t.", "")
+            )
+        }
+    }
+
+    fn set_operation(&mut self) -> String {
+        let ((one, key), (two, other)) = (self.table(), self.table());
+        let (left, right) = (self.key(), self.key());
+        let how = self.any(&["UNION", "UNION ALL", "EXCEPT", "INTERSECT"]);
+        format!(
+            "SELECT n FROM {one} WHERE {key} = {left} {how} SELECT n FROM {two} WHERE {other} = {right}"
+        )
+    }
+}

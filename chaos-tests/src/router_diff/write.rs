@@ -1,0 +1,116 @@
+//! Draws statements that write.
+
+use rand::Rng as _;
+
+use super::statement::Pen;
+
+impl Pen<'_, '_> {
+    fn row(&mut self) -> String {
+        let key = self.key();
+        let n = self.rng.random_range(0..8);
+        let (a, c) = (self.number(20), self.number(90));
+        let b = format!("'b{}{}'", self.rng.random_range(0..4), self.any(&["", "x", "''q", " "]));
+        let day = self.rng.random_range(1..29);
+        format!("({key}, {n}, {a}, {b}, {c}.25, '2026-01-{day:02} 10:00:00.5')")
+            .replace("NULL.25", "NULL")
+    }
+
+    pub(super) fn insert(&mut self) -> String {
+        let (table, key) = self.table();
+        let row = self.row();
+        let columns = if self.rng.random_bool(0.3) {
+            String::new()
+        } else {
+            format!(" ({key}, n, a, b, c, d)")
+        };
+        let conflict = match self.rng.random_range(0..4) {
+            0 => format!(" ON CONFLICT ({key}, n) DO UPDATE SET a = {table}.a + 1, b = excluded.b"),
+            1 => " ON CONFLICT DO NOTHING".to_owned(),
+            _ => String::new(),
+        };
+        let returning = if self.rng.random_bool(0.3) { " RETURNING n, b" } else { "" };
+        format!("INSERT INTO {table}{columns} VALUES {row}{conflict}{returning}")
+    }
+
+    pub(super) fn insert_many(&mut self) -> String {
+        let (table, key) = self.table();
+        let rows: Vec<String> = (0..self.rng.random_range(2..6)).map(|_| self.row()).collect();
+        let conflict = if self.rng.random_bool(0.7) { " ON CONFLICT DO NOTHING" } else { "" };
+        let returning = if self.rng.random_bool(0.3) { " RETURNING n, a" } else { "" };
+        format!(
+            "INSERT INTO {table} ({key}, n, a, b, c, d) VALUES {}{conflict}{returning}",
+            rows.join(", ")
+        )
+    }
+
+    pub(super) fn insert_select(&mut self) -> String {
+        let ((one, key), (two, other)) = (self.table(), self.table());
+        let condition = self.about("y", other, 0);
+        if self.rng.random_bool(0.5) {
+            format!(
+                "INSERT INTO {one} ({key}, n, a) SELECT y.{other}, y.n + 100, y.a FROM {two} y WHERE {condition} ON CONFLICT DO NOTHING"
+            )
+        } else {
+            let value = self.key();
+            format!(
+                "INSERT INTO {one} ({key}, n, a) SELECT {value}, r.n + 200, r.a FROM r ON CONFLICT DO NOTHING"
+            )
+        }
+    }
+
+    pub(super) fn update(&mut self) -> String {
+        let (table, key) = self.table();
+        let set = self.any(&[
+            "a = x.a + 1",
+            "b = 'b2x', c = 7.50",
+            "a = NULL",
+            "c = c * 2 - 1",
+            "a = n, d = '2026-01-05'",
+        ]);
+        let condition = self.about("x", key, 1);
+        let returning = if self.rng.random_bool(0.3) { " RETURNING x.n, x.a" } else { "" };
+        match self.rng.random_range(0..8) {
+            0 => format!(
+                "UPDATE {table} x SET {} WHERE {condition}{returning}",
+                set.replace("x.a", "r.a").replace(" = NULL", " = r.n") + " FROM r"
+            )
+            .replace(" WHERE", " WHERE r.n = 1 AND"),
+            1 => format!("UPDATE {table} x SET {key} = {} WHERE {condition}", self.key()),
+            _ => format!("UPDATE {table} x SET {set} WHERE {condition}{returning}"),
+        }
+    }
+
+    pub(super) fn delete(&mut self) -> String {
+        let (table, key) = self.table();
+        let value = self.key();
+        match self.rng.random_range(0..5) {
+            0 => format!("DELETE FROM {table} x WHERE {} AND x.n > 5", self.about("x", key, 0)),
+            1 => format!(
+                "DELETE FROM {table} x USING r WHERE r.n = x.a AND x.{key} = {value} RETURNING x.n"
+            ),
+            _ => format!("DELETE FROM {table} WHERE {key} = {value} AND n % 2 = 0"),
+        }
+    }
+
+    pub(super) fn write_reference(&mut self) -> String {
+        let n = self.rng.random_range(0..20);
+        match self.rng.random_range(0..4) {
+            0 => format!("UPDATE r SET a = a + 1 WHERE n < {n}"),
+            1 => format!("DELETE FROM r WHERE n = {n} RETURNING b"),
+            2 => format!(
+                "INSERT INTO r VALUES ({n}, {n}, 'b1') ON CONFLICT (n) DO UPDATE SET a = r.a + 2 RETURNING n"
+            ),
+            _ => format!("INSERT INTO r (n, a, b) VALUES ({n}, 1, now()::text)"),
+        }
+    }
+
+    pub(super) fn lone(&mut self) -> String {
+        let n = self.rng.random_range(0..20);
+        match self.rng.random_range(0..4) {
+            0 => format!("INSERT INTO lone VALUES ({n}, {n}, 'x') ON CONFLICT DO NOTHING"),
+            1 => format!("UPDATE lone SET a = a + 1 WHERE n = {n} RETURNING a"),
+            2 => "SELECT lone.n, r.b FROM lone JOIN r ON r.n = lone.n".to_owned(),
+            _ => "SELECT count(*) FROM lone".to_owned(),
+        }
+    }
+}
