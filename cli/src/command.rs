@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     agent, bank, barrier, bench, chaos, config_cmd, coordinator, demo, drill, explain, locate,
-    output::Output, router, rules, status, tx,
+    output::Output, router, rules, services, status, tx,
 };
 
 /// Distributed transactions for banks: freeze, confirm, recover.
@@ -69,6 +69,8 @@ Examples:
     Drill(drill::DrillArgs),
     /// Submit, read, wait for, list, roll back and retry global transactions
     Tx(tx::TxArgs),
+    /// Show services, and weigh, drain, throttle and color their instances
+    Services(services::ServicesArgs),
     /// Look at the cluster
     Cluster(status::ClusterArgs),
     /// Check shard rules
@@ -99,6 +101,7 @@ impl Holdfast {
             Command::Chaos(args) => Box::pin(chaos::run_chaos(&args, output)).await,
             Command::Drill(args) => Box::pin(drill::run_drill(args, output)).await,
             Command::Tx(args) => Box::pin(tx::run(args, output)).await,
+            Command::Services(args) => Box::pin(services::run(args, output)).await,
             Command::Cluster(args) => Box::pin(status::run(args, output)).await,
             Command::Rules(args) => rules::run(&args, output),
             Command::Locate(args) => locate::run(&args, output),

@@ -19,10 +19,13 @@ mod locate;
 mod output;
 mod router;
 mod rules;
+mod service_json;
+mod services;
 mod shutdown;
 mod status;
 mod submission;
 mod telemetry;
+mod timeline;
 mod tx;
 
 use std::process::ExitCode;

@@ -59,6 +59,37 @@ pub(crate) fn rfc3339(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
+/// ms since the epoch of an instant as [`rfc3339`] writes it, with or without the fraction, or of digits alone, which are ms already.
+pub(crate) fn instant(text: &str) -> Option<u64> {
+    if !text.is_empty() && text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().ok();
+    }
+    let bare = text.strip_suffix('Z')?;
+    let (whole, fraction) = bare.split_once('.').unwrap_or((bare, "000"));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !(1..=9).contains(&fraction.len()) || !digits(fraction) {
+        return None;
+    }
+    // The instant of a day is found by halving: what is written back must be what was given.
+    let days = whole.get(..10)?;
+    let (mut low, mut high) = (0_u64, 3_000_000_u64);
+    while low < high {
+        let middle = (low + high) / 2;
+        if rfc3339(middle * 86_400_000).get(..10)? < days {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    let part = |range: std::ops::Range<usize>| {
+        whole.get(range).filter(|text| digits(text)).and_then(|text| text.parse::<u64>().ok())
+    };
+    let seconds = (part(11..13)? * 60 + part(14..16)?) * 60 + part(17..19)?;
+    let millis: u64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
+    let ms = low * 86_400_000 + seconds * 1_000 + millis;
+    (rfc3339(ms).get(..19)? == whole).then_some(ms)
+}
+
 /// Year, month and day of the day `days` after 1970-01-01, in the Gregorian calendar.
 fn civil(mut days: u64) -> (u64, u64, u64) {
     let leap = |year: u64| {
@@ -94,6 +125,15 @@ mod tests {
         assert_eq!(rfc3339(951_782_400_123), "2000-02-29T00:00:00.123Z");
         assert_eq!(rfc3339(1_795_392_000_000), "2026-11-23T00:00:00.000Z");
         assert_eq!(rfc3339(4_102_444_799_999), "2099-12-31T23:59:59.999Z");
+        for text in
+            ["1970-01-01T00:00:00.000Z", "2000-02-29T00:00:00.123Z", "2099-12-31T23:59:59.999Z"]
+        {
+            assert_eq!(instant(text).map(rfc3339).as_deref(), Some(text));
+        }
+        assert_eq!(instant("2000-02-29T00:00:00Z"), Some(951_782_400_000));
+        for bad in ["", "2001-02-29T00:00:00Z", "2000-02-29", "2000-02-29T24:00:00Z", "x"] {
+            assert_eq!(instant(bad), None, "{bad}");
+        }
     }
 
     #[test]

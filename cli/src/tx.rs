@@ -10,6 +10,7 @@ use crate::{
     exit::{self, Usage},
     output::{self, Output},
     submission,
+    timeline::{self, Finished},
 };
 
 /// Submits, reads, waits for, lists, rolls back and retries global transactions.
@@ -93,6 +94,14 @@ The file:
         #[arg(long)]
         stale: bool,
     },
+    /// Show one transaction, open or finished, with its calls drawn over time
+    #[command(
+        after_help = "Examples:\n  holdfast tx show payroll-2026-11-0042\n  holdfast tx show payroll-2026-11-0042 --output json"
+    )]
+    Show {
+        /// The transaction
+        gid: String,
+    },
     /// Wait until a transaction is decided or ended
     #[command(
         after_help = "Examples:\n  holdfast tx wait payroll-2026-11-0042 --until end --patience-ms 5000"
@@ -104,9 +113,9 @@ The file:
         #[arg(long, value_enum, default_value_t = Until::Decision)]
         until: Until,
     },
-    /// List transactions in gid order
+    /// List open and recent transactions in gid order, or finished ones from the history
     #[command(
-        after_help = "Examples:\n  holdfast tx list\n  holdfast tx list --status trying --status committing --limit 1000"
+        after_help = "Examples:\n  holdfast tx list\n  holdfast tx list --status trying --status committing --limit 1000\n  holdfast tx list --finished --since 2h --tag run=payroll\n  holdfast tx list --participant loyalty --amount-min \"1000.00 EUR\" --amount-max \"9999.99 EUR\""
     )]
     List {
         /// Only these statuses; may be repeated
@@ -118,6 +127,8 @@ The file:
         /// How many
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
         limit: u32,
+        #[command(flatten)]
+        finished: Finished,
     },
     /// Ask for rollback; refused once the decision to commit is made
     #[command(
@@ -211,7 +222,15 @@ pub(crate) async fn run(args: TxArgs, output: Output) -> anyhow::Result<ExitCode
             show(&answer, output)?;
             Ok(if until == Until::None { accepted(&answer) } else { fate(&answer) })
         }
-        TxCommand::List { status, after, limit } => {
+        TxCommand::Show { gid } => {
+            timeline::show(&args.cluster.client()?, &gid, output).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        TxCommand::List { status, limit, finished, after: None } if finished.is_asked(&status) => {
+            finished.list(&args.cluster.client()?, &status, limit, output).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        TxCommand::List { status, after, limit, finished: _ } => {
             let filter = Filter { statuses: status, after, limit };
             let page = args.cluster.client()?.list(filter).await?;
             list(&page, output)?;

@@ -429,7 +429,7 @@ impl Client {
     }
 
     /// Asks one node after the other until one answers.
-    async fn on_any<T>(
+    pub(crate) async fn on_any<T>(
         &self,
         ask: impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>,
     ) -> Result<T, ClientError> {

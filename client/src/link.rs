@@ -241,8 +241,10 @@ async fn read(replies: Streaming<ExchangeReply>, pending: Arc<Pending>) {
     pending.with(Option::take);
 }
 
-/// A connection to the node at `address`, with pings that notice when it is gone.
-pub(crate) async fn channel(address: &str, options: &ClientOptions) -> Result<Channel, OpenError> {
+/// A connection to the node at `address` (`host:port`), with pings that notice when it is gone.
+/// # Errors
+/// [`OpenError`].
+pub async fn channel(address: &str, options: &ClientOptions) -> Result<Channel, OpenError> {
     let failed = |cause: String| OpenError { address: address.to_owned(), cause };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| failed(format!("not an address of the form host:port ({error})")))?

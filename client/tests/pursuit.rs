@@ -112,6 +112,7 @@ fn told(gid: &str, status: wire::Status, outcome: wire::Outcome) -> Act {
         transaction,
         outcome: outcome.into(),
         repeated: false,
+        from_history: false,
     }))
 }
 

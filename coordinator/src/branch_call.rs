@@ -42,7 +42,7 @@ pub(crate) fn build(
     })
 }
 
-fn op_on_the_wire(op: Op) -> v1::Op {
+pub(crate) fn op_on_the_wire(op: Op) -> v1::Op {
     match op {
         Op::Try => v1::Op::Try,
         Op::Confirm => v1::Op::Confirm,

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+pub use holdfast_history::Retention;
 use holdfast_raft::Member;
 use holdfast_txn::limit::TIMEOUT_MS_MAX;
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`.
     pub log: LogFiles,
+    /// `[history]`.
+    pub history: Retention,
 }
 
 /// Who this node is, and where it keeps things.
@@ -215,6 +218,10 @@ pub mod limit {
     pub const BATCH_PER_MESSAGE_MAX: usize = 1_024;
     /// Bytes of one message of a session.
     pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+    /// Watchers of moves at once.
+    pub const WATCHERS_MAX: usize = 256;
+    /// Moves that a watcher may be behind; then it is told and let go.
+    pub const MOVES_BEHIND_MAX: usize = 4_096;
     /// Transactions that one page of a list holds.
     pub const LIST_MAX: usize = 1_000;
     /// A session that is silent for so long ends, ms.
@@ -235,6 +242,7 @@ mod tests {
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             log: LogFiles::default(),
+            history: Retention::default(),
         }
     }
 

@@ -10,11 +10,12 @@ use std::{
     time::Duration,
 };
 
+use holdfast_proto::v1;
 use holdfast_raft::{Leadership, Log, Member, Role};
 use holdfast_txn::{Command, Digest, Gid, GlobalTransaction, Outcome, Rejection, Status};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::{Instant, timeout_at},
 };
@@ -25,12 +26,15 @@ use crate::{
     clock::{self, Clock},
     config::limit,
     dispatcher::{Dispatcher, Event, Surroundings},
+    endpoints::Endpoints,
     fault::{ProposeError, StartError},
+    history::History,
     meters::Meters,
     proposer::Proposer,
-    registry::store::Registry,
+    registry::{spread::Spread, store::Registry},
     replica::{Replica, SharedState, Touched},
     waiters::{self, Waiters},
+    watchers::Watchers,
 };
 
 /// One coordinator node. A handle: clones are the same node.
@@ -54,6 +58,9 @@ struct Inner {
     stop: CancellationToken,
     dispatcher: std::sync::Mutex<Option<JoinHandle<()>>>,
     registry: Arc<Registry>,
+    spread: Arc<Spread>,
+    history: Arc<History>,
+    watchers: Arc<Watchers>,
     metrics: OnceLock<PrometheusHandle>,
 }
 
@@ -157,11 +164,19 @@ impl Coordinator {
         let clock = Arc::new(Clock::new());
         let (state, touched) = (SharedState::new(), Touched::new());
         let waiters = Waiters::new(limit::WAITERS_MAX);
+        std::fs::create_dir_all(&config.node.data_dir).map_err(|fault| {
+            let dir = config.node.data_dir.display().to_string();
+            StartError::Log { dir, cause: fault.to_string() }
+        })?;
+        let history = History::start(&config, state.clone());
+        let watchers = Watchers::new();
         let replica = Replica {
             state: state.clone(),
             touched: Arc::clone(&touched),
             waiters: Arc::clone(&waiters),
             meters: Arc::clone(&meters),
+            watchers: Arc::clone(&watchers),
+            history: Some(Arc::clone(&history)),
         };
         let log = Log::open(config.log_config(), replica).await.map_err(|fault| {
             let dir = config.node.data_dir.display().to_string();
@@ -192,10 +207,12 @@ impl Coordinator {
             log: Arc::clone(&log),
             calling_term: Arc::clone(&calling_term),
             policies: registry.watch(),
+            history: Arc::clone(&history),
         };
         let dispatcher =
             Dispatcher::new(surroundings, leadership.clone(), (&events, heard), proposed);
         let dispatcher = tokio::spawn(dispatcher.run(stop.clone()));
+        let (node, log_of_spread) = (config.node.id, Arc::clone(&log));
         let inner = Inner {
             config,
             log,
@@ -208,9 +225,19 @@ impl Coordinator {
             stopping: CancellationToken::new(),
             stop,
             dispatcher: std::sync::Mutex::new(Some(dispatcher)),
+            spread: Spread::new(node, Arc::clone(&registry), Arc::clone(&log_of_spread)),
             registry,
+            history,
+            watchers,
             metrics: OnceLock::new(),
         };
+        tokio::spawn(Arc::clone(&inner.spread).keep(inner.stop.clone()));
+        let endpoints = Endpoints {
+            policies: inner.registry.watch(),
+            events: inner.events.clone(),
+            calling_term: Arc::clone(&inner.calling_term),
+        };
+        tokio::spawn(endpoints.keep(inner.stop.clone()));
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -384,6 +411,46 @@ impl Coordinator {
             tracing::error!(%fault, "the dispatcher broke");
         }
         self.inner.log.shutdown().await;
+        let history = Arc::clone(&self.inner.history);
+        // It writes what it holds; its thread says itself what goes wrong.
+        let _stopped = tokio::task::spawn_blocking(move || history.stop()).await;
+    }
+
+    /// Moves as they happen.
+    pub(crate) fn watchers(&self) -> Arc<Watchers> {
+        Arc::clone(&self.inner.watchers)
+    }
+
+    /// Finished transactions.
+    pub(crate) fn history(&self) -> Arc<History> {
+        Arc::clone(&self.inner.history)
+    }
+
+    /// What the leader saw of the calls of an open transaction; nothing on a node that makes none.
+    pub(crate) async fn attempts(&self, gid: &Gid) -> (Vec<v1::Attempt>, u32) {
+        let (tell, told) = oneshot::channel();
+        match self.inner.events.send(Event::TellAttempts(gid.clone(), tell)).await {
+            Ok(()) => told.await.unwrap_or_default(),
+            Err(_) => (Vec::new(), 0),
+        }
+    }
+
+    /// The policies of services.
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.inner.registry)
+    }
+
+    pub(crate) fn spread(&self) -> Arc<Spread> {
+        Arc::clone(&self.inner.spread)
+    }
+
+    /// Services, one or all (empty), as this node sees them. Empty while the node stops.
+    pub(crate) async fn services(&self, only: String) -> v1::ListServicesReply {
+        let (tell, told) = oneshot::channel();
+        match self.inner.events.send(Event::TellServices(only, tell)).await {
+            Ok(()) => told.await.unwrap_or_default(),
+            Err(_) => v1::ListServicesReply::default(),
+        }
     }
 
     pub(crate) fn events(&self) -> mpsc::Sender<Event> {

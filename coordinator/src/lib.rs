@@ -37,7 +37,9 @@ mod clock;
 pub mod config;
 mod coordinator;
 mod dispatcher;
+mod endpoints;
 mod fault;
+mod history;
 pub mod http;
 mod meters;
 mod proposer;
@@ -47,6 +49,7 @@ mod replica;
 pub mod rpc;
 mod serve;
 mod waiters;
+mod watchers;
 
 pub use config::Config;
 pub use coordinator::{Applied, Coordinator, Freshness, NodeStatus, WaitEnd, WaitUntil, Waited};

@@ -8,7 +8,7 @@ use holdfast_raft::{Capture, Position, StateMachine};
 use holdfast_txn::{Gid, GlobalTransaction, Machine, Outcome, Rejection, Status};
 use tokio::sync::Notify;
 
-use crate::{meters::Meters, record, waiters::Waiters};
+use crate::{history::History, meters::Meters, record, waiters::Waiters, watchers::Watchers};
 
 /// What an entry's commands did, one each, in their order.
 pub(crate) type Results = Vec<Result<Outcome, Rejection>>;
@@ -124,6 +124,8 @@ pub(crate) struct Replica {
     pub(crate) touched: Arc<Touched>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) meters: Arc<Meters>,
+    pub(crate) watchers: Arc<Watchers>,
+    pub(crate) history: Option<Arc<History>>,
 }
 
 impl StateMachine for Replica {
@@ -149,6 +151,13 @@ impl StateMachine for Replica {
                 {
                     self.meters.moved(transaction, moved);
                     self.waiters.moved(transaction);
+                    self.watchers.moved(transaction);
+                    if moved.to.is_final()
+                        && let Some(history) = &self.history
+                        && let Some(finished) = state.machine.shared(&gid)
+                    {
+                        history.finished(finished);
+                    }
                 }
                 let from = outcome.moved.and_then(|moved| moved.from);
                 touched.push(Touch { gid, anew: from == Some(Status::NeedsAttention) });
@@ -176,6 +185,9 @@ impl StateMachine for Replica {
         let machine = Machine::restore(snapshot);
         *self.state.held() = State { machine, applied_index };
         self.touched.everything();
+        if let Some(history) = &self.history {
+            history.everything();
+        }
         Ok(())
     }
 }
@@ -202,6 +214,8 @@ mod tests {
             touched: Touched::new(),
             waiters: Waiters::new(1),
             meters: Arc::new(Meters::new()),
+            watchers: Watchers::new(),
+            history: None,
         }
     }
 

@@ -6,7 +6,7 @@ use holdfast_proto::{
     DESCRIPTORS,
     v1::{
         admin_server::AdminServer, participants_server::ParticipantsServer,
-        transactions_server::TransactionsServer,
+        services_server::ServicesServer, transactions_server::TransactionsServer,
     },
 };
 use tokio::{net::TcpListener, time::timeout};
@@ -15,7 +15,10 @@ use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
     Coordinator, ServeError, http,
-    rpc::{self, Desk, admin::Admin, participants::Participants, transactions::Transactions},
+    rpc::{
+        self, Desk, admin::Admin, participants::Participants, services::Services,
+        transactions::Transactions,
+    },
 };
 
 /// Window of one stream, bytes.
@@ -88,6 +91,7 @@ impl Coordinator {
         health.set_serving::<TransactionsServer<Transactions>>().await;
         health.set_serving::<ParticipantsServer<Participants>>().await;
         health.set_serving::<AdminServer<Admin>>().await;
+        health.set_serving::<ServicesServer<Services>>().await;
         let stopping = self.stopping();
         let leaving = async move {
             stopping.cancelled().await;
@@ -110,6 +114,8 @@ impl Coordinator {
             .add_service(health_service)
             .add_service(reflection)
             .add_service(rpc::transactions::service(desk.clone()))
+            .add_service(rpc::services::service(desk.clone()))
+            .add_service(rpc::history::service(desk.clone()))
             .add_service(rpc::admin::service(desk))
             .add_service(rpc::participants::service(&self))
             .serve_with_incoming_shutdown(

@@ -13,6 +13,7 @@ mod bar_raft;
 mod coordinator;
 mod figures;
 mod goal;
+mod history;
 mod load;
 mod machine;
 mod meters;
@@ -60,6 +61,13 @@ Examples:
 
 Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
     Router(router::RouterArgs),
+    #[command(after_help = "\
+Examples:
+  holdfast bench history
+  holdfast bench history --count 1000000 --json > history.json
+
+Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
+    History(history::HistoryArgs),
     /// One log store, for a bench
     #[command(hide = true)]
     Log(bar_log::LogArgs),
@@ -82,6 +90,10 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         Bench::Coordinator(args) => Box::pin(coordinator::run(args)).await,
         Bench::Transfer(args) => Box::pin(transfer::run(args)).await,
         Bench::Router(args) => Box::pin(router::run(args)).await,
+        Bench::History(args) => {
+            Box::pin(history::run(args)).await?;
+            Ok(ExitCode::SUCCESS)
+        }
         Bench::Log(args) => Box::pin(bar_log::serve(args)).await,
         Bench::RaftNode(args) => Box::pin(bar_raft::serve(args)).await,
         Bench::Echo(args) => Box::pin(bar_echo::serve(args)).await,

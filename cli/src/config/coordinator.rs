@@ -25,6 +25,7 @@ const EACH_ITS_OWN: &str = "Give each door an address of its own.";
 const BLOCK_BYTES: u64 = 4_096;
 /// Below, the largest entry of 1 MiB of commands would not fit.
 const SEGMENT_BYTES_MIN: u64 = 4 * 1024 * 1024;
+const DAY_MS: u64 = 86_400_000;
 const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// One coordinator node and its telemetry.
@@ -51,6 +52,7 @@ impl Role for CoordinatorConfig {
         let limits = limits(reader);
         let log = log(reader);
         let drill = sections::drill(reader, 7403);
+        let history = history(reader);
         let telemetry = sections::telemetry(reader);
         if let (Some(id), Some(members)) = (&id, &members) {
             among_members(reader, id, &members.value)?;
@@ -65,6 +67,7 @@ impl Role for CoordinatorConfig {
                 timeouts: timeouts?,
                 limits: limits?,
                 log: log?,
+                history: history?,
             },
             drill: drill?,
             telemetry: telemetry?,
@@ -265,6 +268,24 @@ fn log(reader: &mut Reader) -> Option<settings::LogFiles> {
     let snapshot =
         reader.integer("log.snapshot_every", 10..=10_000_000, Need::Or(usual.snapshot_every));
     Some(settings::LogFiles { segment_bytes: segment?.value, snapshot_every: snapshot?.value })
+}
+
+fn history(reader: &mut Reader) -> Option<settings::Retention> {
+    let usual = settings::Retention::default();
+    let records =
+        reader.integer("history.records_max", 1..=1_000_000_000, Need::Or(usual.records_max));
+    let bytes = reader.integer(
+        "history.bytes_max",
+        1_048_576..=1_099_511_627_776,
+        Need::Or(usual.bytes_max),
+    );
+    let days =
+        reader.integer("history.age_days_max", 1..=36_500, Need::Or(usual.age_ms_max / DAY_MS));
+    Some(settings::Retention {
+        records_max: records?.value,
+        bytes_max: bytes?.value,
+        age_ms_max: days?.value * DAY_MS,
+    })
 }
 
 fn not_above(reader: &mut Reader, inner: Option<&Field<u64>>, outer: Option<&Field<u64>>) {

@@ -41,8 +41,18 @@ impl Dispatcher {
             .get(&gid)
             .filter(|known| !known.status.is_final() && known.status != Status::NeedsAttention);
         let Some(transaction) = transaction else {
-            // Over, or for people: nothing is owed, so nothing is remembered.
+            // Over, or for people: nothing is owed. What was seen goes to the history, or waits for the people.
             self.forget(&open);
+            if open.attempts.is_empty() {
+                return;
+            }
+            if machine.get(&gid).is_some_and(|known| known.status == Status::NeedsAttention) {
+                let Open { attempts, recovering, .. } = open;
+                self.opens.insert(gid, Open { attempts, recovering, ..Open::default() });
+            } else {
+                let (attempts, left_out) = open.attempts.told();
+                self.world.history.attempts(gid.to_string(), attempts, left_out);
+            }
             return;
         };
         open.retry = Some(transaction.options.retry);
@@ -193,5 +203,6 @@ impl Open {
             && self.reporting.is_none()
             && self.held_until_ms == 0
             && !self.expiring
+            && self.attempts.is_empty()
     }
 }

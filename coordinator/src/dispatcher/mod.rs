@@ -8,11 +8,15 @@
 //! (those not under way and not pausing are made), or that the answers heard so far are worth a record (they are
 //! proposed, one report at a time), or nothing.
 
+mod announced;
+mod attempts;
 mod examine;
 mod open;
 mod parked;
+mod round;
 mod served;
 mod sessions;
+mod state;
 mod timers;
 
 use std::{
@@ -28,8 +32,8 @@ use std::{
 use holdfast_fault::{Site, reached};
 use holdfast_proto::v1;
 use holdfast_raft::{Leadership, Log};
-use holdfast_txn::{Answer, Command, Gid, Op, Participant};
-use tokio::sync::{mpsc, watch};
+use holdfast_txn::{Answer, Gid, Op, Participant};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -42,14 +46,15 @@ use crate::{
     branch_call::{self, Verdict},
     clock::{self, Clock},
     coordinator::WaitEnd,
+    history::History,
     meters::{Heard, Meters},
-    proposer::{Kind, Proposed, Proposer},
+    proposer::{Proposed, Proposer},
     registry::policy::Policies,
     replica::{Moves, Replica, SharedState, Touched},
     waiters::Waiters,
 };
 
-pub(crate) use sessions::{About, Kind as SessionKind, NewSession, Outgoing, SessionId};
+pub(crate) use announced::{About, Kind as SessionKind, NewSession, Outgoing, SessionId};
 
 /// What the sessions and the log tell the dispatcher.
 #[derive(Debug)]
@@ -64,6 +69,10 @@ pub(crate) enum Event {
     Answers(SessionId, Vec<v1::Answer>),
     /// This node leads in this term and has applied everything of the terms before.
     CaughtUp(u64),
+    /// Somebody asks how services are: one, or all (empty).
+    TellServices(String, oneshot::Sender<v1::ListServicesReply>),
+    /// Somebody asks what was seen of a transaction's calls.
+    TellAttempts(Gid, oneshot::Sender<(Vec<v1::Attempt>, u32)>),
 }
 
 /// What the dispatcher works with.
@@ -80,6 +89,7 @@ pub(crate) struct Surroundings {
     pub(crate) calling_term: Arc<AtomicU64>,
     /// What operators decided about services.
     pub(crate) policies: watch::Receiver<Arc<Policies>>,
+    pub(crate) history: Arc<History>,
 }
 
 /// Bounds of one pass, so that nothing waits long for its turn.
@@ -353,6 +363,15 @@ impl Dispatcher {
                 }
             }
             Event::CaughtUp(term) => self.begin_calling(term),
+            Event::TellAttempts(gid, told) => {
+                let seen = self.opens.get(&gid).map(|open| open.attempts.told());
+                let _gone = told.send(seen.unwrap_or_default());
+            }
+            Event::TellServices(only, told) => {
+                let now_ms = self.world.clock.tick_ms();
+                // Who asked may have gone.
+                let _gone = told.send(self.sessions.tell(&only, &self.parked, now_ms));
+            }
         }
     }
 
@@ -379,6 +398,14 @@ impl Dispatcher {
         }
         let meters = &self.world.meters;
         let Some(open) = self.opens.get_mut(&gid) else { return };
+        let outcome = match verdict {
+            Verdict::Done => "done",
+            Verdict::Refused(_) => "refused",
+            Verdict::Working => "working",
+            Verdict::Unknown(_) => "unknown",
+        };
+        let at = self.world.clock.now();
+        open.seen((branch, op, ticket), outcome, self.sessions.instance_of(session), (at, now_ms));
         match verdict {
             Verdict::Done => {
                 meters.heard(op, Heard::Done);
@@ -414,6 +441,8 @@ impl Dispatcher {
     ) {
         let Some(open) = self.opens.get_mut(&key.gid) else { return };
         self.world.meters.heard(key.op, Heard::Unknown);
+        let (at, instance) = (self.world.clock.now(), self.sessions.instance_of(ticket.session));
+        open.seen((key.branch, key.op, ticket), "no answer", instance, (at, now_ms));
         open.unknown(key.branch, key.op, ticket, why, now_ms);
         self.look_at(&key.gid);
     }
@@ -529,60 +558,6 @@ impl Dispatcher {
                 }
             }
         }
-    }
-
-    /// Proposes the end of transactions whose deadline has passed.
-    fn expire(&mut self, now_ms: u64) {
-        // A begin since the last pass may have the nearest deadline, so each pass looks, unless expiries are under way.
-        if now_ms < self.expiry_held_until_ms {
-            return;
-        }
-        let now = self.world.clock.now();
-        let (expired, wait_ms) = {
-            let state = self.world.state.held();
-            let now = now.max(state.machine.clock());
-            match state.machine.next_deadline() {
-                Some(deadline) if deadline <= now => {
-                    (state.machine.due(now, pass::EXPIRED_MAX).expired, pass::EXPIRY_MS)
-                }
-                Some(deadline) => (Vec::new(), (deadline.0 - now.0).min(pass::ROUND_MS)),
-                None => (Vec::new(), pass::ROUND_MS),
-            }
-        };
-        self.next_expiry_ms = now_ms + wait_ms;
-        if !expired.is_empty() {
-            self.expiry_held_until_ms = self.next_expiry_ms;
-        }
-        for gid in expired {
-            let open = self.opens.entry(gid.clone()).or_default();
-            if !open.expiring {
-                reached(Site::DispatcherBeforeExpire);
-                let command = Command::Expire { gid: gid.clone() };
-                open.expiring = self.world.proposer.report(gid, &command, Kind::Lazy);
-            }
-        }
-    }
-
-    /// Once a second: what is lost is given back, what is stale is forgotten, what is there is measured.
-    fn round(&mut self, now_ms: u64) {
-        self.next_round_ms = now_ms + pass::ROUND_MS;
-        self.rounds += 1;
-        self.gained.extend(self.sessions.forgive(now_ms));
-        if self.rounds.is_multiple_of(pass::ROUNDS_PER_SWEEP) {
-            let opens = &mut self.opens;
-            self.parked.sweep(|key| {
-                opens
-                    .get_mut(&key.gid)
-                    .and_then(|open| open.call_mut(key.branch, key.op))
-                    .is_some_and(|call| matches!(call.stage, Stage::Parked { queued: true, .. }))
-            });
-        }
-        let meters = &self.world.meters;
-        meters.calls_in_flight.set(self.sessions.in_flight() as f64);
-        meters.calls_parked.set(self.parked.len() as f64);
-        meters.queue.set(self.world.proposer.waiting() as f64);
-        meters.waiters.set(self.world.waiters.count() as f64);
-        meters.census(&self.world.state.held().machine.census());
     }
 }
 

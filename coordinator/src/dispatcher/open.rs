@@ -1,8 +1,14 @@
 //! What the leader remembers of one open transaction: answers that are not in the log yet, and how far its calls are.
 
-use holdfast_txn::{Answer, BranchId, Op, Report, RetryPolicy};
+use std::sync::Arc;
 
-use super::{sessions::Ticket, timers::Alarm};
+use holdfast_txn::{Answer, BranchId, Op, Report, RetryPolicy, Timestamp};
+
+use super::{
+    attempts::{Attempt, Attempts},
+    sessions::Ticket,
+    timers::Alarm,
+};
 use crate::clock;
 
 /// Leader memory: lost with leadership, and nothing is lost by that.
@@ -24,6 +30,8 @@ pub(super) struct Open {
     pub(super) dirty: bool,
     /// Taken up from a former leader.
     pub(super) recovering: bool,
+    /// What was seen of its calls; kept until the end.
+    pub(super) attempts: Attempts,
 }
 
 /// One operation that is owed.
@@ -81,6 +89,33 @@ impl Open {
                 });
             }
         }
+    }
+
+    /// Remembers what came of a call that is under way.
+    pub(super) fn seen(
+        &mut self,
+        (branch, op, ticket): (BranchId, Op, Ticket),
+        outcome: &'static str,
+        instance: Option<&Arc<str>>,
+        (now, now_ms): (Timestamp, u64),
+    ) {
+        let timeout_ms = self.call_timeout_ms;
+        let Some(call) = self.call_mut(branch, op) else { return };
+        let Stage::UnderWay { ticket: asked, until_ms } = call.stage else { return };
+        if asked != ticket {
+            return;
+        }
+        let took_ms = (now_ms + timeout_ms).saturating_sub(until_ms);
+        let attempt = Attempt {
+            branch,
+            op,
+            number: call.asked,
+            at: Timestamp(now.0.saturating_sub(took_ms)),
+            took_ms: u32::try_from(took_ms).unwrap_or(u32::MAX),
+            outcome,
+            instance: instance.cloned().unwrap_or_default(),
+        };
+        self.attempts.add(attempt);
     }
 
     /// An answer that ends a call. False: it is not owed, or known already.
@@ -162,7 +197,7 @@ fn pause_ms(retry: RetryPolicy, unanswered: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatcher::sessions::SessionId;
+    use crate::dispatcher::announced::SessionId;
 
     const RETRY: RetryPolicy = RetryPolicy { first_ms: 100, ceiling_ms: 1_000, attempts_max: 3 };
     const B1: BranchId = BranchId(1);

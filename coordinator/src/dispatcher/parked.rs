@@ -54,6 +54,11 @@ impl Parked {
         self.queues.contains_key(service)
     }
 
+    /// How many wait for `service`.
+    pub(super) fn waiting_for(&self, service: &Participant) -> usize {
+        self.queues.get(service).map_or(0, VecDeque::len)
+    }
+
     /// Forgets what nobody owes any more.
     pub(super) fn sweep(&mut self, mut still_owed: impl FnMut(&CallKey) -> bool) {
         self.queues.retain(|_, queue| {

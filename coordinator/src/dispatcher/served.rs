@@ -6,7 +6,7 @@
 
 use holdfast_proto::v1;
 
-use super::sessions::{Session, SessionId};
+use super::{announced::SessionId, sessions::Session};
 use crate::registry::{breaker::Breaker, bucket::Bucket, policy::BreakerPolicy};
 
 /// Virtual time of one call at weight 1 in thousandths.

@@ -10,6 +10,7 @@ use holdfast_txn::Participant;
 use tokio::sync::mpsc;
 
 use super::{
+    announced::{About, NewSession, Outgoing, SessionId},
     parked::CallKey,
     served::{Served, Turn},
 };
@@ -18,55 +19,6 @@ use crate::{
     config::limit,
     registry::{breaker::Breaker, policy::Policies},
 };
-
-/// One session, unique on this node since it started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SessionId(pub(crate) u64);
-
-/// What goes out on a session.
-#[derive(Debug)]
-pub(crate) enum Outgoing {
-    /// Calls of a leader in this term: dropped if it leads no more when they would go out.
-    Calls { term: u64, calls: Vec<v1::Call> },
-    /// Welcome and beats.
-    Message(v1::CoordinatorMessage),
-    /// The end, and why.
-    End(tonic::Status),
-}
-
-/// An agent that said hello and was found in order, or an endpoint that is called.
-#[derive(Debug)]
-pub(crate) struct NewSession {
-    pub(crate) id: SessionId,
-    pub(crate) service: Participant,
-    /// Who it says it is, and what it announced.
-    pub(crate) about: About,
-    pub(crate) weight: u32,
-    pub(crate) credit: usize,
-    pub(crate) outbox: mpsc::Sender<Outgoing>,
-}
-
-/// What a session says of itself, for people and for choosing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct About {
-    pub(crate) instance: Arc<str>,
-    pub(crate) version: String,
-    pub(crate) zone: String,
-    pub(crate) color: String,
-    pub(crate) kind: Kind,
-}
-
-/// How a participant is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// It dialed in.
-    #[default]
-    Agent,
-    /// It is called over HTTP.
-    Http,
-    /// It is called over gRPC.
-    Grpc,
-}
 
 /// Names a call that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -445,6 +397,24 @@ impl Sessions {
         asked.for_each(|asked| asked.key = None);
     }
 
+    /// Every service with its name.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&Participant, &Served)> {
+        self.served.iter().flatten().map(|(name, served)| (name, served))
+    }
+
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// The instance of a session; none if it is gone.
+    pub(super) fn instance_of(&self, id: SessionId) -> Option<&Arc<str>> {
+        self.by_id.get(&id).map(|session| &session.about.instance)
+    }
+
     /// Whom a session serves.
     pub(super) fn service_of(&self, id: SessionId) -> Option<&Participant> {
         let place = self.by_id.get(&id)?.place;
@@ -520,6 +490,31 @@ impl Session {
 
     fn can_take(&self, now_ms: u64) -> bool {
         self.free() > 0 && self.breaker.lets_through(now_ms)
+    }
+
+    pub(super) fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Calls asked, answered, and without an answer, since it is there.
+    pub(super) fn counts(&self) -> (u64, u64, u64) {
+        (self.next_call_id - 1, self.answered, self.silent)
+    }
+
+    pub(super) fn credit(&self) -> usize {
+        self.credit
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining || self.drained
+    }
+
+    pub(super) fn breaker_word(&self, now_ms: u64) -> &'static str {
+        self.breaker.word(now_ms)
+    }
+
+    pub(super) fn age_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.up_at_ms)
     }
 
     pub(super) fn in_flight(&self) -> u64 {

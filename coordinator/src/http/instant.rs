@@ -12,6 +12,43 @@ pub(super) fn rfc3339(ms: u64) -> Option<String> {
     Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"))
 }
 
+/// ms since the epoch of `2026-11-23T02:05:16.123Z`, with or without the fraction, or of digits alone, which are ms already.
+/// `None`: it is neither, or before the epoch.
+pub(super) fn parse(text: &str) -> Option<u64> {
+    if !text.is_empty() && text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().ok();
+    }
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let numbers = |text: &str, separator, lengths: [usize; 3]| {
+        let parts: Vec<&str> = text.split(separator).collect();
+        let sound = parts.len() == 3
+            && parts.iter().zip(lengths).all(|(part, length)| part.len() == length)
+            && parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+        let read = |at: usize| parts[at].parse::<u64>().ok();
+        if sound { Some((read(0)?, read(1)?, read(2)?)) } else { None }
+    };
+    let (year, month, day) = numbers(date, '-', [4, 2, 2])?;
+    let (hour, minute, second) = numbers(time, ':', [2, 2, 2])?;
+    if !(1970..=9999).contains(&year) || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    if fraction.is_empty() || fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let millis: u64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
+    let days = days(year, month, day)?;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000 + millis)
+}
+
+/// Days from 1970-01-01 to a date. `None`: there is no such date.
+fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    // The first guess is never above it, and at most a few days below.
+    let guess = (year - 1970) * 365 + month.saturating_sub(1) * 28;
+    let leap_days = (year - 1969) / 4 + 40;
+    (guess..=guess + leap_days + 31).find(|days| civil(*days) == (year, month, day))
+}
+
 /// The date `days` after 1970-01-01. Whole cycles of 400 years, then of 100, 4 and 1, counted from 1 March of the year 0, so that
 /// the leap day is the last of its year.
 fn civil(days: u64) -> (u64, u64, u64) {
@@ -61,6 +98,31 @@ mod tests {
         }
         assert_eq!(rfc3339(0), None);
         assert_eq!(rfc3339(1_795_399_516_007).as_deref(), Some("2026-11-23T02:05:16.007Z"));
+        for text in [
+            "1970-01-01T00:00:00.000Z",
+            "2000-02-29T23:59:59.999Z",
+            "2026-11-23T02:05:16.123Z",
+            "9999-12-31T23:59:59.000Z",
+        ] {
+            let ms = parse(text).expect(text);
+            assert_eq!(rfc3339(ms.max(1)).map(|_| ms), Some(ms));
+            assert!(ms == 0 || rfc3339(ms).as_deref() == Some(text), "{text}");
+        }
+        assert_eq!(parse("2026-11-23T02:05:16Z"), Some(1_795_399_516_000));
+        assert_eq!(parse("1795399516007"), Some(1_795_399_516_007));
+        for bad in [
+            "",
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-11-23",
+            "2026-11-23T24:00:00Z",
+            "1969-12-31T00:00:00Z",
+            "2026-11-23T02:05:16+01:00",
+            "2026-11-23T02:05:16.Z",
+            "1234567890123456",
+        ] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
         // The end of time is far away, and still a text.
         assert!(rfc3339(u64::MAX).is_some());
     }

@@ -4,11 +4,15 @@
 //! folder only translates. What cannot be translated is told as a problem (RFC 9457) with a code of docs/reference/errors.
 
 mod body;
+mod events;
 mod instant;
+mod operating;
 mod patient;
+mod policy;
 mod problem;
 mod routes;
 mod serve;
+mod service_view;
 mod view;
 
 pub use routes::router;

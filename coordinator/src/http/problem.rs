@@ -109,6 +109,11 @@ fn title(code: &str) -> &'static str {
         "HF2308" => "The request came too slowly",
         "HF2309" => "The leader is out of reach",
         "HF2310" => "The answer was lost on the way",
+        "HF2402" => "The history failed",
+        "HF2404" => "The policy was changed meanwhile",
+        "HF2405" => "The policy could not be written",
+        "HF2406" => "Too many searches at once",
+        "HF2407" => "Too many watch",
         _ => "The request was not answered",
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     body::{self, AddBranch, Close, Finish, Retry, RollBack, Submit, Wait},
+    events, operating,
     problem::Problem,
     view,
 };
@@ -24,8 +25,8 @@ use crate::rpc::{Desk, Hop, Told, show};
 
 /// What the routes share.
 #[derive(Clone, Debug)]
-struct Door {
-    desk: Desk,
+pub(super) struct Door {
+    pub(super) desk: Desk,
     metrics: Option<PrometheusHandle>,
 }
 
@@ -40,6 +41,8 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .route("/v1/transactions/{gid}/retry", post(retry))
         .route("/v1/transactions/{gid}/finish", post(finish))
         .route("/v1/transactions/{gid}/wait", get(wait))
+        .merge(operating::routes())
+        .merge(events::routes())
         .route("/v1/status", get(status))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -70,10 +73,12 @@ struct WaitQuery {
     timeout_ms: u64,
 }
 
-type Gid = Result<Path<String>, PathRejection>;
+/// A name in a path.
+pub(super) type Name = Result<Path<String>, PathRejection>;
+type Gid = Name;
 
 impl Door {
-    async fn read<T: serde::de::DeserializeOwned + Default>(
+    pub(super) async fn read<T: serde::de::DeserializeOwned + Default>(
         &self,
         headers: &HeaderMap,
         body: Body,
@@ -244,15 +249,15 @@ async fn not_this_way(method: Method, uri: Uri) -> Problem {
     Problem::refused(StatusCode::METHOD_NOT_ALLOWED, "HF2306", detail)
 }
 
-fn named(gid: Gid) -> Result<String, Problem> {
+pub(super) fn named(gid: Gid) -> Result<String, Problem> {
     gid.map(|Path(gid)| gid).map_err(|error| bad_query(&error))
 }
 
-fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+pub(super) fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
     query.map(|Query(query)| query).map_err(|error| bad_query(&error))
 }
 
-fn bad_query(error: &dyn std::fmt::Display) -> Problem {
+pub(super) fn bad_query(error: &dyn std::fmt::Display) -> Problem {
     let shown: String = error.to_string().chars().take(600).collect();
     Problem::refused(StatusCode::BAD_REQUEST, "HF2301", format!("nothing was done: {shown}"))
 }
@@ -266,7 +271,7 @@ fn answered(status: StatusCode, told: Told) -> Response {
     response
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let body = serde_json::to_vec(value).expect("texts and numbers are always JSON");
     let mut response = (status, body).into_response();
     let headers = response.headers_mut();

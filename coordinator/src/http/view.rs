@@ -14,6 +14,9 @@ pub(super) struct Reply {
     gid: String,
     outcome: &'static str,
     repeated: bool,
+    /// The machine has forgotten it; this is what the history says.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    from_history: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     transaction: Option<Transaction>,
 }
@@ -26,8 +29,9 @@ pub(super) struct Page {
     next_after: Option<String>,
 }
 
+/// One transaction.
 #[derive(Serialize)]
-struct Transaction {
+pub(super) struct Transaction {
     gid: String,
     mode: &'static str,
     status: String,
@@ -97,7 +101,8 @@ impl From<Told> for Reply {
             v1::Outcome::Unknown | v1::Outcome::Unspecified => "unknown",
         };
         let transaction = told.reply.transaction.map(Transaction::from);
-        Self { gid: told.gid, outcome, repeated: told.reply.repeated, transaction }
+        let from_history = told.reply.from_history;
+        Self { gid: told.gid, outcome, repeated: told.reply.repeated, from_history, transaction }
     }
 }
 

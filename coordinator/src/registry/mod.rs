@@ -8,4 +8,5 @@
 pub(crate) mod breaker;
 pub(crate) mod bucket;
 pub mod policy;
+pub(crate) mod spread;
 pub(crate) mod store;

@@ -135,6 +135,11 @@ impl Desk {
 
     async fn get(&self, gid: &Gid, freshness: Freshness) -> Here {
         match self.inner.coordinator.get(gid, freshness).await {
+            // It may have left the machine: then the history knows how it ended.
+            Ok(None) => match self.remembered(gid).await {
+                Some(known) => Here::Told(show::remembered(known)),
+                None => Here::found(gid, None),
+            },
             Ok(known) => Here::found(gid, known.as_ref()),
             Err(error) => Here::of(&error),
         }
@@ -175,6 +180,13 @@ impl Desk {
         let leadership = self.inner.coordinator.leadership();
         let now = leadership.borrow();
         (now.leads_here, now.leader.as_ref().map(|leader| leader.grpc.clone()))
+    }
+
+    /// HF2101, with the leader where it is known.
+    pub(crate) fn not_the_leader(&self) -> Fault {
+        let leadership = self.inner.coordinator.leadership();
+        let leader = leadership.borrow().leader.clone();
+        Fault::not_proposed(&ProposeError::NotLeader { leader })
     }
 
     /// What this node knows of itself.

@@ -126,6 +126,25 @@ impl Fault {
         fault
     }
 
+    /// What another node answered to a unary request that was handed to it.
+    pub(crate) fn from_status(status: &Status) -> Self {
+        let word = |name: &str| {
+            status.metadata().get(name).and_then(|word| word.to_str().ok()).map(str::to_owned)
+        };
+        let Some(code) = word("holdfast-code") else { return Self::out_of_reach(status) };
+        let kind = match word("holdfast-kind").as_deref() {
+            Some("refused") => ErrorKind::Refused,
+            Some("retry") => ErrorKind::Retry,
+            _ => ErrorKind::Unknown,
+        };
+        Self::from_wire(WireError {
+            kind: kind.into(),
+            code,
+            message: status.message().to_owned(),
+            leader: word("holdfast-leader").unwrap_or_default(),
+        })
+    }
+
     /// HF2309: the leader could not be reached, so nothing was sent to it.
     pub(crate) fn out_of_reach(cause: &dyn std::fmt::Display) -> Self {
         let message = format!(
@@ -148,10 +167,14 @@ impl Fault {
             ErrorKind::Refused => match error.code.as_str() {
                 "HF2001" => Class::NotFound,
                 "HF2002" | "HF2003" => Class::Taken,
-                "HF2004" | "HF2008" => Class::WrongStatus,
+                "HF2004" | "HF2008" | "HF2404" => Class::WrongStatus,
                 _ => Class::BadInput,
             },
-            ErrorKind::Retry if matches!(error.code.as_str(), "HF2007" | "HF2103") => Class::Full,
+            ErrorKind::Retry
+                if matches!(error.code.as_str(), "HF2007" | "HF2103" | "HF2406" | "HF2407") =>
+            {
+                Class::Full
+            }
             ErrorKind::Retry => Class::Unavailable,
             ErrorKind::Unknown | ErrorKind::Unspecified => Class::Unknown,
         };

@@ -5,7 +5,9 @@ mod check;
 mod desk;
 pub(crate) mod fault;
 mod forward;
+pub mod history;
 pub mod participants;
+pub mod services;
 pub(crate) mod show;
 pub mod transactions;
 

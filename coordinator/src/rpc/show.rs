@@ -19,6 +19,22 @@ pub(crate) fn reply(
         transaction: transaction.map(self::transaction),
         outcome: outcome.into(),
         repeated,
+        ..Default::default()
+    }
+}
+
+/// What a caller is told of a transaction that left the machine and that the history knows.
+pub(crate) fn remembered(known: v1::Transaction) -> v1::TransactionReply {
+    let outcome = match known.status() {
+        v1::Status::Committed => v1::Outcome::Committed,
+        v1::Status::RolledBack => v1::Outcome::RolledBack,
+        _ => v1::Outcome::Unknown,
+    };
+    v1::TransactionReply {
+        transaction: Some(known),
+        outcome: outcome.into(),
+        from_history: true,
+        ..Default::default()
     }
 }
 

@@ -154,7 +154,7 @@ impl Service for Transactions {
     }
 }
 
-fn hop(metadata: &MetadataMap) -> Hop {
+pub(super) fn hop(metadata: &MetadataMap) -> Hop {
     match metadata.get(FORWARD_HEADER) {
         Some(value) if value.as_bytes() == FORWARD_NEVER.as_bytes() => Hop::Never,
         _ => Hop::May,

@@ -108,6 +108,7 @@ impl Cluster {
                 timeouts: config::Timeouts::default(),
                 limits: config::Limits::default(),
                 log: config::LogFiles { segment_bytes: 4 * 1024 * 1024, snapshot_every: 10_000 },
+                history: config::Retention::default(),
             };
             change(&mut config);
             let metrics = metrics.clone();
@@ -163,10 +164,20 @@ impl Cluster {
         service: &str,
         answer: impl Fn(&v1::Call) -> Option<v1::Answer> + Send + Sync + 'static,
     ) -> Agent {
+        self.serve_as(service, &format!("{service}-1"), answer).await
+    }
+
+    /// As [`Self::serve`], by an instance of this name.
+    pub(crate) async fn serve_as(
+        &self,
+        service: &str,
+        instance: &str,
+        answer: impl Fn(&v1::Call) -> Option<v1::Answer> + Send + Sync + 'static,
+    ) -> Agent {
         let answer: Arc<Answering> = Arc::new(answer);
         let mut sessions = JoinSet::new();
         for node in &self.nodes {
-            let session = open(&node.grpc, service, Arc::clone(&answer)).await;
+            let session = open(&node.grpc, (service, instance), Arc::clone(&answer)).await;
             sessions.spawn(session);
         }
         Agent { _sessions: sessions }
@@ -221,7 +232,7 @@ pub(crate) fn frozen_until(
 /// Opens a session and has it welcomed; the future serves it.
 async fn open(
     address: &str,
-    service: &str,
+    (service, instance): (&str, &str),
     answer: Arc<Answering>,
 ) -> impl Future<Output = ()> + Send + 'static {
     let mut client =
@@ -230,7 +241,7 @@ async fn open(
     let say = |message| v1::AgentMessage { message: Some(message) };
     let hello = v1::Hello {
         service: service.to_owned(),
-        instance: format!("{service}-1"),
+        instance: instance.to_owned(),
         credit: 4_096,
         ..v1::Hello::default()
     };

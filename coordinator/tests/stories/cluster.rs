@@ -5,7 +5,10 @@ use std::{future::Future, net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use holdfast_coordinator::{
     Applied, Config, Coordinator, Freshness, ProposeError, ServeError, WaitUntil,
-    config::{Bind, Cluster as Members, Limits, LogFiles, Node as NodeConfig, Security, Timeouts},
+    config::{
+        Bind, Cluster as Members, Limits, LogFiles, Node as NodeConfig, Retention, Security,
+        Timeouts,
+    },
 };
 use holdfast_raft::Member;
 use holdfast_txn::{
@@ -80,6 +83,7 @@ impl Cluster {
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             log: LogFiles { segment_bytes: 4 * 1024 * 1024, snapshot_every: 1_000 },
+            history: Retention::default(),
         };
         let configs: Vec<Config> = binds.iter().enumerate().map(config).collect();
         let mut cluster = Self { nodes: Vec::new(), configs, _dir: dir };

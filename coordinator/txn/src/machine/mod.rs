@@ -130,6 +130,25 @@ impl Machine {
         self.transactions.get(gid).map(AsRef::as_ref)
     }
 
+    /// As [`Self::get`], shared instead of borrowed: what it says of a finished transaction never changes.
+    #[must_use]
+    pub fn shared(&self, gid: &Gid) -> Option<Arc<GlobalTransaction>> {
+        self.transactions.get(gid).cloned()
+    }
+
+    /// Finished transactions that are not forgotten, in the order in which they finished, from those of `since` on. Finds the
+    /// first by halving.
+    pub fn finished_since(
+        &self,
+        since: Timestamp,
+    ) -> impl Iterator<Item = &Arc<GlobalTransaction>> {
+        let known = |gid: &Gid| {
+            self.transactions.get(gid).expect("what is in the order of finishing is remembered")
+        };
+        let before = |gid: &Gid| known(gid).finished_at.is_some_and(|at| at < since);
+        self.finished.range(self.finished.partition_point(before)..).map(known)
+    }
+
     /// Transactions in gid order, behind `after`.
     pub fn list<'a>(
         &'a self,

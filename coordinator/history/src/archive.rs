@@ -1,0 +1,290 @@
+//! The history of one node: takes records in, keeps as much as it should, and is searched.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use holdfast_proto::v1::{Attempt, HistoryRecord};
+
+use crate::{
+    limit,
+    sheet::{self, Head, finished_ms, gid_of},
+    shelf::{Shelf, ShelfError},
+    term,
+};
+
+/// How much is kept. The oldest sheet goes as a whole when one of these is passed without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Records.
+    pub records_max: u64,
+    /// Bytes of sheets, compressed; the disk holds up to twice as much.
+    pub bytes_max: u64,
+    /// Since it finished, ms.
+    pub age_ms_max: u64,
+}
+
+impl Default for Retention {
+    /// 20,000,000 records, 20 GiB, 400 days.
+    fn default() -> Self {
+        Self {
+            records_max: 20_000_000,
+            bytes_max: 20 * 1024 * 1024 * 1024,
+            age_ms_max: 400 * 86_400_000,
+        }
+    }
+}
+
+/// What a history holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Records.
+    pub records: u64,
+    /// Sheets, the one that is filled included.
+    pub sheets: u64,
+    /// Bytes of full sheets, compressed.
+    pub bytes: u64,
+    /// Bytes on disk as the shelf tells them.
+    pub disk_bytes: u64,
+    /// Bytes of filters and fences in memory.
+    pub memory_bytes: u64,
+    /// When the oldest one finished, ms since epoch; 0: none.
+    pub oldest_ms: u64,
+    /// When the newest one finished.
+    pub newest_ms: u64,
+}
+
+/// Finished transactions of one node. Shared: one thread writes, any may search.
+#[derive(Debug)]
+pub struct Archive {
+    pub(crate) shelf: Arc<dyn Shelf>,
+    retention: Retention,
+    inner: Mutex<Inner>,
+    /// Held by whoever writes a sheet.
+    writing: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Full ones, oldest first.
+    sheets: VecDeque<Arc<Head>>,
+    records: u64,
+    bytes: u64,
+    memory_bytes: u64,
+    /// The one that is filled: in the order of arrival.
+    open_number: u64,
+    open: Vec<Arc<HistoryRecord>>,
+    by_gid: HashMap<String, usize>,
+    dirty: bool,
+    newest_ms: u64,
+}
+
+impl Archive {
+    /// The history on `shelf`.
+    /// # Errors
+    /// [`ShelfError`]: what lies there is no history of this version.
+    pub fn open(shelf: Arc<dyn Shelf>, retention: Retention) -> Result<Self, ShelfError> {
+        let mut inner = Inner::default();
+        for (key, value) in shelf.scan(sheet::HEADS)? {
+            inner.seal(Head::read(&key, &value)?);
+        }
+        inner.open_number = inner.sheets.back().map_or(0, |last| last.number + 1);
+        let last = inner.sheets.back().filter(|last| last.records < limit::SHEET_RECORDS).cloned();
+        if let Some(last) = last {
+            // It was not full: it goes on being filled.
+            inner.unseal_newest();
+            inner.open_number = last.number;
+            for record in last.all(&*shelf)? {
+                inner.push(record);
+            }
+            inner.dirty = false;
+        }
+        Ok(Self { shelf, retention, inner: Mutex::new(inner), writing: Mutex::default() })
+    }
+
+    /// Takes in records in the order in which they finished; one that is known already changes nothing. Says how many were
+    /// new. A full sheet is written on the way.
+    /// # Errors
+    /// [`ShelfError`]; what was taken in before stays.
+    pub fn add(&self, records: Vec<HistoryRecord>) -> Result<usize, ShelfError> {
+        let mut added = 0;
+        for record in records {
+            let (ms, record) = (finished_ms(&record), Arc::new(record));
+            let full = {
+                let inner = self.held();
+                let len = inner.open.len();
+                let between = inner.open.last().is_some_and(|last| finished_ms(last) != ms);
+                (len >= limit::SHEET_RECORDS && between) || len >= limit::SHEET_RECORDS_MAX
+            };
+            if full {
+                self.write_open(true)?;
+            }
+            if self.is_known(&record, ms)? {
+                continue;
+            }
+            self.held().push(record);
+            added += 1;
+        }
+        Ok(added)
+    }
+
+    /// Adds to a transaction that is not on a full sheet yet what its leader saw of its calls. False: it is not there.
+    pub fn attach(&self, gid: &str, node: u64, attempts: Vec<Attempt>, left_out: u32) -> bool {
+        let mut inner = self.held();
+        let Some(at) = inner.by_gid.get(gid).copied() else { return false };
+        let record = Arc::make_mut(&mut inner.open[at]);
+        record.attempts_node = node;
+        record.attempts = attempts;
+        record.attempts_left_out = left_out;
+        inner.dirty = true;
+        true
+    }
+
+    /// Writes what is not on the shelf yet, and takes away what is too old at `now_ms` or too much.
+    /// # Errors
+    /// [`ShelfError`].
+    pub fn flush(&self, now_ms: u64) -> Result<(), ShelfError> {
+        if self.held().dirty {
+            self.write_open(false)?;
+        }
+        loop {
+            let oldest = {
+                let inner = self.held();
+                let Retention { records_max, bytes_max, age_ms_max } = self.retention;
+                let all = inner.records + inner.open.len() as u64;
+                let Some(oldest) = inner.sheets.front() else { return Ok(()) };
+                let surplus = all - oldest.records as u64 >= records_max
+                    || inner.bytes > bytes_max
+                    || oldest.last_ms.saturating_add(age_ms_max) < now_ms;
+                if !surplus {
+                    return Ok(());
+                }
+                Arc::clone(oldest)
+            };
+            self.shelf.write(oldest.remove())?;
+            self.held().unseal_oldest();
+        }
+    }
+
+    /// The record of `gid`.
+    /// # Errors
+    /// [`ShelfError`].
+    pub fn get(&self, gid: &str) -> Result<Option<Arc<HistoryRecord>>, ShelfError> {
+        let (sheets, open) = self.look();
+        if let Some(record) = open.iter().rev().find(|record| gid_of(record) == gid) {
+            return Ok(Some(Arc::clone(record)));
+        }
+        let terms = [vec![term::gid(gid)]];
+        for head in sheets.iter().rev().filter(|head| head.may_have_any(&terms[0])) {
+            for place in head.places(&*self.shelf, &terms)? {
+                let block = head.block(&*self.shelf, Head::block_of(place))?;
+                let found = block.into_iter().find(|record| gid_of(record) == gid);
+                if let Some(record) = found {
+                    return Ok(Some(Arc::new(record)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let inner = self.held();
+        let first = inner.sheets.front().map(|head| head.first_ms);
+        let open = inner.open.iter().map(|record| finished_ms(record)).min();
+        Figures {
+            records: inner.records + inner.open.len() as u64,
+            sheets: inner.sheets.len() as u64 + 1,
+            bytes: inner.bytes,
+            disk_bytes: self.shelf.bytes_on_disk(),
+            memory_bytes: inner.memory_bytes,
+            oldest_ms: first.or(open).unwrap_or_default(),
+            newest_ms: inner.newest_ms,
+        }
+    }
+
+    /// Every full sheet, oldest first, and the records of the one that is filled.
+    pub(crate) fn look(&self) -> (Vec<Arc<Head>>, Vec<Arc<HistoryRecord>>) {
+        let inner = self.held();
+        (inner.sheets.iter().cloned().collect(), inner.open.clone())
+    }
+
+    /// A record that comes again, as it does after a restart.
+    fn is_known(&self, record: &HistoryRecord, ms: u64) -> Result<bool, ShelfError> {
+        let gid = gid_of(record);
+        let inner = self.held();
+        if inner.by_gid.contains_key(gid) {
+            return Ok(true);
+        }
+        let older = inner.sheets.back().is_some_and(|last| ms <= last.last_ms);
+        drop(inner);
+        Ok(older && self.get(gid)?.is_some())
+    }
+
+    /// Writes the sheet that is filled; `seal`: it is full, and the next one begins.
+    fn write_open(&self, seal: bool) -> Result<(), ShelfError> {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (number, mut records) = {
+            let mut inner = self.held();
+            inner.dirty = false;
+            (inner.open_number, inner.open.clone())
+        };
+        if records.is_empty() {
+            return Ok(());
+        }
+        records.sort_by(|one, other| sheet::order(one, other));
+        let (head, changes) = sheet::encode(number, &records);
+        if let Err(fault) = self.shelf.write(changes) {
+            self.held().dirty = true;
+            return Err(fault);
+        }
+        if seal {
+            let mut inner = self.held();
+            inner.seal(head);
+            inner.open_number = number + 1;
+            inner.open = Vec::with_capacity(limit::SHEET_RECORDS);
+            inner.by_gid.clear();
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn seal(&mut self, head: Head) {
+        self.records += head.records as u64;
+        self.bytes += head.bytes;
+        self.memory_bytes += head.memory_bytes() as u64;
+        self.newest_ms = self.newest_ms.max(head.last_ms);
+        self.sheets.push_back(Arc::new(head));
+    }
+
+    fn unseal_newest(&mut self) {
+        let gone = self.sheets.pop_back();
+        self.forget(gone);
+    }
+
+    fn unseal_oldest(&mut self) {
+        let gone = self.sheets.pop_front();
+        self.forget(gone);
+    }
+
+    fn forget(&mut self, gone: Option<Arc<Head>>) {
+        let Some(gone) = gone else { return };
+        self.records -= gone.records as u64;
+        self.bytes -= gone.bytes;
+        self.memory_bytes -= gone.memory_bytes() as u64;
+    }
+
+    fn push(&mut self, record: Arc<HistoryRecord>) {
+        self.newest_ms = self.newest_ms.max(finished_ms(&record));
+        self.by_gid.insert(gid_of(&record).to_owned(), self.open.len());
+        self.open.push(record);
+        self.dirty = true;
+    }
+}

@@ -1,0 +1,100 @@
+//! The shelf that ships: sled, with a sync of our own behind every write, and moved aside when it cannot be opened.
+
+use std::{
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use crate::shelf::{Change, Shelf, ShelfError};
+
+/// Bytes of pages that sled keeps in memory.
+const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// A sled database in a folder of its own.
+#[derive(Debug)]
+pub struct SledShelf {
+    db: sled::Db,
+    folder: PathBuf,
+}
+
+impl SledShelf {
+    /// Opens the database in `folder`, made if missing. One that cannot be opened is moved aside to `folder` + `.unreadable`
+    /// (an older one there is removed) and begun anew: true in the answer.
+    /// # Errors
+    /// [`ShelfError`] if a new one cannot be made either.
+    pub fn open(folder: &Path) -> Result<(Self, bool), ShelfError> {
+        match Self::try_open(folder) {
+            Ok(shelf) => Ok((shelf, false)),
+            Err(fault) => {
+                let aside = folder.with_extension("unreadable");
+                tracing::error!(folder = %folder.display(), aside = %aside.display(), %fault, "HF2403 the history cannot be opened; it is moved aside and begun anew from what the machine remembers");
+                if aside.exists() {
+                    fs::remove_dir_all(&aside).map_err(io_fault)?;
+                }
+                fs::rename(folder, &aside).map_err(io_fault)?;
+                Self::try_open(folder).map(|shelf| (shelf, true))
+            }
+        }
+    }
+
+    fn try_open(folder: &Path) -> Result<Self, ShelfError> {
+        // It may panic on files that a crash left behind.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            sled::Config::new()
+                .path(folder)
+                .cache_capacity(CACHE_BYTES)
+                .mode(sled::Mode::LowSpace)
+                .flush_every_ms(Some(1_000))
+                .open()
+        }));
+        match opened {
+            Ok(Ok(db)) => Ok(Self { db, folder: folder.to_owned() }),
+            Ok(Err(fault)) => Err(sled_fault(fault)),
+            Err(_) => Err(ShelfError("opening it panicked".to_owned())),
+        }
+    }
+}
+
+impl Shelf for SledShelf {
+    fn write(&self, changes: Vec<Change>) -> Result<(), ShelfError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.db.apply_batch(batch).map_err(sled_fault)?;
+        self.db.flush().map_err(sled_fault)?;
+        // Its flush hands the bytes to the kernel and no further: neither their place in the file nor the disk's cache.
+        let file = fs::File::open(self.folder.join("db")).map_err(io_fault)?;
+        file.sync_data().map_err(io_fault)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ShelfError> {
+        Ok(self.db.get(key).map_err(sled_fault)?.map(|value| value.to_vec()))
+    }
+
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {
+        let pairs = self.db.scan_prefix(prefix);
+        pairs
+            .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())))
+            .collect::<Result<_, _>>()
+            .map_err(sled_fault)
+    }
+
+    fn bytes_on_disk(&self) -> u64 {
+        self.db.size_on_disk().unwrap_or_default()
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn sled_fault(fault: sled::Error) -> ShelfError {
+    ShelfError(fault.to_string())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn io_fault(fault: io::Error) -> ShelfError {
+    ShelfError(fault.to_string())
+}

@@ -1,0 +1,231 @@
+//! A history on the shelf that ships: what goes in is found by everything it can be found by, once, in order, also after a crash.
+
+use std::{path::Path, sync::Arc};
+
+use holdfast_history::{
+    Amount, AmountRange, Archive, Cursor, MemoryShelf, Query, Retention, Shelf, SledShelf, limit,
+};
+use holdfast_proto::v1::{Attempt, Branch, HistoryRecord, Transaction};
+
+/// The `n`-th transaction: four in a millisecond, every tenth rolled back.
+fn record(n: u64) -> HistoryRecord {
+    let tags = [
+        ("run".to_owned(), format!("payroll-{}", n % 100)),
+        ("order".to_owned(), format!("o{n}")),
+        ("amount".to_owned(), format!("{}.50 EUR", n % 1_000)),
+    ];
+    let branch =
+        Branch { branch: 1, participant: format!("deposit@shard-{}", n % 8), ..Default::default() };
+    let transaction = Transaction {
+        gid: format!("g-{n:08}"),
+        mode: if n.is_multiple_of(3) { 2 } else { 1 },
+        status: if n.is_multiple_of(10) { 8 } else { 7 },
+        branches: vec![branch],
+        finished_at_ms: 1_000_000 + n / 4,
+        tags: tags.into_iter().collect(),
+        ..Default::default()
+    };
+    HistoryRecord { transaction: Some(transaction), ..Default::default() }
+}
+
+fn memory() -> Archive {
+    Archive::open(Arc::new(MemoryShelf::default()), Retention::default()).unwrap()
+}
+
+fn on_disk(folder: &Path) -> Archive {
+    let (shelf, anew) = SledShelf::open(folder).unwrap();
+    assert!(!anew);
+    Archive::open(Arc::new(shelf), Retention::default()).unwrap()
+}
+
+fn fill(archive: &Archive, range: std::ops::Range<u64>) -> usize {
+    archive.add(range.map(record).collect()).unwrap()
+}
+
+/// Every gid that is found, page by page.
+fn all(archive: &Archive, query: &Query) -> Vec<String> {
+    let mut query = query.clone();
+    let mut found = Vec::new();
+    for _ in 0..10_000 {
+        let page = archive.search(&query).unwrap();
+        let gids = page.records.iter().filter_map(|record| record.transaction.as_ref());
+        found.extend(gids.map(|known| known.gid.clone()));
+        let Some(next) = page.next else { return found };
+        query.after = Some(Cursor::parse(&next.to_string()).unwrap());
+    }
+    panic!("a search never ends");
+}
+
+/// What a search must find: by looking at everything.
+fn expected(count: u64, fits: impl Fn(u64, &Transaction) -> bool) -> Vec<String> {
+    let mut found: Vec<(u64, String)> = (0..count)
+        .filter_map(|n| record(n).transaction.filter(|known| fits(n, known)))
+        .map(|known| (known.finished_at_ms, known.gid))
+        .collect();
+    found.sort();
+    found.into_iter().rev().map(|(_, gid)| gid).collect()
+}
+
+const COUNT: u64 = 20_000;
+
+#[test]
+fn everything_that_can_be_searched_by_finds_what_has_it_newest_first_and_once() {
+    let archive = memory();
+    assert_eq!(fill(&archive, 0..COUNT), COUNT as usize);
+    let page = Query { limit: 100, ..Query::default() };
+    assert_eq!(all(&archive, &page), expected(COUNT, |_, _| true));
+    let tag = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    let payroll = Query { tags: tag("run", "payroll-7"), ..page.clone() };
+    assert_eq!(all(&archive, &payroll), expected(COUNT, |n, _| n % 100 == 7));
+    let one = Query { tags: tag("order", "o12345"), ..page.clone() };
+    assert_eq!(all(&archive, &one), expected(COUNT, |n, _| n == 12_345));
+    let back = Query { statuses: vec![8], modes: vec![2], ..page.clone() };
+    assert_eq!(all(&archive, &back), expected(COUNT, |n, _| n % 30 == 0));
+    let shard = Query { participant: Some("deposit@shard-3".into()), ..page.clone() };
+    assert_eq!(all(&archive, &shard), expected(COUNT, |n, _| n % 8 == 3));
+    let time = Query { from_ms: 1_000_100, until_ms: 1_000_200, ..page.clone() };
+    assert_eq!(all(&archive, &time), expected(COUNT, |n, _| (400..800).contains(&n)));
+    let amounts =
+        |least, most| AmountRange::new(Amount::parse(least).unwrap(), Amount::parse(most).unwrap());
+    let amount = Query { amount: amounts("10.50 EUR", "12.49 EUR"), ..page.clone() };
+    assert_eq!(all(&archive, &amount), expected(COUNT, |n, _| matches!(n % 1_000, 10 | 11)));
+    let yen = Query { amount: amounts("0 JPY", "999999 JPY"), ..page.clone() };
+    assert!(all(&archive, &yen).is_empty());
+    let nobody = Query { tags: tag("run", "nobody"), ..page };
+    assert!(all(&archive, &nobody).is_empty());
+}
+
+#[test]
+fn a_record_that_comes_again_changes_nothing() {
+    let archive = memory();
+    fill(&archive, 0..10_000);
+    assert_eq!(fill(&archive, 0..10_000), 0);
+    assert_eq!(fill(&archive, 9_990..10_010), 10);
+    assert_eq!(archive.figures().records, 10_010);
+}
+
+#[test]
+fn what_was_written_is_there_after_a_crash_and_the_rest_comes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("history");
+    {
+        let archive = on_disk(&folder);
+        fill(&archive, 0..9_000);
+        archive.flush(0).unwrap();
+        fill(&archive, 9_000..9_100);
+        // Not flushed: as if the process had died here.
+    }
+    let archive = on_disk(&folder);
+    assert_eq!(archive.figures().records, 9_000);
+    assert_eq!(fill(&archive, 8_000..9_200), 200, "the machine tells the recent ones again");
+    let page = Query { limit: 1_000, ..Query::default() };
+    assert_eq!(all(&archive, &page), expected(9_200, |_, _| true));
+    assert_eq!(archive.get("g-00000017").unwrap().as_deref(), Some(&record(17)));
+    assert_eq!(archive.get("g-00009999").unwrap(), None);
+}
+
+#[test]
+fn files_that_cannot_be_opened_are_moved_aside_and_a_new_history_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("history");
+    let archive = on_disk(&folder);
+    fill(&archive, 0..5_000);
+    archive.flush(0).unwrap();
+    drop(archive);
+    std::fs::write(folder.join("conf"), b"no configuration of sled's").unwrap();
+    let (shelf, anew) = SledShelf::open(&folder).unwrap();
+    assert!(anew && dir.path().join("history.unreadable").is_dir());
+    let archive = Archive::open(Arc::new(shelf), Retention::default()).unwrap();
+    assert_eq!(archive.figures().records, 0);
+    assert_eq!(fill(&archive, 4_000..5_000), 1_000);
+}
+
+#[test]
+fn a_sheet_of_another_format_is_not_guessed_at() {
+    let shelf = Arc::new(MemoryShelf::default());
+    let key = [b"h".as_slice(), &0_u64.to_be_bytes()].concat();
+    shelf.write(vec![(key, Some(vec![0x08, 0x02]))]).unwrap();
+    let fault = Archive::open(shelf, Retention::default()).unwrap_err();
+    assert!(fault.to_string().contains("format"), "{fault}");
+}
+
+#[test]
+fn retention_holds_at_its_bounds_and_takes_the_oldest() {
+    let keep = |retention| {
+        let archive = Archive::open(Arc::new(MemoryShelf::default()), retention).unwrap();
+        fill(&archive, 0..20_000);
+        archive
+    };
+    let by_count = keep(Retention { records_max: 10_000, ..Retention::default() });
+    by_count.flush(0).unwrap();
+    let records = by_count.figures().records;
+    assert!((10_000..10_000 + limit::SHEET_RECORDS as u64 + 8).contains(&records), "{records}");
+    assert_eq!(by_count.get("g-00000000").unwrap(), None);
+    assert!(by_count.get("g-00019999").unwrap().is_some());
+    let by_bytes = keep(Retention { bytes_max: 1, ..Retention::default() });
+    by_bytes.flush(0).unwrap();
+    assert_eq!((by_bytes.figures().sheets, by_bytes.figures().bytes), (1, 0));
+    let by_age = keep(Retention { age_ms_max: 1_000, ..Retention::default() });
+    let newest_ms = by_age.figures().newest_ms;
+    by_age.flush(newest_ms).unwrap();
+    let oldest_ms = by_age.figures().oldest_ms;
+    assert!(oldest_ms > 1_000_000 && oldest_ms + 1_000 <= newest_ms + 1_100, "{oldest_ms}");
+}
+
+#[test]
+fn a_page_at_its_limit_is_full_and_one_more_is_not_on_it() {
+    let archive = memory();
+    fill(&archive, 0..3_000);
+    let page = |limit| archive.search(&Query { limit, ..Query::default() }).unwrap();
+    assert_eq!(page(limit::PAGE_MAX).records.len(), limit::PAGE_MAX);
+    assert_eq!(page(limit::PAGE_MAX + 1).records.len(), limit::PAGE_MAX);
+    assert_eq!(page(0).records.len(), 1);
+}
+
+#[test]
+fn a_clock_that_stands_still_fills_a_sheet_at_its_greatest_bound() {
+    let archive = memory();
+    let still = |n: u64| {
+        let mut record = record(n);
+        record.transaction.as_mut().unwrap().finished_at_ms = 7;
+        record
+    };
+    let most = limit::SHEET_RECORDS_MAX as u64;
+    archive.add((0..most).map(still).collect()).unwrap();
+    assert_eq!(archive.figures().sheets, 1);
+    archive.add(vec![still(most)]).unwrap();
+    assert_eq!(archive.figures().sheets, 2);
+}
+
+#[test]
+fn attempts_are_added_while_the_sheet_is_filled_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("history");
+    let archive = on_disk(&folder);
+    fill(&archive, 0..10);
+    let attempt = Attempt { branch: 1, attempt: 2, outcome: "done".into(), ..Default::default() };
+    assert!(archive.attach("g-00000003", 2, vec![attempt.clone()], 0));
+    assert!(!archive.attach("nobody", 2, vec![attempt.clone()], 0));
+    archive.flush(0).unwrap();
+    drop(archive);
+    let record = on_disk(&folder).get("g-00000003").unwrap().unwrap();
+    assert_eq!((record.attempts_node, &record.attempts), (2, &vec![attempt]));
+}
+
+#[test]
+fn a_cursor_is_read_as_it_is_written_and_nothing_else_is_one() {
+    for good in ["0-g", "1795399516007-g-1", "7-"] {
+        assert_eq!(Cursor::parse(good).unwrap().to_string(), good);
+    }
+    for bad in [
+        "",
+        "g",
+        "-1-g",
+        "1 -g",
+        "1-g/..",
+        &format!("1-{}", "g".repeat(65)),
+        "99999999999999999999-g",
+    ] {
+        assert_eq!(Cursor::parse(bad), None, "{bad}");
+    }
+}

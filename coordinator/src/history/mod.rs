@@ -1,0 +1,194 @@
+//! The node's history: finished transactions leave the apply path over a bounded queue, and a thread of its own writes them.
+//!
+//! The queue never makes the apply path wait. When it is full, what comes is dropped and *lagging* is marked; the writer then
+//! throws away what it holds and takes from the machine whatever finished since the last record it wrote. So it is with a new
+//! start and with a snapshot that replaced the state: the machine's window of finished transactions is what history is rebuilt from, and
+//! what left the window before is a gap, which is counted and told to whoever searches.
+
+mod requests;
+mod writer;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+};
+
+use holdfast_history::{Archive, Figures, Page, Query, ShelfError};
+use holdfast_proto::v1::{Attempt, HistoryRecord};
+use holdfast_txn::GlobalTransaction;
+use tokio::sync::Semaphore;
+
+pub(crate) use requests::{check_search, shown};
+use writer::Writer;
+
+use crate::{config, replica::SharedState};
+
+/// Things that wait for the writer.
+const QUEUE_MAX: usize = 65_536;
+/// Searches at once; one more is told to try again.
+const SEARCHES_MAX: usize = 8;
+
+/// What the writer is told.
+#[derive(Debug)]
+enum News {
+    /// It finished just now.
+    Finished(Arc<GlobalTransaction>),
+    /// What the leader saw of its calls.
+    Attempts { gid: String, attempts: Vec<Attempt>, left_out: u32 },
+    /// The state was replaced, or a start: take what the machine has.
+    Everything,
+    /// The node stops: write what is there.
+    Stop,
+}
+
+/// The history as everybody on this node shares it.
+pub(crate) struct History {
+    news: SyncSender<News>,
+    /// News were dropped since the writer last took from the machine.
+    lagging: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    searches: Semaphore,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the writer and the readers share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Absent until it is open, and if it cannot be opened.
+    archive: OnceLock<Archive>,
+    failed: OnceLock<String>,
+    gaps: AtomicU64,
+}
+
+/// A history that cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HistoryFault {
+    #[error("{0}")]
+    Shelf(String),
+    #[error(
+        "HF2406 {SEARCHES_MAX} searches are under way, which is the limit. Nothing happened; try again in a moment"
+    )]
+    Busy,
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("History").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+impl History {
+    /// Begins to write, on a thread of its own. Opening happens there too, so that a long one keeps nobody waiting.
+    pub(crate) fn start(config: &config::Config, state: SharedState) -> Arc<Self> {
+        let (news, heard) = sync_channel(QUEUE_MAX);
+        let shared = Arc::new(Shared::default());
+        let lagging = Arc::new(AtomicBool::new(true));
+        let writer = Writer {
+            node: config.node.id,
+            folder: config.node.data_dir.join("history"),
+            retention: config.history,
+            state,
+            lagging: Arc::clone(&lagging),
+            shared: Arc::clone(&shared),
+        };
+        let run = move || writer.run(&heard);
+        let thread = std::thread::Builder::new().name("history".to_owned()).spawn(run);
+        let thread = thread
+            .map_err(|fault| tracing::error!(%fault, "HF2402 no thread for the history"))
+            .ok();
+        let searches = Semaphore::new(SEARCHES_MAX);
+        Arc::new(Self { news, lagging, shared, searches, thread: Mutex::new(thread) })
+    }
+
+    /// It finished. Never waits.
+    pub(crate) fn finished(&self, transaction: Arc<GlobalTransaction>) {
+        self.tell(News::Finished(transaction));
+    }
+
+    /// What the leader saw of a transaction's calls, once it is finished. Never waits.
+    pub(crate) fn attempts(&self, gid: String, attempts: Vec<Attempt>, left_out: u32) {
+        self.tell(News::Attempts { gid, attempts, left_out });
+    }
+
+    /// The state was replaced.
+    pub(crate) fn everything(&self) {
+        self.tell(News::Everything);
+    }
+
+    fn tell(&self, news: News) {
+        // A writer that is gone has said why; its queue is full soon and stays so.
+        if self.news.try_send(news).is_err() {
+            self.lagging.store(true, Ordering::Release);
+        }
+    }
+
+    /// A page of finished transactions.
+    pub(crate) async fn search(self: &Arc<Self>, query: Query) -> Result<Page, HistoryFault> {
+        self.read(move |archive| archive.search(&query)).await
+    }
+
+    /// The record of one.
+    pub(crate) async fn get(
+        self: &Arc<Self>,
+        gid: String,
+    ) -> Result<Option<Arc<HistoryRecord>>, HistoryFault> {
+        self.read(move |archive| archive.get(&gid)).await
+    }
+
+    /// What it holds, and how often it fell so far behind that the machine had forgotten some.
+    pub(crate) fn figures(&self) -> (Figures, u64) {
+        let figures = self.shared.archive.get().map(Archive::figures).unwrap_or_default();
+        (figures, self.shared.gaps.load(Ordering::Relaxed))
+    }
+
+    async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Archive) -> Result<T, ShelfError> + Send + 'static,
+    ) -> Result<T, HistoryFault> {
+        let _turn = self.searches.try_acquire().map_err(|_| HistoryFault::Busy)?;
+        let shared = Arc::clone(&self.shared);
+        let reading = tokio::task::spawn_blocking(move || match shared.archive.get() {
+            Some(archive) => read(archive).map_err(|fault| fault.to_string()),
+            None => Err(shared.failed.get().cloned().unwrap_or_else(|| {
+                "HF2402 the history is being opened. Nothing happened; try again in a moment"
+                    .to_owned()
+            })),
+        });
+        match reading.await {
+            Ok(read) => read.map_err(HistoryFault::Shelf),
+            Err(fault) => Err(HistoryFault::Shelf(format!("HF2402 a search broke: {fault}"))),
+        }
+    }
+
+    /// Writes what is there and ends the thread.
+    pub(crate) fn stop(&self) {
+        let thread = self.thread.lock().expect("nobody panics while holding it").take();
+        // A full queue is worked off first; what is dropped now comes again at the next start.
+        let _gone = self.news.send(News::Stop);
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("HF2402 the history's thread broke");
+        }
+    }
+}
+
+/// What arrived together, at most `most`, waiting `at_most` for the first.
+fn together(
+    heard: &Receiver<News>,
+    most: usize,
+    at_most: std::time::Duration,
+) -> Option<Vec<News>> {
+    let mut news = match heard.recv_timeout(at_most) {
+        Ok(first) => vec![first],
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => return Some(Vec::new()),
+        Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return None,
+    };
+    news.extend(heard.try_iter().take(most - 1));
+    Some(news)
+}

@@ -1,0 +1,178 @@
+//! The thread that writes the history.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::Receiver,
+    },
+    time::{Duration, Instant},
+};
+
+use holdfast_history::{Archive, Retention, ShelfError, SledShelf};
+use holdfast_proto::v1::HistoryRecord;
+use holdfast_txn::{GlobalTransaction, Timestamp};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+
+use super::{News, QUEUE_MAX, Shared, together};
+use crate::{replica::SharedState, rpc::show};
+
+/// News that are worked off together.
+const TOGETHER_MAX: usize = 4_096;
+/// Transactions taken from the machine under one hold of it.
+const PER_HOLD_MAX: usize = 512;
+/// Between two writes of a sheet that is not full.
+const FLUSH: Duration = Duration::from_secs(10);
+/// Between two looks when nothing arrives.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// What the thread works with.
+pub(super) struct Writer {
+    pub(super) node: u64,
+    pub(super) folder: PathBuf,
+    pub(super) retention: Retention,
+    pub(super) state: SharedState,
+    pub(super) lagging: Arc<AtomicBool>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Writer {
+    /// Until the node stops. A fault of the store ends it; the node goes on.
+    pub(super) fn run(self, heard: &Receiver<News>) {
+        describe();
+        let ended = self.open().and_then(|()| self.write(heard));
+        if let Err(fault) = ended {
+            tracing::error!(%fault, "the history is written no more");
+            // A first fault is told and not replaced.
+            let _first = self.shared.failed.set(fault.to_string());
+            // Whoever stops the node waits until the word to stop is heard.
+            while !matches!(heard.recv(), Ok(News::Stop) | Err(_)) {}
+        }
+    }
+
+    fn open(&self) -> Result<(), ShelfError> {
+        let (shelf, anew) = SledShelf::open(&self.folder)?;
+        let archive = match Archive::open(Arc::new(shelf), self.retention) {
+            Ok(archive) => archive,
+            // Files that sled reads and we do not are as good as unreadable ones.
+            Err(fault) if !anew => {
+                let aside = self.folder.with_extension("unreadable");
+                tracing::error!(folder = %self.folder.display(), %fault, "HF2403 the history cannot be read; it is moved aside and begun anew");
+                let moved = if aside.exists() { std::fs::remove_dir_all(&aside) } else { Ok(()) };
+                let moved = moved.and_then(|()| std::fs::rename(&self.folder, &aside));
+                moved.map_err(|fault| ShelfError(fault.to_string()))?;
+                Archive::open(Arc::new(SledShelf::open(&self.folder)?.0), self.retention)?
+            }
+            Err(fault) => return Err(fault),
+        };
+        // Nobody else sets it.
+        let _only = self.shared.archive.set(archive);
+        Ok(())
+    }
+
+    fn write(&self, heard: &Receiver<News>) -> Result<(), ShelfError> {
+        let archive = self.shared.archive.get().expect("it was opened");
+        let (records, lagged) =
+            (counter!("holdfast_history_records_total"), counter!("holdfast_history_lags_total"));
+        let mut flushed_at = Instant::now();
+        loop {
+            let Some(news) = together(heard, TOGETHER_MAX, QUIET) else { return Ok(()) };
+            let mut stops = false;
+            if self.lagging.swap(false, Ordering::AcqRel) {
+                // What waits is in the machine as well, and more.
+                stops = heard.try_iter().take(QUEUE_MAX).any(|one| matches!(one, News::Stop));
+                lagged.increment(1);
+                records.increment(self.catch_up(archive)? as u64);
+            }
+            let mut finished = Vec::new();
+            for one in news {
+                match one {
+                    News::Finished(transaction) => finished.push(record(&transaction)),
+                    News::Attempts { gid, attempts, left_out } => {
+                        records.increment(archive.add(std::mem::take(&mut finished))? as u64);
+                        archive.attach(&gid, self.node, attempts, left_out);
+                    }
+                    News::Everything => {
+                        records.increment(archive.add(std::mem::take(&mut finished))? as u64);
+                        records.increment(self.catch_up(archive)? as u64);
+                    }
+                    News::Stop => stops = true,
+                }
+            }
+            records.increment(archive.add(finished)? as u64);
+            if stops || flushed_at.elapsed() >= FLUSH {
+                flushed_at = Instant::now();
+                archive.flush(self.now().0)?;
+                self.measure(archive);
+            }
+            if stops {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes from the machine what finished since the last record.
+    fn catch_up(&self, archive: &Archive) -> Result<usize, ShelfError> {
+        let (mut added, newest_ms) = (0, archive.figures().newest_ms);
+        let mut from = Timestamp(newest_ms);
+        let oldest = self.state.held().machine.finished_since(Timestamp(0)).next().cloned();
+        if newest_ms > 0
+            && let Some(oldest_ms) = oldest.and_then(|oldest| oldest.finished_at)
+            && oldest_ms.0 > newest_ms
+        {
+            // The window has moved past what was written last: how many lie between, nobody knows any more.
+            self.shared.gaps.fetch_add(1, Ordering::Relaxed);
+            counter!("holdfast_history_gaps_total").increment(1);
+            tracing::warn!(
+                from_ms = newest_ms,
+                until_ms = oldest_ms.0,
+                "the history has a gap: what finished between is forgotten"
+            );
+        }
+        let mut skipped = 0;
+        loop {
+            let batch: Vec<Arc<GlobalTransaction>> = {
+                let state = self.state.held();
+                let since = state.machine.finished_since(from).skip(skipped);
+                since.take(PER_HOLD_MAX).cloned().collect()
+            };
+            let Some(last_ms) = batch.last().and_then(|last| last.finished_at) else {
+                return Ok(added);
+            };
+            // Of the last millisecond there may be more: they are told apart by how many were taken.
+            let same = |one: &Arc<GlobalTransaction>| one.finished_at == Some(last_ms);
+            let of_last = batch.iter().filter(|one| same(one)).count();
+            skipped = if last_ms == from { skipped + of_last } else { of_last };
+            from = last_ms;
+            added += archive.add(batch.iter().map(|one| record(one)).collect())?;
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.state.held().machine.clock()
+    }
+
+    fn measure(&self, archive: &Archive) {
+        let figures = archive.figures();
+        gauge!("holdfast_history_records").set(figures.records as f64);
+        gauge!("holdfast_history_disk_bytes").set(figures.disk_bytes as f64);
+        gauge!("holdfast_history_memory_bytes").set(figures.memory_bytes as f64);
+    }
+}
+
+fn record(transaction: &GlobalTransaction) -> HistoryRecord {
+    HistoryRecord { transaction: Some(show::transaction(transaction)), ..Default::default() }
+}
+
+fn describe() {
+    describe_counter!("holdfast_history_records_total", "Finished transactions written down.");
+    describe_counter!(
+        "holdfast_history_lags_total",
+        "Times that the history fell behind, or started, and took from the machine."
+    );
+    describe_counter!("holdfast_history_gaps_total", "Times that the machine had forgotten some.");
+    describe_gauge!("holdfast_history_records", "Finished transactions in the history.");
+    describe_gauge!("holdfast_history_disk_bytes", "Bytes of the history on disk.");
+    describe_gauge!("holdfast_history_memory_bytes", "Bytes of the history's filters in memory.");
+}

@@ -1,0 +1,260 @@
+//! Routes beside transactions: the history, the timeline of one transaction, services and their policies.
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Query, State, rejection::QueryRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
+    routing::{get, put},
+};
+use holdfast_proto::v1;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    instant,
+    policy::SetPolicy,
+    problem::Problem,
+    routes::{Door, Name, asked, bad_query, json, named},
+    service_view, view,
+};
+use crate::rpc::{Hop, show};
+
+/// The routes.
+pub(super) fn routes() -> Router<Door> {
+    Router::new()
+        .route("/v1/history", get(history))
+        .route("/v1/transactions/{gid}/timeline", get(timeline))
+        .route("/v1/services", get(services))
+        .route("/v1/services/{service}", get(service))
+        .route("/v1/services/{service}/policy", put(set_policy))
+}
+
+/// Parameters of one request; more are not meant.
+const PAIRS_MAX: usize = 32;
+
+/// Reads a search from a query.
+pub(super) fn search(pairs: Vec<(String, String)>) -> Result<v1::SearchHistoryRequest, Problem> {
+    let mut request = v1::SearchHistoryRequest::default();
+    if pairs.len() > PAIRS_MAX {
+        return Err(bad_query(&format!("more than {PAIRS_MAX} parameters")));
+    }
+    for (name, value) in pairs {
+        let shown: String = value.chars().take(64).collect();
+        let time = |value: &str| {
+            instant::parse(value).ok_or_else(|| {
+                bad_query(&format!("{name} = {shown:?} is no time; write 2026-11-28T09:00:00Z, or milliseconds since 1970"))
+            })
+        };
+        match name.as_str() {
+            "status" => {
+                for word in value.split(',').filter(|word| !word.is_empty()).take(16) {
+                    request.statuses.push(status(word)?);
+                }
+            }
+            "mode" => {
+                for word in value.split(',').filter(|word| !word.is_empty()).take(16) {
+                    request.modes.push(mode(word)?);
+                }
+            }
+            "participant" => request.participant = value,
+            "tag" => {
+                let Some((name, value)) = value.split_once('=') else {
+                    return Err(bad_query(&format!(
+                        "tag = {shown:?} is none; write tag=NAME=VALUE"
+                    )));
+                };
+                request.tags.push(v1::Tag { name: name.to_owned(), value: value.to_owned() });
+            }
+            "amount_min" => request.amount_min = value,
+            "amount_max" => request.amount_max = value,
+            "from" => request.from_ms = time(&value)?,
+            "until" => request.until_ms = time(&value)?,
+            "cursor" => request.cursor = value,
+            "limit" => {
+                request.limit = value
+                    .parse()
+                    .map_err(|_| bad_query(&format!("limit = {shown:?} is no number")))?;
+            }
+            other => {
+                let other: String = other.chars().take(64).collect();
+                return Err(bad_query(&format!(
+                    "unknown parameter {other:?}; known are status, mode, participant, tag, amount_min, amount_max, from, until, cursor, limit"
+                )));
+            }
+        }
+    }
+    Ok(request)
+}
+
+/// The number of a status's word.
+pub(super) fn status(word: &str) -> Result<i32, Problem> {
+    let known = holdfast_txn::Status::ALL.into_iter().find(|s| show::status_word(*s) == word);
+    known.map(|known| show::status_to_wire(known).into()).ok_or_else(|| {
+        let shown: String = word.chars().take(64).collect();
+        let all = holdfast_txn::Status::ALL.map(show::status_word).join(", ");
+        bad_query(&format!("status {shown:?} is none of {all}"))
+    })
+}
+
+fn mode(word: &str) -> Result<i32, Problem> {
+    let wanted = format!("MODE_{}", word.to_ascii_uppercase());
+    let mode = v1::Mode::from_str_name(&wanted).filter(|mode| *mode != v1::Mode::Unspecified);
+    mode.map(Into::into).ok_or_else(|| {
+        let shown: String = word.chars().take(64).collect();
+        bad_query(&format!("mode {shown:?} is none; tcc, saga and xa are"))
+    })
+}
+
+/// A page of the history.
+#[derive(Serialize)]
+struct HistoryPage {
+    transactions: Vec<view::Transaction>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+    node: u64,
+    records: u64,
+    oldest: Option<String>,
+    newest: Option<String>,
+    gaps: u64,
+}
+
+async fn history(
+    State(door): State<Door>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let reply = door.desk.search(&search(asked(query)?)?).await?;
+    let page = HistoryPage {
+        transactions: reply.transactions.into_iter().map(view::Transaction::from).collect(),
+        next_cursor: Some(reply.next_cursor).filter(|cursor| !cursor.is_empty()),
+        node: reply.node,
+        records: reply.records,
+        oldest: instant::rfc3339(reply.oldest_ms),
+        newest: instant::rfc3339(reply.newest_ms),
+        gaps: reply.gaps,
+    };
+    Ok(json(StatusCode::OK, &page))
+}
+
+/// A transaction with what was seen of its calls.
+#[derive(Serialize)]
+struct Timeline {
+    transaction: Option<view::Transaction>,
+    attempts: Vec<Attempt>,
+    attempts_left_out: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts_node: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Attempt {
+    branch: u32,
+    op: String,
+    attempt: u32,
+    at: Option<String>,
+    took_ms: u64,
+    outcome: String,
+    instance: String,
+}
+
+async fn timeline(State(door): State<Door>, gid: Name) -> Result<Response, Problem> {
+    let record = door.desk.record(&named(gid)?).await?;
+    let attempts = record.attempts.into_iter().map(|one| Attempt {
+        branch: one.branch,
+        op: op_word(one.op()),
+        attempt: one.attempt,
+        at: instant::rfc3339(one.at_ms),
+        took_ms: one.took_ms,
+        outcome: one.outcome,
+        instance: one.instance,
+    });
+    let timeline = Timeline {
+        attempts: attempts.collect(),
+        transaction: record.transaction.map(view::Transaction::from),
+        attempts_left_out: record.attempts_left_out,
+        attempts_node: Some(record.attempts_node).filter(|node| *node > 0),
+    };
+    Ok(json(StatusCode::OK, &timeline))
+}
+
+fn op_word(op: v1::Op) -> String {
+    op.as_str_name().trim_start_matches("OP_").to_ascii_lowercase()
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ServicesQuery {
+    stale: bool,
+}
+
+type Stale = Result<Query<ServicesQuery>, QueryRejection>;
+
+async fn services(State(door): State<Door>, query: Stale) -> Result<Response, Problem> {
+    let stale = asked(query)?.stale;
+    let request = v1::ListServicesRequest { service: String::new(), stale };
+    let reply = door.desk.services(request, Hop::May).await?;
+    Ok(tagged(reply.version, &service_view::Services::from(reply)))
+}
+
+async fn service(
+    State(door): State<Door>,
+    service: Name,
+    query: Stale,
+) -> Result<Response, Problem> {
+    let (service, stale) = (named(service)?, asked(query)?.stale);
+    let request = v1::ListServicesRequest { service: service.clone(), stale };
+    let mut reply = door.desk.services(request, Hop::May).await?;
+    let Some(state) = reply.services.pop() else {
+        let shown: String = service.chars().take(64).collect();
+        let detail = format!("no instance of {shown:?} is here, and nothing was decided about it");
+        return Err(Problem::refused(StatusCode::NOT_FOUND, "HF2305", detail));
+    };
+    Ok(tagged(reply.version, &service_view::ServiceState::from(state)))
+}
+
+async fn set_policy(
+    State(door): State<Door>,
+    service: Name,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let service = named(service)?;
+    let expected = if_match(&headers)?;
+    let SetPolicy { reason, dry_run, policy } = door.read(&headers, body, false).await?;
+    let request =
+        v1::SetServicePolicyRequest { policy: Some(policy.of(service)), expected, reason, dry_run };
+    let conditional = request.expected.is_some();
+    let reply = door.desk.set_service_policy(request, Hop::May).await.map_err(|fault| {
+        let changed = conditional && fault.code == "HF2404";
+        let mut problem = Problem::from(fault);
+        if changed {
+            problem.status = StatusCode::PRECONDITION_FAILED;
+        }
+        problem
+    })?;
+    Ok(tagged(reply.version, &service_view::Set::from(reply)))
+}
+
+/// With the version as its tag, which `If-Match` of a change may name.
+fn tagged(version: Option<v1::PolicyVersion>, body: &impl Serialize) -> Response {
+    let mut response = json(StatusCode::OK, body);
+    let version = version.unwrap_or_default();
+    let tag = format!("\"{}.{}\"", version.term, version.revision);
+    let tag = HeaderValue::try_from(tag).expect("digits and a point");
+    response.headers_mut().insert(header::ETAG, tag);
+    response
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<v1::PolicyVersion>, Problem> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let parts = bare.and_then(|bare| bare.split_once('.'));
+    let version = parts.and_then(|(term, revision)| {
+        Some(v1::PolicyVersion { term: term.parse().ok()?, revision: revision.parse().ok()? })
+    });
+    version.map(Some).ok_or_else(|| bad_query(&"If-Match is no ETag of this resource"))
+}

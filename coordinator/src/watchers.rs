@@ -1,0 +1,59 @@
+//! Moves as they happen, for those who watch: a bounded broadcast that costs nothing while nobody does.
+
+use std::sync::Arc;
+
+use holdfast_proto::v1;
+use holdfast_txn::GlobalTransaction;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+
+use crate::{config::limit, rpc::show};
+
+/// Everybody who watches on this node.
+#[derive(Debug)]
+pub(crate) struct Watchers {
+    told: broadcast::Sender<Arc<v1::Transaction>>,
+    places: Arc<Semaphore>,
+}
+
+/// One who watches. Dropping it gives the place back.
+#[derive(Debug)]
+pub(crate) struct Watching {
+    pub(crate) moves: broadcast::Receiver<Arc<v1::Transaction>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Watchers {
+    pub(crate) fn new() -> Arc<Self> {
+        let places = Arc::new(Semaphore::new(limit::WATCHERS_MAX));
+        Arc::new(Self { told: broadcast::Sender::new(limit::MOVES_BEHIND_MAX), places })
+    }
+
+    /// Tells those who watch. Never waits: who is too slow finds that it missed some.
+    pub(crate) fn moved(&self, transaction: &GlobalTransaction) {
+        if self.told.receiver_count() > 0 {
+            // The last one may just have gone.
+            let _gone = self.told.send(Arc::new(show::transaction(transaction)));
+        }
+    }
+
+    /// Takes a place; `None` when all are taken.
+    pub(crate) fn watch(&self) -> Option<Watching> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some(Watching { moves: self.told.subscribe(), _place: place })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_place_is_given_and_one_more_is_not() {
+        let moves = Watchers::new();
+        let mut watching: Vec<_> = (0..limit::WATCHERS_MAX).map(|_| moves.watch()).collect();
+        assert!(watching.iter().all(Option::is_some));
+        assert!(moves.watch().is_none());
+        watching.pop();
+        assert!(moves.watch().is_some());
+    }
+}

@@ -1,0 +1,258 @@
+//! Services, history and watching over real sockets: what operators decide counts while transfers run, and no transfer fails for it.
+
+mod doors;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{Router, http::StatusCode, routing::post as posted};
+use doors::{Cluster, SOON, done, get, http, post, refused, until};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
+
+fn saga(gid: &str, service: &str, tag: &str) -> Value {
+    json!({
+        "gid": gid, "mode": "saga", "wait": "end", "wait_timeout_ms": 30_000,
+        "options": {"timeout_ms": 60_000, "tags": {"run": tag, "amount": "50.00 EUR"}},
+        "branches": [{"participant": service, "payload": {"n": 1}}],
+    })
+}
+
+/// Runs `count` transfers, eight at a time; every one must commit.
+async fn transfers(at: SocketAddr, service: &'static str, run: &'static str, count: usize) {
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let next = Arc::clone(&next);
+        workers.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= count {
+                    return;
+                }
+                let gid = format!("{run}-{number}");
+                let answer = post(at, "/v1/transactions", &saga(&gid, service, run)).await;
+                assert_eq!(answer.json()["outcome"], "committed", "{answer:?}");
+            }
+        });
+    }
+    while let Some(ended) = workers.join_next().await {
+        ended.expect("every transfer commits");
+    }
+}
+
+async fn set(at: SocketAddr, service: &str, policy: Value) -> Value {
+    let body = json!({"reason": "a test", "policy": policy}).to_string();
+    let headers = [("content-type", "application/json")];
+    let path = format!("/v1/services/{service}/policy");
+    let answer = http(at, "PUT", &path, &headers, body.as_bytes()).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+/// Calls that each instance was asked, by its name.
+async fn asked(at: SocketAddr, service: &str, instance: &str) -> u64 {
+    let state = get(at, &format!("/v1/services/{service}")).await.json();
+    let sessions = state["sessions"].as_array().cloned().unwrap_or_default();
+    let found = sessions.iter().find(|one| one["instance"] == instance);
+    found.and_then(|one| one["asked"].as_u64()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_weighed_drained_throttled_and_killed_fails_no_transfer_and_shares_follow() {
+    let cluster = Cluster::of(1).await;
+    let at = cluster.leader().http;
+    let _one = cluster.serve_as("loyalty", "one", done).await;
+    let two = cluster.serve_as("loyalty", "two", done).await;
+    let (mut ones, mut twos) = (0, 0);
+    let mut since = async |run: &'static str, count| {
+        transfers(at, "loyalty", run, count).await;
+        let now = (asked(at, "loyalty", "one").await, asked(at, "loyalty", "two").await);
+        let since = (now.0 - ones, now.1 - twos);
+        (ones, twos) = now;
+        since
+    };
+    let (one, other) = since("even", 200).await;
+    assert!(one.abs_diff(other) <= 10, "as announced: {one} and {other}");
+
+    let weight = |weight| json!([{"instance": "one", "weight": weight}]);
+    set(at, "loyalty", json!({"instances": weight(300)})).await;
+    let (one, other) = since("weighed", 200).await;
+    assert!((140..=160).contains(&one), "three quarters within 5 %: {one} and {other}");
+
+    set(at, "loyalty", json!({"instances": [{"instance": "one", "drained": true}]})).await;
+    assert_eq!(since("drained", 50).await, (0, 50));
+
+    let began = Instant::now();
+    set(at, "loyalty", json!({"calls_per_s": 100, "burst": 1})).await;
+    since("throttled", 50).await;
+    assert!(began.elapsed().as_millis() >= 450, "50 calls at 100 a second");
+
+    set(at, "loyalty", json!({"concurrency_max": 1})).await;
+    since("bulkhead", 50).await;
+    set(at, "loyalty", json!({})).await;
+    let killing = tokio::spawn(async move {
+        sleep(std::time::Duration::from_millis(30)).await;
+        drop(two);
+    });
+    transfers(at, "loyalty", "killed", 200).await;
+    killing.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_is_on_every_node_whoever_was_asked_and_a_condition_that_fails_changes_nothing() {
+    let cluster = Cluster::of(3).await;
+    let follower = cluster.follower().http;
+    let answer = set(follower, "loyalty", json!({"paused": true})).await;
+    assert_eq!((&answer["nodes"], &answer["nodes_all"]), (&json!(3), &json!(3)), "{answer}");
+    for node in &cluster.nodes {
+        let state = get(node.http, "/v1/services/loyalty?stale=true").await;
+        assert_eq!(state.json()["policy"]["paused"], true, "{state:?}");
+    }
+    let tag = get(follower, "/v1/services/loyalty").await;
+    let tag = tag.header("etag").expect("a version").to_owned();
+    set(follower, "loyalty", json!({"calls_per_s": 7})).await;
+    let body = json!({"reason": "late", "policy": {}}).to_string();
+    let headers = [("content-type", "application/json"), ("if-match", tag.as_str())];
+    let path = "/v1/services/loyalty/policy";
+    let late = http(follower, "PUT", path, &headers, body.as_bytes()).await;
+    assert_eq!(late.problem(), (412, "HF2404".into(), "refused".into()));
+    for (body, field) in [
+        (json!({"policy": {}}), "reason"),
+        (json!({"reason": "r", "policy": {"calls_per_s": 1_000_001}}), "calls_per_s"),
+        (json!({"reason": "r", "policy": {"endpoint": {"address": "ftp://a:1"}}}), "endpoint"),
+    ] {
+        let headers = [("content-type", "application/json")];
+        let bad = http(follower, "PUT", path, &headers, body.to_string().as_bytes()).await;
+        assert_eq!(bad.problem().0, 400, "{bad:?}");
+        assert!(bad.json()["detail"].as_str().unwrap().contains(field), "{bad:?}");
+    }
+    let state = get(follower, "/v1/services/loyalty").await.json();
+    assert_eq!(state["policy"]["calls_per_s"], 7);
+    assert_eq!(get(follower, "/v1/services/nobody").await.problem().1, "HF2305");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_a_paused_service_wait_and_go_on_at_once_when_it_is_resumed() {
+    let cluster = Cluster::of(1).await;
+    let at = cluster.leader().http;
+    let _agent = cluster.serve("loyalty", done).await;
+    set(at, "loyalty", json!({"paused": true})).await;
+    let transfer = tokio::spawn(async move { transfers(at, "loyalty", "paused", 1).await });
+    let deadline = Instant::now() + SOON;
+    while get(at, "/v1/services/loyalty").await.json()["parked"] != 1 {
+        assert!(Instant::now() < deadline, "the call waits");
+        sleep(std::time::Duration::from_millis(5)).await;
+    }
+    set(at, "loyalty", json!({})).await;
+    transfer.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registered_address_is_called_and_its_status_is_the_verdict() {
+    let cluster = Cluster::of(1).await;
+    let at = cluster.leader().http;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let words = r#"{"code":"no_points","message":"0 of 5"}"#;
+    let working = Arc::new(AtomicUsize::new(0));
+    let action = move || {
+        let before = working.fetch_add(1, Ordering::Relaxed);
+        async move { if before == 0 { StatusCode::TOO_EARLY } else { StatusCode::OK } }
+    };
+    let app = Router::new()
+        .route("/yes/action", posted(action))
+        .route("/no/action", posted(move || async move { (StatusCode::CONFLICT, words) }));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let endpoint = |path: &str| json!({"endpoint": {"address": format!("http://{address}{path}")}});
+    set(at, "points", endpoint("/yes")).await;
+    transfers(at, "points", "http", 2).await;
+    set(at, "points", endpoint("/no")).await;
+    let refused = post(at, "/v1/transactions", &saga("http-refused", "points", "http")).await;
+    assert_eq!(refused.json()["outcome"], "rolled_back", "{refused:?}");
+    assert_eq!(refused.json()["transaction"]["branches"][0]["refusal"]["code"], "no_points");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_finished_is_found_on_every_node_and_its_calls_are_drawn() {
+    let cluster = Cluster::of(3).await;
+    let at = cluster.leader().http;
+    let _yes = cluster.serve("yes", done).await;
+    let _no = cluster.serve("no", refused).await;
+    transfers(at, "yes", "found", 5).await;
+    let back = post(at, "/v1/transactions", &saga("found-no", "no", "found")).await;
+    assert_eq!(back.json()["outcome"], "rolled_back");
+    let found = async |at, query: &str| {
+        let page = get(at, &format!("/v1/history?{query}")).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        page.json()["transactions"].as_array().expect("a list").len()
+    };
+    for node in &cluster.nodes {
+        let deadline = Instant::now() + SOON;
+        while found(node.http, "tag=run=found").await < 6 {
+            assert!(Instant::now() < deadline, "a node's history lags for ever");
+            sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert_eq!(found(node.http, "tag=run=found&status=rolled_back").await, 1);
+        assert_eq!(found(node.http, "participant=yes&mode=saga&limit=3").await, 3);
+        assert_eq!(found(node.http, "tag=run=nothing").await, 0);
+        assert_eq!(found(node.http, "amount_min=49%20EUR&amount_max=51%20EUR").await, 6);
+        assert_eq!(found(node.http, "amount_min=51%20EUR&amount_max=52%20EUR").await, 0);
+        assert_eq!(
+            found(node.http, "from=2020-01-01T00:00:00Z&until=2020-01-02T00:00:00Z").await,
+            0
+        );
+    }
+    let first = get(at, "/v1/history?tag=run=found&limit=4").await.json();
+    let cursor = first["next_cursor"].as_str().expect("there are more");
+    assert_eq!(found(at, &format!("tag=run=found&cursor={cursor}")).await, 2);
+    for bad in ["limit=1001", "status=trying", "tag=x", "from=soon", "cursor=x", "colour=blue"] {
+        let heard = get(at, &format!("/v1/history?{bad}")).await;
+        assert_eq!(heard.problem(), (400, "HF2301".into(), "refused".into()), "{bad}");
+    }
+    let deadline = Instant::now() + SOON;
+    loop {
+        let timeline = get(at, "/v1/transactions/found-no/timeline").await.json();
+        let attempts = timeline["attempts"].as_array().cloned().unwrap_or_default();
+        if let [only] = attempts.as_slice() {
+            assert_eq!((&only["op"], &only["outcome"]), (&json!("action"), &json!("refused")));
+            assert_eq!((&only["instance"], &only["attempt"]), (&json!("no-1"), &json!(1)));
+            break;
+        }
+        assert!(Instant::now() < deadline, "{timeline}");
+        sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let unknown = get(at, "/v1/transactions/nobody/timeline").await;
+    assert_eq!(unknown.problem(), (404, "HF2001".into(), "refused".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_hears_a_transaction_to_its_end_and_one_who_comes_back_what_finished() {
+    let cluster = Cluster::of(1).await;
+    let at = cluster.leader().http;
+    let early = tokio::spawn(get(at, "/v1/transactions/watched-0/events"));
+    assert_eq!(early.await.unwrap().problem().0, 404, "unknown so far");
+    set(at, "yes", json!({"paused": true})).await;
+    let _yes = cluster.serve("yes", done).await;
+    let transfer = tokio::spawn(async move { transfers(at, "yes", "watched", 1).await });
+    let deadline = Instant::now() + SOON;
+    while get(at, "/v1/transactions/watched-0").await.status != 200 {
+        assert!(Instant::now() < deadline);
+        sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let watching = tokio::spawn(get(at, "/v1/transactions/watched-0/events"));
+    set(at, "yes", json!({})).await;
+    transfer.await.unwrap();
+    let heard = watching.await.unwrap();
+    assert_eq!(heard.header("content-type"), Some("text/event-stream"), "{heard:?}");
+    assert!(heard.body.contains("\"status\":\"committed\""), "{heard:?}");
+    until("the node is there", || cluster.leader().leads()).await;
+}
