@@ -11,6 +11,7 @@ use crate::{
     config,
     exit::{self, Usage},
     output::{self, Output},
+    rules_plan,
 };
 
 /// Checks shard rules and shows what they say.
@@ -32,14 +33,52 @@ enum RulesCommand {
         /// The rules, TOML
         file: PathBuf,
     },
+    /// Tell what other rules would change: slots that move, statements that go elsewhere, keys by source
+    #[command(
+        after_help = "Examples:\n  holdfast rules plan old.toml new.toml --statements day.sql --group customer --keys sample.txt"
+    )]
+    Plan {
+        /// The rules in force, TOML
+        old: PathBuf,
+        /// The rules to come, TOML
+        new: PathBuf,
+        /// Captured statements, each ended by a semicolon
+        #[arg(long, value_name = "FILE")]
+        statements: Option<PathBuf>,
+        /// The group of the keys
+        #[arg(long, requires = "keys")]
+        group: Option<String>,
+        /// Keys, a line each, to see how evenly they lie
+        #[arg(long, value_name = "FILE", requires = "group")]
+        keys: Option<PathBuf>,
+    },
+    /// Tell where statements would go
+    #[command(
+        after_help = "Examples:\n  holdfast rules simulate config/shards.toml --statements day.sql"
+    )]
+    Simulate {
+        /// The rules, TOML
+        file: PathBuf,
+        /// Statements, each ended by a semicolon
+        #[arg(long, value_name = "FILE")]
+        statements: PathBuf,
+    },
 }
 
 /// Checks the file.
 /// # Errors
 /// It cannot be read.
 pub(crate) fn run(args: &RulesArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let RulesCommand::Check { file } = &args.command;
-    check(file, output)
+    match &args.command {
+        RulesCommand::Check { file } => check(file, output),
+        RulesCommand::Plan { old, new, statements, group, keys } => {
+            let keys = group.as_deref().zip(keys.as_deref());
+            rules_plan::plan(old, new, statements.as_deref(), keys, output)
+        }
+        RulesCommand::Simulate { file, statements } => {
+            rules_plan::simulate(file, statements, output)
+        }
+    }
 }
 
 /// Checks the rules in `file` and prints what they say, or what is wrong.

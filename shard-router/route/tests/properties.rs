@@ -178,3 +178,99 @@ fn statements_are_bounded() {
     assert_eq!(refused(&long(limit::STATEMENT_BYTES_MAX)), Ok(()));
     assert_eq!(refused(&long(limit::STATEMENT_BYTES_MAX + 1)), Err(RefusalClass::TooLarge));
 }
+
+/// Pieces of SQL, so that random texts come near to statements.
+fn pieces() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "SELECT",
+        "FROM",
+        "WHERE",
+        "account",
+        "card",
+        "office",
+        "id",
+        "customer",
+        "=",
+        "IN",
+        "(",
+        ")",
+        ",",
+        "1",
+        "'x'",
+        "$1",
+        "AND",
+        "OR",
+        "NOT",
+        "JOIN",
+        "LEFT JOIN",
+        "ON",
+        "USING",
+        "GROUP BY",
+        "ORDER BY",
+        "LIMIT",
+        "INSERT INTO",
+        "VALUES",
+        "UPDATE",
+        "SET",
+        "DELETE FROM",
+        "WITH s AS",
+        "count(*)",
+        "DISTINCT",
+        "UNION ALL",
+        "NULL",
+        "::bigint",
+        "*",
+        "ANY",
+        "a",
+        ".",
+        "-",
+        "''",
+        "$$x$$",
+        "/*c*/",
+        "RETURNING",
+        "EXISTS",
+        "1.0",
+    ]);
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.join(" "))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is sent, it is routed or refused.
+    #[test]
+    fn any_statement_is_judged(sql in prop_oneof![".{0,200}", pieces()], value in prop::option::of(".{0,12}")) {
+        let rules = include_str!("../testscripts/rules/bank.toml");
+        let rules = std::sync::Arc::new(Topology::parse(rules).unwrap());
+        let _ = holdfast_route::statements(&sql);
+        if let Ok(template) = holdfast_route::Template::of(&sql)
+            && let Ok(shape) = holdfast_route::Shape::read(template.text(), &rules)
+        {
+            let bytes = value.as_ref().map(String::as_bytes);
+            let parameters = [holdfast_route::Parameter { oid: 0, format: holdfast_route::Format::Text, value: bytes }];
+            let values = holdfast_route::Values { sql: &sql, literals: template.literals(), parameters: &parameters };
+            let _ = shape.plan(&rules, &values);
+        }
+    }
+
+    /// A template with its literals put back is the statement, but for white space and comments.
+    #[test]
+    fn a_template_keeps_every_word(sql in pieces()) {
+        if let Ok(template) = holdfast_route::Template::of(&sql) {
+            let mut text = template.text().to_owned();
+            for (index, literal) in template.literals().iter().enumerate().rev() {
+                text = text.replace(&format!("$h{}", index + 1), literal.raw(&sql));
+            }
+            let plain = |text: &str| text.replace("/*c*/", "").split_whitespace().collect::<String>();
+            prop_assert_eq!(plain(&text), plain(&sql));
+        }
+    }
+
+    /// Statements that differ only in their literals share a template.
+    #[test]
+    fn literals_do_not_matter(one: u32, other: u32, text in "[a-z]{0,8}") {
+        let sql = |number: u32, text: &str| format!("SELECT name FROM office WHERE id = {number} AND name <> '{text}' LIMIT {number}");
+        let template = |sql: &str| holdfast_route::Template::of(sql).unwrap().text().to_owned();
+        prop_assert_eq!(template(&sql(one, &text)), template(&sql(other, "")));
+    }
+}
