@@ -19,12 +19,9 @@ mod locate;
 mod output;
 mod router;
 mod rules;
-<<<<<<< HEAD
+mod rules_plan;
 mod service_json;
 mod services;
-=======
-mod rules_plan;
->>>>>>> 681965d (cli: plan and simulate shard rules before anybody applies them)
 mod shutdown;
 mod status;
 mod submission;

@@ -225,7 +225,14 @@ impl Reader {
         for entry in entries.iter() {
             match entry.get_ref() {
                 DeValue::String(text) => found.push(Arc::from(&**text)),
-                _ => self.wrong(&format!("an entry of {key} in {subject}"), "a string", entry),
+                DeValue::Integer(_)
+                | DeValue::Float(_)
+                | DeValue::Boolean(_)
+                | DeValue::Datetime(_)
+                | DeValue::Array(_)
+                | DeValue::Table(_) => {
+                    self.wrong(&format!("an entry of {key} in {subject}"), "a string", entry);
+                }
             }
         }
         found

@@ -350,11 +350,8 @@ impl Gatherer<'_> {
             }
         }
         // Hidden groups are told apart by their own columns behind those of the client.
-        let mut hidden = narrow(asked.len())? - self.gather.hidden;
-        for _ in 0..self.gather.hidden {
-            outputs.push(Column::Group(hidden));
-            hidden += 1;
-        }
+        let width = narrow(asked.len())?;
+        outputs.extend((width - self.gather.hidden..width).map(Column::Group));
         for item in &self.order()? {
             let (bare, collate_c) = collated(&item.expr)?;
             let at = position(&item.expr)
@@ -389,7 +386,7 @@ impl Gatherer<'_> {
         let grouped = group_by.iter().any(|group| {
             group == expr
                 || position(group) == Some(at)
-                || (self.named_output(group) == Some(at) && !self.is_column_name(group))
+                || (self.named_output(group) == Some(at) && !Self::is_column_name(group))
         });
         if grouped || is_constant(expr) {
             asked.push(item.clone());
@@ -431,7 +428,7 @@ impl Gatherer<'_> {
     }
 
     /// A name that GROUP BY may take as a column rather than as an output's alias.
-    fn is_column_name(&self, expr: &Expr) -> bool {
+    fn is_column_name(expr: &Expr) -> bool {
         // Whether the table has a column of this name is not known, so an alias of another expression is not taken for the group.
         matches!(expr, Expr::Identifier(_))
     }

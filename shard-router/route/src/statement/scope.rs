@@ -19,7 +19,7 @@ pub(crate) struct Scope {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scopes<'s> {
     pub(crate) inner: &'s Scope,
-    pub(crate) outer: Option<&'s Scopes<'s>>,
+    pub(crate) outer: Option<&'s Self>,
 }
 
 /// A name as PostgreSQL folds it.

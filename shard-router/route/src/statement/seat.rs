@@ -14,8 +14,8 @@ pub(crate) enum Keys {
     OneOf(usize, Vec<Constant>),
     /// The elements of an array.
     AnyOf(usize, Constant),
-    And(Vec<Keys>),
-    Or(Vec<Keys>),
+    And(Vec<Self>),
+    Or(Vec<Self>),
 }
 
 impl Keys {

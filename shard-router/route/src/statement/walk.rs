@@ -87,7 +87,7 @@ impl<'r> Walk<'r> {
             for cte in &with.cte_tables {
                 let name = folded(&cte.alias.name);
                 let simple = !with.recursive && matches!(*cte.query.body, SetExpr::Select(_));
-                let is_write = self.is_write(&cte.query.body);
+                let is_write = Self::is_write(&cte.query.body);
                 if simple || (!with.recursive && !is_write) {
                     inner.push((name, CteBody::Query(&cte.query, &cte.alias.columns)));
                     // Named nowhere, it is still there: its tables must exist and its functions run.
@@ -116,7 +116,7 @@ impl<'r> Walk<'r> {
         Ok(block)
     }
 
-    fn is_write(&self, body: &SetExpr) -> bool {
+    fn is_write(body: &SetExpr) -> bool {
         matches!(
             body,
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)

@@ -48,7 +48,7 @@ impl Walk<'_> {
         }
         let mut block = Block::default();
         self.joined(&update.table, &mut block, outer, ctes)?;
-        let target = self.target(&block)?;
+        let target = Self::target(&block)?;
         if let Some(from) = &update.from {
             let (UpdateTableFromKind::BeforeSet(from) | UpdateTableFromKind::AfterSet(from)) = from;
             for item in from {
@@ -81,7 +81,7 @@ impl Walk<'_> {
         };
         let mut block = Block::default();
         self.joined(item, &mut block, outer, ctes)?;
-        let target = self.target(&block)?;
+        let target = Self::target(&block)?;
         for item in delete.using.iter().flatten() {
             self.joined(item, &mut block, outer, ctes)?;
         }
@@ -95,7 +95,7 @@ impl Walk<'_> {
     }
 
     /// The one table that stands where the target is named.
-    fn target(&self, block: &Block) -> Result<usize, Refused> {
+    fn target(block: &Block) -> Result<usize, Refused> {
         match block.scope.tables.as_slice() {
             [(_, seat)] => Ok(*seat),
             _ => Err(unsupported("a write with a join where its target is named")),
@@ -137,7 +137,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    pub(super) fn insert<'q>(&mut self, insert: &'q Insert) -> Result<Inserted, Refused> {
+    pub(super) fn insert(&mut self, insert: &Insert) -> Result<Inserted, Refused> {
         let TableObject::TableName(name) = &insert.table else {
             return Err(unsupported("INSERT into what is no table"));
         };

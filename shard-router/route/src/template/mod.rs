@@ -185,10 +185,8 @@ impl Depth {
     fn count(&mut self, token: &Token, piece: &str) -> Result<(), Refused> {
         match (token.kind, piece) {
             (TokenKind::Sign, "(" | "[") => self.chains.push(0),
-            (TokenKind::Sign, ")" | "]") => {
-                if self.chains.len() > 1 {
-                    self.chains.pop();
-                }
+            (TokenKind::Sign, ")" | "]") if self.chains.len() > 1 => {
+                self.chains.pop();
             }
             (TokenKind::Sign, ",") => *self.chain() = 0,
             (TokenKind::Operator, _) | (TokenKind::Sign, "::") => *self.chain() += 1,
