@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test verify fix bench clean
+.PHONY: help deps demo test verify fix bench chaos soak clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # More options for the demo, for example: make demo ARGS="--kill postgres --duration 30s"
@@ -66,6 +66,34 @@ bench: deps ## Measure the coordinator and transfers beside bars of the same run
 	$(TARGET)/release/holdfast bench coordinator $(ARGS)
 	$(TARGET)/release/holdfast bench transfer
 	cargo bench --locked -p holdfast-txn
+
+# The tests of the chaos folder run the holdfast program of the debug profile, which has kill points.
+chaos: deps ## Break everything once: 2,000 seeds, 20 seeds of the real log, every kill point, the network, drills, planted bugs
+	cargo build --locked --bins
+	cargo build --release --locked -p holdfast-cli
+	$(TARGET)/release/holdfast chaos sim --seeds 2000
+	cargo test --release --locked -p holdfast-sim --test mutants
+	cargo test --locked -p holdfast-raft --features simulation --test simulated -- --nocapture
+	HOLDFAST_CHAOS=full cargo test --locked -p holdfast-chaos-tests --test kill_points --test network_faults --test drill_ends -- --nocapture
+	$(TARGET)/release/holdfast drill run leader-kill --repeat 3
+
+# For example: make soak HOURS=8
+HOURS ?= 1
+soak: deps ## Break everything again and again, with other seeds each time, for HOURS hours
+	cargo build --locked --bins
+	cargo build --release --locked -p holdfast-cli
+	@end=$$(( $$(date +%s) + $(HOURS) * 3600 )); seed=$$(date +%s); \
+	while [ $$(date +%s) -lt $$end ]; do \
+	  echo "soak: seed $$seed"; \
+	  $(TARGET)/release/holdfast chaos sim --seeds 20000 --first-seed $$seed; \
+	  HOLDFAST_FIRST_SEED=$$seed HOLDFAST_SEEDS=50 cargo test --locked -p holdfast-raft --features simulation --test simulated; \
+	  HOLDFAST_CHAOS=full cargo test --locked -p holdfast-chaos-tests --test kill_points --test network_faults; \
+	  for drill in follower-kill leader-kill pause-leader partition-leader slow-disk clock-skew participant-errors participant-timeouts \
+	    participant-answers-twice shard-down connections-exhausted all-kill rolling-restart; do \
+	    $(TARGET)/release/holdfast drill run $$drill --repeat 3 --seed $$seed; \
+	  done; \
+	  seed=$$(( seed + 20000 )); \
+	done
 
 clean: ## Remove what was built
 	cargo clean

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     Agent, Folder, Postgres, Process, binary, http, journal, ports,
     process::Program,
+    proxy::Proxy,
     until::{SOON, until},
 };
 
@@ -44,12 +45,14 @@ pub struct Shape {
     pub segment_bytes: u64,
     /// Entries between two snapshots.
     pub snapshot_every: u64,
+    /// Peers, agents and banks go through proxies, and each process consents to drills.
+    pub proxied: bool,
 }
 
 impl Default for Shape {
     /// Small files and frequent snapshots, so that a short story goes through several of them.
     fn default() -> Self {
-        Self { segment_bytes: 16_777_216, snapshot_every: 500 }
+        Self { segment_bytes: 16_777_216, snapshot_every: 500, proxied: false }
     }
 }
 
@@ -62,6 +65,12 @@ pub struct Node {
     pub grpc: String,
     /// The peers' door.
     pub raft: String,
+    /// In front of the gRPC door, for agents, banks and forwarding peers.
+    pub grpc_proxy: Option<Proxy>,
+    /// In front of the peers' door.
+    pub raft_proxy: Option<Proxy>,
+    /// The drill door, where the process consents.
+    pub drill: String,
     /// Log, vote and snapshots.
     pub data: PathBuf,
     /// The program.
@@ -75,6 +84,8 @@ pub struct Bank {
     pub shard: String,
     /// Health and metrics.
     pub http: String,
+    /// Between the bank and its PostgreSQL.
+    pub postgres_proxy: Option<Proxy>,
     /// The program.
     pub process: Process,
 }
@@ -103,29 +114,49 @@ impl Cluster {
 
     async fn start_once(shards: usize, shape: Shape) -> anyhow::Result<Self> {
         let folder = Folder::make()?;
-        let ports = ports::free(NODES * 3)?;
+        // Behind the doors, those that others are told of where they go through proxies, and a drill door each.
+        let ports = ports::free(NODES * 6)?;
         let nodes = (0..NODES).map(|at| Node::make(at, &ports, shape, &folder));
-        let nodes = nodes.collect::<anyhow::Result<Vec<_>>>()?;
+        let mut nodes = nodes.collect::<anyhow::Result<Vec<_>>>()?;
+        if shape.proxied {
+            for (at, node) in nodes.iter_mut().enumerate() {
+                let told = NODES * 3 + at * 2;
+                let seed = at as u64;
+                node.grpc_proxy = Some(Proxy::start(ports[told], &node.grpc, seed).await?);
+                node.raft_proxy = Some(Proxy::start(ports[told + 1], &node.raft, seed + 10).await?);
+            }
+        }
         let mut cluster = Self { nodes, banks: Vec::new(), postgres: None, folder };
         for node in &mut cluster.nodes {
             node.process.start()?;
         }
         if shards > 0 {
-            cluster.start_banks(shards).await?;
+            cluster.start_banks(shards, shape).await?;
         }
         cluster.ready().await?;
         Ok(cluster)
     }
 
-    async fn start_banks(&mut self, shards: usize) -> anyhow::Result<()> {
+    async fn start_banks(&mut self, shards: usize, shape: Shape) -> anyhow::Result<()> {
         let postgres = Postgres::start(self.folder.path()).await?;
-        let coordinators = self.addresses();
+        let coordinators: Vec<String> = self.nodes.iter().map(|node| node.told()).collect();
         for (shard, http) in (1..).zip(ports::free(shards)?) {
             let shard = format!("shard-{shard}");
             postgres.create(&shard).await?;
             migrate(&mut postgres.connect(&shard).await?).await?;
             let database = postgres.connection_string(&shard);
+            let (proxy, database) = match shape.proxied {
+                false => (None, database),
+                true => {
+                    let server = format!("127.0.0.1:{}", postgres.port());
+                    let proxy = Proxy::start(0, &server, u64::from(http)).await?;
+                    let (behind, before) = (postgres.port().to_string(), proxy.address.port());
+                    let database = database.replace(&behind, &before.to_string());
+                    (Some(proxy), database)
+                }
+            };
             let mut bank = Bank::make(shard, http, &database, &coordinators, &self.folder)?;
+            bank.postgres_proxy = proxy;
             bank.process.start()?;
             self.banks.push(bank);
         }
@@ -347,6 +378,12 @@ pub fn transfer(gid: &str, from: (usize, &str), to: (usize, &str), minor: i64) -
 }
 
 impl Node {
+    /// The gRPC address that others are told: of the proxy, where there is one.
+    fn told(&self) -> String {
+        let proxy = self.grpc_proxy.as_ref();
+        proxy.map_or_else(|| self.grpc.clone(), |proxy| proxy.address.to_string())
+    }
+
     fn make(at: usize, ports: &[u16], shape: Shape, folder: &Folder) -> anyhow::Result<Self> {
         let name = format!("coordinator-{}", at + 1);
         let data = folder.path().join(&name);
@@ -356,20 +393,28 @@ impl Node {
             "[node]\nid = {}\ndata_dir = {data:?}\n\n[cluster]\nname = \"chaos\"\n",
             at + 1
         );
-        for (id, doors) in (1..).zip(ports.chunks(3)) {
+        for (id, doors) in (1..).zip(ports[..NODES * 3].chunks(3)) {
+            let told = NODES * 3 + (id - 1) * 2;
+            let (grpc, raft) =
+                if shape.proxied { (ports[told], ports[told + 1]) } else { (doors[1], doors[2]) };
             config.push_str(&format!(
                 "\n[[cluster.member]]\nid = {id}\nhttp = \"127.0.0.1:{}\"\ngrpc = \"127.0.0.1:{}\"\nraft = \"127.0.0.1:{}\"\n",
-                doors[0], doors[1], doors[2]
+                doors[0], grpc, raft
             ));
         }
-        let Shape { segment_bytes, snapshot_every } = shape;
+        let Shape { segment_bytes, snapshot_every, proxied } = shape;
         config.push_str(&format!(
             "\n[bind]\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\nraft = \"{raft}\"\n
 [security]\nmode = \"dev-plaintext\"\n
 [log]\nsegment_bytes = {segment_bytes}\nsnapshot_every = {snapshot_every}\n"
         ));
         let config = folder.write(&format!("{name}.toml"), config)?;
-        let environment = vec![kill_file(folder, &name)];
+        let drill = format!("127.0.0.1:{}", ports[NODES * 5 + at]);
+        let mut environment = vec![kill_file(folder, &name)];
+        if proxied {
+            environment.push(("HOLDFAST_DRILL_ALLOWED".to_owned(), "true".to_owned()));
+            environment.push(("HOLDFAST_DRILL_BIND".to_owned(), drill.clone()));
+        }
         let program = Program {
             name,
             path: binary::holdfast()?.to_owned(),
@@ -378,7 +423,17 @@ impl Node {
             run_as: None,
             kill_when_dropped: true,
         };
-        Ok(Self { http, grpc, raft, data, process: Process::new(program, folder.path()) })
+        let (grpc_proxy, raft_proxy) = (None, None);
+        Ok(Self {
+            http,
+            grpc,
+            raft,
+            grpc_proxy,
+            raft_proxy,
+            drill,
+            data,
+            process: Process::new(program, folder.path()),
+        })
     }
 }
 
@@ -404,6 +459,11 @@ impl Bank {
             run_as: None,
             kill_when_dropped: true,
         };
-        Ok(Self { shard, http, process: Process::new(program, folder.path()) })
+        Ok(Self {
+            shard,
+            http,
+            postgres_proxy: None,
+            process: Process::new(program, folder.path()),
+        })
     }
 }

@@ -10,6 +10,7 @@
 //! - [`Demo`]: the demo, and whether it leaves anything behind.
 //! - [`Load`]: transfers that are pursued until their fate is known; [`checker`]: what that history is held against.
 //! - [`matrix`]: kill points, one after the other, under load.
+//! - [`proxy`]: spoils what passes between two programs.
 //! - [`http`]: one request over a bare socket, right or wrong. - [`journal`]: what the books say of each gid, by plain SQL.
 //!
 //! With `HOLDFAST_KEEP=1` the folders with logs, data and configuration stay.
@@ -27,6 +28,7 @@ pub mod matrix;
 mod ports;
 mod postgres;
 mod process;
+pub mod proxy;
 pub mod router_diff;
 mod service;
 mod until;

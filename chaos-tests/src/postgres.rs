@@ -95,6 +95,12 @@ impl Postgres {
         Ok(admin.batch_execute(&format!("CREATE DATABASE \"{database}\"")).await?)
     }
 
+    /// The port on the loopback address.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// How to connect to a database.
     #[must_use]
     pub fn connection_string(&self, database: &str) -> String {

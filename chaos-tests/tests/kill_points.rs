@@ -33,7 +33,7 @@ async fn a_process_may_die_at_every_kill_point_and_nothing_is_lost_or_doubled() 
 {
     let full = std::env::var_os("HOLDFAST_CHAOS").is_some_and(|value| value == "full");
     let sites = if full { Site::ALL } else { &SAMPLE };
-    let shape = Shape { segment_bytes: 4 * 1024 * 1024, snapshot_every: 60 };
+    let shape = Shape { segment_bytes: 4 * 1024 * 1024, snapshot_every: 60, proxied: false };
     let mut cluster = Cluster::shaped(2, shape).await?;
     let load = Load::open(&cluster, "kill").await?;
     let running = load.start(CLIENTS, false);

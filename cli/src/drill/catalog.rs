@@ -92,7 +92,7 @@ macro_rules! drill {
 }
 
 /// Every drill, in the order in which a team should dare them.
-pub(crate) const DRILLS: [Drill; 15] = [
+pub(crate) const DRILLS: [Drill; 14] = [
     drill!("follower-kill", "SIGKILL of a coordinator that follows", "none: the others are a quorum", Follower,
         "kill" 0, held DEAD_MS, from Fault, goals 500 3_000 3_000),
     drill!("leader-kill", "SIGKILL of the coordinator that leads", "all transactions wait for the election; none fails", Leader,
@@ -121,8 +121,6 @@ pub(crate) const DRILLS: [Drill; 15] = [
         "kill" 0, held DEAD_MS, from Fault, goals 6_000 12_000 20_000),
     drill!("rolling-restart", "every process restarts, one after the other", "each restart is felt for a moment", EachInTurn,
         "restart" 0, held 0, from Fault, goals 1_000 5_000 10_000),
-    drill!("replace-node", "a follower is lost for good; a new node with a new number takes its place", "none: the others are a quorum", Follower,
-        "kill" 0, held 0, from Fault, goals 500 3_000 5_000),
 ];
 
 /// The drill of that name.

@@ -1,5 +1,5 @@
-//! Work for a cluster that is drilled, and what can be seen of it: transfers in a cluster of our own, transactions without branches
-//! in somebody else's, which go through log, quorum and leader and touch no account.
+//! Work for a cluster that is drilled, and what can be seen of it: transfers in a cluster of our own; in somebody else's,
+//! transactions that are begun without branches and taken back, which go through log, quorum and leader and touch no account.
 
 use std::{
     sync::{
@@ -119,7 +119,7 @@ async fn probe(
         loop {
             let begun = client.begin(Terms::tcc().gid(gid.clone())).await;
             let ended = match begun {
-                Ok(_) => client.submit_begun(&gid, Wait::End).await,
+                Ok(_) => client.roll_back(&gid, "a probe of a drill", Wait::End).await,
                 Err(error) => Err(error),
             };
             if ended

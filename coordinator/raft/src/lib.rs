@@ -76,6 +76,9 @@ mod position;
 mod status;
 mod store;
 
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub use self::network::wire::seed_disks;
 pub use self::{
     config::{Config, Member, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN},
     error::{ControlError, OpenError, ProposeError, StoreError},

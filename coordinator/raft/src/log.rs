@@ -19,7 +19,6 @@ use openraft::{
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError},
 };
 use tokio::{
-    net::TcpListener,
     sync::{Mutex, Semaphore, watch},
     task::JoinHandle,
     time::{Instant, timeout},
@@ -31,7 +30,7 @@ use crate::{
     consensus::{Addresses, Consensus, Opaque, Reply, position},
     leadership::{Directory, follow},
     machine::Replica,
-    network::{client::Peers, server::Door},
+    network::{client::Peers, server::Door, wire::TcpListener},
     store::{LogStore, Options, snapshot::SnapshotStore},
 };
 

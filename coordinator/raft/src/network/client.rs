@@ -32,7 +32,7 @@ use tonic::{
 
 use super::{
     CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, GROUP, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
-    is_cut_off,
+    is_cut_off, wire,
 };
 use crate::{
     Config,
@@ -144,7 +144,7 @@ impl Peers {
         let mut channels = self.shared.channels.lock().expect("no holder panics");
         let channel = channels.entry((raft.to_owned(), lane)).or_insert_with(|| {
             let patience = self.shared.election_max.max(Duration::from_millis(500));
-            Endpoint::from_shared(format!("http://{raft}"))
+            let endpoint = Endpoint::from_shared(format!("http://{raft}"))
                 // An address that was checked when the replica was opened, or came from a member that had been.
                 .unwrap_or_else(|_| Endpoint::from_static("http://[100::]:1"))
                 .tcp_nodelay(true)
@@ -153,8 +153,8 @@ impl Peers {
                 .keep_alive_timeout(2 * patience)
                 .keep_alive_while_idle(true)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .connect_lazy()
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+            wire::dial(&endpoint)
         });
         channel.clone()
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod server;
+pub(crate) mod wire;
 
 use crate::store::record::ENTRY_BYTES_MAX;
 

@@ -20,18 +20,13 @@ use openraft::{
         TransferLeaderRequest, VoteRequest,
     },
 };
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
-use tonic::{
-    Request, Response, Status, Streaming,
-    transport::{Server, server::TcpIncoming},
-};
+use tokio::sync::{Semaphore, watch};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::{
     CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, GROUP, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
     is_cut_off,
+    wire::{TcpListener, incoming},
 };
 use crate::{
     Config, StateMachine,
@@ -94,8 +89,7 @@ impl<S: StateMachine> Door<S> {
         let service = RaftPeerServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        // The builder's own option does not reach sockets that it did not accept itself.
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = incoming(listener);
         Server::builder()
             .http2_keepalive_interval(Some(patience))
             .http2_keepalive_timeout(Some(2 * patience))

@@ -85,6 +85,27 @@ impl From<&crate::Config> for Options {
     }
 }
 
+#[cfg(not(feature = "simulation"))]
+fn start<D: Disk>(writer: Writer<D>, queue: mpsc::Receiver<Command>) -> io::Result<()> {
+    let thread = thread::Builder::new().name("raft-log-write".to_owned());
+    thread.spawn(move || writer.run(queue)).map(drop)
+}
+
+/// Within a simulated host there is a task instead of the thread; elsewhere the thread.
+#[cfg(feature = "simulation")]
+fn start<D: Disk>(writer: Writer<D>, queue: mpsc::Receiver<Command>) -> io::Result<()> {
+    match tokio::runtime::Handle::try_current() {
+        Ok(host) => {
+            host.spawn(writer.run_simulated(queue));
+            Ok(())
+        }
+        Err(_) => {
+            let thread = thread::Builder::new().name("raft-log-write".to_owned());
+            thread.spawn(move || writer.run(queue)).map(drop)
+        }
+    }
+}
+
 /// The log of one replica. A handle: clones are the same log.
 #[derive(Clone, Debug)]
 pub(crate) struct LogStore {
@@ -156,10 +177,7 @@ impl LogStore {
             _lock: claim.lock,
         };
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-        thread::Builder::new()
-            .name("raft-log-write".to_owned())
-            .spawn(move || writer.run(queue))
-            .during("start the writer of", &dir)?;
+        start(writer, queue).during("start the writer of", &dir)?;
         Ok(Self {
             commands,
             shared,

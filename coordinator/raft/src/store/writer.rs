@@ -146,6 +146,22 @@ impl Open {
     }
 }
 
+/// Tells everyone whose bytes are on disk.
+fn tell(done: &mut Vec<Done>) {
+    for one in done.drain(..) {
+        match one {
+            Done::Appended(flushed, room) => {
+                flushed.io_completed(Ok(()));
+                drop(room);
+            }
+            // Whoever asked may have stopped waiting.
+            Done::Told(told) => {
+                let _ = told.send(());
+            }
+        }
+    }
+}
+
 /// The end of a process that can no longer keep its word.
 fn abort(action: &str, path: &Path, error: &io::Error) -> ! {
     tracing::error!(
@@ -161,29 +177,9 @@ impl<D: Disk> Writer<D> {
     pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut done = Vec::new();
         while let Some(first) = commands.blocking_recv() {
-            let mut close = self.take(first, &mut done);
-            while close.is_none()
-                && self.open.buffer.len() < GROUP_BYTES_MAX
-                && let Ok(next) = commands.try_recv()
-            {
-                close = self.take(next, &mut done);
-            }
-            if close.is_some() || !done.is_empty() || !self.open.buffer.is_empty() {
-                self.put_committed();
-            }
+            let close = self.gather(first, &mut commands, &mut done);
             self.flush();
-            for one in done.drain(..) {
-                match one {
-                    Done::Appended(flushed, room) => {
-                        flushed.io_completed(Ok(()));
-                        drop(room);
-                    }
-                    // Whoever asked may have stopped waiting.
-                    Done::Told(told) => {
-                        let _ = told.send(());
-                    }
-                }
-            }
+            tell(&mut done);
             self.drop_purged();
             if let Some(told) = close {
                 // The preparer's thread, the files and the lock end before the answer.
@@ -193,6 +189,47 @@ impl<D: Disk> Writer<D> {
                 return;
             }
         }
+    }
+
+    /// As [`run`](Self::run), as a task of a simulated host: it takes simulated time, and ends wherever the host is crashed.
+    #[cfg(feature = "simulation")]
+    pub(crate) async fn run_simulated(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut done = Vec::new();
+        while let Some(first) = commands.recv().await {
+            // What is gathered here and not written is lost in a crash; what is written is synced, and may be untold.
+            crate::network::wire::disk_pause().await;
+            let close = self.gather(first, &mut commands, &mut done);
+            self.flush();
+            crate::network::wire::disk_pause().await;
+            tell(&mut done);
+            self.drop_purged();
+            if let Some(told) = close {
+                drop(self);
+                drop(commands);
+                let _ = told.send(());
+                return;
+            }
+        }
+    }
+
+    /// Puts everything queued into the buffer, up to a group. Returns whom to tell when it is the last.
+    fn gather(
+        &mut self,
+        first: Command,
+        commands: &mut mpsc::Receiver<Command>,
+        done: &mut Vec<Done>,
+    ) -> Option<oneshot::Sender<()>> {
+        let mut close = self.take(first, done);
+        while close.is_none()
+            && self.open.buffer.len() < GROUP_BYTES_MAX
+            && let Ok(next) = commands.try_recv()
+        {
+            close = self.take(next, done);
+        }
+        if close.is_some() || !done.is_empty() || !self.open.buffer.is_empty() {
+            self.put_committed();
+        }
+        close
     }
 
     /// Puts a command into the buffer. Returns whom to tell when it is the last.

@@ -1,0 +1,90 @@
+//! The real replicated log over a simulated network: three and five nodes, partitions, crashes that lose what was not synced, snapshots.
+//!
+//! openraft, the log store and gRPC are those of the product; hosts, links and time are made. One seed decides faults, links and the
+//! pauses of disks. Two things are not decided by it: openraft draws its election waits, and files are opened and snapshots written on
+//! threads of the operating system. So two runs of a seed are alike and not equal; the last test here measures how far.
+//!
+//! `HOLDFAST_SEEDS=n` runs so many seeds from `HOLDFAST_FIRST_SEED` on.
+
+mod oracle;
+mod world;
+
+use std::collections::BTreeSet;
+
+use oracle::Found;
+use world::{Run, run};
+
+/// Seeds of a run of the tests.
+const SEEDS: u64 = 20;
+
+fn number(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().and_then(|words| words.parse().ok()).unwrap_or(usual)
+}
+
+#[test]
+fn the_real_log_keeps_its_promises_in_every_seed() {
+    let first = number("HOLDFAST_FIRST_SEED", 0);
+    let seeds = number("HOLDFAST_SEEDS", SEEDS);
+    let mut happened = BTreeSet::new();
+    let (mut acknowledged, mut terms) = (0, 0);
+    for seed in first..first + seeds {
+        let Run { found, acknowledged: told, term, happened: these, .. } = run(seed);
+        let again = format!(
+            "HOLDFAST_FIRST_SEED={seed} HOLDFAST_SEEDS=1 cargo test -p holdfast-raft --features simulation --test simulated"
+        );
+        assert!(found.is_empty(), "seed {seed}: {found:#?}\nagain: {again}");
+        assert!(told > 0, "seed {seed}: nothing was acknowledged\nagain: {again}");
+        acknowledged += told;
+        terms += term;
+        happened.extend(these);
+    }
+    println!("{seeds} seeds: {acknowledged} entries acknowledged, {terms} terms, {happened:?}");
+    if seeds >= SEEDS {
+        for what in ["crash", "partition", "one-way", "snapshot", "five nodes", "all crash"] {
+            assert!(happened.contains(what), "no seed had {what}: {happened:?}");
+        }
+    }
+}
+
+#[test]
+fn two_runs_of_a_seed_are_alike_and_this_is_how_far() {
+    let (one, other) = (run(1), run(1));
+    assert!(one.found.is_empty() && other.found.is_empty());
+    assert_eq!(one.plan, other.plan, "what a seed does to the cluster is the same each time");
+    let same = one.trace.iter().zip(&other.trace).take_while(|(a, b)| a == b).count();
+    println!(
+        "two runs of seed 1: {} and {} acknowledged, terms {} and {}, the first {same} of {} applied entries equal",
+        one.acknowledged,
+        other.acknowledged,
+        one.term,
+        other.term,
+        one.trace.len()
+    );
+}
+
+#[test]
+fn the_oracle_finds_planted_bugs() {
+    let names = |found: Vec<Found>| found.iter().map(|one| one.promise).collect::<Vec<_>>();
+    let mut oracle = oracle::Oracle::default();
+    oracle.applied(0, 5, 1, b"a");
+    oracle.applied(1, 5, 1, b"b");
+    assert_eq!(names(oracle.judge(&[])), ["I13 state machine safety"]);
+    let mut oracle = oracle::Oracle::default();
+    oracle.applied(0, 5, 1, b"a");
+    oracle.acknowledged(6, b"lost");
+    assert_eq!(names(oracle.judge(&[])), ["I15 acknowledged is durable"]);
+    let mut oracle = oracle::Oracle::default();
+    oracle.leads(1, 7);
+    oracle.leads(2, 7);
+    assert_eq!(names(oracle.judge(&[])), ["I13 election safety"]);
+    let mut oracle = oracle::Oracle::default();
+    oracle.applied(0, 5, 2, b"a");
+    oracle.applied(0, 6, 1, b"b");
+    assert_eq!(names(oracle.judge(&[])), ["I13 terms go up"]);
+    let mut oracle = oracle::Oracle::default();
+    oracle.applied(0, 5, 1, b"a");
+    oracle.applied(0, 6, 1, b"a");
+    assert_eq!(names(oracle.judge(&[])), ["an entry is applied once"]);
+    let final_logs = [vec![b"a".to_vec()], vec![b"b".to_vec()]];
+    assert_eq!(names(oracle::Oracle::default().judge(&final_logs)), ["equal states at the end"]);
+}
