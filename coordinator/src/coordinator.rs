@@ -125,7 +125,7 @@ pub enum WaitEnd {
 #[derive(Clone, Debug)]
 pub struct Waited {
     /// The transaction as this node knows it.
-    pub transaction: Option<GlobalTransaction>,
+    pub transaction: Option<Arc<GlobalTransaction>>,
     /// Why the wait ended. Anything but [`WaitEnd::Reached`] is told as *unknown*, never as failure.
     pub end: WaitEnd,
 }
@@ -264,7 +264,7 @@ impl Coordinator {
         &self,
         gid: &Gid,
         freshness: Freshness,
-    ) -> Result<Option<GlobalTransaction>, ProposeError> {
+    ) -> Result<Option<Arc<GlobalTransaction>>, ProposeError> {
         if freshness == Freshness::Linearizable {
             self.inner.log.read_barrier().await?;
         }
@@ -307,13 +307,16 @@ impl Coordinator {
         let until_instant = Instant::now() + at_most;
         // Registered before looking, so that no move falls between the two.
         let mut waiting = self.inner.waiters.register(gid, until);
-        let transaction = self.inner.state.get(gid);
-        let Some(known) = transaction else {
+        let end = {
+            let state = self.inner.state.held();
+            state.machine.get(gid).map(|known| waiters::end_of(known, until))
+        };
+        let Some(end) = end else {
             let end = if self.leads() { WaitEnd::NotFound } else { WaitEnd::NotLeading };
             return Waited { transaction: None, end };
         };
-        if let Some(end) = waiters::end_of(&known, until) {
-            return Waited { transaction: Some(known), end };
+        if let Some(end) = end {
+            return Waited { transaction: self.inner.state.get(gid), end };
         }
         let end = match &mut waiting {
             None => WaitEnd::Overloaded,
@@ -322,7 +325,8 @@ impl Coordinator {
                 timeout_at(until_instant, waiting.woken()).await.unwrap_or(WaitEnd::TimedOut)
             }
         };
-        let transaction = self.inner.state.get(gid).or(Some(known));
+        // Not kept meanwhile: what somebody keeps is copied when it changes.
+        let transaction = self.inner.state.get(gid);
         // Whatever ended the wait, what is known by now counts.
         let end = transaction.as_ref().and_then(|now| waiters::end_of(now, until)).unwrap_or(end);
         Waited { transaction, end }

@@ -109,8 +109,12 @@ impl Meters {
         self.leads.store(leads, Ordering::Relaxed);
     }
 
+    pub(crate) fn leads(&self) -> bool {
+        self.leads.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn moved(&self, transaction: &GlobalTransaction, moved: Moved) {
-        if !self.leads.load(Ordering::Relaxed) {
+        if !self.leads() {
             return;
         }
         let mode = MODES.iter().position(|mode| *mode == transaction.mode).unwrap_or(0);

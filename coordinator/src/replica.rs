@@ -33,9 +33,9 @@ impl SharedState {
         self.0.lock().expect("the machine never panics")
     }
 
-    /// A copy of the transaction.
-    pub(crate) fn get(&self, gid: &Gid) -> Option<GlobalTransaction> {
-        self.held().machine.get(gid).cloned()
+    /// The transaction as it is now; cheap.
+    pub(crate) fn get(&self, gid: &Gid) -> Option<Arc<GlobalTransaction>> {
+        self.held().machine.share(gid)
     }
 }
 
@@ -147,6 +147,7 @@ impl StateMachine for Replica {
                 && !outcome.repeated
             {
                 if let Some(moved) = outcome.moved
+                    && self.is_somebody_told()
                     && let Some(transaction) = state.machine.get(&gid)
                 {
                     self.meters.moved(transaction, moved);
@@ -189,6 +190,13 @@ impl StateMachine for Replica {
             history.everything();
         }
         Ok(())
+    }
+}
+
+impl Replica {
+    /// Whether a move is counted here, or waited for: not on most followers.
+    fn is_somebody_told(&self) -> bool {
+        self.meters.leads() || self.waiters.count() > 0
     }
 }
 

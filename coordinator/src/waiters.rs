@@ -13,10 +13,12 @@ use tokio::sync::oneshot;
 
 use crate::coordinator::{WaitEnd, WaitUntil};
 
+type ByGid = HashMap<Gid, Vec<Entry>, foldhash::fast::RandomState>;
+
 /// Everybody who waits on this node.
 #[derive(Debug)]
 pub(crate) struct Waiters {
-    by_gid: Mutex<HashMap<Gid, Vec<Entry>>>,
+    by_gid: Mutex<ByGid>,
     count: AtomicUsize,
     next_id: AtomicU64,
     count_max: usize,
@@ -36,6 +38,8 @@ pub(crate) struct Waiting {
     gid: Gid,
     id: u64,
     woken: oneshot::Receiver<WaitEnd>,
+    /// It was woken: whoever did that has taken it off the list.
+    ended: bool,
 }
 
 /// Whether waiting `until` is over for a transaction in this state.
@@ -70,8 +74,10 @@ impl Waiters {
         taken.ok()?;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (wake, woken) = oneshot::channel();
-        self.held().entry(gid.clone()).or_default().push(Entry { id, until, wake });
-        Some(Waiting { waiters: Arc::clone(self), gid: gid.clone(), id, woken })
+        let entries = &mut *self.held();
+        let entries = entries.entry(gid.clone()).or_insert_with(|| Vec::with_capacity(1));
+        entries.push(Entry { id, until, wake });
+        Some(Waiting { waiters: Arc::clone(self), gid: gid.clone(), id, woken, ended: false })
     }
 
     /// Wakes those whose wait is over now that `transaction` is as it is.
@@ -114,7 +120,7 @@ impl Waiters {
         self.count.load(Ordering::Relaxed)
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<Gid, Vec<Entry>>> {
+    fn held(&self) -> MutexGuard<'_, ByGid> {
         self.by_gid.lock().expect("nobody panics while holding the waiters")
     }
 }
@@ -122,20 +128,23 @@ impl Waiters {
 impl Waiting {
     /// Until somebody wakes this wait.
     pub(crate) async fn woken(&mut self) -> WaitEnd {
-        (&mut self.woken).await.unwrap_or(WaitEnd::NotLeading)
+        let woken = (&mut self.woken).await;
+        self.ended |= woken.is_ok();
+        woken.unwrap_or(WaitEnd::NotLeading)
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut held = self.waiters.held();
-        if let Some(entries) = held.get_mut(&self.gid) {
-            entries.retain(|entry| entry.id != self.id);
-            if entries.is_empty() {
-                held.remove(&self.gid);
+        if !self.ended {
+            let mut held = self.waiters.held();
+            if let Some(entries) = held.get_mut(&self.gid) {
+                entries.retain(|entry| entry.id != self.id);
+                if entries.is_empty() {
+                    held.remove(&self.gid);
+                }
             }
         }
-        drop(held);
         self.waiters.count.fetch_sub(1, Ordering::Relaxed);
     }
 }

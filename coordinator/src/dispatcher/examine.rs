@@ -59,7 +59,7 @@ impl Dispatcher {
         open.call_timeout_ms = transaction.options.call_timeout_ms;
         if open.reporting.is_none() && open.held_until_ms <= now_ms {
             open.held_until_ms = 0;
-            self.go_on(machine, transaction, &mut open, now, now_ms);
+            self.go_on(transaction, &mut open, now, now_ms);
         }
         self.set_alarm(&gid, &mut open);
         if open.is_idle() {
@@ -71,13 +71,12 @@ impl Dispatcher {
 
     fn go_on(
         &mut self,
-        machine: &Machine,
         transaction: &GlobalTransaction,
         open: &mut Open,
         now: Timestamp,
         now_ms: u64,
     ) {
-        match machine.owed(&transaction.gid, &open.heard) {
+        match transaction.owed(&open.heard) {
             Next::Call(owed) => {
                 open.owe(&owed, grace_ends_ms(transaction, now, now_ms));
                 self.make_calls(transaction, open, now, now_ms);

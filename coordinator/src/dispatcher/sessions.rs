@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use foldhash::fast::RandomState as Fast;
 use holdfast_proto::v1;
 use holdfast_txn::Participant;
 use tokio::sync::mpsc;
@@ -55,7 +56,7 @@ pub(super) struct Session {
     outbox: mpsc::Sender<Outgoing>,
     next_call_id: u64,
     /// Without an answer yet, late ones included; each holds one credit.
-    asked: HashMap<u64, Asked>,
+    asked: HashMap<u64, Asked, Fast>,
     /// Timed out, with the time at which the credit is taken as lost and given back.
     overdue: VecDeque<(u64, u64)>,
     /// Goes out with the next flush.
@@ -67,8 +68,8 @@ pub(super) struct Session {
 /// Every session of this node, by service.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    by_id: HashMap<SessionId, Session>,
-    places: HashMap<Participant, usize>,
+    by_id: HashMap<SessionId, Session, Fast>,
+    places: HashMap<Participant, usize, Fast>,
     /// By place, with the name; a place that nobody needs is given to the next.
     served: Vec<Option<(Participant, Served)>>,
     policies: Arc<Policies>,
@@ -88,8 +89,8 @@ impl Sessions {
 
     pub(super) fn new(policies: Arc<Policies>) -> Self {
         Self {
-            by_id: HashMap::new(),
-            places: HashMap::new(),
+            by_id: HashMap::default(),
+            places: HashMap::default(),
             served: Vec::new(),
             policies,
             to_flush: Vec::new(),
@@ -116,7 +117,7 @@ impl Sessions {
             breaker: Breaker::default(),
             outbox: new.outbox,
             next_call_id: 1,
-            asked: HashMap::new(),
+            asked: HashMap::default(),
             overdue: VecDeque::new(),
             batch: Vec::new(),
             answered: 0,

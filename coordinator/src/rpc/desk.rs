@@ -130,7 +130,7 @@ impl Desk {
             }
             None => coordinator.get(gid, Freshness::Stale).await.ok().flatten(),
         };
-        Here::Told(show::reply(known.as_ref(), outcome.repeated))
+        Here::Told(show::reply(known.as_deref(), outcome.repeated))
     }
 
     async fn get(&self, gid: &Gid, freshness: Freshness) -> Here {
@@ -140,7 +140,7 @@ impl Desk {
                 Some(known) => Here::Told(show::remembered(known)),
                 None => Here::found(gid, None),
             },
-            Ok(known) => Here::found(gid, known.as_ref()),
+            Ok(known) => Here::found(gid, known.as_deref()),
             Err(error) => Here::of(&error),
         }
     }

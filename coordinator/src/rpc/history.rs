@@ -70,7 +70,7 @@ impl Desk {
             let (attempts, attempts_left_out) = coordinator.attempts(&gid).await;
             let leads = coordinator.leadership().borrow().leads_here;
             return Ok(HistoryRecord {
-                transaction: known.as_ref().map(show::transaction),
+                transaction: known.as_deref().map(show::transaction),
                 attempts,
                 attempts_left_out,
                 attempts_node: if leads { coordinator.config().node.id } else { 0 },

@@ -163,7 +163,7 @@ impl Cluster {
             loop {
                 let read = self.leader().await.get(&gid, Freshness::Linearizable).await;
                 match read {
-                    Ok(found) => return found.expect("it was begun"),
+                    Ok(found) => return found.as_deref().expect("it was begun").clone(),
                     Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
             }
@@ -193,7 +193,7 @@ impl Cluster {
                 let leader = self.leader().await;
                 let waited = leader.wait(&gid, until, Duration::from_millis(200)).await;
                 match waited.transaction {
-                    Some(transaction) if enough(&transaction) => return transaction,
+                    Some(transaction) if enough(&transaction) => return (*transaction).clone(),
                     _ => tokio::time::sleep(Duration::from_millis(5)).await,
                 }
             }

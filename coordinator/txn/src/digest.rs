@@ -51,22 +51,41 @@ pub(crate) fn of_state<'a>(
     writer.finish()
 }
 
-struct Writer(Sha256);
+/// Gathers the encoding, so that the hash is fed in few large pieces.
+struct Writer {
+    hash: Sha256,
+    gathered: Vec<u8>,
+}
+
+/// Bytes gathered before they are hashed.
+const GATHERED_MAX: usize = 1_024;
 
 impl Writer {
     /// `subject` keeps the digests of different things apart.
     fn new(subject: &str) -> Self {
-        let mut writer = Self(Sha256::new());
+        let mut writer = Self { hash: Sha256::new(), gathered: Vec::with_capacity(GATHERED_MAX) };
         writer.text(subject);
         writer
     }
 
-    fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
+    fn finish(mut self) -> Digest {
+        self.hash.update(&self.gathered);
+        Digest(self.hash.finalize().into())
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        if self.gathered.len() + bytes.len() > GATHERED_MAX {
+            self.hash.update(&self.gathered);
+            self.gathered.clear();
+            if bytes.len() > GATHERED_MAX {
+                return self.hash.update(bytes);
+            }
+        }
+        self.gathered.extend_from_slice(bytes);
     }
 
     fn number(&mut self, number: u64) {
-        self.0.update(number.to_le_bytes());
+        self.raw(&number.to_le_bytes());
     }
 
     fn count(&mut self, count: usize) {
@@ -74,12 +93,12 @@ impl Writer {
     }
 
     fn flag(&mut self, flag: bool) {
-        self.0.update([u8::from(flag)]);
+        self.raw(&[u8::from(flag)]);
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
-        self.0.update(bytes);
+        self.raw(bytes);
     }
 
     fn text(&mut self, text: &str) {

@@ -1,10 +1,20 @@
 //! Identifiers and instants: each its own type, each checked where it enters.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 /// A global transaction's id: 1 to 35 characters of `[A-Za-z0-9-]` (ISO 20022 ids are `Max35Text`). Chosen by the caller, or a ULID.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Gid(Arc<str>);
+///
+/// Kept in place and not behind a pointer: maps compare gids at every step of every look-up, and a copy costs no count.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gid {
+    /// Filled up with zeros, which come before every allowed character: so gids sort as their texts do.
+    bytes: [u8; Self::LENGTH_MAX],
+    length: u8,
+}
 
 /// A text that is no gid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,30 +34,45 @@ impl Gid {
     /// # Errors
     /// [`BadGid`] names the first character that is not allowed, or the length.
     pub fn parse(text: &str) -> Result<Self, BadGid> {
-        let stranger = text.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '-'));
-        if text.is_empty() || text.len() > Self::LENGTH_MAX || stranger.is_some() {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if text.is_empty() || text.len() > Self::LENGTH_MAX || !text.bytes().all(allowed) {
+            let stranger = text.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '-'));
             let detail = stranger.map(|c| format!(" and holds {c:?}")).unwrap_or_default();
             return Err(BadGid { length: text.len(), detail });
         }
-        Ok(Self(text.into()))
+        let mut bytes = [0; Self::LENGTH_MAX];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        let length = u8::try_from(text.len()).expect("it is at most LENGTH_MAX");
+        Ok(Self { bytes, length })
     }
 
     /// The gid as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        str::from_utf8(self.text()).expect("a gid is ASCII")
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+/// By the text alone, so that a short gid costs little.
+impl Hash for Gid {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.text());
     }
 }
 
 impl fmt::Display for Gid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for Gid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

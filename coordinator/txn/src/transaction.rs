@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use bytes::Bytes;
 
 use crate::{
-    BranchId, BranchState, Decision, Digest, Gid, Mode, Participant, Refusal, Status, Timestamp,
+    BranchId, BranchState, Decision, Digest, Gid, Mode, Next, Participant, Refusal, Report, Status,
+    Timestamp, mode::View,
 };
 
 /// Everything the machine knows of one global transaction. Plain data: the shell reads it and records it whole.
@@ -170,6 +171,12 @@ impl Options {
 }
 
 impl GlobalTransaction {
+    /// As [`crate::Machine::owed`], for a transaction that is at hand.
+    #[must_use]
+    pub fn owed(&self, heard: &[Report]) -> Next {
+        View::hearing(self, heard).next()
+    }
+
     /// The branch with this number.
     #[must_use]
     pub fn branch(&self, id: BranchId) -> Option<&Branch> {

@@ -2,5 +2,6 @@
 
 mod postgres;
 mod queue;
+mod suspects;
 
 pub use postgres::{Counts, Limits, PostgresResource};

@@ -1,34 +1,39 @@
 //! Carries calls out on PostgreSQL: those that wait together become one local transaction, and one commit serves them all.
 
 use std::{
-    collections::{HashSet, VecDeque},
     fmt,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
+};
 use futures::FutureExt as _;
-use holdfast_branch::{LATE_CODE, LATE_MESSAGE, Op, Outcome, Settlement, Verdict, decide, settle};
+use holdfast_branch::{LATE_CODE, LATE_MESSAGE, Outcome, Settlement, Verdict, decide, settle};
 use holdfast_fault::{Held, Site, held, reached};
 use tokio::task::JoinHandle;
 use tokio_postgres::{NoTls, error::SqlState};
 
-use super::queue::{Batch, Queue};
+use super::{
+    queue::{Batch, Queue},
+    suspects::Suspects,
+};
 use crate::{
     barrier_store::{self, CODE_CHARACTERS_MAX, MESSAGE_CHARACTERS_MAX, kept},
     handler::{Asked, Handler},
-    participant::{Answer, Call, Gid, LocalTransaction, Participant},
+    participant::{Answer, Call, LocalTransaction, Participant},
 };
 
-/// How many calls are remembered as having spoiled a batch.
-const SUSPECTS_MAX: usize = 4096;
 /// After so many lost connections in a row, the rest of a batch is not tried any more.
 const LOST_IN_A_ROW_MAX: usize = 2;
+/// A call that waits so long has a slow batch before it, and goes with one beside it.
+const BESIDE_AFTER: Duration = Duration::from_millis(20);
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 /// The bounds of an executor. Each at least 1.
 #[derive(Clone, Debug)]
@@ -122,17 +127,8 @@ struct Executor<P> {
     queue: Arc<Queue>,
     begin: String,
     batch_timeout: Duration,
-    /// Calls that spoiled a batch, the eldest first. Next time they are carried out alone, so that one that can never succeed
-    /// does not split every batch it comes in.
-    suspects: Mutex<Suspects>,
+    suspects: Suspects,
     counters: Counters,
-}
-
-#[derive(Default)]
-struct Suspects {
-    calls: HashSet<(Gid, u32, Op)>,
-    /// In the order in which they came; may still name some that were acquitted.
-    line: VecDeque<(Gid, u32, Op)>,
 }
 
 /// Why a local transaction was not committed, or is not known to be.
@@ -170,28 +166,42 @@ impl<P: Participant> PostgresResource<P> {
             .wait_timeout(Some(connect))
             .create_timeout(Some(connect))
             .runtime(Runtime::Tokio1)
+            // Once for a connection and not for every batch.
+            .post_create(Hook::async_fn({
+                let timeouts: Arc<str> = timeouts(limits, "SESSION").into();
+                move |connection, _| {
+                    let timeouts = Arc::clone(&timeouts);
+                    Box::pin(async move {
+                        connection.batch_execute(&timeouts).await.map_err(HookError::Backend)
+                    })
+                }
+            }))
             .build()
             .expect("a pool with timeouts was given its runtime");
-        Self::with_pool(pool, participant, limits)
+        Self::start(pool, BEGIN.to_owned(), participant, limits)
     }
 
     /// Takes connections from `pool`, for example one that speaks TLS. The pool should hold `limits.connections`.
     #[must_use]
     pub fn with_pool(pool: Pool, participant: P, limits: &Limits) -> Self {
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}; \
-             SET LOCAL statement_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {}",
-            limits.lock_timeout_ms.max(1),
-            limits.statement_timeout_ms.max(1),
-            limits.batch_timeout_ms.clamp(1, 1 << 30),
-        );
+        // Whoever made the pool may hand its connections to others, or reset them.
+        let begin = format!("{BEGIN}; {}", timeouts(limits, "LOCAL"));
+        Self::start(pool, begin, participant, limits)
+    }
+
+    fn start(pool: Pool, begin: String, participant: P, limits: &Limits) -> Self {
         let executor = Arc::new(Executor {
             participant,
             pool,
-            queue: Queue::new(limits.waiting_max, limits.batch_max, limits.batch_bytes_max),
+            queue: Queue::new(
+                limits.waiting_max,
+                limits.batch_max,
+                limits.batch_bytes_max,
+                BESIDE_AFTER,
+            ),
             begin,
             batch_timeout: Duration::from_millis(limits.batch_timeout_ms.max(1)),
-            suspects: Mutex::default(),
+            suspects: Suspects::default(),
             counters: Counters::default(),
         });
         let workers = (0..limits.connections.max(1))
@@ -288,7 +298,7 @@ impl<P: Participant> Executor<P> {
     async fn carry(&self, mut batch: Batch) {
         let asked = std::mem::take(&mut batch.asked);
         let (alone, together): (Vec<Asked>, Vec<Asked>) =
-            asked.into_iter().partition(|asked| self.is_suspect(&asked.call));
+            asked.into_iter().partition(|asked| self.suspects.has(&asked.call));
         if !together.is_empty() {
             self.carry_together(together).await;
         }
@@ -316,7 +326,7 @@ impl<P: Participant> Executor<P> {
             Err(failure) => {
                 if !matches!(failure, Failure::Down(_)) {
                     // One of them may have done this to the connection: next time each is alone, and only that one suffers.
-                    calls.iter().for_each(|call| self.suspect(call));
+                    calls.iter().for_each(|call| self.suspects.add(call));
                 }
                 let message = failure.into_message();
                 tracing::warn!(calls = calls.len(), message, "a batch is answered unknown");
@@ -342,7 +352,7 @@ impl<P: Participant> Executor<P> {
             match attempt {
                 Ok(answers) => {
                     lost_in_a_row = 0;
-                    self.acquit(&call);
+                    self.suspects.acquit(&call);
                     let mut answers = answers.into_iter();
                     reply.answer(answers.next().expect("one call has one answer"));
                 }
@@ -350,7 +360,7 @@ impl<P: Participant> Executor<P> {
                     let down = matches!(failure, Failure::Lost(_) | Failure::Down(_));
                     lost_in_a_row = if down { lost_in_a_row + 1 } else { 0 };
                     if !matches!(failure, Failure::Down(_)) {
-                        self.suspect(&call);
+                        self.suspects.add(&call);
                     }
                     let message = failure.into_message();
                     tracing::warn!(gid = %call.gid, branch = call.branch, op = %call.op, message, "a call is answered unknown");
@@ -496,35 +506,17 @@ impl<P: Participant> Executor<P> {
             }
         }
     }
-
-    fn is_suspect(&self, call: &Call) -> bool {
-        let suspects = self.suspects();
-        !suspects.calls.is_empty() && suspects.calls.contains(&key(call))
-    }
-
-    fn suspect(&self, call: &Call) {
-        let mut suspects = self.suspects();
-        if suspects.calls.insert(key(call)) {
-            suspects.line.push_back(key(call));
-            if suspects.line.len() > SUSPECTS_MAX
-                && let Some(eldest) = suspects.line.pop_front()
-            {
-                suspects.calls.remove(&eldest);
-            }
-        }
-    }
-
-    fn acquit(&self, call: &Call) {
-        self.suspects().calls.remove(&key(call));
-    }
-
-    fn suspects(&self) -> MutexGuard<'_, Suspects> {
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-fn key(call: &Call) -> (Gid, u32, Op) {
-    (call.gid.clone(), call.branch, call.op)
+/// PostgreSQL's own timeouts, for a `SESSION` or `LOCAL` to a transaction.
+fn timeouts(limits: &Limits, scope: &str) -> String {
+    format!(
+        "SET {scope} lock_timeout = {}; SET {scope} statement_timeout = {}; \
+         SET {scope} idle_in_transaction_session_timeout = {}",
+        limits.lock_timeout_ms.max(1),
+        limits.statement_timeout_ms.max(1),
+        limits.batch_timeout_ms.clamp(1, 1 << 30),
+    )
 }
 
 /// What the barrier answers without the participant.

@@ -1,16 +1,25 @@
 //! Calls that wait for a connection: a bounded queue that hands out batches in which no branch occurs twice.
+//!
+//! A batch costs the database much by itself and little for each call, so batches grow with the load: while one is in hand, what
+//! arrives waits for the next. A further one is handed out beside it only when enough wait for it, or when the eldest has waited
+//! so long that the one in hand must be slow: then it holds up nobody else.
 
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant, sleep_until},
+};
 
 use crate::{handler::Asked, participant::Gid};
 
 /// How far past the size of a batch a worker looks for calls whose branch is not busy.
 const LOOK_AHEAD_FACTOR: usize = 4;
+/// A batch is handed out beside another when a full one divided by this waits.
+const BESIDE_SHARE: usize = 4;
 
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -18,11 +27,15 @@ pub(crate) struct Queue {
     waiting_max: usize,
     batch_max: usize,
     batch_bytes_max: usize,
+    /// A batch is handed out beside another when the eldest call has waited so long.
+    beside_after: Duration,
 }
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Asked>,
+    waiting: VecDeque<(Instant, Asked)>,
+    /// Batches that workers have in hand.
+    in_hand: usize,
     /// Branches that a worker has in hand. A second call of one waits here and not at the database, where it would hold up
     /// the rest of its batch.
     busy: HashSet<(Gid, u32)>,
@@ -37,13 +50,19 @@ pub(crate) struct Batch {
 }
 
 impl Queue {
-    pub(crate) fn new(waiting_max: usize, batch_max: usize, batch_bytes_max: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        waiting_max: usize,
+        batch_max: usize,
+        batch_bytes_max: usize,
+        beside_after: Duration,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             changed: Notify::new(),
             waiting_max,
             batch_max: batch_max.max(1),
             batch_bytes_max,
+            beside_after,
         })
     }
 
@@ -54,7 +73,8 @@ impl Queue {
             if state.closed { 0 } else { self.waiting_max.saturating_sub(state.waiting.len()) };
         let mut asked = asked;
         let left_over = asked.split_off(room.min(asked.len()));
-        state.waiting.extend(asked);
+        let now = Instant::now();
+        state.waiting.extend(asked.into_iter().map(|asked| (now, asked)));
         drop(state);
         self.changed.notify_one();
         left_over
@@ -64,9 +84,12 @@ impl Queue {
     pub(crate) async fn take(self: &Arc<Self>) -> Option<Batch> {
         loop {
             let changed = self.changed.notified();
-            {
+            let look_again_at = {
                 let mut state = self.state();
-                if let Some(batch) = self.pick(&mut state) {
+                let beside_at = self.beside_at(&state);
+                if beside_at.is_none_or(|at| at <= Instant::now())
+                    && let Some(batch) = self.pick(&mut state)
+                {
                     if !state.waiting.is_empty() {
                         // There may be enough for another worker.
                         self.changed.notify_one();
@@ -77,8 +100,17 @@ impl Queue {
                     self.changed.notify_one();
                     return None;
                 }
+                beside_at.filter(|at| *at > Instant::now())
+            };
+            match look_again_at {
+                Some(at) => {
+                    tokio::select! {
+                        () = changed => {}
+                        () = sleep_until(at) => {}
+                    }
+                }
+                None => changed.await,
             }
-            changed.await;
         }
     }
 
@@ -86,6 +118,14 @@ impl Queue {
     pub(crate) fn close(&self) {
         self.state().closed = true;
         self.changed.notify_one();
+    }
+
+    /// When a batch may be handed out beside those in hand, if calls wait and not enough of them; `None`: at once.
+    fn beside_at(&self, state: &State) -> Option<Instant> {
+        let (eldest, _) = state.waiting.front()?;
+        let enough = (self.batch_max / BESIDE_SHARE).max(1);
+        let at_once = state.in_hand == 0 || state.waiting.len() >= enough;
+        (!at_once).then(|| *eldest + self.beside_after)
     }
 
     fn pick(self: &Arc<Self>, state: &mut State) -> Option<Batch> {
@@ -97,16 +137,16 @@ impl Queue {
             if asked.len() == self.batch_max {
                 break;
             }
-            let Some(next) = state.waiting.pop_front() else { break };
+            let Some((since, next)) = state.waiting.pop_front() else { break };
             let branch = (next.call.gid.clone(), next.call.branch);
             bytes = bytes.saturating_add(next.call.payload.len());
             if bytes > self.batch_bytes_max && !asked.is_empty() {
-                state.waiting.push_front(next);
+                state.waiting.push_front((since, next));
                 break;
             }
             if state.busy.contains(&branch) {
                 bytes = bytes.saturating_sub(next.call.payload.len());
-                passed_over.push(next);
+                passed_over.push((since, next));
                 continue;
             }
             state.busy.insert(branch.clone());
@@ -117,7 +157,11 @@ impl Queue {
         for next in passed_over.into_iter().rev() {
             state.waiting.push_front(next);
         }
-        (!asked.is_empty()).then(|| Batch { asked, branches, queue: Arc::clone(self) })
+        if asked.is_empty() {
+            return None;
+        }
+        state.in_hand += 1;
+        Some(Batch { asked, branches, queue: Arc::clone(self) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -132,7 +176,79 @@ impl Drop for Batch {
         for branch in &self.branches {
             state.busy.remove(branch);
         }
+        state.in_hand -= 1;
         drop(state);
         self.queue.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use holdfast_branch::Op;
+
+    use super::*;
+    use crate::participant::Call;
+
+    /// Longer than a test takes, on any machine.
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    fn calls(numbers: std::ops::Range<u32>) -> Vec<Asked> {
+        let call = |branch| Call {
+            gid: Gid::parse("g1").unwrap(),
+            branch,
+            op: Op::Try,
+            payload: Bytes::new(),
+            deadline_ms: 0,
+            headers: BTreeMap::new(),
+            attempt: 1,
+        };
+        numbers.map(|number| Asked::alone(call(number)).0).collect()
+    }
+
+    async fn at_once(queue: &Arc<Queue>) -> Option<Batch> {
+        let taken = tokio::time::timeout(Duration::ZERO, queue.take()).await;
+        taken.ok().flatten()
+    }
+
+    #[tokio::test]
+    async fn what_arrives_beside_a_batch_waits_for_the_next_until_there_is_enough() {
+        let queue = Queue::new(100, 16, 1 << 20, LONG);
+        queue.put(calls(1..2));
+        let first = queue.take().await.unwrap();
+        queue.put(calls(2..5));
+        assert!(at_once(&queue).await.is_none(), "three are not a quarter of sixteen");
+        queue.put(calls(5..6));
+        let second = at_once(&queue).await.unwrap();
+        assert_eq!(second.asked.len(), 4);
+        queue.put(calls(6..7));
+        drop(first);
+        assert!(at_once(&queue).await.is_none(), "the second is still in hand");
+        drop(second);
+        assert!(at_once(&queue).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_slow_batch_holds_up_the_calls_behind_it_for_a_moment_only() {
+        const SHORT: Duration = Duration::from_millis(20);
+        let queue = Queue::new(100, 16, 1 << 20, SHORT);
+        queue.put(calls(1..2));
+        let _slow = queue.take().await.unwrap();
+        let begun = Instant::now();
+        queue.put(calls(2..3));
+        assert_eq!(queue.take().await.unwrap().asked.len(), 1);
+        assert!(begun.elapsed() >= SHORT);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_batch_hands_out_what_waits_together() {
+        let queue = Queue::new(100, 16, 1 << 20, LONG);
+        queue.put(calls(1..2));
+        let first = queue.take().await.unwrap();
+        queue.put(calls(2..4));
+        drop(first);
+        assert_eq!(queue.take().await.unwrap().asked.len(), 2);
     }
 }

@@ -1,6 +1,6 @@
 //! Commands: one function each, which judges first and then changes.
 
-use std::sync::Arc;
+use std::{collections::btree_map::Entry, sync::Arc};
 
 use crate::{
     Answer, Branch, BranchId, BranchSpec, BranchState, Command, Decision, Gid, GlobalTransaction,
@@ -8,7 +8,11 @@ use crate::{
     mode::View,
 };
 
-use super::{Machine, admission, index::Standing, progress::cut};
+use super::{
+    Machine, admission,
+    index::{Index, Standing},
+    progress::cut,
+};
 
 impl Outcome {
     const UNCHANGED: Self = Self { moved: None, repeated: true };
@@ -45,18 +49,21 @@ impl Machine {
         branches: Vec<BranchSpec>,
         enlisted: bool,
     ) -> Result<Outcome, Rejection> {
-        if let Some(known) = self.get(&gid) {
-            let content = digest::of_content(mode, &options, &branches, enlisted);
-            return if known.content == content {
-                Ok(Outcome::UNCHANGED)
-            } else if known.content == digest::of_fence() {
-                Err(Rejection::Fenced { gid })
-            } else {
-                Err(Rejection::GidTaken { gid })
-            };
-        }
-        admission::check_begin(&gid, mode, &options, &branches, enlisted)?;
         let open = self.open();
+        let place = match self.transactions.entry(gid.clone()) {
+            Entry::Occupied(known) => {
+                let content = digest::of_content(mode, &options, &branches, enlisted);
+                return if known.get().content == content {
+                    Ok(Outcome::UNCHANGED)
+                } else if known.get().content == digest::of_fence() {
+                    Err(Rejection::Fenced { gid })
+                } else {
+                    Err(Rejection::GidTaken { gid })
+                };
+            }
+            Entry::Vacant(place) => place,
+        };
+        admission::check_begin(&gid, mode, &options, &branches, enlisted)?;
         if open >= self.open_max {
             return Err(Rejection::TooManyOpen { open });
         }
@@ -85,7 +92,7 @@ impl Machine {
         let owing = transaction.settle(next, self.clock, None);
         self.index.update(&gid, None, Some(Standing::of(&transaction, owing)));
         let moved = Moved { from: None, to: transaction.status };
-        self.transactions.insert(gid, Arc::new(transaction));
+        place.insert(Arc::new(transaction));
         Ok(Outcome { moved: Some(moved), repeated: false })
     }
 
@@ -210,7 +217,10 @@ impl Machine {
     }
 
     fn report(&mut self, gid: &Gid, reports: &[Report]) -> Result<Outcome, Rejection> {
-        let view = View::hearing(self.known(gid)?, reports);
+        let Some(shared) = self.transactions.get_mut(gid) else {
+            return Err(Rejection::UnknownGid { gid: gid.clone() });
+        };
+        let view = View::hearing(shared, reports);
         let next = view.next();
         let heard = view.into_heard();
         let stays = match next {
@@ -220,11 +230,15 @@ impl Machine {
         if stays && heard.is_empty() {
             return Ok(Outcome::UNCHANGED);
         }
-        Ok(self.change(gid, |transaction| {
+        let (outcome, ended) = change(shared, &mut self.index, self.clock, |transaction| {
             let reason = heard.reason.clone();
             transaction.record(heard);
             (next, reason)
-        }))
+        });
+        if ended {
+            self.remember_finished(gid);
+        }
+        Ok(outcome)
     }
 
     fn expire(&mut self, gid: &Gid) -> Result<Outcome, Rejection> {
@@ -309,27 +323,23 @@ impl Machine {
         self.get(gid).ok_or_else(|| Rejection::UnknownGid { gid: gid.clone() })
     }
 
-    /// Changes a known transaction, lets it settle from what `change` answers, and keeps the index.
+    /// Changes a known transaction, lets it settle from what `judge` answers, and keeps the index.
     fn change(
         &mut self,
         gid: &Gid,
-        change: impl FnOnce(&mut GlobalTransaction) -> (Next, Option<String>),
+        judge: impl FnOnce(&mut GlobalTransaction) -> (Next, Option<String>),
     ) -> Outcome {
         let shared = self.transactions.get_mut(gid).expect("the command found it");
-        let transaction = Arc::make_mut(shared);
-        let from = transaction.status;
-        let before = Standing::of(transaction, self.index.is_owing(gid));
-        let (next, reason) = change(transaction);
-        let owing = transaction.settle(next, self.clock, reason);
-        let to = transaction.status;
-        let after = Standing::of(transaction, owing);
-        self.index.update(gid, Some(before), Some(after));
-        if to.is_final() {
-            self.finished.push_back(gid.clone());
-            self.forget_oldest();
+        let (outcome, ended) = change(shared, &mut self.index, self.clock, judge);
+        if ended {
+            self.remember_finished(gid);
         }
-        let moved = (from != to).then_some(Moved { from: Some(from), to });
-        Outcome { moved, repeated: false }
+        outcome
+    }
+
+    fn remember_finished(&mut self, gid: &Gid) {
+        self.finished.push_back(gid.clone());
+        self.forget_oldest();
     }
 
     /// Keeps the window of finished transactions at its size.
@@ -340,6 +350,25 @@ impl Machine {
             self.index.update(&oldest, Some(Standing::of(&gone, false)), None);
         }
     }
+}
+
+/// Changes a transaction in its place; also answers whether it ended by that.
+fn change(
+    shared: &mut Arc<GlobalTransaction>,
+    index: &mut Index,
+    clock: Timestamp,
+    judge: impl FnOnce(&mut GlobalTransaction) -> (Next, Option<String>),
+) -> (Outcome, bool) {
+    let transaction = Arc::make_mut(shared);
+    let from = transaction.status;
+    let before = Standing::of(transaction, index.is_owing(transaction));
+    let (next, reason) = judge(transaction);
+    let owing = transaction.settle(next, clock, reason);
+    let to = transaction.status;
+    let after = Standing::of(transaction, owing);
+    index.update(&transaction.gid, Some(before), Some(after));
+    let moved = (from != to).then_some(Moved { from: Some(from), to });
+    (Outcome { moved, repeated: false }, to.is_final())
 }
 
 impl Branch {

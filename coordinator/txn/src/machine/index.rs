@@ -78,8 +78,9 @@ impl Index {
         }
     }
 
-    pub(super) fn is_owing(&self, gid: &Gid) -> bool {
-        self.owing.contains(gid)
+    /// What `gid` was last said to be.
+    pub(super) fn is_owing(&self, transaction: &GlobalTransaction) -> bool {
+        self.owing.contains(&transaction.gid)
     }
 
     pub(super) fn owing<'a>(

@@ -7,9 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{
-    Digest, Gid, GlobalTransaction, Next, Report, Status, Timestamp, digest, limit, mode::View,
-};
+use crate::{Digest, Gid, GlobalTransaction, Next, Report, Status, Timestamp, digest, limit};
 
 mod admission;
 mod apply;
@@ -119,9 +117,16 @@ impl Machine {
     #[must_use]
     pub fn owed(&self, gid: &Gid, heard: &[Report]) -> Next {
         match self.get(gid) {
-            Some(transaction) => View::hearing(transaction, heard).next(),
+            Some(transaction) => transaction.owed(heard),
             None => Next::Wait,
         }
+    }
+
+    /// The transaction as the machine shares it: cheap to take and to keep for a moment. While somebody keeps it, a change
+    /// copies it first.
+    #[must_use]
+    pub fn share(&self, gid: &Gid) -> Option<Arc<GlobalTransaction>> {
+        self.transactions.get(gid).cloned()
     }
 
     /// The transaction, open or finished and not yet forgotten.
