@@ -34,6 +34,7 @@ impl BareStore {
             dir,
             cluster: "bench".to_owned(),
             node: 1,
+            groups: 1,
             segment_bytes,
             entry_bytes_max: ENTRY_BYTES_MAX,
             recent_bytes_max: RECENT_BYTES_MAX,

@@ -9,10 +9,16 @@ pub const SEGMENT_BYTES_MIN: u64 = 16 * 1024;
 /// The largest segment of the log, bytes.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
+/// The most Raft groups of a cluster.
+pub const GROUPS_MAX: u32 = 16;
+/// The most nodes of a cluster, learners among them.
+pub const MEMBERS_MAX: usize = 9;
+
 /// A node of the cluster and the addresses at which others reach it, each `host:port`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Member {
-    /// Its number, 1 or more; never used again for another node, nor for the same machine after its disk was lost.
+    /// Its number, 1 or more. With another disk it is another node, even under the same number, and is let in only after the
+    /// former was removed.
     pub node: u64,
     /// Where peers reach it.
     pub raft: String,
@@ -36,6 +42,12 @@ pub struct Config {
     /// The nodes that found the cluster, this one included. Later, the log says who is a member, and this list where
     /// each of them is reached.
     pub members: Vec<Member>,
+    /// Whether this node waits, with an empty log, to be added to a cluster that exists; it never founds one.
+    pub join: bool,
+    /// Raft groups, 1 to [`GROUPS_MAX`]; fixed when the cluster is founded.
+    pub groups: u32,
+    /// The highest format of entries that this version reads, 1 or more.
+    pub reads_format: u32,
     /// Between two heartbeats of the leader, ms.
     pub heartbeat_ms: u64,
     /// The shortest wait before an election, ms; above three heartbeats.
@@ -54,6 +66,12 @@ impl Config {
     pub fn entry_bytes_max(&self) -> usize {
         let room = usize::try_from(self.segment_bytes / 2).unwrap_or(usize::MAX);
         room.min(ENTRY_BYTES_MAX)
+    }
+
+    /// This node as the others should reach it.
+    pub(crate) fn own(&self) -> Member {
+        let own = self.members.iter().find(|member| member.node == self.node);
+        own.cloned().unwrap_or_default()
     }
 
     /// Every mistake, each with its remedy.
@@ -77,6 +95,10 @@ impl Config {
         check(
             nodes.len() == self.members.len(),
             "two members have the same number. Give each its own".to_owned(),
+        );
+        check(
+            (1..=GROUPS_MAX).contains(&self.groups),
+            format!("groups = {} must be from 1 to {GROUPS_MAX}", self.groups),
         );
         for member in &self.members {
             check(
@@ -133,12 +155,24 @@ pub(crate) mod tests {
                 grpc: "127.0.0.1:7401".to_owned(),
                 http: "127.0.0.1:7400".to_owned(),
             }],
+            join: false,
+            groups: 1,
+            reads_format: 1,
             heartbeat_ms: 60,
             election_min_ms: 300,
             election_max_ms: 400,
             segment_bytes: 64 * 1024 * 1024,
             snapshot_every: 50_000,
         }
+    }
+
+    #[test]
+    fn as_many_groups_as_allowed_are_taken_and_none_are_not() {
+        let mut config = sound();
+        config.groups = GROUPS_MAX;
+        assert_eq!(config.mistakes(), Vec::<String>::new());
+        config.groups = 0;
+        assert_eq!(config.mistakes().len(), 1);
     }
 
     #[test]
@@ -150,12 +184,13 @@ pub(crate) mod tests {
     fn every_mistake_is_reported_at_once() {
         let mut config = sound();
         config.cluster.clear();
+        config.groups = GROUPS_MAX + 1;
         config.node = 4;
         config.members[0].raft = "nowhere".to_owned();
         config.election_min_ms = 180;
         config.election_max_ms = 180;
         config.segment_bytes = 5;
         config.snapshot_every = 0;
-        assert_eq!(config.mistakes().len(), 7, "{:#?}", config.mistakes());
+        assert_eq!(config.mistakes().len(), 8, "{:#?}", config.mistakes());
     }
 }

@@ -26,22 +26,27 @@ pub(crate) type Payload = alias::EntryPayloadOf<Consensus>;
 pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<Consensus>;
 pub(crate) type StoredMembership = alias::StoredMembershipOf<Consensus>;
 
-/// Where others reach a node; with its number, a [`Member`].
+/// What the membership records of a node beside its number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Addresses {
     pub(crate) raft: String,
     pub(crate) grpc: String,
     pub(crate) http: String,
+    /// Of its directory; 0: not known yet.
+    pub(crate) incarnation: u64,
+    /// The highest format of entries that it reads; 0 stands for 1.
+    pub(crate) reads_format: u32,
 }
 
 impl Addresses {
+    /// Of a node of which no more is known than where it should be.
     pub(crate) fn of(member: &Member) -> Self {
         let Member { node: _, raft, grpc, http } = member.clone();
-        Self { raft, grpc, http }
+        Self { raft, grpc, http, incarnation: 0, reads_format: 0 }
     }
 
     pub(crate) fn member(&self, node: u64) -> Member {
-        let Self { raft, grpc, http } = self.clone();
+        let Self { raft, grpc, http, .. } = self.clone();
         Member { node, raft, grpc, http }
     }
 }

@@ -51,14 +51,19 @@ pub(crate) fn membership_to_proto(membership: &Membership) -> v1::RaftMembership
         voters: voters.map(|set| v1::RaftVoters { nodes: set.iter().copied().collect() }).collect(),
         members: membership
             .nodes()
-            .map(|(&node, addresses)| v1::RaftMember {
-                node,
-                raft: addresses.raft.clone(),
-                grpc: addresses.grpc.clone(),
-                http: addresses.http.clone(),
-            })
+            .map(|(&node, addresses)| member_to_proto(node, addresses))
             .collect(),
     }
+}
+
+pub(crate) fn member_to_proto(node: u64, addresses: &Addresses) -> v1::RaftMember {
+    let Addresses { raft, grpc, http, incarnation, reads_format } = addresses.clone();
+    v1::RaftMember { node, raft, grpc, http, incarnation, reads_format }
+}
+
+pub(crate) fn member_from_proto(member: v1::RaftMember) -> (u64, Addresses) {
+    let v1::RaftMember { node, raft, grpc, http, incarnation, reads_format } = member;
+    (node, Addresses { raft, grpc, http, incarnation, reads_format })
 }
 
 pub(crate) fn membership_from_proto(
@@ -69,10 +74,7 @@ pub(crate) fn membership_from_proto(
     let members: BTreeMap<u64, Addresses> = membership
         .members
         .into_iter()
-        .map(|member| {
-            let v1::RaftMember { node, raft, grpc, http } = member;
-            (node, Addresses { raft, grpc, http })
-        })
+        .map(member_from_proto)
         .collect();
     if voters.is_empty() && members.is_empty() {
         return Ok(Membership::default());

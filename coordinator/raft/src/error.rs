@@ -40,6 +40,40 @@ impl OpenError {
     }
 }
 
+/// Why the membership was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// This node does not lead. Nothing happened; ask the leader.
+    #[error("this node does not lead{}; nothing happened", at(leader.as_ref()))]
+    NotLeader {
+        /// Who leads, where it is known.
+        leader: Option<Member>,
+    },
+    /// What was asked is not done, whoever asks. Nothing happened.
+    #[error("{code} {cause}")]
+    Refused {
+        /// With a page in docs/reference/errors.
+        code: &'static str,
+        /// Why, with numbers and a remedy.
+        cause: String,
+    },
+    /// The change may have been made. Look at the members, then ask again.
+    #[error("the outcome is unknown: {cause}")]
+    Unknown {
+        /// For people.
+        cause: String,
+    },
+    /// This replica is stopping or has stopped. Nothing happened here.
+    #[error("this node is stopping; nothing happened")]
+    Stopped,
+}
+
+impl ChangeError {
+    pub(crate) fn refused(code: &'static str, cause: String) -> Self {
+        Self::Refused { code, cause }
+    }
+}
+
 /// Why an entry, or a linearizable read, has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {

@@ -7,7 +7,7 @@ use openraft::{
 };
 use tokio::sync::watch;
 
-use crate::{Member, consensus::Consensus};
+use crate::{Member, consensus::Consensus, network::client::Peers};
 
 /// Who leads, as far as this node knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Leadership {
 /// What openraft says of itself, all the time.
 pub(crate) type Metrics = openraft::alias::WatchReceiverOf<Consensus, RaftMetrics<Consensus>>;
 
-/// Finds the addresses of members: the configuration knows better than the entry that made a node a member.
+/// Finds the addresses of members: the log knows, and where it does not yet, the configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Directory(Arc<Vec<Member>>);
 
@@ -35,11 +35,27 @@ impl Directory {
     }
 
     pub(crate) fn member(&self, node: u64, metrics: &RaftMetrics<Consensus>) -> Member {
-        if let Some(member) = self.0.iter().find(|member| member.node == node) {
-            return member.clone();
+        if let Some(recorded) = metrics.membership_config.membership().get_node(&node) {
+            return recorded.member(node);
         }
-        let recorded = metrics.membership_config.membership().get_node(&node).cloned();
-        recorded.unwrap_or_default().member(node)
+        let configured = self.0.iter().find(|member| member.node == node);
+        configured.cloned().unwrap_or_else(|| Member { node, ..Member::default() })
+    }
+}
+
+/// Says it and ends the process, when openraft stopped by itself: what it held may be half done, and a node that lives on
+/// without it neither votes nor follows while it still answers.
+fn end_if_broken(fatal: &Fatal<Consensus>) {
+    match fatal {
+        Fatal::Stopped => tracing::info!("the replica stopped"),
+        Fatal::StorageError(_) | Fatal::Panicked => {
+            tracing::error!(
+                %fatal,
+                "HF1203 the replica cannot go on; this node stops rather than answer for a log that it does not follow. \
+                 Check the disk and its space, then start again: the log recovers by itself"
+            );
+            std::process::abort();
+        }
     }
 }
 
@@ -72,6 +88,7 @@ pub(crate) fn leadership(
 pub(crate) async fn follow(
     mut metrics: Metrics,
     directory: Directory,
+    peers: Peers,
     silence_max: Duration,
     sender: watch::Sender<Leadership>,
 ) {
@@ -86,14 +103,9 @@ pub(crate) async fn follow(
                 && !told
             {
                 told = true;
-                match fatal {
-                    Fatal::Stopped => tracing::info!("the replica stopped"),
-                    Fatal::StorageError(_) | Fatal::Panicked => tracing::error!(
-                        %fatal,
-                        "the replica stopped by itself and neither votes nor serves; restart the process"
-                    ),
-                }
+                end_if_broken(fatal);
             }
+            peers.record(&now.membership_config);
             leadership(&now, &directory, silence_max)
         };
         sender.send_if_modified(|published| {

@@ -53,9 +53,8 @@
 //!
 //! - **Time limits on proposals.** Without a quorum a proposal waits; only its caller knows how long is too long.
 //! - **Order among proposals.** Those that are under way together are appended in any order.
-//! - **A way to repair a log.** A damaged or emptied replica is replaced by a new node with a new number: a node that
-//!   forgot its vote could vote twice.
-//! - **A second group.** Every message has a place for its number; it is 0.
+//! - **A way to repair a log.** A damaged or emptied replica is replaced by an empty one: a node that forgot its vote could
+//!   vote twice. The membership records the incarnation of each member's directory, so that it cannot.
 //!
 //! # Metrics
 //!
@@ -67,11 +66,14 @@ pub mod bench;
 mod config;
 mod consensus;
 mod convert;
+mod enroll;
 mod error;
 mod leadership;
 mod log;
 mod machine;
+mod membership;
 mod network;
+mod open;
 mod position;
 mod status;
 mod store;
@@ -80,11 +82,12 @@ mod store;
 #[doc(hidden)]
 pub use self::network::wire::seed_disks;
 pub use self::{
-    config::{Config, Member, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN},
-    error::{ControlError, OpenError, ProposeError, StoreError},
+    config::{Config, GROUPS_MAX, MEMBERS_MAX, Member, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN},
+    error::{ChangeError, ControlError, OpenError, ProposeError, StoreError},
     leadership::Leadership,
     log::Log,
     machine::{Capture, StateMachine},
+    membership::LAG_MAX,
     position::Position,
     status::{LogStatus, MemberStatus, Role},
 };

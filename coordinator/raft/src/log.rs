@@ -2,19 +2,17 @@
 
 use std::{
     any::type_name,
-    collections::{BTreeMap, BTreeSet},
     fmt,
-    hash::{BuildHasher as _, RandomState},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
 use openraft::{
-    Instant as _, Raft, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy,
+    Instant as _, Raft, RaftMetrics, ReadPolicy, ServerState,
     async_runtime::WatchReceiver as _,
     errors::{ClientWriteError, ForwardReason, ForwardToLeader, LinearizableReadError, RaftError},
 };
@@ -25,13 +23,12 @@ use tokio::{
 };
 
 use crate::{
-    Config, ControlError, Leadership, LogStatus, MemberStatus, OpenError, Position, ProposeError,
-    Role, StateMachine,
-    consensus::{Addresses, Consensus, Opaque, Reply, position},
-    leadership::{Directory, follow},
+    ControlError, Leadership, LogStatus, MemberStatus, Position, ProposeError, Role, StateMachine,
+    consensus::{Consensus, Membership, Opaque, Reply, position},
+    leadership::Directory,
     machine::Replica,
-    network::{client::Peers, server::Door, wire::TcpListener},
-    store::{LogStore, Options, snapshot::SnapshotStore},
+    network::client::Peers,
+    store::{LogStore, snapshot::SnapshotStore},
 };
 
 /// Proposals under way at once, and their bytes.
@@ -44,22 +41,42 @@ const CONTROL_TIMEOUT_MS: u64 = 30_000;
 ///
 /// Dropping the last handle does not stop it; [`shutdown`](Self::shutdown) does.
 pub struct Log<S: StateMachine> {
-    inner: Arc<Inner<S>>,
+    pub(crate) inner: Arc<Inner<S>>,
 }
 
-struct Inner<S: StateMachine> {
-    raft: Raft<Consensus, Replica<S>>,
-    store: LogStore,
-    directory: Directory,
-    leadership: watch::Receiver<Leadership>,
-    proposals: Semaphore,
-    proposed_bytes: Semaphore,
-    entry_bytes_max: usize,
+pub(crate) struct Inner<S: StateMachine> {
+    pub(crate) raft: Raft<Consensus, Replica<S>>,
+    pub(crate) store: LogStore,
+    pub(crate) snapshots: SnapshotStore,
+    pub(crate) peers: Peers,
+    pub(crate) directory: Directory,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) proposals: Semaphore,
+    pub(crate) proposed_bytes: Semaphore,
+    pub(crate) entry_bytes_max: usize,
     /// The longest election timeout: how long a fresh leader may wait to hear of its followers.
-    lease_patience: Duration,
-    stopped: AtomicBool,
-    closing: watch::Sender<bool>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) lease_patience: Duration,
+    pub(crate) groups: u32,
+    pub(crate) stopped: AtomicBool,
+    pub(crate) home: Arc<Home>,
+}
+
+/// What the groups of a node share and close together.
+pub(crate) struct Home {
+    /// Groups that have not been shut down.
+    pub(crate) running: AtomicUsize,
+    pub(crate) closing: watch::Sender<bool>,
+    pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Proposals under way at once.
+pub(crate) fn turns() -> Semaphore {
+    Semaphore::new(PROPOSALS_MAX)
+}
+
+/// Bytes of proposals under way at once.
+pub(crate) fn room() -> Semaphore {
+    Semaphore::new(PROPOSED_BYTES_MAX)
 }
 
 impl<S: StateMachine> Clone for Log<S> {
@@ -74,162 +91,7 @@ impl<S: StateMachine> fmt::Debug for Log<S> {
     }
 }
 
-fn openraft_config(config: &Config) -> openraft::Config {
-    openraft::Config {
-        cluster_name: config.cluster.clone(),
-        heartbeat_interval: config.heartbeat_ms,
-        election_timeout_min: config.election_min_ms,
-        election_timeout_max: config.election_max_ms,
-        max_payload_entries: 1024,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every),
-        // A follower within reach of the log that is kept is served from it.
-        replication_lag_threshold: config.snapshot_every.saturating_mul(2),
-        max_in_snapshot_log_to_keep: config.snapshot_every / 2,
-        purge_batch_size: (config.snapshot_every / 16).clamp(1, 1024),
-        // A node that was cut off asks before it raises the term, so that its return unseats nobody.
-        enable_pre_vote: Some(true),
-        // A leader that restarts must be elected again, for `leads_here` rests on that.
-        enable_leader_restore: Some(false),
-        ..Default::default()
-    }
-}
-
-/// The log decides who is a member; a list that says otherwise is somebody's mistake, or about to be true.
-fn warn_of_other_members<S: StateMachine>(config: &Config, raft: &Raft<Consensus, Replica<S>>) {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let recorded: BTreeSet<u64> =
-        metrics.membership_config.membership().nodes().map(|(&node, _)| node).collect();
-    let configured: BTreeSet<u64> = config.members.iter().map(|member| member.node).collect();
-    if !recorded.is_empty() && recorded != configured {
-        tracing::warn!(
-            ?recorded,
-            ?configured,
-            "the log records other members than the configuration lists; the log counts. Correct the list"
-        );
-    }
-}
-
 impl<S: StateMachine> Log<S> {
-    /// Recovers what `config.dir` holds, listens for peers, and takes part in the cluster. On the very first start, the
-    /// member with the lowest number founds the cluster; the others wait to be told.
-    /// # Errors
-    /// See [`OpenError`]. Nothing listens and nothing is locked afterwards.
-    pub async fn open(config: Config, state: S) -> Result<Self, OpenError> {
-        let mistakes = config.mistakes();
-        if !mistakes.is_empty() {
-            return Err(OpenError::Config(mistakes));
-        }
-        let raft_config = openraft_config(&config)
-            .validate()
-            .map_err(|error| OpenError::Config(vec![error.to_string()]))?;
-        let bind = config.bind;
-        let listener =
-            TcpListener::bind(bind).await.map_err(|source| OpenError::Bind { bind, source })?;
-
-        let options = Options::from(&config);
-        let opened = tokio::task::spawn_blocking(move || {
-            let store = LogStore::open(&options)?;
-            let snapshots = SnapshotStore::open(&options.dir, &options.cluster);
-            Ok::<_, OpenError>((store, snapshots))
-        })
-        .await;
-        let (store, snapshots) = opened.map_err(|panic| OpenError::recover(&config, &panic))??;
-        let snapshots = match snapshots {
-            Ok(snapshots) => snapshots,
-            Err(error) => {
-                store.close().await;
-                return Err(error.into());
-            }
-        };
-        let replica = Replica::new(state, snapshots.clone());
-        let started = Raft::new(
-            config.node,
-            Arc::new(raft_config),
-            Peers::new(&config, store.founding().clone()),
-            store.clone(),
-            replica,
-        )
-        .await;
-        let raft = match started {
-            Ok(raft) => raft,
-            Err(fatal) => {
-                store.close().await;
-                return Err(OpenError::recover(&config, &fatal));
-            }
-        };
-        warn_of_other_members(&config, &raft);
-        let log = Self::assemble(&config, raft, store, snapshots, listener);
-        if let Err(cause) = log.found_cluster(&config).await {
-            log.shutdown().await;
-            return Err(OpenError::recover(&config, &cause));
-        }
-        Ok(log)
-    }
-
-    fn assemble(
-        config: &Config,
-        raft: Raft<Consensus, Replica<S>>,
-        store: LogStore,
-        snapshots: SnapshotStore,
-        listener: TcpListener,
-    ) -> Self {
-        let (closing, closed) = watch::channel(false);
-        let election_max = Duration::from_millis(config.election_max_ms);
-        let door = Door::new(config, raft.clone(), snapshots, store.founding().clone(), closed);
-        let patience = election_max.max(Duration::from_millis(500));
-        let serve = tokio::spawn(async move {
-            if let Err(error) = door.serve(listener, patience).await {
-                tracing::error!(%error, "stopped listening for peers");
-            }
-        });
-        let directory = Directory::new(config.members.clone());
-        let (sender, leadership) = watch::channel(Leadership::default());
-        let watch = follow(raft.metrics(), directory.clone(), 2 * election_max, sender);
-        Self {
-            inner: Arc::new(Inner {
-                raft,
-                store,
-                directory,
-                leadership,
-                proposals: Semaphore::new(PROPOSALS_MAX),
-                proposed_bytes: Semaphore::new(PROPOSED_BYTES_MAX),
-                entry_bytes_max: config.entry_bytes_max(),
-                lease_patience: election_max,
-                stopped: AtomicBool::new(false),
-                closing,
-                tasks: Mutex::new(vec![serve, tokio::spawn(watch)]),
-            }),
-        }
-    }
-
-    /// One node founds the cluster, so that nodes with different lists of members cannot found different ones.
-    async fn found_cluster(&self, config: &Config) -> Result<(), String> {
-        let founder = config.members.iter().map(|member| member.node).min();
-        if founder != Some(config.node) {
-            return Ok(());
-        }
-        if self.inner.raft.is_initialized().await.map_err(|fatal| fatal.to_string())? {
-            return Ok(());
-        }
-        tracing::info!(cluster = config.cluster, node = config.node, "founding the cluster");
-        // Drawn before the first entry is written, so that no log is ever without it.
-        let drawn = RandomState::new().hash_one(std::process::id()).max(1);
-        let founding = self.inner.store.founding().clone();
-        tokio::task::spawn_blocking(move || founding.keep(drawn))
-            .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())?;
-        let members: BTreeMap<u64, Addresses> =
-            config.members.iter().map(|member| (member.node, Addresses::of(member))).collect();
-        match self.inner.raft.initialize(members).await {
-            Ok(()) => Ok(()),
-            // Another founder's entries came first.
-            Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
     /// Proposes an entry. Resolves when it is durable on a quorum and applied here, with its place and the response of
     /// the state machine. Without a quorum it does not resolve until there is one, or another leads: set your own
     /// deadline, and take what you drop for unknown.
@@ -324,6 +186,13 @@ impl<S: StateMachine> Log<S> {
         };
         let shared = inner.store.shared();
         let running = metrics.running_state.is_ok();
+        let answered = |node: u64| {
+            if node == metrics.id {
+                return metrics.heartbeat.as_ref().map(|_| 0);
+            }
+            let at = metrics.heartbeat.as_ref()?.get(&node)?.as_ref()?;
+            u64::try_from(at.elapsed().as_millis()).ok()
+        };
         LogStatus {
             node: metrics.id,
             role: match metrics.state {
@@ -345,17 +214,30 @@ impl<S: StateMachine> Log<S> {
             last_index: metrics.last_log_index.unwrap_or(0),
             applied: metrics.last_applied.as_ref().map(position).unwrap_or_default(),
             snapshot_index: metrics.snapshot.map_or(0, |log_id| log_id.index),
+            joint: membership.get_joint_config().len() > 1,
+            cluster_format: format_of(membership),
+            founding: inner.store.founding().number(),
             members: membership
                 .nodes()
-                .map(|(node, _)| MemberStatus {
-                    member: inner.directory.member(*node, &metrics),
+                .map(|(node, addresses)| MemberStatus {
+                    member: addresses.member(*node),
                     voter: voters.contains(node),
                     matched_index: matched(node),
+                    answered_ms_ago: answered(*node),
+                    incarnation: addresses.incarnation,
+                    reads_format: addresses.reads_format.max(1),
                 })
                 .collect(),
             fsyncs: shared.fsyncs.load(Ordering::Relaxed),
             bytes_written: shared.bytes_written.load(Ordering::Relaxed),
         }
+    }
+
+    /// The highest format of entries that every member reads, by the membership as this node knows it. A leader must write none
+    /// above it: a member that cannot read an entry stops.
+    #[must_use]
+    pub fn cluster_format(&self) -> u32 {
+        format_of(self.inner.raft.metrics().borrow_watched().membership_config.membership())
     }
 
     /// Takes a snapshot of this node now, and waits until it is on disk.
@@ -422,16 +304,23 @@ impl<S: StateMachine> Log<S> {
             .await
     }
 
-    /// Stops taking part, writes what is queued, closes the files and lets go of the directory and the address.
-    /// Proposals under way end as unknown. May be called more than once.
+    /// Stops taking part, and with the last group of the node: writes what is queued, closes the files and lets go of the
+    /// directory and the address. Proposals under way end as unknown. May be called more than once.
     pub async fn shutdown(&self) {
         let inner = &*self.inner;
-        inner.stopped.store(true, Ordering::Release);
+        let was_stopped = inner.stopped.swap(true, Ordering::AcqRel);
         if let Err(error) = inner.raft.shutdown().await {
             tracing::error!(%error, "the replica had stopped before it was told to");
         }
-        inner.closing.send_replace(true);
-        for task in inner.tasks.lock().await.drain(..) {
+        let home = &*inner.home;
+        if !was_stopped && home.running.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        if home.running.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        home.closing.send_replace(true);
+        for task in home.tasks.lock().await.drain(..) {
             let abort = task.abort_handle();
             if timeout(Duration::from_secs(2), task).await.is_err() {
                 // A peer that does not let go of its connection.
@@ -442,15 +331,21 @@ impl<S: StateMachine> Log<S> {
     }
 }
 
+/// 1 while nobody is known.
+pub(crate) fn format_of(membership: &Membership) -> u32 {
+    let read = membership.nodes().map(|(_, addresses)| addresses.reads_format.max(1));
+    read.min().unwrap_or(1)
+}
+
 impl<S: StateMachine> Inner<S> {
-    fn not_leader(&self, forward: &ForwardToLeader<Consensus>) -> ProposeError {
+    pub(crate) fn not_leader(&self, forward: &ForwardToLeader<Consensus>) -> ProposeError {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let leader = forward.leader_id.filter(|&node| node != metrics.id);
         ProposeError::NotLeader { leader: leader.map(|node| self.directory.member(node, &metrics)) }
     }
 
-    async fn wait_for(
+    pub(crate) async fn wait_for(
         &self,
         what: &'static str,
         limit: Duration,

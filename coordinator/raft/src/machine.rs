@@ -93,7 +93,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     fn restore(&self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
-        let state = snapshot.state(self.snapshots.cluster())?;
+        let state = snapshot.state(self.snapshots.cluster(), self.snapshots.group())?;
         reached(Site::SnapshotReceived);
         // On disk first: once the log behind it is purged, nothing else can bring this state back.
         self.snapshots.adopt(meta.clone(), snapshot)?;

@@ -26,6 +26,12 @@ pub struct MemberStatus {
     pub voter: bool,
     /// On the leader: the index up to which this member is known to hold the log.
     pub matched_index: Option<u64>,
+    /// On the leader: how long ago it answered last, ms. The leader itself always has just now.
+    pub answered_ms_ago: Option<u64>,
+    /// Which directory the membership records for it; 0: none yet, and then nothing is sent to it.
+    pub incarnation: u64,
+    /// The highest format of entries that it reads, as the membership records it.
+    pub reads_format: u32,
 }
 
 /// A replica at one moment.
@@ -45,6 +51,12 @@ pub struct LogStatus {
     pub applied: Position,
     /// The last entry in the snapshot; 0 while there is none.
     pub snapshot_index: u64,
+    /// Whether one set of voters is being replaced by another just now.
+    pub joint: bool,
+    /// The highest format of entries that every member reads. A leader writes none above it.
+    pub cluster_format: u32,
+    /// Which founding of the cluster the log belongs to; 0: none yet.
+    pub founding: u64,
     /// Everyone, by number.
     pub members: Vec<MemberStatus>,
     /// Syncs of the log since it was opened.

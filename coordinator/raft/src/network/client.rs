@@ -1,7 +1,7 @@
 //! Speaking to peers.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -31,12 +31,12 @@ use tonic::{
 };
 
 use super::{
-    CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, GROUP, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+    CHANNELS_MAX, CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
     is_cut_off, wire,
 };
 use crate::{
     Config,
-    consensus::{Addresses, Ballot, Consensus},
+    consensus::{Addresses, Ballot, Consensus, LogId, StoredMembership},
     convert::{
         Malformed, ballot_from_proto, ballot_to_proto, entry_to_proto, position_from_proto,
         position_to_proto,
@@ -56,10 +56,20 @@ enum Lane {
     Bulk,
 }
 
-/// Makes clients of peers; connections are opened when needed and shared.
+/// Makes clients of the peers of one group; connections are opened when needed, and shared by the groups of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
     shared: Arc<Shared>,
+    group: u32,
+    /// What the membership says of each node. A stream outlives a change of it, so each attempt looks here.
+    recorded: Arc<Mutex<Recorded>>,
+}
+
+#[derive(Debug, Default)]
+struct Recorded {
+    /// The membership that was looked at last.
+    at: Option<LogId>,
+    members: BTreeMap<u64, Addresses>,
 }
 
 #[derive(Debug)]
@@ -73,20 +83,23 @@ struct Shared {
     founding: Founding,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
     /// Members that entries could not be sent to when it was last tried.
-    out_of_reach: Mutex<BTreeSet<u64>>,
+    out_of_reach: Mutex<BTreeSet<(u32, u64)>>,
+    /// Members that were not where the log says, and are looked for where the configuration says.
+    elsewhere: Mutex<BTreeSet<u64>>,
 }
 
 impl Shared {
     /// Says when a member is lost and when it is found again, and nothing in between.
-    fn note(&self, member: u64, reached: Result<(), &Status>) {
+    fn note(&self, group: u32, member: u64, reached: Result<(), &Status>) {
         let mut out_of_reach = self.out_of_reach.lock().expect("no holder panics");
         match reached {
-            Ok(()) if out_of_reach.remove(&member) => {
-                tracing::info!(member, "the member is within reach again");
+            Ok(()) if out_of_reach.remove(&(group, member)) => {
+                tracing::info!(member, group, "the member is within reach again");
             }
-            Err(cause) if out_of_reach.insert(member) => {
+            Err(cause) if out_of_reach.insert((group, member)) => {
                 tracing::warn!(
                     member,
+                    group,
                     cause = cause.message(),
                     "the member is out of reach; it is tried again until it answers"
                 );
@@ -94,61 +107,20 @@ impl Shared {
             Ok(()) | Err(_) => {}
         }
     }
-}
-
-impl Peers {
-    pub(crate) fn new(config: &Config, founding: Founding) -> Self {
-        let members =
-            config.members.iter().map(|member| (member.node, member.raft.clone())).collect();
-        Self {
-            shared: Arc::new(Shared {
-                cluster: config.cluster.clone(),
-                node: config.node,
-                members,
-                election_min: Duration::from_millis(config.election_min_ms),
-                election_max: Duration::from_millis(config.election_max_ms),
-                founding,
-                channels: Mutex::default(),
-                out_of_reach: Mutex::default(),
-            }),
-        }
-    }
-
-    fn peer(&self, target: u64, recorded: &Addresses, lane: Lane) -> Peer {
-        // The configuration is newer than the entry that made the node a member.
-        let raft = self.shared.members.get(&target).unwrap_or(&recorded.raft);
-        let client = |lane| {
-            RaftPeerClient::new(self.channel(raft, lane))
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX)
-        };
-        Peer {
-            shared: Arc::clone(&self.shared),
-            node: self.shared.node,
-            target,
-            address: v1::RaftAddress {
-                cluster: self.shared.cluster.clone(),
-                group: GROUP,
-                from: self.shared.node,
-                to: target,
-                // Whoever has something to say has a log, and with it a founding.
-                founding: self.shared.founding.number(),
-            },
-            lane: client(lane),
-            control: client(Lane::Control),
-            stall_max: 2 * self.shared.election_max,
-        }
-    }
 
     fn channel(&self, raft: &str, lane: Lane) -> Channel {
-        let mut channels = self.shared.channels.lock().expect("no holder panics");
+        let mut channels = self.channels.lock().expect("no holder panics");
+        if channels.len() >= CHANNELS_MAX {
+            // Addresses of nodes that were replaced; those in use are opened again.
+            channels.clear();
+        }
         let channel = channels.entry((raft.to_owned(), lane)).or_insert_with(|| {
-            let patience = self.shared.election_max.max(Duration::from_millis(500));
+            let patience = self.election_max.max(Duration::from_millis(500));
             let endpoint = Endpoint::from_shared(format!("http://{raft}"))
                 // An address that was checked when the replica was opened, or came from a member that had been.
                 .unwrap_or_else(|_| Endpoint::from_static("http://[100::]:1"))
                 .tcp_nodelay(true)
-                .connect_timeout(self.shared.election_min)
+                .connect_timeout(self.election_min)
                 .http2_keep_alive_interval(patience)
                 .keep_alive_timeout(2 * patience)
                 .keep_alive_while_idle(true)
@@ -157,6 +129,70 @@ impl Peers {
             wire::dial(&endpoint)
         });
         channel.clone()
+    }
+
+    fn client(&self, raft: &str, lane: Lane) -> RaftPeerClient<Channel> {
+        RaftPeerClient::new(self.channel(raft, lane))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+impl Peers {
+    pub(crate) fn new(config: &Config, founding: Founding) -> Self {
+        let members =
+            config.members.iter().map(|member| (member.node, member.raft.clone())).collect();
+        let shared = Shared {
+            cluster: config.cluster.clone(),
+            node: config.node,
+            members,
+            election_min: Duration::from_millis(config.election_min_ms),
+            election_max: Duration::from_millis(config.election_max_ms),
+            founding,
+            channels: Mutex::default(),
+            out_of_reach: Mutex::default(),
+            elsewhere: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared), group: 0, recorded: Arc::default() }
+    }
+
+    /// The same connections, for another group.
+    pub(crate) fn of_group(&self, group: u32) -> Self {
+        Self { shared: Arc::clone(&self.shared), group, recorded: Arc::default() }
+    }
+
+    /// Takes note of the membership.
+    pub(crate) fn record(&self, membership: &StoredMembership) {
+        let mut recorded = self.recorded.lock().expect("no holder panics");
+        if recorded.at == *membership.log_id() {
+            return;
+        }
+        recorded.at = *membership.log_id();
+        recorded.members =
+            membership.nodes().map(|(&node, addresses)| (node, addresses.clone())).collect();
+    }
+
+    /// Of this node; 0 while it has none.
+    pub(crate) fn founding(&self) -> u64 {
+        self.shared.founding.number()
+    }
+
+    /// Asks whoever listens there who it is.
+    pub(crate) async fn hello(&self, raft: &str, to: u64) -> Result<v1::RaftHelloReply, String> {
+        let Shared { cluster, node, .. } = &*self.shared;
+        let question = v1::RaftHello { cluster: cluster.clone(), from: *node, to };
+        let limit = 2 * self.shared.election_max.max(Duration::from_millis(500));
+        let mut client = self.shared.client(raft, Lane::Control);
+        let answer = tokio::time::timeout(limit, client.hello(question)).await;
+        let answer = answer.map_err(|_| format!("no answer within {} ms", limit.as_millis()))?;
+        Ok(answer.map_err(|status| status.message().to_owned())?.into_inner())
+    }
+
+    fn peer(&self, target: u64, recorded: &Addresses, lane: Lane) -> Peer {
+        let mut known = self.recorded.lock().expect("no holder panics");
+        known.members.insert(target, recorded.clone());
+        drop(known);
+        Peer { peers: self.clone(), target, lane, stall_max: 2 * self.shared.election_max }
     }
 }
 
@@ -179,12 +215,9 @@ impl RaftNetworkFactory<Consensus> for Peers {
 /// A client of one peer.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    shared: Arc<Shared>,
-    node: u64,
+    peers: Peers,
     target: u64,
-    address: v1::RaftAddress,
-    lane: RaftPeerClient<Channel>,
-    control: RaftPeerClient<Channel>,
+    lane: Lane,
     /// A stream on which nothing is answered for so long is given up.
     stall_max: Duration,
 }
@@ -192,8 +225,42 @@ pub(crate) struct Peer {
 type RpcResult<T> = Result<T, RPCError<Consensus>>;
 
 impl Peer {
+    fn recorded(&self) -> Addresses {
+        let recorded = self.peers.recorded.lock().expect("no holder panics");
+        recorded.members.get(&self.target).cloned().unwrap_or_default()
+    }
+
+    /// What every conversation begins with.
+    fn address(&self) -> v1::RaftAddress {
+        let Shared { cluster, node, founding, .. } = &*self.peers.shared;
+        v1::RaftAddress {
+            cluster: cluster.clone(),
+            group: self.peers.group,
+            from: *node,
+            to: self.target,
+            // Whoever has something to say has a log, and with it a founding.
+            founding: founding.number(),
+            to_incarnation: self.recorded().incarnation,
+        }
+    }
+
+    /// A client of the peer where the log says that it is; or, if it was not there, where the configuration says.
+    fn client(&self, lane: Lane) -> RaftPeerClient<Channel> {
+        let shared = &self.peers.shared;
+        let recorded = self.recorded().raft;
+        let elsewhere = shared.elsewhere.lock().expect("no holder panics").contains(&self.target);
+        let configured = shared.members.get(&self.target).filter(|_| elsewhere);
+        shared.client(configured.unwrap_or(&recorded), lane)
+    }
+
     /// A peer that cannot be reached, or turns this node away, is asked again only after a pause.
-    fn failed(status: &Status) -> RPCError<Consensus> {
+    fn failed(&self, status: &Status) -> RPCError<Consensus> {
+        if matches!(status.code(), Code::Unavailable | Code::PermissionDenied) {
+            let mut elsewhere = self.peers.shared.elsewhere.lock().expect("no holder panics");
+            if !elsewhere.remove(&self.target) {
+                elsewhere.insert(self.target);
+            }
+        }
         match status.code() {
             Code::Unavailable | Code::PermissionDenied | Code::Unimplemented => {
                 Unreachable::new(status).into()
@@ -215,7 +282,8 @@ impl Peer {
     }
 
     fn timed_out(&self, action: RPCTypes, timeout: Duration) -> RPCError<Consensus> {
-        Timeout { action, id: self.node, target: self.target, timeout }.into()
+        let id = self.peers.shared.node;
+        Timeout { action, id, target: self.target, timeout }.into()
     }
 
     async fn ask(
@@ -225,7 +293,7 @@ impl Peer {
         option: RPCOption,
     ) -> RpcResult<VoteResponse<Consensus>> {
         let message = v1::RaftVoteRequest {
-            peer: Some(self.address.clone()),
+            peer: Some(self.address()),
             ballot: Some(ballot_to_proto(&request.vote)),
             last: request.last_log_id.as_ref().map(position_to_proto),
             leadership_transfer: request.leadership_transfer,
@@ -233,10 +301,11 @@ impl Peer {
         };
         let limit = option.hard_ttl();
         Self::may_speak()?;
-        let answer = tokio::time::timeout(limit, self.control.vote(message))
+        let mut control = self.client(Lane::Control);
+        let answer = tokio::time::timeout(limit, control.vote(message))
             .await
             .map_err(|_| self.timed_out(RPCTypes::Vote, limit))?
-            .map_err(|status| Self::failed(&status))?
+            .map_err(|status| self.failed(&status))?
             .into_inner();
         let ballot = ballot_from_proto(answer.ballot).map_err(|error| Self::malformed(&error))?;
         let last = answer.last.as_ref().map(position_from_proto);
@@ -315,12 +384,13 @@ impl NetStreamAppend<Consensus> for Peer {
     {
         let progress = Arc::new(Progress::default());
         let sending = Arc::clone(&progress);
-        let mut address = Some(self.address.clone());
         async move {
             // openraft paces its attempts by the first request that it hands out, so nothing is dialed before it is here:
             // a peer that is gone would otherwise be dialed without a pause.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             Self::may_speak()?;
+            let mut address = Some(self.address());
+            let mut client = self.client(self.lane);
             let outbound = stream::iter([first]).chain(input);
             let outbound =
                 outbound.take_while(|_| std::future::ready(!is_cut_off())).map(move |request| {
@@ -328,11 +398,11 @@ impl NetStreamAppend<Consensus> for Peer {
                     append_to_proto(&request, address.take())
                 });
             let limit = self.stall_max;
-            let inbound = tokio::time::timeout(limit, self.lane.append_entries(outbound))
+            let inbound = tokio::time::timeout(limit, client.append_entries(outbound))
                 .await
                 .map_err(|_| self.timed_out(RPCTypes::AppendEntries, limit))?;
-            self.shared.note(self.target, inbound.as_ref().map(|_| ()));
-            let inbound = inbound.map_err(|status| Self::failed(&status))?.into_inner();
+            self.peers.shared.note(self.peers.group, self.target, inbound.as_ref().map(|_| ()));
+            let inbound = inbound.map_err(|status| self.failed(&status))?.into_inner();
             let peer = &*self;
             let answers = stream::unfold(Some(inbound), move |inbound| {
                 let progress = Arc::clone(&progress);
@@ -368,7 +438,7 @@ impl Peer {
                 Ok(answer) => {
                     Self::may_speak()?;
                     progress.answered.fetch_add(1, Ordering::Relaxed);
-                    return answer.map_err(|status| Self::failed(&status));
+                    return answer.map_err(|status| self.failed(&status));
                 }
                 Err(_) if progress.answered.load(Ordering::Relaxed) < overdue => {
                     return Err(self.timed_out(RPCTypes::AppendEntries, self.stall_max));
@@ -393,14 +463,15 @@ impl NetSnapshot<Consensus> for Peer {
         // A floor for the network, and time for the follower to restore the state.
         let limit = Duration::from_secs(60 + file.bytes / (1024 * 1024));
         Self::may_speak()?;
-        let call = self.lane.install_snapshot(chunks(file, self.address.clone(), vote));
+        let mut client = self.client(self.lane);
+        let call = client.install_snapshot(chunks(file, self.address(), vote));
         let answer = tokio::select! {
             closed = cancel => return Err(closed.into()),
             answer = tokio::time::timeout(limit, call) => answer,
         };
         let answer = answer
             .map_err(|_| self.timed_out(RPCTypes::InstallSnapshot, limit))?
-            .map_err(|status| Self::failed(&status))?
+            .map_err(|status| self.failed(&status))?
             .into_inner();
         let ballot = ballot_from_proto(answer.ballot).map_err(|error| Self::malformed(&error))?;
         Ok(SnapshotResponse::new(ballot))
@@ -446,17 +517,18 @@ impl NetTransferLeader<Consensus> for Peer {
     ) -> RpcResult<TransferLeaderResponse<Consensus>> {
         use v1::raft_transfer_response::Outcome;
         let message = v1::RaftTransferRequest {
-            peer: Some(self.address.clone()),
+            peer: Some(self.address()),
             ballot: Some(ballot_to_proto(req.from_leader())),
             next_leader: *req.to_node_id(),
             last: req.last_log_id().map(position_to_proto),
         };
         let limit = option.hard_ttl();
         Self::may_speak()?;
-        let answer = tokio::time::timeout(limit, self.control.transfer_leader(message))
+        let mut control = self.client(Lane::Control);
+        let answer = tokio::time::timeout(limit, control.transfer_leader(message))
             .await
             .map_err(|_| self.timed_out(RPCTypes::TransferLeader, limit))?
-            .map_err(|status| Self::failed(&status))?
+            .map_err(|status| self.failed(&status))?
             .into_inner();
         Ok(match answer.outcome {
             Some(Outcome::Accepted(_)) => Ok(()),

@@ -6,8 +6,8 @@ pub(crate) mod wire;
 
 use crate::store::record::ENTRY_BYTES_MAX;
 
-/// The only group so far.
-pub(crate) const GROUP: u32 = 0;
+/// Connections that are kept: three to each member, and some to members that are gone.
+pub(crate) const CHANNELS_MAX: usize = 64;
 /// The largest message: one entry at its limit, or several smaller ones, and what describes them.
 pub(crate) const MESSAGE_BYTES_MAX: usize = ENTRY_BYTES_MAX + 8 * 1024 * 1024;
 /// Bytes of one chunk of a snapshot.

@@ -28,11 +28,24 @@ pub enum StoreError {
         /// The cluster that was configured.
         cluster: String,
     },
+    /// It was made for another number of Raft groups.
+    #[error(
+        "{}: this directory was made for {found} Raft groups, and cluster.groups = {configured}. The number is fixed when the \
+         cluster is founded; set cluster.groups = {found}", .dir.display()
+    )]
+    OtherGroups {
+        /// The directory.
+        dir: PathBuf,
+        /// What it was made for.
+        found: u32,
+        /// What was configured.
+        configured: u32,
+    },
     /// A file says what cannot be, at a place where no crash leaves such a thing.
     #[error(
         "{}, at byte {offset}: {cause}. The disk, or somebody, damaged what was durable. Do not delete anything: keep \
-         the directory as evidence, remove this node from the cluster, and add it again under a new number with an \
-         empty directory", .file.display()
+         the directory as evidence, start this node with an empty one and cluster.join = true, and run: holdfast \
+         cluster replace", .file.display()
     )]
     Damaged {
         /// The file.

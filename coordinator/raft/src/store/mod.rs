@@ -67,6 +67,7 @@ pub(crate) struct Options {
     pub(crate) dir: PathBuf,
     pub(crate) cluster: String,
     pub(crate) node: u64,
+    pub(crate) groups: u32,
     pub(crate) segment_bytes: u64,
     pub(crate) entry_bytes_max: usize,
     pub(crate) recent_bytes_max: usize,
@@ -78,6 +79,7 @@ impl From<&crate::Config> for Options {
             dir: config.dir.clone(),
             cluster: config.cluster.clone(),
             node: config.node,
+            groups: config.groups,
             segment_bytes: config.segment_bytes,
             entry_bytes_max: config.entry_bytes_max(),
             recent_bytes_max: RECENT_BYTES_MAX,
@@ -106,9 +108,11 @@ fn start<D: Disk>(writer: Writer<D>, queue: mpsc::Receiver<Command>) -> io::Resu
     }
 }
 
-/// The log of one replica. A handle: clones are the same log.
+/// The log of one group at one node. A handle: clones are the same log. The logs of a node share its segments, its writer and
+/// with that its syncs.
 #[derive(Clone, Debug)]
 pub(crate) struct LogStore {
+    log: u8,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     /// Permits for bytes in the queue.
@@ -118,19 +122,30 @@ pub(crate) struct LogStore {
 }
 
 impl LogStore {
-    /// Opens the log: takes the directory, recovers what is there, starts the writer. Blocks.
+    /// Opens the log of a node that has one: takes the directory, recovers what is there, starts the writer. Blocks.
     pub(crate) fn open(options: &Options) -> Result<Self, StoreError> {
         Self::open_on(RealDisk, options)
     }
 
     /// As [`open`](Self::open), on a given disk.
     pub(crate) fn open_on(disk: impl Disk, options: &Options) -> Result<Self, StoreError> {
-        let claim = directory::claim(&options.dir, &options.cluster, options.node)?;
+        Ok(Self::open_all(disk, options)?.remove(0))
+    }
+
+    /// Opens every log of a node, one a group in their order. Blocks.
+    pub(crate) fn open_all(disk: impl Disk, options: &Options) -> Result<Vec<Self>, StoreError> {
+        let claim = directory::claim(&options.dir, &options.cluster, options.node, options.groups)?;
+        let logs = options.groups as usize;
         let dir = options.dir.join("log");
         create_dir(&dir)?;
         segment::remove_leftovers(&dir).during("remove leftovers in", &dir)?;
-        let recovered = scan::recover(&dir)?;
+        let recovered = scan::recover(&dir, logs)?;
         let mut segments = recovered.segments;
+        if segments.is_empty() && claim.founding.number() != 0 {
+            // The first segment is there before a founding is.
+            let cause = "the log is gone, while the identity says that this node belonged to a cluster";
+            return Err(StoreError::Damaged { file: dir, offset: 0, cause: cause.to_owned() });
+        }
 
         let retired = Retired::default();
         let next_life = segments.last_key_value().map_or(1, |(&life, _)| life + 1);
@@ -147,19 +162,19 @@ impl LogStore {
             let size = u32::try_from(options.segment_bytes).expect("a segment is at most a GiB");
             let start = u32::try_from(segment::HEAD_BYTES).expect("it is 64");
             let file = Arc::new(file);
-            segments.insert(life, Held { file: Arc::clone(&file), index_max: None });
+            segments.insert(life, Held::new(&file, logs));
             Open::new(file, life, start, size)
         };
 
         let files = segments.iter().map(|(&life, held)| (life, Arc::clone(&held.file))).collect();
-        let index = Index::new(
-            recovered.facts.clone(),
-            recovered.first_index,
-            recovered.entries,
-            options.recent_bytes_max,
-        );
+        let facts = recovered.logs.iter().map(|log| log.facts.clone()).collect();
+        let indexes = recovered.logs.into_iter().map(|log| {
+            let recent_bytes_max = options.recent_bytes_max / logs;
+            Mutex::new(Index::new(log.facts, log.first_index, log.entries, recent_bytes_max))
+        });
         let shared = Arc::new(Shared {
-            index: Mutex::new(index),
+            indexes: indexes.collect(),
+            held_back: (0..logs).map(|_| AtomicU64::new(0)).collect(),
             files: Mutex::new(files),
             fsyncs: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
@@ -168,23 +183,26 @@ impl LogStore {
             disk,
             dir: dir.clone(),
             shared: Arc::clone(&shared),
-            facts: recovered.facts,
+            facts,
             segments,
             preparer,
             retired,
             open,
-            committed: None,
+            committed: vec![None; logs],
             _lock: claim.lock,
         };
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         start(writer, queue).during("start the writer of", &dir)?;
-        Ok(Self {
+        let first = Self {
+            log: 0,
             commands,
             shared,
             room: Arc::new(Semaphore::new(QUEUED_BYTES_MAX)),
             entry_bytes_max: options.entry_bytes_max,
             founding: claim.founding,
-        })
+        };
+        let of = |log| Self { log, ..first.clone() };
+        Ok((0..).take(logs).map(of).collect())
     }
 
     /// Which founding of the cluster this log belongs to.
@@ -206,7 +224,12 @@ impl LogStore {
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
-        self.shared.index.lock().expect("no holder panics")
+        self.shared.indexes[usize::from(self.log)].lock().expect("no holder panics")
+    }
+
+    /// How many segments behind the open one the oldest entry of this log stands: so many are kept for it.
+    pub(crate) fn held_back(&self) -> u64 {
+        self.shared.held_back[usize::from(self.log)].load(std::sync::atomic::Ordering::Relaxed)
     }
 
     async fn send(&self, command: Command) -> io::Result<()> {
@@ -225,8 +248,8 @@ impl LogStore {
                 })
                 .collect());
         }
-        let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || read_found(&shared, found))
+        let log = self.clone();
+        tokio::task::spawn_blocking(move || read_found(&log, found))
             .await
             .map_err(io::Error::other)
     }
@@ -240,7 +263,7 @@ pub(crate) fn create_dir(dir: &Path) -> Result<(), StoreError> {
 
 /// Reads from disk what is not in memory. A damaged entry ends the process: it must neither be sent nor applied, and
 /// answering with an error has made followers of other logs diverge.
-fn read_found(shared: &Shared, found: Vec<Found>) -> Vec<Entry> {
+fn read_found(log: &LogStore, found: Vec<Found>) -> Vec<Entry> {
     let mut entries = Vec::with_capacity(found.len());
     for one in found {
         let (named, located) = match one {
@@ -251,7 +274,7 @@ fn read_found(shared: &Shared, found: Vec<Found>) -> Vec<Entry> {
             Found::OnDisk(named, located) => (named, located),
         };
         let life = located.place.life;
-        let file = shared.files.lock().expect("no holder panics").get(&life).map(Arc::clone);
+        let file = log.shared.files.lock().expect("no holder panics").get(&life).map(Arc::clone);
         let outcome = file.map_or_else(
             || Err("its segment is gone".to_owned()),
             |file| read_entry(&file, named, located),
@@ -259,11 +282,11 @@ fn read_found(shared: &Shared, found: Vec<Found>) -> Vec<Entry> {
         match outcome {
             Ok(entry) => entries.push(entry),
             Err(cause) => {
-                if shared.index.lock().expect("no holder panics").holds(named.index) {
+                if log.index().holds(named.index) {
                     tracing::error!(
                         entry = %named, segment = life, offset = located.place.offset, cause,
-                        "cannot read an entry that was durable; aborting rather than spread damage. Check the disk; \
-                         keep the directory, and replace this node by a new one"
+                        "HF1202 cannot read an entry that was durable; aborting rather than spread damage. Check the disk; \
+                         keep the directory, and replace this node: holdfast cluster replace"
                     );
                     std::process::abort();
                 }
@@ -382,7 +405,7 @@ impl RaftLogStorage<Consensus> for LogStore {
 
     async fn save_vote(&mut self, vote: &Ballot) -> io::Result<()> {
         let (done, told) = oneshot::channel();
-        self.send(Command::Vote { ballot: *vote, done }).await?;
+        self.send(Command::Vote { log: self.log, ballot: *vote, done }).await?;
         told.await.map_err(|_| io::Error::other("the log is closed"))?;
         self.index().facts.ballot = Some(*vote);
         Ok(())
@@ -390,7 +413,7 @@ impl RaftLogStorage<Consensus> for LogStore {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         self.index().facts.committed = committed;
-        self.send(Command::Committed { upto: committed }).await
+        self.send(Command::Committed { log: self.log, upto: committed }).await
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -421,7 +444,7 @@ impl RaftLogStorage<Consensus> for LogStore {
                 index.append(entry.clone()).map_err(io::Error::other)?;
             }
         }
-        self.send(Command::Append { entries, done: callback, room }).await
+        self.send(Command::Append { log: self.log, entries, done: callback, room }).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
@@ -432,11 +455,11 @@ impl RaftLogStorage<Consensus> for LogStore {
             }
             index.truncate(last_log_id);
         }
-        self.send(Command::Truncate { after: last_log_id }).await
+        self.send(Command::Truncate { log: self.log, after: last_log_id }).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
         self.index().purge(log_id);
-        self.send(Command::Purge { upto: log_id }).await
+        self.send(Command::Purge { log: self.log, upto: log_id }).await
     }
 }

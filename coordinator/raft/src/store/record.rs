@@ -5,7 +5,8 @@
 //!  4  crc      u32  CRC-32 of the life, the offset in the file, and every byte from 8 to the end of the padding
 //!  8  length   u32  bytes of the payload, at most 8 MiB
 //! 12  group    u32  offset of the first record that was written together with this one
-//! 16  kind     u8   and seven zero bytes
+//! 16  kind     u8
+//! 17  log      u8   the Raft group whose log this is of, and six zero bytes
 //! 24  term     u64
 //! 32  index    u64
 //! 40  payload, then zero bytes up to a multiple of 8
@@ -75,6 +76,9 @@ pub(crate) struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
     pub(crate) kind: Kind,
+    /// The Raft group.
+    pub(crate) log: u8,
+    /// What was written together.
     pub(crate) group: u32,
     pub(crate) term: u64,
     pub(crate) index: u64,
@@ -126,7 +130,7 @@ pub(crate) fn encode(buffer: &mut Vec<u8>, place: Place, record: Record<'_>) {
     buffer.extend_from_slice(&[0; 4]);
     buffer.extend_from_slice(&length.to_le_bytes());
     buffer.extend_from_slice(&record.group.to_le_bytes());
-    buffer.extend_from_slice(&[record.kind as u8, 0, 0, 0, 0, 0, 0, 0]);
+    buffer.extend_from_slice(&[record.kind as u8, record.log, 0, 0, 0, 0, 0, 0]);
     buffer.extend_from_slice(&record.term.to_le_bytes());
     buffer.extend_from_slice(&record.index.to_le_bytes());
     buffer.extend_from_slice(record.payload);
@@ -154,6 +158,7 @@ pub(crate) fn decode(bytes: &[u8], place: Place) -> Result<Record<'_>, Flaw> {
     let kind = Kind::from_byte(head[16]).ok_or(Flaw::UnknownKind(head[16]))?;
     Ok(Record {
         kind,
+        log: head[17],
         group: u32_at(head, 12),
         term: u64_at(head, 24),
         index: u64_at(head, 32),
@@ -182,12 +187,12 @@ mod tests {
     proptest! {
         #[test]
         fn a_record_reads_as_it_was_written(
-            life: u64, offset: u32, group: u32, term: u64, index: u64, kind in any_kind(),
+            life: u64, offset: u32, log: u8, group: u32, term: u64, index: u64, kind in any_kind(),
             payload in proptest::collection::vec(any::<u8>(), 0..300),
             behind in proptest::collection::vec(any::<u8>(), 0..50),
         ) {
             let place = Place { life, offset };
-            let record = Record { kind, group, term, index, payload: &payload };
+            let record = Record { kind, log, group, term, index, payload: &payload };
             let mut buffer = Vec::new();
             encode(&mut buffer, place, record);
             prop_assert_eq!(buffer.len(), record_bytes(payload.len()));
@@ -201,7 +206,7 @@ mod tests {
         ) {
             let place = Place { life, offset: 64 };
             let mut buffer = Vec::new();
-            encode(&mut buffer, place, Record { kind: Kind::Normal, group: 64, term: 3, index: 7, payload: &payload });
+            encode(&mut buffer, place, Record { kind: Kind::Normal, log: 0, group: 64, term: 3, index: 7, payload: &payload });
             let bit = bit.index(buffer.len() * 8);
             buffer[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(decode(&buffer, place).is_err());
@@ -211,7 +216,7 @@ mod tests {
         fn another_life_or_another_place_is_noticed(life: u64, offset in 0u32..1_000_000, other: u64, shift in 1u32..1000) {
             prop_assume!(life != other);
             let mut buffer = Vec::new();
-            let record = Record { kind: Kind::Blank, group: offset, term: 1, index: 1, payload: b"" };
+            let record = Record { kind: Kind::Blank, log: 0, group: offset, term: 1, index: 1, payload: b"" };
             encode(&mut buffer, Place { life, offset }, record);
             let moved = Place { life, offset: offset + shift };
             let reborn = Place { life: other, offset };

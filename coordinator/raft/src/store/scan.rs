@@ -92,17 +92,41 @@ pub(crate) struct Located {
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     pub(crate) file: Arc<File>,
-    /// The highest index of any entry in it, live or not.
-    pub(crate) index_max: Option<u64>,
+    /// For each log, the highest index of any entry in it, live or not.
+    pub(crate) index_max: Vec<Option<u64>>,
 }
 
-/// The log as it is found on disk.
+impl Held {
+    pub(crate) fn new(file: &Arc<File>, logs: usize) -> Self {
+        Self { file: Arc::clone(file), index_max: vec![None; logs] }
+    }
+
+    /// Whether nothing in it is of use to any log.
+    pub(crate) fn is_purged(&self, facts: &[Facts]) -> bool {
+        facts.iter().enumerate().all(|(log, facts)| self.is_purged_of(log, facts))
+    }
+
+    /// Whether nothing in it is of use to this log.
+    pub(crate) fn is_purged_of(&self, log: usize, facts: &Facts) -> bool {
+        let purged = facts.purged.as_ref().map(|purged| purged.index);
+        self.index_max[log].is_none_or(|index| purged.is_some_and(|purged| index <= purged))
+    }
+}
+
+/// One log as it is found on disk.
 #[derive(Debug, Default)]
-pub(crate) struct Recovered {
+pub(crate) struct OneLog {
     pub(crate) facts: Facts,
     /// The index of the first of `entries`.
     pub(crate) first_index: u64,
     pub(crate) entries: VecDeque<Located>,
+}
+
+/// The logs of a node as they are found on disk.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    /// One a Raft group.
+    pub(crate) logs: Vec<OneLog>,
     pub(crate) segments: BTreeMap<u64, Held>,
     /// The segment to go on with: its life, where its records end, and its size. None: begin a new one.
     pub(crate) open: Option<(u64, u32, u32)>,
@@ -110,10 +134,11 @@ pub(crate) struct Recovered {
     pub(crate) bytes_cut: u64,
 }
 
-/// Reads the log in `dir`. Changes nothing but a torn tail.
-pub(crate) fn recover(dir: &Path) -> Result<Recovered, StoreError> {
+/// Reads so many logs in `dir`. Changes nothing but a torn tail.
+pub(crate) fn recover(dir: &Path, logs: usize) -> Result<Recovered, StoreError> {
     let lives = lives_in(dir)?;
-    let mut recovered = Recovered::default();
+    let logs: Vec<OneLog> = (0..logs).map(|_| OneLog::default()).collect();
+    let mut recovered = Recovered { logs, ..Recovered::default() };
     let Some((&last_life, _)) = lives.last_key_value() else { return Ok(recovered) };
     let mut previous: Option<u64> = None;
     for (&life, path) in &lives {
@@ -167,23 +192,29 @@ impl Scan<'_> {
         if !(HEAD_BYTES as u64..=SEGMENT_BYTES_MAX).contains(&size) || size < bytes.len() as u64 {
             return Err(damaged(self.path, 16, format!("the head says {size} bytes")));
         }
+        let logs = recovered.logs.len();
         let mut offset = HEAD_BYTES;
-        let mut index_max = None;
+        let mut index_max = vec![None; logs];
+        let mut bases = 0;
         let sealed = loop {
             let place = Place { life: self.life, offset: fits_u32(offset) };
             let record = match record::decode(&bytes[offset..], place) {
                 Ok(record) => record,
                 Err(flaw) => {
+                    if bases < logs {
+                        // Bases are of use together only.
+                        offset = HEAD_BYTES;
+                    }
                     self.tail(&file, &bytes, offset, flaw, recovered)?;
                     break false;
                 }
             };
-            let begins = offset == HEAD_BYTES;
-            recovered
-                .take_in(place, record, begins && self.is_first, begins)
+            self.take_in(recovered, place, record, bases)
                 .map_err(|cause| damaged(self.path, offset, cause))?;
+            bases += usize::from(bases < logs);
             if matches!(record.kind, Kind::Blank | Kind::Normal | Kind::Membership) {
-                index_max = index_max.max(Some(record.index));
+                let index_max = &mut index_max[usize::from(record.log)];
+                *index_max = (*index_max).max(Some(record.index));
             }
             offset += record_bytes(record.payload.len());
             if record.kind == Kind::Seal {
@@ -205,6 +236,27 @@ impl Scan<'_> {
         }
         recovered.segments.insert(self.life, Held { file: Arc::new(file), index_max });
         Ok(())
+    }
+
+    /// Gives a record to the log that it is of. A segment begins with as many bases as there are logs.
+    fn take_in(
+        &self,
+        recovered: &mut Recovered,
+        place: Place,
+        record: Record<'_>,
+        bases: usize,
+    ) -> Result<(), String> {
+        let logs = recovered.logs.len();
+        let due = bases < logs;
+        if due != (record.kind == Kind::Base) || (due && usize::from(record.log) != bases) {
+            return Err(format!(
+                "a segment begins with a base for each of {logs} Raft groups, and has none behind them"
+            ));
+        }
+        let of = usize::from(record.log);
+        let log = recovered.logs.get_mut(of);
+        let log = log.ok_or_else(|| format!("a record is of Raft group {of} of {logs}"))?;
+        log.take_in(place, record, self.is_first)
     }
 
     fn read(&self, file: &File) -> Result<Vec<u8>, StoreError> {
@@ -264,7 +316,7 @@ impl Scan<'_> {
     }
 }
 
-impl Recovered {
+impl OneLog {
     fn next_index(&self) -> u64 {
         self.first_index + self.entries.len() as u64
     }
@@ -274,11 +326,7 @@ impl Recovered {
         place: Place,
         record: Record<'_>,
         begins_log: bool,
-        begins_segment: bool,
     ) -> Result<(), String> {
-        if begins_segment != (record.kind == Kind::Base) {
-            return Err("a segment begins with a base, and nothing else does".to_owned());
-        }
         let named = log_id(record.term, record.index);
         match record.kind {
             Kind::Blank | Kind::Normal | Kind::Membership => {
@@ -352,26 +400,38 @@ impl Recovered {
         Ok(())
     }
 
-    /// No entry behind what was purged may be missing.
-    fn check_whole(&self, dir: &Path) -> Result<(), StoreError> {
-        let Some((&first_life, _)) = self.segments.first_key_value() else { return Ok(()) };
-        let file = dir.join(segment::log_name(first_life));
+    /// What is wrong if an entry behind what was purged is missing.
+    fn check_whole(&self, is_only: bool, first_life: u64) -> Result<(), String> {
         let missing = match &self.facts.purged {
             Some(purged) if self.entries.is_empty() => {
                 self.facts.last.as_ref().is_some_and(|last| last != purged)
             }
             Some(purged) => self.first_index > purged.index + 1,
-            // Only a purge drops segments, so without one the first must be the first ever.
-            None => first_life > 1,
+            // Only a purge drops the segments of a log, so without one the first must be the first ever.
+            None if is_only => first_life > 1,
+            None if self.entries.is_empty() => self.facts.last.is_some(),
+            None => self.first_index > 0,
         };
         if missing {
-            let cause = format!(
+            return Err(format!(
                 "the log is purged up to {:?}, but the first entry after that is {} of {}",
                 self.facts.purged.as_ref().map(|purged| purged.index),
                 self.first_index,
                 self.next_index()
-            );
-            return Err(damaged(&file, HEAD_BYTES, cause));
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Recovered {
+    fn check_whole(&self, dir: &Path) -> Result<(), StoreError> {
+        let Some((&first_life, _)) = self.segments.first_key_value() else { return Ok(()) };
+        let file = dir.join(segment::log_name(first_life));
+        let is_only = self.logs.len() == 1;
+        for log in &self.logs {
+            log.check_whole(is_only, first_life)
+                .map_err(|cause| damaged(&file, HEAD_BYTES, cause))?;
         }
         Ok(())
     }

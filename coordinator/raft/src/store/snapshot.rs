@@ -91,14 +91,21 @@ pub(crate) struct SnapshotStore {
 struct Place {
     dir: PathBuf,
     cluster: String,
+    group: u32,
     current: Mutex<Option<(SnapshotMeta, SnapshotFile)>>,
     files_made: AtomicU64,
 }
 
 impl SnapshotStore {
     /// Opens the place and checks the newest snapshot; older ones are removed. Blocks.
-    pub(crate) fn open(replica_dir: &Path, cluster: &str) -> Result<Self, StoreError> {
-        let dir = replica_dir.join("snapshot");
+    pub(crate) fn open(
+        replica_dir: &Path,
+        cluster: &str,
+        group: u32,
+    ) -> Result<Self, StoreError> {
+        // A cluster of one group has the name that it always had.
+        let name = if group == 0 { "snapshot".to_owned() } else { format!("snapshot-{group:02}") };
+        let dir = replica_dir.join(name);
         create_dir(&dir)?;
         remove_leftovers(&dir).during("remove leftovers in", &dir)?;
         let mut names = Vec::new();
@@ -111,22 +118,27 @@ impl SnapshotStore {
         // Names are padded numbers, so the newest is the greatest.
         names.sort();
         let newest = names.pop();
-        let current = newest.map(|path| Self::check(&path, cluster)).transpose()?;
+        let current = newest.map(|path| Self::check(&path, cluster, group)).transpose()?;
         for older in names {
             fs::remove_file(&older).during("remove the older snapshot", &older)?;
         }
         let place = Place {
             dir,
             cluster: cluster.to_owned(),
+            group,
             current: Mutex::new(current),
             files_made: AtomicU64::new(0),
         };
         Ok(Self { place: Arc::new(place) })
     }
 
-    fn check(path: &Path, cluster: &str) -> Result<(SnapshotMeta, SnapshotFile), StoreError> {
+    fn check(
+        path: &Path,
+        cluster: &str,
+        group: u32,
+    ) -> Result<(SnapshotMeta, SnapshotFile), StoreError> {
         let file = File::open(path).during("open the snapshot", path)?;
-        match check(&file, cluster).during("read the snapshot", path)? {
+        match check(&file, cluster, group).during("read the snapshot", path)? {
             Ok((meta, bytes)) => {
                 let file = Arc::new(file);
                 Ok((meta, SnapshotFile { file, bytes, path: path.to_owned(), _unnamed: None }))
@@ -164,6 +176,7 @@ impl SnapshotStore {
             last: meta.last_log_id.as_ref().map(position_to_proto),
             membership: Some(stored_membership_to_proto(&meta.last_membership)),
             state_bytes: state.len() as u64,
+            group: self.place.group,
         }
         .encode_to_vec();
         let mut front = MAGIC.to_vec();
@@ -225,7 +238,8 @@ impl SnapshotStore {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, cause));
         }
         let cluster = self.place.cluster.clone();
-        Ok(Incoming { snapshot: self.begin_file()?, bytes_total, cluster })
+        let group = self.place.group;
+        Ok(Incoming { snapshot: self.begin_file()?, bytes_total, cluster, group })
     }
 }
 
@@ -235,6 +249,7 @@ pub(crate) struct Incoming {
     snapshot: SnapshotFile,
     bytes_total: u64,
     cluster: String,
+    group: u32,
 }
 
 impl Incoming {
@@ -257,7 +272,7 @@ impl Incoming {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, cause));
         }
         let invalid = |cause| io::Error::new(io::ErrorKind::InvalidData, cause);
-        let (meta, _) = check(&self.snapshot.file, &self.cluster)?.map_err(invalid)?;
+        let (meta, _) = check(&self.snapshot.file, &self.cluster, self.group)?.map_err(invalid)?;
         Ok((meta, self.snapshot))
     }
 }
@@ -271,7 +286,7 @@ struct Layout {
 }
 
 /// Reads and judges the head. The outer error is the system's, the inner says what is wrong with the file.
-fn layout(file: &File, cluster: &str) -> io::Result<Result<Layout, String>> {
+fn layout(file: &File, cluster: &str, group: u32) -> io::Result<Result<Layout, String>> {
     let file_bytes = file.metadata()?.len();
     let mut fixed = [0; FIXED_BYTES];
     if file_bytes < (FIXED_BYTES + 4) as u64 {
@@ -294,6 +309,9 @@ fn layout(file: &File, cluster: &str) -> io::Result<Result<Layout, String>> {
     if head.cluster != cluster {
         return Ok(Err(format!("the snapshot is of cluster {:?}", head.cluster)));
     }
+    if head.group != group {
+        return Ok(Err(format!("the snapshot is of Raft group {}, not of {group}", head.group)));
+    }
     if state_at.checked_add(head.state_bytes).and_then(|end| end.checked_add(4)) != Some(file_bytes)
     {
         let announced = head.state_bytes;
@@ -312,8 +330,12 @@ fn layout(file: &File, cluster: &str) -> io::Result<Result<Layout, String>> {
     Ok(Ok(Layout { meta, state_at, state_bytes: head.state_bytes, file_bytes }))
 }
 
-fn check(file: &File, cluster: &str) -> io::Result<Result<(SnapshotMeta, u64), String>> {
-    let layout = match layout(file, cluster)? {
+fn check(
+    file: &File,
+    cluster: &str,
+    group: u32,
+) -> io::Result<Result<(SnapshotMeta, u64), String>> {
+    let layout = match layout(file, cluster, group)? {
         Ok(layout) => layout,
         Err(cause) => return Ok(Err(cause)),
     };
@@ -337,8 +359,8 @@ fn check(file: &File, cluster: &str) -> io::Result<Result<(SnapshotMeta, u64), S
 
 impl SnapshotFile {
     /// The state in it, to be restored. The file was checked when it was opened or received. Blocks.
-    pub(crate) fn state(&self, cluster: &str) -> io::Result<Vec<u8>> {
-        let layout = layout(&self.file, cluster)?.map_err(io::Error::other)?;
+    pub(crate) fn state(&self, cluster: &str, group: u32) -> io::Result<Vec<u8>> {
+        let layout = layout(&self.file, cluster, group)?.map_err(io::Error::other)?;
         let bytes = usize::try_from(layout.state_bytes).map_err(io::Error::other)?;
         let mut state = vec![0; bytes];
         self.file.read_exact_at(&mut state, layout.state_at)?;
@@ -349,6 +371,10 @@ impl SnapshotFile {
 impl SnapshotStore {
     pub(crate) fn cluster(&self) -> &str {
         &self.place.cluster
+    }
+
+    pub(crate) fn group(&self) -> u32 {
+        self.place.group
     }
 }
 
@@ -374,23 +400,23 @@ mod tests {
     #[test]
     fn the_newest_snapshot_survives_a_restart_and_older_ones_go() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
-        let store = SnapshotStore::open(dir.path(), "bank")?;
+        let store = SnapshotStore::open(dir.path(), "bank", 0)?;
         store.write(meta(1, 5), b"five")?;
         store.write(meta(1, 9), b"nine")?;
         store.write(meta(1, 7), b"seven, late")?;
         assert_eq!(names(dir.path()).len(), 1, "{:?}", names(dir.path()));
         drop(store);
-        let store = SnapshotStore::open(dir.path(), "bank")?;
+        let store = SnapshotStore::open(dir.path(), "bank", 0)?;
         let (found, file) = store.current().expect("nine is there");
         assert_eq!(found, meta(1, 9));
-        assert_eq!(file.state("bank")?, b"nine");
+        assert_eq!(file.state("bank", 0)?, b"nine");
         Ok(())
     }
 
     #[test]
     fn any_wrong_bit_in_a_snapshot_is_refused_with_the_name_of_the_file() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
-        let store = SnapshotStore::open(dir.path(), "bank")?;
+        let store = SnapshotStore::open(dir.path(), "bank", 0)?;
         store.write(meta(1, 5), b"the state")?;
         drop(store);
         let path = dir.path().join("snapshot").join(&names(dir.path())[0]);
@@ -399,7 +425,7 @@ mod tests {
             let mut damaged = sound.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             fs::write(&path, damaged)?;
-            let error = SnapshotStore::open(dir.path(), "bank").expect_err("it is damaged");
+            let error = SnapshotStore::open(dir.path(), "bank", 0).expect_err("it is damaged");
             assert!(
                 matches!(&error, StoreError::Damaged { file, .. } if *file == path),
                 "bit {bit}: {error}"
@@ -407,21 +433,21 @@ mod tests {
         }
         for length in 0..sound.len() {
             fs::write(&path, &sound[..length])?;
-            assert!(SnapshotStore::open(dir.path(), "bank").is_err(), "cut to {length} bytes");
+            assert!(SnapshotStore::open(dir.path(), "bank", 0).is_err(), "cut to {length} bytes");
         }
         fs::write(&path, &sound)?;
-        assert!(SnapshotStore::open(dir.path(), "other").is_err(), "it is another cluster's");
-        SnapshotStore::open(dir.path(), "bank")?;
+        assert!(SnapshotStore::open(dir.path(), "other", 0).is_err(), "it is another cluster's");
+        SnapshotStore::open(dir.path(), "bank", 0)?;
         Ok(())
     }
 
     #[test]
     fn a_received_snapshot_counts_only_when_it_is_whole() -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
-        let sender = SnapshotStore::open(&dir.path().join("a"), "bank")?;
+        let sender = SnapshotStore::open(&dir.path().join("a"), "bank", 0)?;
         let (_, sent) = sender.write(meta(2, 8), b"a state to carry over")?;
         let bytes = sent.chunk(0, usize::MAX)?;
-        let receiver = SnapshotStore::open(&dir.path().join("b"), "bank")?;
+        let receiver = SnapshotStore::open(&dir.path().join("b"), "bank", 0)?;
 
         let mut short = receiver.receive(sent.bytes)?;
         short.add(&bytes[..10])?;
@@ -441,7 +467,7 @@ mod tests {
         assert_eq!(found, meta(2, 8));
         receiver.adopt(found, file)?;
         let (_, file) = receiver.current().expect("it was adopted");
-        assert_eq!(file.state("bank")?, b"a state to carry over");
+        assert_eq!(file.state("bank", 0)?, b"a state to carry over");
         Ok(())
     }
 }

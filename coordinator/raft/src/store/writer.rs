@@ -62,23 +62,28 @@ impl Disk for RealDisk {
 /// What the writer is asked to do, in this order.
 pub(crate) enum Command {
     Append {
+        log: u8,
         entries: Vec<Entry>,
         done: IOFlushed<Consensus>,
         /// Given back when the entries are on disk.
         room: OwnedSemaphorePermit,
     },
     Vote {
+        log: u8,
         ballot: Ballot,
         done: oneshot::Sender<()>,
     },
     Truncate {
+        log: u8,
         after: Option<LogId>,
     },
     Purge {
+        log: u8,
         upto: LogId,
     },
     /// Written with whatever is written next; by itself not worth a sync.
     Committed {
+        log: u8,
         upto: Option<LogId>,
     },
     Close {
@@ -89,7 +94,10 @@ pub(crate) enum Command {
 /// What the writer shares with readers.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) index: Mutex<Index>,
+    /// One a Raft group.
+    pub(crate) indexes: Vec<Mutex<Index>>,
+    /// For each Raft group, how many segments behind the open one its oldest entry stands.
+    pub(crate) held_back: Vec<AtomicU64>,
     /// Files that may be read. A file leaves this map before it is given another life.
     pub(crate) files: Mutex<BTreeMap<u64, Arc<File>>>,
     pub(crate) fsyncs: AtomicU64,
@@ -105,13 +113,14 @@ pub(crate) struct Writer<D> {
     pub(crate) disk: D,
     pub(crate) dir: PathBuf,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) facts: Facts,
+    /// One a Raft group.
+    pub(crate) facts: Vec<Facts>,
     pub(crate) segments: BTreeMap<u64, Held>,
     pub(crate) preparer: Preparer,
     pub(crate) retired: Retired,
     pub(crate) open: Open,
-    /// A committed mark that waits for company.
-    pub(crate) committed: Option<Option<LogId>>,
+    /// Committed marks that wait for company.
+    pub(crate) committed: Vec<Option<Option<LogId>>>,
     /// Held as long as something may be written.
     pub(crate) _lock: File,
 }
@@ -127,7 +136,7 @@ pub(crate) struct Open {
     /// What follows and is not written yet.
     buffer: Vec<u8>,
     /// Entries in `buffer`.
-    written: Vec<(u64, Located)>,
+    written: Vec<(u8, u64, Located)>,
 }
 
 impl Open {
@@ -166,7 +175,7 @@ fn tell(done: &mut Vec<Done>) {
 fn abort(action: &str, path: &Path, error: &io::Error) -> ! {
     tracing::error!(
         path = %path.display(), %error,
-        "cannot {action}; aborting, since what is not durable must not be acknowledged. Check the disk and its \
+        "HF1202 cannot {action}; aborting, since what is not durable must not be acknowledged. Check the disk and its \
          space, then start again: the log recovers by itself"
     );
     std::process::abort()
@@ -235,46 +244,54 @@ impl<D: Disk> Writer<D> {
     /// Puts a command into the buffer. Returns whom to tell when it is the last.
     fn take(&mut self, command: Command, done: &mut Vec<Done>) -> Option<oneshot::Sender<()>> {
         match command {
-            Command::Append { entries, done: flushed, room } => {
+            Command::Append { log, entries, done: flushed, room } => {
                 for entry in entries {
-                    self.put_entry(&entry);
+                    self.put_entry(log, &entry);
                 }
                 done.push(Done::Appended(flushed, room));
             }
-            Command::Vote { ballot, done: told } => {
+            Command::Vote { log, ballot, done: told } => {
                 let payload = [u8::from(ballot.committed)];
-                self.put(Kind::Vote, ballot.leader_id.term, ballot.leader_id.voted_for, &payload);
-                self.facts.ballot = Some(ballot);
+                let (term, node) = (ballot.leader_id.term, ballot.leader_id.voted_for);
+                self.put(log, Kind::Vote, term, node, &payload);
+                self.facts[usize::from(log)].ballot = Some(ballot);
                 done.push(Done::Told(told));
             }
-            Command::Truncate { after } => {
-                self.put_marked(Kind::Truncate, after);
-                self.facts.truncate(after);
+            Command::Truncate { log, after } => {
+                self.put_marked(log, Kind::Truncate, after);
+                self.facts[usize::from(log)].truncate(after);
             }
-            Command::Purge { upto } => {
-                self.put(Kind::Purge, **upto.committed_leader_id(), upto.index, &[]);
-                self.facts.purge(upto);
+            Command::Purge { log, upto } => {
+                self.put(log, Kind::Purge, **upto.committed_leader_id(), upto.index, &[]);
+                self.facts[usize::from(log)].purge(upto);
             }
-            Command::Committed { upto } => self.committed = Some(upto),
+            Command::Committed { log, upto } => self.committed[usize::from(log)] = Some(upto),
             Command::Close { done } => return Some(done),
         }
         None
     }
 
     fn put_committed(&mut self) {
-        if let Some(upto) = self.committed.take() {
-            self.put_marked(Kind::Committed, upto);
-            self.facts.committed = upto;
+        for log in 0..self.logs() {
+            if let Some(upto) = self.committed[usize::from(log)].take() {
+                self.put_marked(log, Kind::Committed, upto);
+                self.facts[usize::from(log)].committed = upto;
+            }
         }
     }
 
-    fn put_marked(&mut self, kind: Kind, position: Option<LogId>) {
-        let (term, index, there) =
-            position.map_or((0, 0, 0), |log_id| (**log_id.committed_leader_id(), log_id.index, 1));
-        self.put(kind, term, index, &[there]);
+    /// How many logs share the segments.
+    fn logs(&self) -> u8 {
+        u8::try_from(self.facts.len()).expect("at most sixteen")
     }
 
-    fn put_entry(&mut self, entry: &Entry) {
+    fn put_marked(&mut self, log: u8, kind: Kind, position: Option<LogId>) {
+        let (term, index, there) =
+            position.map_or((0, 0, 0), |log_id| (**log_id.committed_leader_id(), log_id.index, 1));
+        self.put(log, kind, term, index, &[there]);
+    }
+
+    fn put_entry(&mut self, log: u8, entry: &Entry) {
         let (kind, payload) = match &entry.payload {
             Payload::Blank => (Kind::Blank, Bytes::new()),
             Payload::Normal(Opaque(bytes)) => (Kind::Normal, bytes.clone()),
@@ -285,37 +302,44 @@ impl<D: Disk> Writer<D> {
         };
         let index = entry.log_id.index;
         let term = **entry.log_id.committed_leader_id();
-        let place = self.put(kind, term, index, &payload);
-        self.open.written.push((index, index::located(term, place, payload.len())));
+        let place = self.put(log, kind, term, index, &payload);
+        self.open.written.push((log, index, index::located(term, place, payload.len())));
         let held = self.segments.get_mut(&self.open.life).expect("the open segment is held");
-        held.index_max = held.index_max.max(Some(index));
-        self.facts.append(entry.log_id);
+        let index_max = &mut held.index_max[usize::from(log)];
+        *index_max = (*index_max).max(Some(index));
+        self.facts[usize::from(log)].append(entry.log_id);
     }
 
-    /// Puts a record into the buffer, behind a base if it is the first of its segment; rolls over if it does not fit.
-    fn put(&mut self, kind: Kind, term: u64, index: u64, payload: &[u8]) -> Place {
+    /// Puts a record into the buffer, behind the bases if it is the first of its segment; rolls over if it does not fit.
+    fn put(&mut self, log: u8, kind: Kind, term: u64, index: u64, payload: &[u8]) -> Place {
         if self.open.end() as usize == HEAD_BYTES {
-            let base = self.facts.to_base();
-            self.encode(Kind::Base, 0, 0, &base);
+            self.put_bases();
         }
         if !self.open.has_room(payload.len()) {
             self.roll_over();
-            let base = self.facts.to_base();
-            self.encode(Kind::Base, 0, 0, &base);
+            self.put_bases();
         }
-        self.encode(kind, term, index, payload)
+        self.encode(log, kind, term, index, payload)
     }
 
-    fn encode(&mut self, kind: Kind, term: u64, index: u64, payload: &[u8]) -> Place {
+    /// What was true of each log before the segment.
+    fn put_bases(&mut self) {
+        for log in 0..self.logs() {
+            let base = self.facts[usize::from(log)].to_base();
+            self.encode(log, Kind::Base, 0, 0, &base);
+        }
+    }
+
+    fn encode(&mut self, log: u8, kind: Kind, term: u64, index: u64, payload: &[u8]) -> Place {
         let place = Place { life: self.open.life, offset: self.open.end() };
-        let record = Record { kind, group: self.open.synced, term, index, payload };
+        let record = Record { kind, log, group: self.open.synced, term, index, payload };
         record::encode(&mut self.open.buffer, place, record);
         place
     }
 
     /// Seals the segment and goes on in the next. The seal is on disk before the next has its name.
     fn roll_over(&mut self) {
-        self.encode(Kind::Seal, self.open.life + 1, 0, &[]);
+        self.encode(0, Kind::Seal, self.open.life + 1, 0, &[]);
         self.flush();
         reached(Site::LogSealed);
         let enlisted = self.preparer.take().and_then(|spare| spare.enlist(&self.dir));
@@ -325,7 +349,7 @@ impl<D: Disk> Writer<D> {
         let size = file.metadata().map(|metadata| metadata.len());
         let size = size.unwrap_or_else(|error| abort("examine a segment", &self.dir, &error));
         let file = Arc::new(file);
-        self.segments.insert(life, Held { file: Arc::clone(&file), index_max: None });
+        self.segments.insert(life, Held::new(&file, self.facts.len()));
         self.shared.files.lock().expect("no holder panics").insert(life, Arc::clone(&file));
         let start = u32::try_from(HEAD_BYTES).expect("it is 64");
         let size = u32::try_from(size).expect("a segment is at most a GiB");
@@ -358,20 +382,26 @@ impl<D: Disk> Writer<D> {
         self.open.synced = self.open.end();
         self.open.buffer.clear();
         self.open.buffer.shrink_to(2 * GROUP_BYTES_MAX);
-        let mut index = self.shared.index.lock().expect("no holder panics");
-        for (at, located) in self.open.written.drain(..) {
-            index.written(at, located);
+        let written = &mut self.open.written;
+        for (log, index) in (0..).zip(&self.shared.indexes) {
+            if !written.iter().any(|(of, ..)| *of == log) {
+                continue;
+            }
+            let mut index = index.lock().expect("no holder panics");
+            for &(_, at, located) in written.iter().filter(|(of, ..)| *of == log) {
+                index.written(at, located);
+            }
+            index.make_room();
         }
-        index.make_room();
+        written.clear();
     }
 
     /// Takes segments out of the log from the oldest on, while all their entries are purged. The purge itself is on
     /// disk by now, in a younger segment or in this one's successors.
     fn drop_purged(&mut self) {
-        let Some(purged) = self.facts.purged else { return };
         while let Some((&life, held)) = self.segments.first_key_value()
             && life < self.open.life
-            && held.index_max.is_none_or(|index| index <= purged.index)
+            && held.is_purged(&self.facts)
         {
             reached(Site::LogPurged);
             self.shared.files.lock().expect("no holder panics").remove(&life);
@@ -381,6 +411,12 @@ impl<D: Disk> Writer<D> {
             if let Err(error) = self.retired.retire(&self.dir, life, unread) {
                 abort("retire a segment of the log", &self.dir, &error);
             }
+        }
+        for (log, held_back) in self.shared.held_back.iter().enumerate() {
+            let needs = |held: &&Held| !held.is_purged_of(log, &self.facts[log]);
+            let behind = self.segments.values().position(|held| needs(&held));
+            let behind = behind.map_or(0, |oldest| self.segments.len() - 1 - oldest);
+            held_back.store(behind as u64, Ordering::Relaxed);
         }
     }
 }

@@ -49,11 +49,16 @@ async fn a_directory_serves_one_process_of_one_node_of_one_cluster() {
     cluster.stop().await;
 }
 
-fn founding(cluster: &Cluster, node: usize) -> u64 {
+/// A number in the identity of a node's directory.
+fn identity(cluster: &Cluster, node: usize, name: &str) -> u64 {
     let identity =
         std::fs::read_to_string(cluster.nodes[node].config.dir.join("IDENTITY")).unwrap();
-    let (_, number) = identity.trim_end().rsplit_once(' ').unwrap();
-    u64::from_str_radix(number, 16).unwrap()
+    let line = identity.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap()
+}
+
+fn founding(cluster: &Cluster, node: usize) -> u64 {
+    identity(cluster, node, "founding")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,6 +133,7 @@ async fn a_peer_that_names_another_cluster_group_node_or_stranger_is_turned_away
         from: 2,
         to: 1,
         founding: founding(&cluster, 0),
+        to_incarnation: identity(&cluster, 0, "incarnation"),
     };
     let wrong = [
         None,
@@ -137,6 +143,8 @@ async fn a_peer_that_names_another_cluster_group_node_or_stranger_is_turned_away
         Some(RaftAddress { from: 4, ..right.clone() }),
         Some(RaftAddress { from: 1, ..right.clone() }),
         Some(RaftAddress { founding: 0, ..right.clone() }),
+        Some(RaftAddress { to_incarnation: 0, ..right.clone() }),
+        Some(RaftAddress { to_incarnation: right.to_incarnation ^ 1, ..right.clone() }),
         Some(RaftAddress { founding: right.founding ^ 1, ..right.clone() }),
     ];
     let ballot = Some(RaftBallot { term: term + 100, node: 2, granted_by_quorum: true });
@@ -186,6 +194,7 @@ async fn what_a_peer_sends_is_checked_before_it_is_believed() {
         from: 2,
         to: 1,
         founding: founding(&cluster, 0),
+        to_incarnation: identity(&cluster, 0, "incarnation"),
     });
 
     let no_ballot = RaftVoteRequest { peer: peer.clone(), ..Default::default() };

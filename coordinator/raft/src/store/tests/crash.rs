@@ -45,19 +45,19 @@ async fn a_log(dir: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 fn recovered(dir: &Path) -> Result<Recovered, crate::StoreError> {
-    scan::recover(&dir.join("log"))
+    scan::recover(&dir.join("log"), 1)
 }
 
 /// What must be there when the first `records` of `a_log` are.
 fn assert_prefix(found: &Recovered, records: usize, what: &str) {
     let entries = records.saturating_sub(2).min(10) + usize::from(records >= 14);
-    assert_eq!(found.entries.len(), entries, "{what}");
+    assert_eq!(found.logs[0].entries.len(), entries, "{what}");
     let ballot = match records {
         0 | 1 => None,
         2..=12 => Some(vote(1)),
         _ => Some(vote(2)),
     };
-    assert_eq!(found.facts.ballot, ballot, "{what}");
+    assert_eq!(found.logs[0].facts.ballot, ballot, "{what}");
 }
 
 #[tokio::test]

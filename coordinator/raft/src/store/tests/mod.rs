@@ -31,6 +31,7 @@ fn options(dir: &Path) -> Options {
         dir: dir.to_owned(),
         cluster: "bank".to_owned(),
         node: 1,
+        groups: 1,
         segment_bytes: 16 * 1024,
         entry_bytes_max: 8 * 1024,
         // Nearly every read goes to the disk.
@@ -121,7 +122,7 @@ impl StoreBuilder<Consensus, LogStore, Replica<Nothing>, TempDir> for Builder {
     ) -> Result<(TempDir, LogStore, Replica<Nothing>), openraft::StorageError<Consensus>> {
         let dir = tempfile::tempdir().expect("a directory");
         let log = LogStore::open_on(RealDisk, &options(dir.path())).expect("a log");
-        let snapshots = SnapshotStore::open(dir.path(), "bank").expect("snapshots");
+        let snapshots = SnapshotStore::open(dir.path(), "bank", 0).expect("snapshots");
         Ok((dir, log, Replica::new(Nothing, snapshots)))
     }
 }

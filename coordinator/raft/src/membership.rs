@@ -1,0 +1,266 @@
+//! Changing who is in the cluster, while it works: learner, voter, gone. Each change is checked by the leader before it begins, so
+//! that none that it makes can cost the quorum.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::{
+    ChangeMembers, Instant as _, RaftMetrics,
+    async_runtime::WatchReceiver as _,
+    errors::{ChangeMembershipError, ClientWriteError, RaftError},
+};
+
+use crate::{
+    ChangeError, Log, Member, StateMachine,
+    config::MEMBERS_MAX,
+    consensus::{Addresses, Consensus, Membership},
+    convert::member_from_proto,
+    log::format_of,
+};
+
+/// Entries that a learner may lack when it becomes a voter: what it catches up within moments.
+pub const LAG_MAX: u64 = 1_000;
+
+type Changes = ChangeMembers<u64, Addresses>;
+
+impl<S: StateMachine> Log<S> {
+    /// Makes the node that listens at `raft` a learner under the number `node`: it receives the log, and has no vote. It must have
+    /// been started with an empty directory, to join. Repeating it is refused, so that two nodes never share a number.
+    /// # Errors
+    /// [`ChangeError`]; only [`ChangeError::Unknown`] leaves open whether it happened.
+    pub async fn add_learner(&self, node: u64, raft: &str) -> Result<Member, ChangeError> {
+        self.must_lead()?;
+        let membership = self.membership();
+        let address: Result<tonic::codegen::http::uri::Authority, _> = raft.parse();
+        if !address.is_ok_and(|address| address.port().is_some()) {
+            return Err(ChangeError::refused("HF2403", format!("{raft:?} is not host:port")));
+        }
+        if membership.nodes().count() >= MEMBERS_MAX && membership.get_node(&node).is_none() {
+            return Err(ChangeError::refused("HF2411", format!(
+                "the cluster has {MEMBERS_MAX} members, which is the limit. Remove one first"
+            )));
+        }
+        let said = self.meet(node, raft).await?;
+        if let Some(recorded) = membership.get_node(&node) {
+            return Err(known(node, recorded, &said));
+        }
+        let taken = membership.nodes().find(|(_, member)| member.raft == said.raft);
+        if let Some((other, _)) = taken {
+            return Err(ChangeError::refused("HF2404", format!(
+                "node {other} has the address {} already. Give node {node} its own, or remove node {other} first", said.raft
+            )));
+        }
+        let member = said.member(node);
+        self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, said)]))).await?;
+        Ok(member)
+    }
+
+    /// Gives a learner a vote. It must have caught up but for [`LAG_MAX`] entries.
+    /// # Errors
+    /// [`ChangeError`]; only [`ChangeError::Unknown`] leaves open whether it happened.
+    pub async fn promote(&self, node: u64) -> Result<(), ChangeError> {
+        self.must_lead()?;
+        let membership = self.membership();
+        self.must_be_member(node, &membership)?;
+        if membership.voter_ids().any(|voter| voter == node) {
+            return Err(ChangeError::refused("HF2404", format!("node {node} has a vote already")));
+        }
+        self.must_have_caught_up(node)?;
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node]))).await
+    }
+
+    /// Takes a node out of the cluster, voter or learner. It goes on running, alone, and may be stopped then. The leader itself is
+    /// refused: hand over first.
+    /// # Errors
+    /// [`ChangeError`]; only [`ChangeError::Unknown`] leaves open whether it happened.
+    pub async fn remove(&self, node: u64) -> Result<(), ChangeError> {
+        self.must_lead()?;
+        let membership = self.membership();
+        self.must_be_member(node, &membership)?;
+        let gone = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
+        if !membership.voter_ids().any(|voter| voter == node) {
+            return self.change(gone).await;
+        }
+        self.must_keep_a_quorum(&[node], &[])?;
+        self.must_not_be_leader(node)?;
+        let voters = ChangeMembers::RemoveVoters(BTreeSet::from([node]));
+        self.change(ChangeMembers::Batch(vec![voters, gone])).await
+    }
+
+    /// Has the learner `new` take the vote of `old`, which leaves the cluster, in one change.
+    /// # Errors
+    /// [`ChangeError`]; only [`ChangeError::Unknown`] leaves open whether it happened.
+    pub async fn swap(&self, old: u64, new: u64) -> Result<(), ChangeError> {
+        self.must_lead()?;
+        let membership = self.membership();
+        self.must_be_member(old, &membership)?;
+        self.must_be_member(new, &membership)?;
+        self.must_have_caught_up(new)?;
+        self.must_keep_a_quorum(&[old], &[new])?;
+        self.must_not_be_leader(old)?;
+        let [old, new] = [old, new].map(|node| BTreeSet::from([node]));
+        self.change(ChangeMembers::Batch(vec![
+            ChangeMembers::AddVoterIds(new),
+            ChangeMembers::RemoveVoters(old.clone()),
+            ChangeMembers::RemoveNodes(old),
+        ]))
+        .await
+    }
+
+    fn metrics<T>(&self, look: impl FnOnce(&RaftMetrics<Consensus>) -> T) -> T {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        look(&metrics)
+    }
+
+    fn membership(&self) -> Membership {
+        self.metrics(|metrics| metrics.membership_config.membership().clone())
+    }
+
+    fn must_lead(&self) -> Result<(), ChangeError> {
+        let now = self.inner.leadership.borrow();
+        if now.leads_here {
+            return Ok(());
+        }
+        let own = self.metrics(|metrics| metrics.id);
+        Err(ChangeError::NotLeader { leader: now.leader.clone().filter(|leader| leader.node != own) })
+    }
+
+    fn must_be_member(&self, node: u64, membership: &Membership) -> Result<(), ChangeError> {
+        if membership.get_node(&node).is_some() {
+            return Ok(());
+        }
+        let members: Vec<String> = membership.nodes().map(|(node, _)| node.to_string()).collect();
+        Err(ChangeError::refused("HF2409", format!(
+            "node {node} is no member of the cluster; the members are {}", members.join(", ")
+        )))
+    }
+
+    fn must_not_be_leader(&self, node: u64) -> Result<(), ChangeError> {
+        if self.metrics(|metrics| metrics.id) != node {
+            return Ok(());
+        }
+        Err(ChangeError::refused("HF2412", format!(
+            "node {node} leads. Hand over first: holdfast cluster transfer"
+        )))
+    }
+
+    fn must_have_caught_up(&self, node: u64) -> Result<(), ChangeError> {
+        if !self.answers(node) {
+            return Err(ChangeError::refused("HF2403", format!(
+                "node {node} has not answered for {} ms. Start it, or mend the network, and try again",
+                self.inner.lease_patience.as_millis()
+            )));
+        }
+        let status = self.status();
+        let matched = status.members.iter().find(|member| member.member.node == node);
+        let matched = matched.and_then(|member| member.matched_index).unwrap_or(0);
+        let behind = status.last_index.saturating_sub(matched);
+        if behind <= LAG_MAX {
+            return Ok(());
+        }
+        Err(ChangeError::refused("HF2406", format!(
+            "node {node} is {behind} entries behind, and may be {LAG_MAX}. Wait until it has caught up"
+        )))
+    }
+
+    /// Whether the node answered this leader within the last election timeout.
+    fn answers(&self, node: u64) -> bool {
+        self.metrics(|metrics| {
+            let at = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node)?.as_ref().copied());
+            node == metrics.id || at.is_some_and(|at| at.elapsed() <= self.inner.lease_patience)
+        })
+    }
+
+    /// Whether those who vote after the change can decide without those who do not answer now.
+    fn must_keep_a_quorum(&self, leaving: &[u64], coming: &[u64]) -> Result<(), ChangeError> {
+        let voters = self.membership().voter_ids().collect::<BTreeSet<_>>();
+        let mut left: BTreeSet<u64> =
+            voters.into_iter().filter(|voter| !leaving.contains(voter)).collect();
+        left.extend(coming);
+        if left.is_empty() {
+            return Err(ChangeError::refused("HF2401", format!(
+                "node {} is the last voter: without it there is no cluster. Add another first", leaving[0]
+            )));
+        }
+        let up: Vec<u64> = left.iter().copied().filter(|&voter| self.answers(voter)).collect();
+        let needed = left.len() / 2 + 1;
+        if up.len() >= needed {
+            return Ok(());
+        }
+        Err(ChangeError::refused("HF2402", format!(
+            "of the {} voters that would be left, {} answer and {needed} must: the cluster would stop. Start the others first",
+            left.len(), up.len()
+        )))
+    }
+
+    /// Asks the node at that address who it is, and whether it may join.
+    async fn meet(&self, node: u64, raft: &str) -> Result<Addresses, ChangeError> {
+        let reply = self.inner.peers.hello(raft, node).await.map_err(|cause| {
+            ChangeError::refused("HF2403", format!(
+                "node {node} does not answer at {raft}: {cause}. Start it with cluster.join = true and the same cluster.name"
+            ))
+        })?;
+        let own = self.inner.store.founding().number();
+        if reply.founding != 0 && reply.founding != own {
+            return Err(ChangeError::refused("HF2405", format!(
+                "node {node} belongs to founding {:016x}, this cluster is {own:016x}: their logs must not meet. Empty its directory \
+                 and start it with cluster.join = true", reply.founding
+            )));
+        }
+        if reply.groups != self.inner.groups {
+            return Err(ChangeError::refused("HF2405", format!(
+                "node {node} has cluster.groups = {}, this cluster {}. Correct its configuration, and empty its directory",
+                reply.groups, self.inner.groups
+            )));
+        }
+        let Some((_, said)) = reply.member.map(member_from_proto) else {
+            return Err(ChangeError::refused("HF2403", format!("node {node} does not say who it is")));
+        };
+        let written = format_of(&self.membership());
+        let reads = said.reads_format.max(1);
+        if reads < written {
+            return Err(ChangeError::refused("HF2407", format!(
+                "node {node} runs {} and reads entries up to format {reads}, while the cluster may write format {written}. Run the \
+                 version of the others on it", reply.version
+            )));
+        }
+        Ok(said)
+    }
+
+    async fn change(&self, changes: Changes) -> Result<(), ChangeError> {
+        // A change of voters removes what leaves; nobody stays on as a learner unasked.
+        match self.inner.raft.change_membership(changes, false).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::Fatal(_)) => Err(ChangeError::Unknown {
+                cause: "this node is stopping".to_owned(),
+            }),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                let metrics = self.inner.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                let leader = forward.leader_id.filter(|&node| node != metrics.id);
+                let leader = leader.map(|node| self.inner.directory.member(node, &metrics));
+                Err(ChangeError::NotLeader { leader })
+            }
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                error @ (ChangeMembershipError::InProgress(_)
+                | ChangeMembershipError::UncommittedLeaderLog(_)),
+            ))) => Err(ChangeError::refused("HF2408", format!(
+                "another change of the membership is under way: {error}. Wait for its end"
+            ))),
+            Err(error) => Err(ChangeError::Unknown { cause: error.to_string() }),
+        }
+    }
+}
+
+fn known(node: u64, recorded: &Addresses, said: &Addresses) -> ChangeError {
+    if recorded.incarnation == said.incarnation {
+        return ChangeError::refused("HF2404", format!(
+            "node {node} is a member already, at {}. Nothing has to be done; a learner is given its vote by: holdfast cluster add",
+            recorded.raft
+        ));
+    }
+    ChangeError::refused("HF2410", format!(
+        "node {node} is a member with another directory ({:016x}, this one is {:016x}): it has forgotten what it voted and \
+         acknowledged. Run: holdfast cluster replace {node}", recorded.incarnation, said.incarnation
+    ))
+}
