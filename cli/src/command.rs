@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    agent, bank, barrier, bench, chaos, config_cmd, coordinator, demo, drill, explain, locate,
-    output::Output, router, rules, services, status, tx,
+    agent, bank, barrier, bench, chaos, cluster, config_cmd, coordinator, demo, drill, explain,
+    locate, output::Output, router, rules, services, tx,
 };
 
 /// Distributed transactions for banks: freeze, confirm, recover.
@@ -71,8 +71,8 @@ Examples:
     Tx(tx::TxArgs),
     /// Show services, and weigh, drain, throttle and color their instances
     Services(services::ServicesArgs),
-    /// Look at the cluster
-    Cluster(status::ClusterArgs),
+    /// Look at the cluster, change its members, back it up and restore it
+    Cluster(cluster::ClusterArgs),
     /// Check shard rules
     Rules(rules::RulesArgs),
     /// Say where a key lives
@@ -102,7 +102,7 @@ impl Holdfast {
             Command::Drill(args) => Box::pin(drill::run_drill(args, output)).await,
             Command::Tx(args) => Box::pin(tx::run(args, output)).await,
             Command::Services(args) => Box::pin(services::run(args, output)).await,
-            Command::Cluster(args) => Box::pin(status::run(args, output)).await,
+            Command::Cluster(args) => Box::pin(cluster::run(args, output)).await,
             Command::Rules(args) => rules::run(&args, output),
             Command::Locate(args) => locate::run(&args, output),
             Command::Barrier(args) => Box::pin(barrier::run(args)).await,

@@ -280,6 +280,10 @@ impl Client {
         .await
     }
 
+    pub(crate) fn patience(&self) -> Duration {
+        self.inner.options.patience()
+    }
+
     /// gRPC addresses of the nodes known so far.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
@@ -444,7 +448,7 @@ impl Client {
         Err(error.expect("a client has at least one address"))
     }
 
-    async fn on_one<T>(
+    pub(crate) async fn on_one<T>(
         &self,
         address: &str,
         ask: &impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>,

@@ -43,6 +43,8 @@ pub struct Cluster {
     pub name: String,
     /// Every node, this one included, with the addresses at which the others reach it.
     pub members: Vec<Member>,
+    /// Whether this node waits, with an empty directory, to be added to a cluster that exists. Of no effect once it was.
+    pub join: bool,
 }
 
 /// Where this node listens.
@@ -164,6 +166,9 @@ impl Config {
             dir: self.node.data_dir.clone(),
             bind: self.bind.raft,
             members: self.cluster.members.clone(),
+            join: self.cluster.join,
+            groups: 1,
+            reads_format: crate::record::FORMAT,
             heartbeat_ms: self.timeouts.heartbeat_ms,
             election_min_ms: self.timeouts.election_min_ms,
             election_max_ms: self.timeouts.election_max_ms,
@@ -236,7 +241,7 @@ mod tests {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Config {
             node: Node { id: 1, data_dir: PathBuf::from("unused") },
-            cluster: Cluster { name: "bank".to_owned(), members: Vec::new() },
+            cluster: Cluster { name: "bank".to_owned(), members: Vec::new(), join: false },
             bind: Bind { http: loopback(7400), grpc: loopback(7401), raft: loopback(7402) },
             security: Security::DevPlaintext,
             timeouts: Timeouts::default(),

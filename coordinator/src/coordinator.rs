@@ -11,7 +11,7 @@ use std::{
 };
 
 use holdfast_proto::v1;
-use holdfast_raft::{Leadership, Log, Member, Role};
+use holdfast_raft::{Leadership, Log, Member, MemberStatus, Role};
 use holdfast_txn::{Command, Digest, Gid, GlobalTransaction, Outcome, Rejection, Status};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
@@ -145,8 +145,19 @@ pub struct NodeStatus {
     pub applied_index: u64,
     /// The last entry in the log.
     pub last_index: u64,
-    /// Every member, and whether it votes.
-    pub members: Vec<(Member, bool)>,
+    /// Every member: whether it votes, how far it is, what it reads.
+    pub members: Vec<MemberStatus>,
+    /// The highest format of entries that **every** member reads, as the membership in the log says. A command whose record needs
+    /// a higher format must not be proposed before: a member that cannot read an applied entry stops. It rises by itself
+    /// once the last member runs the new version, and falls when an older one comes back. [`Coordinator::cluster_format`]
+    /// gives it cheaply.
+    pub cluster_format: u32,
+    /// Which founding of the cluster this node belongs to; 0: none yet.
+    pub founding: u64,
+    /// The last entry in the snapshot; 0: none yet.
+    pub snapshot_index: u64,
+    /// Whether one set of voters is being replaced by another.
+    pub joint: bool,
     /// Hash of the machine after `applied_index`.
     pub state_hash: Digest,
     /// How many transactions are in each status.
@@ -457,6 +468,17 @@ impl Coordinator {
         }
     }
 
+    /// The log, for operators.
+    pub(crate) fn log(&self) -> &Log<Replica> {
+        &self.inner.log
+    }
+
+    /// The highest format of entries that every member reads: a command whose record needs a higher one must not be proposed.
+    #[must_use]
+    pub fn cluster_format(&self) -> u32 {
+        self.inner.log.cluster_format()
+    }
+
     pub(crate) fn events(&self) -> mpsc::Sender<Event> {
         self.inner.events.clone()
     }
@@ -501,7 +523,11 @@ impl Coordinator {
             leader: leadership.leader,
             applied_index,
             last_index: log.last_index,
-            members: log.members.into_iter().map(|one| (one.member, one.voter)).collect(),
+            members: log.members,
+            cluster_format: log.cluster_format,
+            founding: log.founding,
+            snapshot_index: log.snapshot_index,
+            joint: log.joint,
             state_hash: machine.state_hash(),
             by_status: machine.census(),
         }

@@ -77,6 +77,9 @@ pub(crate) async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
         election_max_ms: 400,
         segment_bytes: SEGMENT_BYTES,
         snapshot_every: 50_000,
+        join: false,
+        groups: 1,
+        reads_format: 1,
     };
     let log = Log::open(config, Nothing).await?;
     obey(async |line| {

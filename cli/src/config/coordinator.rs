@@ -46,6 +46,7 @@ impl Role for CoordinatorConfig {
         });
         let name = reader.text("cluster.name", Need::Required, |text| check_name(text, false));
         let members = members(reader);
+        let join = reader.truth("cluster.join", false);
         let bind = bind(reader);
         let security = sections::security(reader);
         let timeouts = timeouts(reader);
@@ -61,7 +62,11 @@ impl Role for CoordinatorConfig {
         Some(Self {
             node: settings::Config {
                 node: settings::Node { id: id?.value, data_dir: PathBuf::from(data_dir?.value) },
-                cluster: settings::Cluster { name: name?.value, members: members.value },
+                cluster: settings::Cluster {
+                    name: name?.value,
+                    members: members.value,
+                    join: join?.value,
+                },
                 bind: bind?,
                 security: security.map(|()| settings::Security::DevPlaintext)?,
                 timeouts: timeouts?,
@@ -77,7 +82,7 @@ impl Role for CoordinatorConfig {
 
     fn warnings(&self) -> Vec<Mistake> {
         let count = self.node.cluster.members.len();
-        if count % 2 == 1 {
+        if count % 2 == 1 || self.node.cluster.join {
             return Vec::new();
         }
         let text = format!(

@@ -71,11 +71,8 @@ pub(crate) fn membership_from_proto(
 ) -> Result<Membership, Malformed> {
     let voters: Vec<BTreeSet<u64>> =
         membership.voters.into_iter().map(|set| set.nodes.into_iter().collect()).collect();
-    let members: BTreeMap<u64, Addresses> = membership
-        .members
-        .into_iter()
-        .map(member_from_proto)
-        .collect();
+    let members: BTreeMap<u64, Addresses> =
+        membership.members.into_iter().map(member_from_proto).collect();
     if voters.is_empty() && members.is_empty() {
         return Ok(Membership::default());
     }

@@ -117,7 +117,7 @@ impl<S: StateMachine> Founder<S> {
             heard.iter().find(|(_, reply)| reply.founding != 0 && reply.founding != own)
         {
             return Err(format!(
-                "HF2405 node {node} belongs to founding {:016x} of the cluster, while the directory of this node, {}, is \
+                "HF2505 node {node} belongs to founding {:016x} of the cluster, while the directory of this node, {}, is \
                  empty: it founds nothing. Set cluster.join = true here and run: holdfast cluster replace {}",
                 reply.founding, self.config.node, self.config.node
             ));
@@ -135,9 +135,8 @@ impl<S: StateMachine> Founder<S> {
             .await
             .map_err(|error| error.to_string())?
             .map_err(|error| error.to_string())?;
-        let mut members: BTreeMap<u64, Addresses> = self.config.members.iter()
-            .map(|member| (member.node, Addresses::of(member)))
-            .collect();
+        let mut members: BTreeMap<u64, Addresses> =
+            self.config.members.iter().map(|member| (member.node, Addresses::of(member))).collect();
         for (node, reply) in heard {
             let Some((_, said)) = reply.member.map(member_from_proto) else { continue };
             if let Some(member) = members.get_mut(&node) {
@@ -212,7 +211,9 @@ impl<S: StateMachine> Keeper<S> {
             match said {
                 None => known &= recorded.incarnation != 0,
                 Some(said) if said == recorded => {}
-                Some(said) if recorded.incarnation == 0 || recorded.incarnation == said.incarnation => {
+                Some(said)
+                    if recorded.incarnation == 0 || recorded.incarnation == said.incarnation =>
+                {
                     changed.insert(node, said.clone());
                 }
                 Some(said) => self.tell(node, recorded, said),
@@ -222,7 +223,8 @@ impl<S: StateMachine> Keeper<S> {
             return known;
         }
         tracing::info!(nodes = ?changed.keys().collect::<Vec<_>>(), "recording what members say of themselves");
-        if let Err(error) = inner.raft.change_membership(ChangeMembers::SetNodes(changed), true).await
+        if let Err(error) =
+            inner.raft.change_membership(ChangeMembers::SetNodes(changed), true).await
         {
             tracing::info!(%error, "the members are not recorded yet; trying again");
         }
@@ -235,7 +237,7 @@ impl<S: StateMachine> Keeper<S> {
                 node,
                 recorded = format!("{:016x}", recorded.incarnation),
                 found = format!("{:016x}", said.incarnation),
-                "HF2410 a member came back with another directory and is not let in; run: holdfast cluster replace {node}"
+                "HF2510 a member came back with another directory and is not let in; run: holdfast cluster replace {node}"
             );
         }
     }
@@ -261,11 +263,12 @@ impl<S: StateMachine> Keeper<S> {
 
 /// What the other members that answer say of themselves.
 async fn ask_all(peers: &Peers, own: u64, membership: &Membership) -> BTreeMap<u64, Addresses> {
-    let asked = membership.nodes().filter(|(node, _)| **node != own).map(|(&node, recorded)| async move {
-        let reply = peers.hello(&recorded.raft, node).await.ok()?;
-        let (node, said) = member_from_proto(reply.member?);
-        // One of another founding says nothing of this cluster.
-        (reply.founding == 0 || reply.founding == peers.founding()).then_some((node, said))
-    });
+    let asked =
+        membership.nodes().filter(|(node, _)| **node != own).map(|(&node, recorded)| async move {
+            let reply = peers.hello(&recorded.raft, node).await.ok()?;
+            let (node, said) = member_from_proto(reply.member?);
+            // One of another founding says nothing of this cluster.
+            (reply.founding == 0 || reply.founding == peers.founding()).then_some((node, said))
+        });
     join_all(asked).await.into_iter().flatten().collect()
 }

@@ -136,6 +136,9 @@ pub enum ControlError {
         /// How long it was waited for.
         after_ms: u64,
     },
+    /// There is nothing in the log yet.
+    #[error("nothing was applied here yet")]
+    Empty,
     /// This replica is stopping or has stopped.
     #[error("this node is stopping")]
     Stopped,

@@ -61,6 +61,7 @@
 //! `holdfast_log_fsyncs_total`, `holdfast_log_bytes_total`, `holdfast_log_fsync_seconds`, `holdfast_raft_term`,
 //! `holdfast_raft_leader_changes_total`, `holdfast_raft_applied_index`.
 
+mod archive;
 #[doc(hidden)]
 pub mod bench;
 mod config;
@@ -82,6 +83,7 @@ mod store;
 #[doc(hidden)]
 pub use self::network::wire::seed_disks;
 pub use self::{
+    archive::{SavedSnapshot, SnapshotContent, found_from, parse_snapshot},
     config::{Config, GROUPS_MAX, MEMBERS_MAX, Member, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN},
     error::{ChangeError, ControlError, OpenError, ProposeError, StoreError},
     leadership::Leadership,

@@ -32,12 +32,15 @@ impl<S: StateMachine> Log<S> {
         let membership = self.membership();
         let address: Result<tonic::codegen::http::uri::Authority, _> = raft.parse();
         if !address.is_ok_and(|address| address.port().is_some()) {
-            return Err(ChangeError::refused("HF2403", format!("{raft:?} is not host:port")));
+            return Err(ChangeError::refused("HF2503", format!("{raft:?} is not host:port")));
         }
         if membership.nodes().count() >= MEMBERS_MAX && membership.get_node(&node).is_none() {
-            return Err(ChangeError::refused("HF2411", format!(
-                "the cluster has {MEMBERS_MAX} members, which is the limit. Remove one first"
-            )));
+            return Err(ChangeError::refused(
+                "HF2511",
+                format!(
+                    "the cluster has {MEMBERS_MAX} members, which is the limit. Remove one first"
+                ),
+            ));
         }
         let said = self.meet(node, raft).await?;
         if let Some(recorded) = membership.get_node(&node) {
@@ -45,9 +48,13 @@ impl<S: StateMachine> Log<S> {
         }
         let taken = membership.nodes().find(|(_, member)| member.raft == said.raft);
         if let Some((other, _)) = taken {
-            return Err(ChangeError::refused("HF2404", format!(
-                "node {other} has the address {} already. Give node {node} its own, or remove node {other} first", said.raft
-            )));
+            return Err(ChangeError::refused(
+                "HF2504",
+                format!(
+                    "node {other} has the address {} already. Give node {node} its own, or remove node {other} first",
+                    said.raft
+                ),
+            ));
         }
         let member = said.member(node);
         self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, said)]))).await?;
@@ -62,7 +69,7 @@ impl<S: StateMachine> Log<S> {
         let membership = self.membership();
         self.must_be_member(node, &membership)?;
         if membership.voter_ids().any(|voter| voter == node) {
-            return Err(ChangeError::refused("HF2404", format!("node {node} has a vote already")));
+            return Err(ChangeError::refused("HF2504", format!("node {node} has a vote already")));
         }
         self.must_have_caught_up(node)?;
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node]))).await
@@ -76,14 +83,13 @@ impl<S: StateMachine> Log<S> {
         self.must_lead()?;
         let membership = self.membership();
         self.must_be_member(node, &membership)?;
-        let gone = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
         if !membership.voter_ids().any(|voter| voter == node) {
-            return self.change(gone).await;
+            return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node]))).await;
         }
+        self.must_not_be_leader(node, &membership)?;
         self.must_keep_a_quorum(&[node], &[])?;
-        self.must_not_be_leader(node)?;
-        let voters = ChangeMembers::RemoveVoters(BTreeSet::from([node]));
-        self.change(ChangeMembers::Batch(vec![voters, gone])).await
+        // What loses its vote is no member afterwards.
+        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node]))).await
     }
 
     /// Has the learner `new` take the vote of `old`, which leaves the cluster, in one change.
@@ -95,13 +101,13 @@ impl<S: StateMachine> Log<S> {
         self.must_be_member(old, &membership)?;
         self.must_be_member(new, &membership)?;
         self.must_have_caught_up(new)?;
+        self.must_not_be_leader(old, &membership)?;
         self.must_keep_a_quorum(&[old], &[new])?;
-        self.must_not_be_leader(old)?;
         let [old, new] = [old, new].map(|node| BTreeSet::from([node]));
+        // What loses its vote is no member afterwards.
         self.change(ChangeMembers::Batch(vec![
             ChangeMembers::AddVoterIds(new),
-            ChangeMembers::RemoveVoters(old.clone()),
-            ChangeMembers::RemoveNodes(old),
+            ChangeMembers::RemoveVoters(old),
         ]))
         .await
     }
@@ -122,7 +128,9 @@ impl<S: StateMachine> Log<S> {
             return Ok(());
         }
         let own = self.metrics(|metrics| metrics.id);
-        Err(ChangeError::NotLeader { leader: now.leader.clone().filter(|leader| leader.node != own) })
+        Err(ChangeError::NotLeader {
+            leader: now.leader.clone().filter(|leader| leader.node != own),
+        })
     }
 
     fn must_be_member(&self, node: u64, membership: &Membership) -> Result<(), ChangeError> {
@@ -130,26 +138,36 @@ impl<S: StateMachine> Log<S> {
             return Ok(());
         }
         let members: Vec<String> = membership.nodes().map(|(node, _)| node.to_string()).collect();
-        Err(ChangeError::refused("HF2409", format!(
-            "node {node} is no member of the cluster; the members are {}", members.join(", ")
-        )))
+        Err(ChangeError::refused(
+            "HF2509",
+            format!(
+                "node {node} is no member of the cluster; the members are {}",
+                members.join(", ")
+            ),
+        ))
     }
 
-    fn must_not_be_leader(&self, node: u64) -> Result<(), ChangeError> {
-        if self.metrics(|metrics| metrics.id) != node {
+    fn must_not_be_leader(&self, node: u64, membership: &Membership) -> Result<(), ChangeError> {
+        // Alone, it has nobody to hand over to, and is refused for another reason.
+        let alone = membership.voter_ids().count() == 1;
+        if alone || self.metrics(|metrics| metrics.id) != node {
             return Ok(());
         }
-        Err(ChangeError::refused("HF2412", format!(
-            "node {node} leads. Hand over first: holdfast cluster transfer"
-        )))
+        Err(ChangeError::refused(
+            "HF2512",
+            format!("node {node} leads. Hand over first: holdfast cluster transfer"),
+        ))
     }
 
     fn must_have_caught_up(&self, node: u64) -> Result<(), ChangeError> {
         if !self.answers(node) {
-            return Err(ChangeError::refused("HF2403", format!(
-                "node {node} has not answered for {} ms. Start it, or mend the network, and try again",
-                self.inner.lease_patience.as_millis()
-            )));
+            return Err(ChangeError::refused(
+                "HF2503",
+                format!(
+                    "node {node} has not answered for {} ms. Start it, or mend the network, and try again",
+                    2 * self.inner.lease_patience.as_millis()
+                ),
+            ));
         }
         let status = self.status();
         let matched = status.members.iter().find(|member| member.member.node == node);
@@ -158,16 +176,20 @@ impl<S: StateMachine> Log<S> {
         if behind <= LAG_MAX {
             return Ok(());
         }
-        Err(ChangeError::refused("HF2406", format!(
-            "node {node} is {behind} entries behind, and may be {LAG_MAX}. Wait until it has caught up"
-        )))
+        Err(ChangeError::refused(
+            "HF2506",
+            format!(
+                "node {node} is {behind} entries behind, and may be {LAG_MAX}. Wait until it has caught up"
+            ),
+        ))
     }
 
-    /// Whether the node answered this leader within the last election timeout.
+    /// Whether the node answered this leader within twice the longest election timeout.
     fn answers(&self, node: u64) -> bool {
         self.metrics(|metrics| {
-            let at = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node)?.as_ref().copied());
-            node == metrics.id || at.is_some_and(|at| at.elapsed() <= self.inner.lease_patience)
+            let at =
+                metrics.heartbeat.as_ref().and_then(|heard| heard.get(&node)?.as_ref().copied());
+            node == metrics.id || at.is_some_and(|at| at.elapsed() <= 2 * self.inner.lease_patience)
         })
     }
 
@@ -178,51 +200,73 @@ impl<S: StateMachine> Log<S> {
             voters.into_iter().filter(|voter| !leaving.contains(voter)).collect();
         left.extend(coming);
         if left.is_empty() {
-            return Err(ChangeError::refused("HF2401", format!(
-                "node {} is the last voter: without it there is no cluster. Add another first", leaving[0]
-            )));
+            return Err(ChangeError::refused(
+                "HF2501",
+                format!(
+                    "node {} is the last voter: without it there is no cluster. Add another first",
+                    leaving[0]
+                ),
+            ));
         }
         let up: Vec<u64> = left.iter().copied().filter(|&voter| self.answers(voter)).collect();
         let needed = left.len() / 2 + 1;
         if up.len() >= needed {
             return Ok(());
         }
-        Err(ChangeError::refused("HF2402", format!(
-            "of the {} voters that would be left, {} answer and {needed} must: the cluster would stop. Start the others first",
-            left.len(), up.len()
-        )))
+        Err(ChangeError::refused(
+            "HF2502",
+            format!(
+                "of the {} voters that would be left, {} answer and {needed} must: the cluster would stop. Start the others first",
+                left.len(),
+                up.len()
+            ),
+        ))
     }
 
     /// Asks the node at that address who it is, and whether it may join.
     async fn meet(&self, node: u64, raft: &str) -> Result<Addresses, ChangeError> {
         let reply = self.inner.peers.hello(raft, node).await.map_err(|cause| {
-            ChangeError::refused("HF2403", format!(
+            ChangeError::refused("HF2503", format!(
                 "node {node} does not answer at {raft}: {cause}. Start it with cluster.join = true and the same cluster.name"
             ))
         })?;
         let own = self.inner.store.founding().number();
         if reply.founding != 0 && reply.founding != own {
-            return Err(ChangeError::refused("HF2405", format!(
-                "node {node} belongs to founding {:016x}, this cluster is {own:016x}: their logs must not meet. Empty its directory \
-                 and start it with cluster.join = true", reply.founding
-            )));
+            return Err(ChangeError::refused(
+                "HF2505",
+                format!(
+                    "node {node} belongs to founding {:016x}, this cluster is {own:016x}: their logs must not meet. Empty its directory \
+                 and start it with cluster.join = true",
+                    reply.founding
+                ),
+            ));
         }
         if reply.groups != self.inner.groups {
-            return Err(ChangeError::refused("HF2405", format!(
-                "node {node} has cluster.groups = {}, this cluster {}. Correct its configuration, and empty its directory",
-                reply.groups, self.inner.groups
-            )));
+            return Err(ChangeError::refused(
+                "HF2505",
+                format!(
+                    "node {node} has cluster.groups = {}, this cluster {}. Correct its configuration, and empty its directory",
+                    reply.groups, self.inner.groups
+                ),
+            ));
         }
         let Some((_, said)) = reply.member.map(member_from_proto) else {
-            return Err(ChangeError::refused("HF2403", format!("node {node} does not say who it is")));
+            return Err(ChangeError::refused(
+                "HF2503",
+                format!("node {node} does not say who it is"),
+            ));
         };
         let written = format_of(&self.membership());
         let reads = said.reads_format.max(1);
         if reads < written {
-            return Err(ChangeError::refused("HF2407", format!(
-                "node {node} runs {} and reads entries up to format {reads}, while the cluster may write format {written}. Run the \
-                 version of the others on it", reply.version
-            )));
+            return Err(ChangeError::refused(
+                "HF2507",
+                format!(
+                    "node {node} runs {} and reads entries up to format {reads}, while the cluster may write format {written}. Run the \
+                 version of the others on it",
+                    reply.version
+                ),
+            ));
         }
         Ok(said)
     }
@@ -231,9 +275,9 @@ impl<S: StateMachine> Log<S> {
         // A change of voters removes what leaves; nobody stays on as a learner unasked.
         match self.inner.raft.change_membership(changes, false).await {
             Ok(_) => Ok(()),
-            Err(RaftError::Fatal(_)) => Err(ChangeError::Unknown {
-                cause: "this node is stopping".to_owned(),
-            }),
+            Err(RaftError::Fatal(_)) => {
+                Err(ChangeError::Unknown { cause: "this node is stopping".to_owned() })
+            }
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 let metrics = self.inner.raft.metrics();
                 let metrics = metrics.borrow_watched();
@@ -244,9 +288,10 @@ impl<S: StateMachine> Log<S> {
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
                 error @ (ChangeMembershipError::InProgress(_)
                 | ChangeMembershipError::UncommittedLeaderLog(_)),
-            ))) => Err(ChangeError::refused("HF2408", format!(
-                "another change of the membership is under way: {error}. Wait for its end"
-            ))),
+            ))) => Err(ChangeError::refused(
+                "HF2508",
+                format!("another change of the membership is under way: {error}. Wait for its end"),
+            )),
             Err(error) => Err(ChangeError::Unknown { cause: error.to_string() }),
         }
     }
@@ -254,13 +299,20 @@ impl<S: StateMachine> Log<S> {
 
 fn known(node: u64, recorded: &Addresses, said: &Addresses) -> ChangeError {
     if recorded.incarnation == said.incarnation {
-        return ChangeError::refused("HF2404", format!(
-            "node {node} is a member already, at {}. Nothing has to be done; a learner is given its vote by: holdfast cluster add",
-            recorded.raft
-        ));
+        return ChangeError::refused(
+            "HF2504",
+            format!(
+                "node {node} is a member already, at {}. Nothing has to be done; a learner is given its vote by: holdfast cluster add",
+                recorded.raft
+            ),
+        );
     }
-    ChangeError::refused("HF2410", format!(
-        "node {node} is a member with another directory ({:016x}, this one is {:016x}): it has forgotten what it voted and \
-         acknowledged. Run: holdfast cluster replace {node}", recorded.incarnation, said.incarnation
-    ))
+    ChangeError::refused(
+        "HF2510",
+        format!(
+            "node {node} is a member with another directory ({:016x}, this one is {:016x}): it has forgotten what it voted and \
+         acknowledged. Run: holdfast cluster replace {node}",
+            recorded.incarnation, said.incarnation
+        ),
+    )
 }

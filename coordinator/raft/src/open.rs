@@ -97,7 +97,9 @@ impl<S: StateMachine> Log<S> {
         let (stores, snapshots) = open_files(&config).await?;
         let shared = Peers::new(&config, stores[0].founding().clone());
         let peers: Vec<Peers> = (0..config.groups).map(|group| shared.of_group(group)).collect();
-        let rafts = match start(&config, Arc::new(raft_config), &peers, &stores, &snapshots, states).await {
+        let rafts = match start(&config, Arc::new(raft_config), &peers, &stores, &snapshots, states)
+            .await
+        {
             Ok(rafts) => rafts,
             Err(cause) => {
                 stores[0].close().await;
@@ -148,7 +150,8 @@ async fn start<S: StateMachine>(
     states: Vec<S>,
 ) -> Result<Rafts<S>, String> {
     let mut rafts = Vec::new();
-    for (((store, snapshots), state), peers) in stores.iter().zip(snapshots).zip(states).zip(peers) {
+    for (((store, snapshots), state), peers) in stores.iter().zip(snapshots).zip(states).zip(peers)
+    {
         let replica = Replica::new(state, snapshots.clone());
         let peers = peers.clone();
         let raft_config = Arc::clone(&raft_config);

@@ -167,7 +167,7 @@ impl From<v1::NodeStatusReply> for Node {
             members: known
                 .members
                 .into_iter()
-                .map(|v1::Member { node, grpc, http, raft, voter }| Member {
+                .map(|v1::Member { node, grpc, http, raft, voter, .. }| Member {
                     node,
                     http,
                     grpc,

@@ -1,12 +1,23 @@
 //! The gRPC service of operators.
 
+use std::time::Instant;
+
 use holdfast_proto::v1::{
-    NodeStatusReply, NodeStatusRequest,
+    AddMemberRequest, BackupChunk, BackupRequest, ChangeDone, ChangeNotLeader, ChangeRefused,
+    ChangeReply, ChangeUnknown, MemberRequest, NodeStatusReply, NodeStatusRequest,
+    SwapMemberRequest, TransferLeadershipRequest,
     admin_server::{Admin as Service, AdminServer},
+    change_reply::Outcome,
 };
+use holdfast_raft::{ChangeError, ControlError};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::desk::Desk;
+
+/// Pieces of a backup that wait for a slow receiver.
+const CHUNKS_WAITING_MAX: usize = 4;
 
 /// `holdfast.v1.Admin` at one node's desk.
 #[derive(Clone, Debug)]
@@ -20,6 +31,8 @@ pub fn service(desk: Desk) -> AdminServer<Admin> {
     AdminServer::new(Admin { desk })
 }
 
+type Reply = Result<Response<ChangeReply>, Status>;
+
 #[tonic::async_trait]
 impl Service for Admin {
     async fn node_status(
@@ -28,4 +41,113 @@ impl Service for Admin {
     ) -> Result<Response<NodeStatusReply>, Status> {
         Ok(Response::new(self.desk.node_status()))
     }
+
+    async fn add_member(&self, request: Request<AddMemberRequest>) -> Reply {
+        let AddMemberRequest { node, raft } = request.into_inner();
+        let begun = Instant::now();
+        tracing::info!(node, raft, "an operator adds a member");
+        told(begun, self.desk.coordinator().log().add_learner(node, &raft).await.map(drop))
+    }
+
+    async fn promote_member(&self, request: Request<MemberRequest>) -> Reply {
+        let node = request.into_inner().node;
+        let begun = Instant::now();
+        tracing::info!(node, "an operator gives a member its vote");
+        told(begun, self.desk.coordinator().log().promote(node).await)
+    }
+
+    async fn remove_member(&self, request: Request<MemberRequest>) -> Reply {
+        let node = request.into_inner().node;
+        let begun = Instant::now();
+        tracing::info!(node, "an operator removes a member");
+        told(begun, self.desk.coordinator().log().remove(node).await)
+    }
+
+    async fn swap_member(&self, request: Request<SwapMemberRequest>) -> Reply {
+        let SwapMemberRequest { old, new } = request.into_inner();
+        let begun = Instant::now();
+        tracing::info!(old, new, "an operator replaces a member");
+        told(begun, self.desk.coordinator().log().swap(old, new).await)
+    }
+
+    async fn transfer_leadership(&self, request: Request<TransferLeadershipRequest>) -> Reply {
+        let to = request.into_inner().to;
+        let begun = Instant::now();
+        let log = self.desk.coordinator().log();
+        let to = if to == 0 { log.successor() } else { Some(to) };
+        let Some(to) = to else {
+            let cause =
+                "no other voter answers this node, or it does not lead; nobody can take over";
+            return told(begun, self.not_leader().and(Err(refused("HF2513", cause.to_owned()))));
+        };
+        tracing::info!(to, "an operator has the leadership handed over");
+        let handed = log.hand_over(to).await.map_err(|error| match error {
+            ControlError::NotLeader { leader } => ChangeError::NotLeader { leader },
+            ControlError::NotVoter { .. } => refused("HF2509", error.to_string()),
+            ControlError::TimedOut { .. } | ControlError::Empty => {
+                ChangeError::Unknown { cause: error.to_string() }
+            }
+            ControlError::Stopped => ChangeError::Stopped,
+        });
+        told(begun, handed)
+    }
+
+    type BackupStream = ReceiverStream<Result<BackupChunk, Status>>;
+
+    async fn backup(
+        &self,
+        _request: Request<BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let backup = self.desk.coordinator().backup().await;
+        let backup = backup.map_err(|error| Status::unavailable(error.to_string()))?;
+        let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
+        tokio::task::spawn_blocking(move || {
+            let send = |data: Vec<u8>| {
+                let chunk = BackupChunk { data: data.into() };
+                sender.blocking_send(Ok(chunk)).is_ok()
+            };
+            if let Err(error) = backup.write(send) {
+                // Whoever has gone needs no reason.
+                drop(sender.blocking_send(Err(Status::internal(error.to_string()))));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(chunks)))
+    }
+}
+
+impl Admin {
+    /// An error unless this node leads.
+    fn not_leader(&self) -> Result<(), ChangeError> {
+        let leadership = self.desk.coordinator().leadership();
+        let now = leadership.borrow();
+        if now.leads_here {
+            Ok(())
+        } else {
+            Err(ChangeError::NotLeader { leader: now.leader.clone() })
+        }
+    }
+}
+
+fn refused(code: &'static str, cause: String) -> ChangeError {
+    ChangeError::Refused { code, cause }
+}
+
+fn told(begun: Instant, result: Result<(), ChangeError>) -> Reply {
+    let outcome = match result {
+        Ok(()) => {
+            let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            Outcome::Done(ChangeDone { took_ms })
+        }
+        Err(ChangeError::NotLeader { leader }) => {
+            let leader_grpc = leader.map(|leader| leader.grpc).unwrap_or_default();
+            Outcome::NotLeader(ChangeNotLeader { leader_grpc })
+        }
+        Err(ChangeError::Refused { code, cause }) => {
+            tracing::info!(code, cause, "the change of the membership is refused");
+            Outcome::Refused(ChangeRefused { code: code.to_owned(), cause })
+        }
+        Err(ChangeError::Unknown { cause }) => Outcome::Unknown(ChangeUnknown { cause }),
+        Err(ChangeError::Stopped) => Outcome::NotLeader(ChangeNotLeader::default()),
+    };
+    Ok(Response::new(ChangeReply { outcome: Some(outcome) }))
 }

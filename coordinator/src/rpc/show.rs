@@ -87,14 +87,22 @@ pub(crate) fn node(status: NodeStatus) -> v1::NodeStatusReply {
         members: status
             .members
             .into_iter()
-            .map(|(member, voter)| v1::Member {
-                node: member.node,
-                grpc: member.grpc,
-                http: member.http,
-                raft: member.raft,
-                voter,
+            .map(|one| v1::Member {
+                node: one.member.node,
+                grpc: one.member.grpc,
+                http: one.member.http,
+                raft: one.member.raft,
+                voter: one.voter,
+                matched_index: one.matched_index,
+                answered_ms_ago: one.answered_ms_ago,
+                incarnation: one.incarnation,
+                reads_format: one.reads_format,
             })
             .collect(),
+        cluster_format: status.cluster_format,
+        founding: status.founding,
+        snapshot_index: status.snapshot_index,
+        joint: status.joint,
         state_hash: status.state_hash.to_string(),
         open_transactions: status.by_status.iter().map(open).sum::<usize>() as u64,
         needs_attention: status.by_status.get(&Status::NeedsAttention).copied().unwrap_or(0) as u64,

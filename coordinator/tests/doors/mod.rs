@@ -98,7 +98,11 @@ impl Cluster {
         for (node, grpc, http, raft) in doors {
             let mut config = Config {
                 node: config::Node { id: node, data_dir: dir.path().join(format!("node-{node}")) },
-                cluster: config::Cluster { name: "doors".into(), members: members.clone() },
+                cluster: config::Cluster {
+                    name: "doors".into(),
+                    members: members.clone(),
+                    join: false,
+                },
                 bind: config::Bind {
                     http: address(&http),
                     grpc: address(&grpc),

@@ -77,7 +77,7 @@ impl Cluster {
                 id: index as u64 + 1,
                 data_dir: dir.path().join(format!("node-{}", index + 1)),
             },
-            cluster: Members { name: "test".to_owned(), members: members.clone() },
+            cluster: Members { name: "test".to_owned(), members: members.clone(), join: false },
             bind: *bind,
             security: Security::DevPlaintext,
             timeouts: Timeouts::default(),

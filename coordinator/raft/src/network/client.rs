@@ -272,7 +272,9 @@ impl Peer {
     /// Not while a drill holds this node apart.
     fn may_speak() -> RpcResult<()> {
         if is_cut_off() {
-            return Err(Self::failed(&Status::unavailable("a drill holds this node apart")));
+            return Err(
+                Unreachable::new(&Status::unavailable("a drill holds this node apart")).into()
+            );
         }
         Ok(())
     }

@@ -146,7 +146,7 @@ impl<S: StateMachine> Door<S> {
         }
         if !host.founding.is_meant_by(peer.to_incarnation) {
             return refuse(format!(
-                "HF2410 node {} came back with another directory: node {} knows it as {:016x}, and this one is {:016x}. What the \
+                "HF2510 node {} came back with another directory: node {} knows it as {:016x}, and this one is {:016x}. What the \
                  former had voted and acknowledged is forgotten here, so it is let in only after: holdfast cluster replace {}",
                 peer.to, peer.from, peer.to_incarnation, host.own.incarnation, peer.to
             ));
@@ -179,7 +179,11 @@ impl<S: StateMachine> Door<S> {
     /// Whether the membership, the configuration or a member that knows more has this node.
     async fn is_peer(&self, seat: &Seat<S>, node: u64) -> bool {
         let members = recorded(seat);
-        if members.contains_key(&node) || self.host.members.contains_key(&node) {
+        // A log without members is empty: it was told of its founding just now, by the one who meant its directory.
+        if members.is_empty()
+            || members.contains_key(&node)
+            || self.host.members.contains_key(&node)
+        {
             return true;
         }
         // This node may have missed the entry that made it a member, and the sender may be the leader that would send it.
@@ -415,12 +419,8 @@ fn answers<S: StateMachine>(
     closing: watch::Receiver<bool>,
     host: &Host,
 ) -> Answers {
-    let appends = Appends {
-        first: Some(first),
-        incoming,
-        closing,
-        entry_bytes_max: host.entry_bytes_max,
-    };
+    let appends =
+        Appends { first: Some(first), incoming, closing, entry_bytes_max: host.entry_bytes_max };
     let refusal = Arc::new(Mutex::new(None));
     let refused = Arc::clone(&refusal);
     let requests = stream::unfold(appends, move |mut appends| {

@@ -28,6 +28,12 @@ pub enum StoreError {
         /// The cluster that was configured.
         cluster: String,
     },
+    /// It should be empty.
+    #[error("{}: this directory is not empty. Give a new one; nothing was changed", .dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// It was made for another number of Raft groups.
     #[error(
         "{}: this directory was made for {found} Raft groups, and cluster.groups = {configured}. The number is fixed when the \

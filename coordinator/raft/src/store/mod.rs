@@ -143,7 +143,8 @@ impl LogStore {
         let mut segments = recovered.segments;
         if segments.is_empty() && claim.founding.number() != 0 {
             // The first segment is there before a founding is.
-            let cause = "the log is gone, while the identity says that this node belonged to a cluster";
+            let cause =
+                "the log is gone, while the identity says that this node belonged to a cluster";
             return Err(StoreError::Damaged { file: dir, offset: 0, cause: cause.to_owned() });
         }
 
@@ -249,9 +250,7 @@ impl LogStore {
                 .collect());
         }
         let log = self.clone();
-        tokio::task::spawn_blocking(move || read_found(&log, found))
-            .await
-            .map_err(io::Error::other)
+        tokio::task::spawn_blocking(move || read_found(&log, found)).await.map_err(io::Error::other)
     }
 }
 

@@ -40,9 +40,9 @@ use crate::{
     },
 };
 
-const MAGIC: &[u8; 8] = b"HFSNAP01";
-const FIXED_BYTES: usize = 12;
-const HEAD_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const MAGIC: &[u8; 8] = b"HFSNAP01";
+pub(crate) const FIXED_BYTES: usize = 12;
+pub(crate) const HEAD_BYTES_MAX: usize = 1024 * 1024;
 /// The largest snapshot file.
 pub(crate) const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
@@ -98,11 +98,7 @@ struct Place {
 
 impl SnapshotStore {
     /// Opens the place and checks the newest snapshot; older ones are removed. Blocks.
-    pub(crate) fn open(
-        replica_dir: &Path,
-        cluster: &str,
-        group: u32,
-    ) -> Result<Self, StoreError> {
+    pub(crate) fn open(replica_dir: &Path, cluster: &str, group: u32) -> Result<Self, StoreError> {
         // A cluster of one group has the name that it always had.
         let name = if group == 0 { "snapshot".to_owned() } else { format!("snapshot-{group:02}") };
         let dir = replica_dir.join(name);

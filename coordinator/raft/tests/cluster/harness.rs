@@ -13,7 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use holdfast_raft::{
-    Capture, Config, Log, LogStatus, Member, OpenError, Position, ProposeError, StateMachine,
+    Capture, ChangeError, Config, Log, LogStatus, Member, OpenError, Position, ProposeError,
+    StateMachine,
 };
 use tempfile::TempDir;
 
@@ -134,9 +135,19 @@ pub(crate) async fn open(
     Log::open(config.clone(), Journal { seen: seen.clone(), apply_takes }).await
 }
 
+/// A change of the members.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Add(u64, String),
+    Promote(u64),
+    Remove(u64),
+    Swap(u64, u64),
+}
+
 /// Three nodes, or another number.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
+    network: [u8; 2],
 }
 
 /// Loopback has sixteen million addresses, so that no test needs to guess a free port.
@@ -197,7 +208,59 @@ impl Cluster {
         for node in &mut nodes {
             node.start().await;
         }
-        Self { nodes }
+        Self { nodes, network }
+    }
+
+    /// A further node, with an empty directory and running, that waits to be added; returns its place.
+    pub(crate) async fn newcomer(&mut self, adjust: impl Fn(&mut Config)) -> usize {
+        let number = self.nodes.len() as u64 + 1;
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path(), self.network, number, number);
+        config.members.retain(|member| member.node == number);
+        config.join = true;
+        adjust(&mut config);
+        let seen = Seen::default();
+        let mut node =
+            Node { config, log: None, seen, apply_takes: Duration::ZERO, _dir: Some(dir) };
+        node.start().await;
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// Asks the leader, wherever it is, for a change; again while the answer is that it is not there, or busy.
+    pub(crate) async fn change(&self, change: Change) -> Result<(), ChangeError> {
+        let begun = Instant::now();
+        loop {
+            let leader = self.leader().await;
+            let log = self.nodes[leader].log();
+            let answer = match &change {
+                Change::Add(node, raft) => log.add_learner(*node, raft).await.map(drop),
+                Change::Promote(node) => log.promote(*node).await,
+                Change::Remove(node) => log.remove(*node).await,
+                Change::Swap(old, new) => log.swap(*old, *new).await,
+            };
+            match answer {
+                Err(
+                    ChangeError::NotLeader { .. }
+                    | ChangeError::Refused { code: "HF2503" | "HF2506" | "HF2508", .. },
+                ) if begun.elapsed() < PATIENCE && !matches!(change, Change::Add(..)) => {}
+                answer => return answer,
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The numbers of those who vote, as the node at that place knows them.
+    pub(crate) fn voters(&self, at: usize) -> Vec<u64> {
+        let members = self.nodes[at].status().members;
+        members.into_iter().filter(|one| one.voter).map(|one| one.member.node).collect()
+    }
+
+    /// Empties the directory of a node that does not run.
+    pub(crate) fn wipe(&self, at: usize) {
+        let dir = &self.nodes[at].config.dir;
+        std::fs::remove_dir_all(dir).unwrap();
+        std::fs::create_dir(dir).unwrap();
     }
 
     /// Waits until somebody leads; returns who, as an index into `nodes`.

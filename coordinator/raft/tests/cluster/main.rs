@@ -7,4 +7,6 @@ mod harness;
 mod alone;
 mod doors;
 mod failover;
+mod groups;
 mod lagging;
+mod members;

@@ -125,6 +125,9 @@ fn config(node: usize, nodes: usize, dir: PathBuf, snapshot_every: u64) -> Confi
         election_min_ms: 300,
         election_max_ms: 600,
         segment_bytes: 256 * 1024,
+        join: false,
+        groups: 1,
+        reads_format: 1,
         snapshot_every,
     }
 }

@@ -162,7 +162,7 @@ async fn a_damaged_log_does_not_open_and_says_which_file_and_where() -> anyhow::
     assert!(error.contains(&path.display().to_string()), "{error}");
     assert!(error.contains(&format!("at byte {}", at[5])), "{error}");
     assert!(error.contains("checksum"), "{error}");
-    assert!(error.contains("under a new number"), "{error}");
+    assert!(error.contains("holdfast cluster replace"), "{error}");
     Ok(())
 }
 

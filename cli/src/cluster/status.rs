@@ -8,30 +8,7 @@ use holdfast_client::{Client, ClientError, wire::NodeStatusReply};
 use crate::{
     exit,
     output::{self, Output},
-    tx::ClusterAddresses,
 };
-
-/// Looks at the cluster.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  holdfast cluster status
-  holdfast cluster status --coordinator 127.0.0.1:7411 --output json")]
-pub(crate) struct ClusterArgs {
-    #[command(flatten)]
-    cluster: ClusterAddresses,
-    #[command(subcommand)]
-    command: ClusterCommand,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum ClusterCommand {
-    /// Ask every node for its role, term, log, load and state hash
-    #[command(
-        after_help = "Examples:\n  holdfast cluster status\n\nExit codes: 0 well; 1 no leader, a node without answer, or states that differ."
-    )]
-    Status,
-}
 
 /// One node of the cluster, and what it said.
 struct Row {
@@ -43,19 +20,28 @@ struct Row {
 /// Asks one node for the members, then every member for itself.
 /// # Errors
 /// No node answers.
-pub(crate) async fn run(args: ClusterArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let ClusterCommand::Status = args.command;
-    let client = args.cluster.client()?;
+pub(super) async fn run(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     let first = client.node_status().await?;
     let members: BTreeMap<u64, String> =
         first.members.iter().map(|member| (member.node, member.grpc.clone())).collect();
-    let rows = join_all(members.into_iter().map(|(node, grpc)| ask(&client, node, grpc))).await;
+    let rows = join_all(members.into_iter().map(|(node, grpc)| ask(client, node, grpc))).await;
     let troubles = troubles(&rows);
     match output {
         Output::Table => {
             output::print(&output::table(
-                &["node", "role", "term", "applied", "last", "open", "attention", "state", "grpc"],
-                rows.iter().map(cells),
+                &[
+                    "node",
+                    "role",
+                    "term",
+                    "applied",
+                    "last",
+                    "behind",
+                    "open",
+                    "attention",
+                    "state",
+                    "grpc",
+                ],
+                rows.iter().map(|row| cells(row, behind(&rows, row.node))),
             ))?;
             for trouble in &troubles {
                 exit::tell(trouble);
@@ -63,7 +49,7 @@ pub(crate) async fn run(args: ClusterArgs, output: Output) -> anyhow::Result<Exi
         }
         Output::Json => {
             output::print_json(&serde_json::json!({
-                "nodes": rows.iter().map(json_of).collect::<Vec<_>>(),
+                "nodes": rows.iter().map(|row| json_of(row, behind(&rows, row.node))).collect::<Vec<_>>(),
                 "troubles": troubles,
             }))?;
         }
@@ -101,6 +87,14 @@ fn troubles(rows: &[Row]) -> Vec<String> {
             ));
         }
     }
+    for node in said().filter(|node| node.role == "leader") {
+        for member in node.members.iter().filter(|member| !member.voter) {
+            troubles.push(format!(
+                "node {} is a learner, without a vote: holdfast cluster add {} goes on with it, holdfast cluster remove {} ends it",
+                member.node, member.node, member.node
+            ));
+        }
+    }
     let attention = said().map(|node| node.needs_attention).max().unwrap_or_default();
     if attention > 0 {
         troubles.push(format!(
@@ -110,7 +104,16 @@ fn troubles(rows: &[Row]) -> Vec<String> {
     troubles
 }
 
-fn cells(row: &Row) -> Vec<String> {
+/// How many entries the leader has that the node is not known to hold.
+fn behind(rows: &[Row], node: u64) -> Option<u64> {
+    let said = rows.iter().filter_map(|row| row.said.as_ref().ok());
+    let leader = said.filter(|said| said.role == "leader").max_by_key(|said| said.term)?;
+    let member = leader.members.iter().find(|member| member.node == node)?;
+    Some(leader.last_index.saturating_sub(member.matched_index.unwrap_or(0)))
+}
+
+fn cells(row: &Row, behind: Option<u64>) -> Vec<String> {
+    let behind = behind.map_or_else(|| "-".to_owned(), |entries| entries.to_string());
     match &row.said {
         Ok(said) => vec![
             row.node.to_string(),
@@ -118,6 +121,7 @@ fn cells(row: &Row) -> Vec<String> {
             said.term.to_string(),
             said.applied_index.to_string(),
             said.last_index.to_string(),
+            behind,
             said.open_transactions.to_string(),
             said.needs_attention.to_string(),
             said.state_hash.chars().take(12).collect(),
@@ -125,14 +129,16 @@ fn cells(row: &Row) -> Vec<String> {
         ],
         Err(_) => {
             let mut cells = vec![row.node.to_string(), "no answer".to_owned()];
-            cells.resize(8, "-".to_owned());
+            cells.resize(5, "-".to_owned());
+            cells.push(behind);
+            cells.resize(9, "-".to_owned());
             cells.push(row.grpc.clone());
             cells
         }
     }
 }
 
-fn json_of(row: &Row) -> serde_json::Value {
+fn json_of(row: &Row, behind: Option<u64>) -> serde_json::Value {
     match &row.said {
         Ok(said) => serde_json::json!({
             "node": row.node,
@@ -142,6 +148,12 @@ fn json_of(row: &Row) -> serde_json::Value {
             "leader": said.leader,
             "applied_index": said.applied_index,
             "last_index": said.last_index,
+            "behind": behind,
+            "snapshot_index": said.snapshot_index,
+            "founding": format!("{:016x}", said.founding),
+            "cluster_format": said.cluster_format,
+            "voters": said.members.iter().filter(|member| member.voter).map(|member| member.node).collect::<Vec<_>>(),
+            "learners": said.members.iter().filter(|member| !member.voter).map(|member| member.node).collect::<Vec<_>>(),
             "state_hash": said.state_hash,
             "open_transactions": said.open_transactions,
             "needs_attention": said.needs_attention,

@@ -1,0 +1,158 @@
+//! `holdfast cluster`: look at the cluster, change its members, hand the leadership over, back up and restore.
+
+mod backup;
+mod change;
+mod status;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use crate::{config::ConfigArgs, output::Output, tx::ClusterAddresses};
+
+/// Looks at the cluster and changes it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  holdfast cluster status --output json
+  holdfast cluster add 4 --raft 127.0.0.1:7702
+  holdfast cluster replace 3
+  holdfast cluster transfer --to 2
+  holdfast cluster backup --to holdfast-2026-11-28.backup")]
+pub(crate) struct ClusterArgs {
+    #[command(flatten)]
+    cluster: ClusterAddresses,
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ClusterCommand {
+    /// Ask every node for its role, term, log, load and state hash
+    #[command(after_help = "\
+Examples:
+  holdfast cluster status
+  holdfast cluster status --coordinator 127.0.0.1:7411 --output json
+
+Exit codes: 0 well; 1 no leader, a node without answer, a learner, or states that differ.")]
+    Status,
+    /// Make a running, empty node a member: learner, caught up, voter
+    #[command(after_help = "\
+Examples:
+  holdfast cluster add 4 --raft 127.0.0.1:7702
+  holdfast cluster add 4 --raft 127.0.0.1:7702 --learner
+
+Start the node before, with an empty directory and cluster.join = true. The command may be repeated; it goes on where it was.")]
+    Add {
+        /// The node's number
+        node: u64,
+        /// Where it listens for peers
+        #[arg(long, value_name = "HOST:PORT")]
+        raft: Option<String>,
+        /// Leave it a learner: it receives the log and has no vote
+        #[arg(long)]
+        learner: bool,
+    },
+    /// Take a node out of the cluster
+    #[command(after_help = "\
+Examples:
+  holdfast cluster remove 3
+
+If the node leads, the leadership is handed over first. Stop the node afterwards. What would cost the quorum is refused.")]
+    Remove {
+        /// The node's number
+        node: u64,
+    },
+    /// Replace a member: by an empty directory under the same number, or by another node
+    #[command(after_help = "\
+Examples:
+  holdfast cluster replace 3
+  holdfast cluster replace 3 --with 4 --raft 127.0.0.1:7702
+
+The first: node 3 lost its disk and runs again, empty, with cluster.join = true. It is removed, added, caught up, and given its vote.
+The second: node 4 catches up as a learner and then takes the vote of node 3 in one change.")]
+    Replace {
+        /// The number of the member that goes
+        node: u64,
+        /// The number of the node that comes; the same if it is not given
+        #[arg(long, value_name = "NODE")]
+        with: Option<u64>,
+        /// Where that node listens for peers; where the former did, if it is not given
+        #[arg(long, value_name = "HOST:PORT")]
+        raft: Option<String>,
+    },
+    /// Have another node lead
+    #[command(
+        after_help = "Examples:\n  holdfast cluster transfer\n  holdfast cluster transfer --to 2"
+    )]
+    Transfer {
+        /// The node's number; whoever holds most of the log, if it is not given
+        #[arg(long, value_name = "NODE")]
+        to: Option<u64>,
+    },
+    /// Write the state of a node into a file, and verify it
+    #[command(after_help = "\
+Examples:
+  holdfast cluster backup --to holdfast.backup
+  holdfast cluster backup --to holdfast.backup --coordinator 127.0.0.1:7501
+
+The node whose address is given first is asked; followers serve as well as the leader.")]
+    Backup {
+        /// The file; it must not exist
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Check a backup: its checksums, every record in it, the hash of the state. Needs no running node
+    #[command(after_help = "Examples:\n  holdfast cluster verify holdfast.backup")]
+    Verify {
+        /// The file
+        file: PathBuf,
+    },
+    /// Make the directory of a first node out of a backup: the beginning of a new founding
+    #[command(after_help = "\
+Examples:
+  holdfast cluster restore holdfast.backup --config config/coordinator.toml --data-dir /var/lib/holdfast/restored
+
+Then start that node, start the others empty with cluster.join = true, and add them: holdfast cluster add. Nodes of the former cluster
+are turned away.")]
+    Restore {
+        /// The file
+        file: PathBuf,
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// The directory, empty or missing (node.data_dir)
+        #[arg(long, value_name = "DIRECTORY")]
+        data_dir: Option<String>,
+    },
+}
+
+/// Runs the chosen subcommand.
+/// # Errors
+/// What went wrong, for people; it becomes a non-zero exit code.
+pub(crate) async fn run(args: ClusterArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let ClusterArgs { cluster, command } = args;
+    match command {
+        ClusterCommand::Status => status::run(&cluster.client()?, output).await,
+        ClusterCommand::Add { node, raft, learner } => {
+            let change = change::Changing::new(cluster.client()?, cluster.patience_ms, output);
+            change.add(node, raft, learner).await
+        }
+        ClusterCommand::Remove { node } => {
+            let change = change::Changing::new(cluster.client()?, cluster.patience_ms, output);
+            change.remove(node).await
+        }
+        ClusterCommand::Replace { node, with, raft } => {
+            let change = change::Changing::new(cluster.client()?, cluster.patience_ms, output);
+            change.replace(node, with, raft).await
+        }
+        ClusterCommand::Transfer { to } => {
+            let change = change::Changing::new(cluster.client()?, cluster.patience_ms, output);
+            change.transfer(to).await
+        }
+        ClusterCommand::Backup { to } => {
+            backup::take(&cluster.client()?, &cluster.addresses, &to, output).await
+        }
+        ClusterCommand::Verify { file } => backup::verify(file, output).await,
+        ClusterCommand::Restore { file, config, data_dir } => {
+            backup::restore(&file, &config, data_dir, output).await
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What operators ask of a cluster: changes of its members, the leadership, a backup.
+
+use std::time::Duration;
+
+use holdfast_proto::v1::{admin_client::AdminClient, change_reply::Outcome};
+use tokio::time::{Instant, sleep};
+use tonic::transport::Channel;
+
+use crate::{Client, ClientError, wire};
+
+/// Between two attempts while nobody leads.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A change of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Make a node that waits to join a learner: its number, and where it listens for peers.
+    Add {
+        /// Its number.
+        node: u64,
+        /// `host:port`.
+        raft: String,
+    },
+    /// Give a learner a vote.
+    Promote(u64),
+    /// Take a node out.
+    Remove(u64),
+    /// Have a learner take the vote of a member that leaves.
+    Swap {
+        /// Who leaves.
+        old: u64,
+        /// Who comes.
+        new: u64,
+    },
+    /// Have another voter lead; 0: whoever holds most of the log.
+    Transfer(u64),
+}
+
+impl Change {
+    async fn ask(
+        &self,
+        channel: Channel,
+    ) -> Result<tonic::Response<wire::ChangeReply>, tonic::Status> {
+        let mut admin = AdminClient::new(channel);
+        match self.clone() {
+            Self::Add { node, raft } => {
+                admin.add_member(wire::AddMemberRequest { node, raft }).await
+            }
+            Self::Promote(node) => admin.promote_member(wire::MemberRequest { node }).await,
+            Self::Remove(node) => admin.remove_member(wire::MemberRequest { node }).await,
+            Self::Swap { old, new } => {
+                admin.swap_member(wire::SwapMemberRequest { old, new }).await
+            }
+            Self::Transfer(to) => {
+                admin.transfer_leadership(wire::TransferLeadershipRequest { to }).await
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Has the leader, wherever it is, change the cluster; returns what it took there, ms.
+    /// # Errors
+    /// [`ClientError::Refused`] with a code, [`ClientError::Unknown`] if it may have happened, or that nobody leads.
+    pub async fn change(&self, change: &Change) -> Result<u64, ClientError> {
+        let deadline = Instant::now() + self.patience();
+        let mut last = ClientError::Unreachable { patience_ms: 0, last: "no address".to_owned() };
+        loop {
+            let mut addresses = self.addresses();
+            while let Some(address) = addresses.pop() {
+                match self.on_one(&address, &async |channel| change.ask(channel).await).await {
+                    Ok(reply) => match reply.outcome {
+                        Some(Outcome::Done(done)) => return Ok(done.took_ms),
+                        Some(Outcome::NotLeader(elsewhere)) => {
+                            let leader = elsewhere.leader_grpc;
+                            last = ClientError::Retry {
+                                code: "HF2101".to_owned(),
+                                message: format!("{address} does not lead"),
+                            };
+                            if !leader.is_empty() && leader != address && addresses.len() < 16 {
+                                addresses.push(leader);
+                            }
+                        }
+                        Some(Outcome::Refused(refused)) => {
+                            let wire::ChangeRefused { code, cause } = refused;
+                            return Err(ClientError::Refused { code, message: cause });
+                        }
+                        Some(Outcome::Unknown(unknown)) => {
+                            return Err(ClientError::Unknown {
+                                gid: "the change of the members".to_owned(),
+                                last: unknown.cause,
+                            });
+                        }
+                        None => {
+                            last = ClientError::Unknown {
+                                gid: "the change of the members".to_owned(),
+                                last: "no outcome".to_owned(),
+                            }
+                        }
+                    },
+                    Err(error) => last = error,
+                }
+                if Instant::now() >= deadline {
+                    return Err(last);
+                }
+            }
+            if Instant::now() + PAUSE >= deadline {
+                return Err(last);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// A backup of the node at `address`, piece by piece.
+    /// # Errors
+    /// [`ClientError`], if it does not begin.
+    pub async fn backup_of(
+        &self,
+        address: &str,
+    ) -> Result<tonic::Streaming<wire::BackupChunk>, ClientError> {
+        self.on_one(address, &async |channel| {
+            AdminClient::new(channel).backup(wire::BackupRequest {}).await
+        })
+        .await
+    }
+}
