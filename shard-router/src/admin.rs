@@ -1,19 +1,23 @@
 //! Questions about the router itself, asked by SQL on the same port: `SHOW HOLDFAST ...` and `EXPLAIN (ROUTE) ...`.
 
-use crate::{classify::Act, frame, refusal::Refusal, session::Session, worker::Worker};
+use crate::{
+    classify::Act, frame, refusal::Refusal, session::Session, source::Source, worker::Worker,
+};
 
-const SHOWN: [&str; 3] = ["shards", "pools", "plans"];
+const SHOWN: [&str; 4] = ["shards", "slots", "pools", "plans"];
 
 /// The columns that such a statement answers with; none for others.
 pub(crate) fn columns(act: &Act) -> &'static [&'static str] {
     match act {
         Act::Show(what) => match what.as_str() {
-            "shards" => &["source", "addresses", "primary", "reachable"],
+            "shards" => &["shard", "source", "addresses", "primary", "reachable"],
+            "slots" => &["group", "first", "last", "shard", "source", "epoch"],
             "pools" => &["source", "user", "database", "open", "idle", "waiting"],
             "plans" => &["kind", "count"],
             _ => &[],
         },
         Act::ExplainRoute(_) => &["what", "value"],
+        Act::Locate(..) => &["group", "slot", "shard", "source", "epoch"],
         _ => &[],
     }
 }
@@ -22,36 +26,14 @@ pub(crate) fn columns(act: &Act) -> &'static [&'static str] {
 /// # Errors
 /// HF3215: there is nothing of that name.
 pub(crate) fn show(worker: &Worker, what: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
-    let rows: Vec<Vec<String>> = match what {
-        "shards" => worker
-            .sources()
-            .iter()
-            .map(|source| {
-                let addresses: Vec<_> =
-                    source.config.addresses.iter().map(ToString::to_string).collect();
-                let primary = source.endpoint(source.primary_index()).map(ToString::to_string);
-                vec![
-                    source.name().to_owned(),
-                    addresses.join(", "),
-                    primary.unwrap_or_default(),
-                    source.is_reachable().to_string(),
-                ]
-            })
-            .collect(),
-        "pools" => worker
-            .pools()
-            .iter()
-            .map(|pool| {
-                let (open, idle, waiting) = pool.counts();
-                let (user, database) = pool.account();
-                let names = [pool.source.name(), user, database].map(str::to_owned);
-                names.into_iter().chain([open, idle, waiting].map(|n| n.to_string())).collect()
-            })
-            .collect(),
-        "plans" => {
-            let statements = worker.statements.borrow().len();
-            vec![vec!["prepared".to_owned(), statements.to_string()]]
-        }
+    let rows = match what {
+        "shards" => shards(worker),
+        "slots" => slots(worker),
+        "pools" => pools(worker),
+        "plans" => vec![
+            vec!["shapes".to_owned(), worker.meanings.borrow().len().to_string()],
+            vec!["prepared".to_owned(), worker.statements.borrow().len().to_string()],
+        ],
         other => {
             let cause = format!("there is no SHOW HOLDFAST {other}");
             let remedy = format!("To choose from: {}", SHOWN.join(", "));
@@ -64,6 +46,102 @@ pub(crate) fn show(worker: &Worker, what: &str, out: &mut Vec<u8>) -> Result<(),
         frame::put_row(out, &row);
     }
     frame::put_complete(out, "SHOW");
+    Ok(())
+}
+
+/// A row for each shard; without rules, one for the only source.
+fn shards(worker: &Worker) -> Vec<Vec<String>> {
+    let row = |shard: &str, source: &Source| {
+        let addresses: Vec<_> = source.config.addresses.iter().map(ToString::to_string).collect();
+        let primary = source.endpoint(source.primary_index()).map(ToString::to_string);
+        vec![
+            shard.to_owned(),
+            source.name().to_owned(),
+            addresses.join(", "),
+            primary.unwrap_or_default(),
+            source.is_reachable().to_string(),
+        ]
+    };
+    let meanings = worker.meanings.borrow();
+    let Some(rules) = meanings.rules() else {
+        return worker.sources().iter().map(|source| row("-", source)).collect();
+    };
+    let named = |name: &str| worker.sources().iter().find(|source| source.name() == name);
+    let shards = rules.shards().iter();
+    shards
+        .filter_map(|(shard, at)| Some(row(shard.as_str(), named(at.source().as_str())?)))
+        .collect()
+}
+
+/// A row for each range of slots.
+fn slots(worker: &Worker) -> Vec<Vec<String>> {
+    let meanings = worker.meanings.borrow();
+    let Some(rules) = meanings.rules() else { return Vec::new() };
+    let mut rows = Vec::new();
+    for (name, group) in rules.groups() {
+        for (shard, at) in rules.shards() {
+            for range in group.slots_of(shard) {
+                rows.push((name, range, shard, at.source()));
+            }
+        }
+    }
+    rows.sort_by_key(|(name, range, ..)| ((*name).clone(), range.first));
+    let epoch = rules.epoch();
+    rows.into_iter()
+        .map(|(name, range, shard, source)| {
+            vec![
+                name.to_string(),
+                range.first.to_string(),
+                range.last.to_string(),
+                shard.to_string(),
+                source.to_string(),
+                epoch.to_string(),
+            ]
+        })
+        .collect()
+}
+
+/// A row for each pool of the worker that was asked.
+fn pools(worker: &Worker) -> Vec<Vec<String>> {
+    let pools = worker.pools();
+    let row = |pool: &std::rc::Rc<crate::backend::Pool>| {
+        let (open, idle, waiting) = pool.counts();
+        let (user, database) = pool.account();
+        let names = [pool.source.name(), user, database].map(str::to_owned);
+        names.into_iter().chain([open, idle, waiting].map(|n| n.to_string())).collect()
+    };
+    pools.iter().map(row).collect()
+}
+
+/// Appends where a key lives: group, slot, shard, source, epoch.
+/// # Errors
+/// There are no rules, no such group, or the key is none.
+pub(crate) fn locate(
+    worker: &Worker,
+    group: &str,
+    key: &str,
+    out: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    let meanings = worker.meanings.borrow();
+    let Some(rules) = meanings.rules() else {
+        let cause = "this router has no rules, so every key lives on its only source";
+        return Err(Refusal::new("HF3215", "0A000", cause, "Name the rules file (router.rules)"));
+    };
+    let located = rules.locate(group, key).map_err(|error| {
+        let text = error.to_string();
+        let cause = text.strip_prefix(error.code()).unwrap_or(&text).trim().to_owned();
+        Refusal::new(error.code(), "22023", cause, "Check group and key")
+    })?;
+    frame::put_columns(out, columns(&Act::Locate(String::new(), String::new())));
+    let row = [
+        located.group.to_string(),
+        located.slot.to_string(),
+        located.shard.to_string(),
+        located.source.to_string(),
+        located.epoch.to_string(),
+    ];
+    frame::put_row(out, &row.map(Some));
+    frame::put_complete(out, "SELECT 1");
     Ok(())
 }
 

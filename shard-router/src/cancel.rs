@@ -23,7 +23,8 @@ type Key = (i32, i32);
 
 #[derive(Debug, Default)]
 struct Pointer {
-    server: Option<(Endpoint, i32, i32)>,
+    /// One, or those of a statement over several sources.
+    servers: Vec<(Endpoint, i32, i32)>,
     /// A cancel is on its way to that server.
     under_way: bool,
 }
@@ -61,16 +62,15 @@ impl Cancels {
             sessions.get(&(pid, secret)).cloned()
         };
         let Some(pointer) = found else { return };
-        let target = {
+        let targets = {
             let mut pointer = pointer.lock().unwrap_or_else(PoisonError::into_inner);
-            if pointer.server.is_some() {
-                pointer.under_way = true;
-            }
-            pointer.server.clone()
+            pointer.under_way |= !pointer.servers.is_empty();
+            pointer.servers.clone()
         };
-        let Some((endpoint, pid, secret)) = target else { return };
-        if let Err(error) = backend::cancel(&endpoint, pid, secret).await {
-            tracing::info!(%endpoint, %error, "a cancel request could not be passed on");
+        for (endpoint, pid, secret) in targets {
+            if let Err(error) = backend::cancel(&endpoint, pid, secret).await {
+                tracing::info!(%endpoint, %error, "a cancel request could not be passed on");
+            }
         }
     }
 }
@@ -83,13 +83,22 @@ impl Ticket {
 
     /// This server works for the session now.
     pub(crate) fn points_to(&self, server: &Server) {
-        let target = (server.endpoint.clone(), server.pid, server.secret);
-        self.lock().server = Some(target);
+        let mut pointer = self.lock();
+        pointer.servers.clear();
+        pointer.servers.push((server.endpoint.clone(), server.pid, server.secret));
+    }
+
+    /// These servers work for it, all at once.
+    pub(crate) fn points_to_all<'s>(&self, servers: impl Iterator<Item = &'s Server>) {
+        self.lock().servers =
+            servers.map(|server| (server.endpoint.clone(), server.pid, server.secret)).collect();
     }
 
     /// No server works for it any more. `true` if a cancel was sent to the one that did: it may arrive late.
     pub(crate) fn points_nowhere(&self) -> bool {
-        std::mem::take(&mut *self.lock()).under_way
+        let mut pointer = self.lock();
+        pointer.servers.clear();
+        std::mem::take(&mut pointer.under_way)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Pointer> {

@@ -22,6 +22,8 @@ pub(crate) enum Act {
     Show(String),
     /// `EXPLAIN (ROUTE) <statement>`; the statement's place in the text.
     ExplainRoute(usize),
+    /// `SELECT holdfast.locate('<group>', '<key>')`.
+    Locate(String, String),
     /// Ties the session to its server until it ends.
     Pin(&'static str),
     /// Not possible behind a router that shares its server connections; says why.
@@ -213,7 +215,7 @@ fn several<'s>(parts: impl Iterator<Item = &'s str>) -> Act {
             Act::Set(names) => touches.extend(names),
             Act::Pin(why) => pins = Some(why),
             Act::Impossible(why) => return Act::Impossible(why),
-            Act::Show(_) | Act::ExplainRoute(_) => {
+            Act::Show(_) | Act::ExplainRoute(_) | Act::Locate(..) => {
                 return Act::Impossible(
                     "a statement of the router's own stands alone in its query",
                 );
@@ -264,6 +266,7 @@ fn one(sql: &str) -> Act {
         5 if first.is("start") => Act::Begin,
         5 if first.is("abort") => rollback(tokens),
         5 if first.is("reset") => reset(tokens),
+        6 if first.is("select") => locate(tokens).unwrap_or_else(|| by_functions(sql)),
         6 if first.is("commit") => commit(&tokens),
         6 if first.is("listen") => Act::Pin("LISTEN"),
         6 if first.is("create") => create(sql, tokens),
@@ -428,6 +431,24 @@ fn with_hold(tokens: Tokens<'_>) -> bool {
     false
 }
 
+/// `holdfast.locate('<group>', '<key>')` and nothing else.
+fn locate(mut tokens: Tokens<'_>) -> Option<Act> {
+    let text = |token: Token<'_>| match token {
+        Token::Value(text) if !text.starts_with('$') => Some(text.replace("''", "'")),
+        _ => None,
+    };
+    let sign = |token: Token<'_>, wanted: u8| (token == Token::Sign(wanted)).then_some(());
+    tokens.next().filter(|token| token.is("holdfast"))?;
+    sign(tokens.next()?, b'.')?;
+    tokens.next().filter(|token| token.is("locate"))?;
+    sign(tokens.next()?, b'(')?;
+    let group = text(tokens.next()?)?;
+    sign(tokens.next()?, b',')?;
+    let key = text(tokens.next()?)?;
+    sign(tokens.next()?, b')')?;
+    tokens.next().is_none().then_some(Act::Locate(group, key))
+}
+
 fn explain(sql: &str, mut tokens: Tokens<'_>) -> Act {
     let route = [Token::Sign(b'('), Token::Word("route"), Token::Sign(b')')];
     for wanted in route {
@@ -486,6 +507,11 @@ mod tests {
             ("show search_path", Act::Statement),
             ("explain (route) select 1", Act::ExplainRoute(15)),
             ("explain select 1", Act::Statement),
+            (
+                "select holdfast.locate('account', 'A''1');",
+                Act::Locate("account".to_owned(), "A'1".to_owned()),
+            ),
+            ("select holdfast.locate('account', $1)", Act::Statement),
             ("listen a", Act::Pin("LISTEN")),
             ("prepare s as select 1", Act::Pin("PREPARE")),
             ("declare c cursor with hold for select 1", Act::Pin("DECLARE ... WITH HOLD")),

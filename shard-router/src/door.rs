@@ -10,6 +10,8 @@ use crate::{config::RouterConfig, shared::Shared, worker};
 
 /// Clients on their way to one worker.
 const ARRIVALS_MAX: usize = 1024;
+/// Between two looks at the rules file.
+const LOOK_AT_RULES: Duration = Duration::from_secs(1);
 /// Before the door looks again when the process has no descriptor left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
@@ -110,7 +112,7 @@ impl Router {
             std::thread::Builder::new()
                 .name(format!("router-{number}"))
                 .spawn(move || {
-                    if let Err(error) = worker::run(shared, receiver, &stop) {
+                    if let Err(error) = worker::run(shared, number, receiver, &stop) {
                         tracing::error!(%error, "a worker could not run");
                     }
                     let _nobody_waits_for_a_worker_that_never_ran = ended.send(());
@@ -121,6 +123,7 @@ impl Router {
         }
         tokio::select! {
             () = self.accept(&doors) => {}
+            () = self.watch_rules() => {}
             () = stop.cancelled() => {}
         }
         drop(doors);
@@ -128,6 +131,33 @@ impl Router {
             let _ended = end.await;
         }
         Ok(())
+    }
+
+    /// Reads the rules file again when it has changed. Mistaken rules are told and not taken; no session notices either.
+    async fn watch_rules(&self) {
+        let (Some(path), Some(first)) = (&self.shared.config.rules, &self.shared.rules) else {
+            return std::future::pending().await;
+        };
+        let mut known = std::fs::read_to_string(path).unwrap_or_default();
+        let mut epoch = first.epoch();
+        loop {
+            tokio::time::sleep(LOOK_AT_RULES).await;
+            let Ok(text) = std::fs::read_to_string(path) else { continue };
+            if text == known {
+                continue;
+            }
+            let read = read_rules(path)
+                .and_then(|rules| check_sources(&self.shared.config, Some(&rules)).map(|()| rules));
+            match read {
+                Ok(rules) => {
+                    epoch += 1;
+                    tracing::info!(epoch, "new rules");
+                    self.shared.publish(Arc::new(rules.at_epoch(epoch)));
+                }
+                Err(error) => tracing::error!(%error, "the new rules are not taken"),
+            }
+            known = text;
+        }
     }
 
     async fn accept(

@@ -15,6 +15,7 @@ mod door;
 mod frame;
 mod frontend;
 mod global_write;
+mod health;
 mod meaning;
 mod refusal;
 mod session;

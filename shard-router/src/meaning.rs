@@ -1,13 +1,25 @@
 //! What a text means, remembered by its shape: what the router does with it, and where it goes.
+//!
+//! A simple query becomes a template, which is looked up; only an unknown one is parsed. Where it goes is asked of the mind at each
+//! execution, under the rules of that moment, so a slot that has moved makes nothing stale.
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc, sync::Arc};
+
+use holdfast_route::{
+    Format, Literal, Parameter, Plan, Refused, Shape, SourceIndex, Target, Template, Topology,
+    Values, statements,
+};
 
 use crate::{
     classify::{self, Act},
+    frame::Body,
     refusal::Refusal,
-    session::{Session, Statement},
+    session::Statement,
     shared::Shared,
 };
+
+/// Bytes that a remembered meaning costs beside its template and shape.
+const MEANING_COST: usize = 256;
 
 /// Where one execution goes.
 #[derive(Debug)]
@@ -15,15 +27,23 @@ pub(crate) enum Aim {
     /// Wherever the session is already, or any source.
     Any,
     One(usize),
+    /// Several sources: the plan says which and how their answers become one.
+    Several(Box<Plan>),
 }
 
 /// What a statement is.
 #[derive(Debug)]
 pub(crate) struct Meaning {
     act: Act,
+    /// What the mind knows of it; `None` where there are no rules, or nothing to ask.
+    shape: Option<Result<Shape, Refused>>,
 }
 
 impl Meaning {
+    fn new(act: Act) -> Self {
+        Self { act, shape: None }
+    }
+
     pub(crate) fn act(&self) -> &Act {
         &self.act
     }
@@ -32,60 +52,275 @@ impl Meaning {
     pub(crate) fn ends_transaction(&self) -> bool {
         matches!(self.act, Act::Commit | Act::Rollback)
     }
+
+    fn bytes(&self) -> usize {
+        let shape = self.shape.as_ref().and_then(|shape| shape.as_ref().ok());
+        MEANING_COST + shape.map_or(0, Shape::bytes)
+    }
 }
 
-/// What is remembered of texts.
-#[derive(Debug)]
+/// What is remembered of texts: two generations, so that what is used stays and what is not goes, in bounded memory.
 pub(crate) struct Meanings {
-    statement: Rc<Meaning>,
+    plain: Rc<Meaning>,
+    rules: Option<Arc<Topology>>,
+    /// Of the query at hand; filled again and again.
+    template: Template,
+    young: HashMap<Box<str>, Rc<Meaning>>,
+    old: HashMap<Box<str>, Rc<Meaning>>,
+    young_bytes: usize,
+    bytes_max: usize,
+    hits: metrics::Counter,
+    misses: metrics::Counter,
 }
 
 impl Meanings {
-    /// Without rules: everything goes to the only source.
-    pub(crate) fn for_one_source() -> Self {
-        Self { statement: Rc::new(Meaning { act: Act::Statement }) }
-    }
-
     pub(crate) fn new(shared: &Shared) -> Self {
-        let _ = shared;
-        Self::for_one_source()
-    }
-
-    /// Of a simple query.
-    pub(crate) fn of_query(&mut self, sql: &str) -> Rc<Meaning> {
-        match classify::classify(sql) {
-            Act::Statement => Rc::clone(&self.statement),
-            act => Rc::new(Meaning { act }),
+        Self {
+            rules: shared.rules.clone(),
+            bytes_max: shared.config.limits.plan_bytes_max,
+            hits: shared.counts.plan_hits.clone(),
+            misses: shared.counts.plan_misses.clone(),
+            ..Self::for_one_source()
         }
     }
 
-    /// Of a text that is prepared.
-    pub(crate) fn of_prepared(&mut self, sql: &str) -> Rc<Meaning> {
-        self.of_query(sql)
+    /// Without rules: everything goes to the only source.
+    pub(crate) fn for_one_source() -> Self {
+        Self {
+            plain: Rc::new(Meaning::new(Act::Statement)),
+            rules: None,
+            template: Template::default(),
+            young: HashMap::new(),
+            old: HashMap::new(),
+            young_bytes: 0,
+            bytes_max: 1 << 20,
+            hits: metrics::Counter::noop(),
+            misses: metrics::Counter::noop(),
+        }
     }
 
-    /// Where a simple query goes.
-    pub(crate) fn aim_query(
-        &self,
-        _meaning: &Meaning,
-        _sql: &str,
-        _session: &Session,
-    ) -> Result<Aim, Refusal> {
-        Ok(Aim::Any)
+    /// The rules by which plans are made.
+    pub(crate) fn rules(&self) -> Option<&Arc<Topology>> {
+        self.rules.as_ref()
+    }
+
+    /// From here on these rules count. What was read under others and would be read differently is forgotten.
+    pub(crate) fn follow(&mut self, rules: &Arc<Topology>) {
+        for known in [&mut self.young, &mut self.old] {
+            known.retain(|_, meaning| match &meaning.shape {
+                Some(Ok(shape)) => shape.fits(rules),
+                Some(Err(_)) => false,
+                None => true,
+            });
+        }
+        self.rules = Some(Arc::clone(rules));
+    }
+
+    /// How many shapes are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
+    /// Of a simple query. The template at hand becomes that of this query.
+    pub(crate) fn of_query(&mut self, sql: &str) -> Rc<Meaning> {
+        let Some(rules) = &self.rules else {
+            return match classify::classify(sql) {
+                Act::Statement => Rc::clone(&self.plain),
+                act => Rc::new(Meaning::new(act)),
+            };
+        };
+        if let Err(refused) = self.template.fill(sql) {
+            // Several statements, or none that the mind reads: judged when it is aimed.
+            let act = classify::classify(sql);
+            return Rc::new(Meaning { act, shape: Some(Err(refused)) });
+        }
+        let template = self.template.text();
+        if let Some(known) = self.young.get(template) {
+            self.hits.increment(1);
+            return Rc::clone(known);
+        }
+        if let Some((template, known)) = self.old.remove_entry(template) {
+            self.hits.increment(1);
+            self.keep(template, Rc::clone(&known));
+            return known;
+        }
+        self.misses.increment(1);
+        let act = classify::classify(sql);
+        let asks = matches!(act, Act::Statement | Act::Pin(_));
+        let shape = asks.then(|| Shape::read(template, rules));
+        let own_place = matches!(act, Act::ExplainRoute(_) | Act::Locate(..));
+        let template = Box::from(template);
+        let meaning = Rc::new(Meaning { act, shape });
+        // These differ from text to text.
+        if !own_place {
+            self.keep(template, Rc::clone(&meaning));
+        }
+        meaning
+    }
+
+    fn keep(&mut self, template: Box<str>, meaning: Rc<Meaning>) {
+        let cost = template.len() + meaning.bytes();
+        // A giant is used and not remembered.
+        if cost > self.bytes_max / 8 {
+            return;
+        }
+        self.young_bytes += cost;
+        self.young.insert(template, meaning);
+        if self.young_bytes > self.bytes_max / 2 {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+    }
+
+    /// Of a text that is prepared, with the literals in it.
+    pub(crate) fn of_prepared(&mut self, sql: &str) -> (Rc<Meaning>, Box<[Literal]>) {
+        let meaning = self.of_query(sql);
+        let literals = match (&self.rules, &meaning.shape) {
+            (Some(_), Some(Ok(_))) => self.template.literals().into(),
+            _ => Box::default(),
+        };
+        (meaning, literals)
+    }
+
+    /// Where the simple query that was asked for last goes.
+    pub(crate) fn aim_query(&self, meaning: &Meaning, sql: &str) -> Result<Aim, Refusal> {
+        let Some(rules) = &self.rules else { return Ok(Aim::Any) };
+        if let Act::Several { .. } = meaning.act {
+            return aim_several(sql, rules);
+        }
+        let values = Values { sql, literals: self.template.literals(), parameters: &[] };
+        aim(meaning, rules, &values)
     }
 
     /// Where a bound statement goes; `rest` is the bind message behind its names.
-    pub(crate) fn aim_bind(
-        &self,
-        _statement: &Statement,
-        _rest: &[u8],
-        _session: &Session,
-    ) -> Result<Aim, Refusal> {
-        Ok(Aim::Any)
+    pub(crate) fn aim_bind(&self, statement: &Statement, rest: &[u8]) -> Result<Aim, Refusal> {
+        let Some(rules) = &self.rules else { return Ok(Aim::Any) };
+        let parameters = parameters(statement, rest).ok_or_else(|| {
+            Refusal::new("HF3209", "08P01", "a bind message is malformed", "Mend the driver")
+        })?;
+        let values =
+            Values { sql: statement.sql(), literals: &statement.literals, parameters: &parameters };
+        if statement
+            .meaning
+            .shape
+            .as_ref()
+            .is_some_and(|shape| shape.as_ref().is_ok_and(|shape| !shape.fits(rules)))
+        {
+            let template = Template::of(values.sql).map_err(refusal)?;
+            let shape = Shape::read(template.text(), rules).map_err(refusal)?;
+            return aimed(&shape, rules, &values);
+        }
+        aim(&statement.meaning, rules, &values)
     }
 
-    /// A source that can describe it.
-    pub(crate) fn describer(&self, _meaning: &Meaning) -> Option<usize> {
-        None
+    /// The plan of a statement that is not executed, and the rules by which it was made; `None` without rules.
+    /// # Errors
+    /// It would be refused.
+    pub(crate) fn plan_of(&self, sql: &str) -> Result<Option<(Plan, Arc<Topology>)>, Refusal> {
+        let Some(rules) = &self.rules else { return Ok(None) };
+        let template = Template::of(sql).map_err(refusal)?;
+        let shape = Shape::read(template.text(), rules).map_err(refusal)?;
+        let values = Values { sql, literals: template.literals(), parameters: &[] };
+        let plan = shape.plan(rules, &values).map_err(refusal)?;
+        Ok(Some((plan, Arc::clone(rules))))
     }
+
+    /// A source that can describe it: one that has its tables.
+    pub(crate) fn describer(&self, statement: &Statement) -> Option<usize> {
+        let rules = self.rules.as_ref()?;
+        let values =
+            Values { sql: statement.sql(), literals: &statement.literals, parameters: &[] };
+        match aim(&statement.meaning, rules, &values) {
+            Ok(Aim::One(source)) => Some(source),
+            Ok(Aim::Several(plan)) => sources(&plan).first().copied(),
+            Ok(Aim::Any) | Err(_) => None,
+        }
+    }
+}
+
+/// The sources of a plan over several.
+pub(crate) fn sources(plan: &Plan) -> Vec<usize> {
+    match &plan.target {
+        Target::Any => Vec::new(),
+        Target::One(source) => vec![usize::from(source.0)],
+        Target::Several(parts) => parts.iter().map(|part| usize::from(part.source.0)).collect(),
+    }
+}
+
+/// In the client's words.
+pub(crate) fn refusal(refused: Refused) -> Refusal {
+    Refusal::new(refused.code(), refused.sqlstate(), refused.cause, refused.remedy)
+}
+
+fn aim(meaning: &Meaning, rules: &Arc<Topology>, values: &Values<'_>) -> Result<Aim, Refusal> {
+    match &meaning.shape {
+        None => Ok(Aim::Any),
+        Some(Err(refused)) => Err(refusal(refused.clone())),
+        Some(Ok(shape)) => aimed(shape, rules, values),
+    }
+}
+
+fn aimed(shape: &Shape, rules: &Arc<Topology>, values: &Values<'_>) -> Result<Aim, Refusal> {
+    let plan = shape.plan(rules, values).map_err(refusal)?;
+    Ok(match plan.target {
+        Target::Any => Aim::Any,
+        Target::One(SourceIndex(source)) => Aim::One(usize::from(source)),
+        Target::Several(_) => Aim::Several(Box::new(plan)),
+    })
+}
+
+/// Several statements in one query: all for one source, or refused.
+fn aim_several(sql: &str, rules: &Arc<Topology>) -> Result<Aim, Refusal> {
+    let mut source = None;
+    for place in statements(sql).map_err(refusal)? {
+        let part = &sql[place];
+        if classify::classify(part) != Act::Statement {
+            continue;
+        }
+        let template = Template::of(part).map_err(refusal)?;
+        let shape = Shape::read(template.text(), rules).map_err(refusal)?;
+        let values = Values { sql: part, literals: template.literals(), parameters: &[] };
+        match (aimed(&shape, rules, &values)?, source) {
+            (Aim::Any, _) => {}
+            (Aim::One(one), None) => source = Some(one),
+            (Aim::One(one), Some(before)) if one == before => {}
+            _ => {
+                let cause = "the statements of one query are for several sources";
+                return Err(Refusal::new("HF3210", "0A000", cause, "Send each by itself"));
+            }
+        }
+    }
+    Ok(source.map_or(Aim::Any, Aim::One))
+}
+
+/// The parameters of a bind message behind its names.
+fn parameters<'m>(statement: &Statement, rest: &'m [u8]) -> Option<Vec<Parameter<'m>>> {
+    let mut body = Body(rest);
+    let format_count = usize::try_from(body.int16()?).ok()?;
+    let formats = body.bytes(2 * format_count)?;
+    let format = |n: usize| {
+        let code = match format_count {
+            0 => 0,
+            1 => i16::from_be_bytes([formats[0], formats[1]]),
+            _ => i16::from_be_bytes([*formats.get(2 * n)?, *formats.get(2 * n + 1)?]),
+        };
+        match code {
+            0 => Some(Format::Text),
+            1 => Some(Format::Binary),
+            _ => None,
+        }
+    };
+    let count = usize::from(body.int16()?.cast_unsigned());
+    let mut types = statement.types();
+    let mut parameters = Vec::with_capacity(count);
+    for n in 0..count {
+        let length = body.int32()?;
+        let value = match usize::try_from(length) {
+            Ok(length) => Some(body.bytes(length)?),
+            Err(_) => None,
+        };
+        let oid = types.next().unwrap_or(0);
+        parameters.push(Parameter { oid, format: format(n)?, value });
+    }
+    Some(parameters)
 }

@@ -1,8 +1,8 @@
 //! What all workers share: the configuration, the rules, the sources, the clients' count, and nothing that a statement waits for.
 
 use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use holdfast_route::Topology;
@@ -14,10 +14,13 @@ const ARRIVING_MAX: usize = 1024;
 
 /// One router's common ground.
 pub(crate) struct Shared {
-    pub(crate) config: RouterConfig,
+    pub(crate) config: Arc<RouterConfig>,
     /// In the order of their names, which is the rules' order.
     pub(crate) sources: Vec<Arc<Source>>,
     pub(crate) rules: Option<Arc<Topology>>,
+    /// Rules that came after the first, and how many there were.
+    later_rules: Mutex<Option<Arc<Topology>>>,
+    rules_version: AtomicU64,
     pub(crate) cancels: Arc<Cancels>,
     pub(crate) counts: Counts,
     /// Connections of clients, logged in or not.
@@ -52,13 +55,31 @@ impl Shared {
         let sources: Vec<_> = sources.into_iter().map(Source::new).collect();
         let counts = Counts::new(sources.iter().map(|source| source.name()));
         Self {
-            config,
+            config: Arc::new(config),
             sources,
             rules,
+            later_rules: Mutex::new(None),
+            rules_version: AtomicU64::new(0),
             cancels: Arc::default(),
             counts,
             clients: AtomicUsize::new(0),
         }
+    }
+
+    /// From here on these rules count, for every statement that is not planned yet.
+    pub(crate) fn publish(&self, rules: Arc<Topology>) {
+        *self.later_rules.lock().unwrap_or_else(PoisonError::into_inner) = Some(rules);
+        self.rules_version.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often rules were published.
+    pub(crate) fn rules_version(&self) -> u64 {
+        self.rules_version.load(Ordering::Acquire)
+    }
+
+    /// The rules that were published last.
+    pub(crate) fn later_rules(&self) -> Option<Arc<Topology>> {
+        self.later_rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Counts a client in, unless there are so many that not even a word to it can be afforded.

@@ -56,6 +56,11 @@ impl Source {
         }
     }
 
+    /// A connection was made.
+    pub(crate) fn reached(&self) {
+        self.reachable.store(true, Ordering::Relaxed);
+    }
+
     /// A connection failed.
     pub(crate) fn not_reached(&self) {
         self.reachable.store(false, Ordering::Relaxed);
@@ -69,13 +74,5 @@ impl Source {
     /// How far a replica was behind at its last check, ms.
     pub(crate) fn set_lag_ms(&self, index: usize, lag_ms: u64) {
         self.lags_ms[index].store(lag_ms, Ordering::Relaxed);
-    }
-
-    /// The replica that is least behind, if it is at most `staleness_ms` behind.
-    pub(crate) fn replica_within(&self, staleness_ms: u64) -> Option<usize> {
-        let lags = self.lags_ms.iter().map(|lag| lag.load(Ordering::Relaxed)).enumerate();
-        let (index, lag) = lags.min_by_key(|(_, lag)| *lag)?;
-        (lag != LAG_UNKNOWN && lag <= staleness_ms && index != self.primary_index())
-            .then_some(index)
     }
 }

@@ -43,6 +43,7 @@ pub(crate) struct Worker {
     sessions: RefCell<HashMap<u64, Waker>>,
     last_session: Cell<u64>,
     draining: Cell<bool>,
+    rules_version: Cell<u64>,
 }
 
 /// A session in its worker's list; off it when dropped.
@@ -69,6 +70,7 @@ impl Worker {
             sessions: RefCell::default(),
             last_session: Cell::new(0),
             draining: Cell::new(false),
+            rules_version: Cell::new(0),
             shared,
         }
     }
@@ -83,6 +85,16 @@ impl Worker {
 
     pub(crate) fn sources(&self) -> &[Arc<Source>] {
         &self.shared.sources
+    }
+
+    /// Takes newer rules, if there are any. Costs one look.
+    pub(crate) fn follow_rules(&self) {
+        let version = self.shared.rules_version();
+        if self.rules_version.replace(version) != version
+            && let Some(rules) = self.shared.later_rules()
+        {
+            self.meanings.borrow_mut().follow(&rules);
+        }
     }
 
     /// Whether there are no rules, so that everything goes to the only source.
@@ -177,6 +189,7 @@ pub(crate) fn stopping() -> Refusal {
 /// Runs one worker until the router stops and its sessions have ended, or the time for that is over.
 pub(crate) fn run(
     shared: Arc<Shared>,
+    number: usize,
     mut clients: mpsc::Receiver<(std::net::TcpStream, SocketAddr, Visitor)>,
     stop: &CancellationToken,
 ) -> std::io::Result<()> {
@@ -184,6 +197,12 @@ pub(crate) fn run(
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let drain_timeout = shared.config.limits.drain_timeout;
+        if number == 0 {
+            for source in &shared.sources {
+                let watched = crate::health::watch(Arc::clone(source), Arc::clone(&shared.config));
+                tokio::task::spawn_local(watched);
+            }
+        }
         let worker = Rc::new(Worker::new(shared));
         loop {
             tokio::select! {

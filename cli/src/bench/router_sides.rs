@@ -133,7 +133,7 @@ fn add_settings(file: &Path) -> anyhow::Result<()> {
 /// pgbench's four tables, divided by branch over two sources.
 fn rules(shards: &[Server]) -> String {
     let mut text = String::from(
-        "[group.branch]\nkey = \"bid\"\nfunction = \"crc32c\"\n\
+        "[group.branch]\nkey = \"bid\"\ntype = \"integer\"\nfunction = \"crc32c\"\n\
          [[group.branch.slots]]\nfirst = 0\nlast = 511\nshard = \"shard-1\"\n\
          [[group.branch.slots]]\nfirst = 512\nlast = 1023\nshard = \"shard-2\"\n",
     );

@@ -4,6 +4,6 @@ mod connect;
 mod pool;
 mod server;
 
-pub(crate) use connect::{Account, cancel};
+pub(crate) use connect::{Account, cancel, connect};
 pub(crate) use pool::Pool;
 pub(crate) use server::{Server, Settings};

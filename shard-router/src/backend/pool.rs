@@ -184,7 +184,10 @@ impl Pool {
     pub(crate) async fn connect_to(&self, endpoint: &Endpoint) -> Result<Server, Refusal> {
         let connected = connect::connect(endpoint, &self.account);
         let why = match time::timeout(self.connect_timeout, connected).await {
-            Ok(Ok(server)) => return Ok(server),
+            Ok(Ok(server)) => {
+                self.source.reached();
+                return Ok(server);
+            }
             Ok(Err(why)) => why,
             Err(_) => connect::NoServer::Unreachable(format!(
                 "no connection within {} ms",

@@ -84,6 +84,7 @@ impl Session {
                 frame::put_complete(&mut out, "DEALLOCATE");
             }
             Act::Show(what) => admin::show(&self.worker, what, &mut out)?,
+            Act::Locate(group, key) => admin::locate(&self.worker, group, key, &mut out)?,
             Act::ExplainRoute(at) => {
                 let statement = sql.get(*at..).unwrap_or_default();
                 admin::explain(self, statement, &mut out)?;

@@ -1,6 +1,6 @@
 //! The client's messages in order, as far as they can be taken without waiting.
 
-use super::{Bound, End, FAILED, IDLE, Next, Session, expect::Expect};
+use super::{Bound, End, FAILED, IDLE, Next, Scatter, Session, expect::Expect};
 use crate::{
     frame::{self, HEADER},
     refusal::Refusal,
@@ -14,11 +14,16 @@ pub(super) enum Taken {
     Later,
     /// It needs a server of this source.
     Server(usize),
+    /// A simple query over several sources, taken.
+    Scatter(Box<Scatter>),
+    /// A portal over several sources, taken: its name, whether it is described, rows at most.
+    Portal(Box<[u8]>, bool, u64),
 }
 
 impl Session {
     /// Takes messages until one must wait. What is not taken stays in the inbox and is looked at again.
     pub(super) fn consume(&mut self) -> Result<Next, End> {
+        self.worker.follow_rules();
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut taken = 0;
         let next = loop {
@@ -63,6 +68,14 @@ impl Session {
             }
             match self.take_message(header.tag, message) {
                 Ok(Taken::Done) => taken += header.total,
+                Ok(Taken::Scatter(scatter)) => {
+                    taken += header.total;
+                    break Ok(Next::Scatter(scatter));
+                }
+                Ok(Taken::Portal(name, describe, rows_max)) => {
+                    taken += header.total;
+                    break Ok(Next::Portal(name, describe, rows_max));
+                }
                 Ok(Taken::Later) => break Ok(Next::Traffic),
                 Ok(Taken::Server(source)) => break Ok(Next::Server(source)),
                 Err(end) => break Err(end),
@@ -70,6 +83,10 @@ impl Session {
         };
         inbox.consume(taken);
         self.inbox = inbox;
+        // A server that was reached and had nothing to do is not kept.
+        if self.bound.is_some() && matches!(next, Ok(Next::Traffic)) {
+            self.release_if_settled();
+        }
         let mut shelf = self.worker.shelf.borrow_mut();
         shelf.take_back(&mut self.inbox);
         next
@@ -130,23 +147,40 @@ impl Session {
         }
     }
 
-    /// Makes sure that a server of `source` (`None`: any) is in use.
+    /// Makes sure that a server of `source` (`None`: any) is in use, and that the transaction has begun there.
     pub(super) fn reach(&mut self, source: Option<usize>) -> Result<Option<Taken>, Refusal> {
-        match (&self.bound, source) {
-            (Some(_), None) => return Ok(None),
-            (Some(bound), Some(source)) if bound.source == source => return Ok(None),
-            (Some(bound), Some(other)) => {
-                if !self.expected.is_empty() && !self.batch_open {
-                    // The transaction may be over by the time that everything is answered.
-                    return Ok(Some(Taken::Later));
-                }
-                let (from, to) = (bound.source, other);
-                return crate::global_write::second_source(&self.worker, from, to, self.pinned)
-                    .map(|()| None);
+        if let (Some(bound), Some(other)) = (&self.bound, source)
+            && bound.source != other
+        {
+            if self.is_visiting() && self.batch_open {
+                // It was asked for a description only; an end of its own sets it free.
+                frame::put_bare(&mut self.to_server, b'S');
+                self.expected.push_back(Expect::HiddenBatch);
+                self.batch_open = false;
             }
+            if !self.expected.is_empty() && !self.batch_open {
+                // The transaction may be over, or the visit, by the time that everything is answered.
+                return Ok(Some(Taken::Later));
+            }
+            let from = bound.source;
+            return crate::global_write::second_source(&self.worker, from, other, self.pinned)
+                .map(|()| None);
+        }
+        let wait = self.visit(source)?;
+        if wait.is_none() {
+            self.begin_deferred();
+        }
+        Ok(wait)
+    }
+
+    /// Makes sure that some server is in use, of `source` if none is yet; a transaction that waits for its server goes on waiting.
+    pub(super) fn visit(&mut self, source: Option<usize>) -> Result<Option<Taken>, Refusal> {
+        if self.bound.is_some() {
+            return Ok(None);
+        }
+        if self.status == FAILED {
             // A server's own status would hide that this transaction has failed.
-            (None, _) if self.status == FAILED => return Err(self.aborted()),
-            (None, _) => {}
+            return Err(self.aborted());
         }
         let source = source.unwrap_or_else(|| self.worker.home());
         let pool = self.pool(source);

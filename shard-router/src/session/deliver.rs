@@ -131,6 +131,8 @@ impl Session {
             }
             _ => {}
         }
+        // The server is held by `deliver`, so it is the waiting BEGIN alone that tells a visit.
+        let visiting = !self.deferred.is_empty();
         let Some(expected) = self.expected.front_mut() else {
             return Err(Hostile(format!("{:?} unasked", char::from(tag))));
         };
@@ -172,6 +174,12 @@ impl Session {
                 self.skip_to_sync(server);
                 return Ok(Fate::Say(words));
             }
+            (Expect::Sync, b'Z') if visiting => {
+                // The server is outside of the transaction that the client is in.
+                let mut ready = Vec::new();
+                frame::put_ready(&mut ready, self.status);
+                (true, Fate::Say(ready))
+            }
             (Expect::Sync, b'Z') => {
                 self.status = status(body)?;
                 (true, Fate::Pass)
@@ -180,9 +188,11 @@ impl Session {
                 self.skip_to_sync(server);
                 return Ok(Fate::Pass);
             }
-            (Expect::Parse(_), b'1') | (Expect::Bind, b'2') | (Expect::Close, b'3') => {
+            (Expect::Parse(statement), b'1') => {
+                statement.valid.set(true);
                 (true, Fate::Pass)
             }
+            (Expect::Bind, b'2') | (Expect::Close, b'3') => (true, Fate::Pass),
             (Expect::HiddenParse(_), b'1') | (Expect::HiddenClose, b'3') => (true, Fate::Drop),
             (Expect::Describe, b't') => (false, Fate::Pass),
             (Expect::Describe, b'T' | b'n') => (true, Fate::Pass),
@@ -221,6 +231,9 @@ impl Session {
 
     /// The server has met an error in a batch and skips what is left of it.
     fn skip_to_sync(&mut self, server: &mut Server) {
+        if !self.deferred.is_empty() {
+            self.status = FAILED;
+        }
         self.copying_in = false;
         while self.expected.front().is_some_and(Expect::is_skipped) {
             match self.expected.pop_front() {

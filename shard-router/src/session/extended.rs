@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use super::{
-    Bound, End, FAILED, Session, Statement, consume::Taken, expect::Expect, prepared::Portal,
+    Bound, End, FAILED, Scatter, ScatterPortal, Session, Statement, consume::Taken, expect::Expect,
+    prepared::Portal,
 };
 use crate::{
     classify::Act,
@@ -161,16 +162,33 @@ impl Session {
         if !self.portals.is_empty() {
             self.portals.remove(portal);
         }
+        if !self.scatters.is_empty() {
+            self.scatters.remove(portal);
+        }
         let worker = Rc::clone(&self.worker);
-        let aim = worker.meanings.borrow().aim_bind(&statement, rest, self)?;
+        let aim = worker.meanings.borrow().aim_bind(&statement, rest)?;
         let source = match aim {
             Aim::Any => None,
             Aim::One(source) => Some(source),
+            Aim::Several(plan) => {
+                if !self.expected.is_empty() {
+                    return Ok(Taken::Later);
+                }
+                self.may_scatter(&plan)?;
+                self.answer_unsent();
+                let scatter = Scatter::of_bind(plan, &statement, rest);
+                self.scatters.insert(portal.into(), ScatterPortal { scatter, running: None });
+                self.say(|out| frame::put_bare(out, b'2'));
+                return Ok(Taken::Done);
+            }
         };
         if let Some(wait) = self.reach(source)? {
             return Ok(wait);
         }
         self.note(&meaning)?;
+        if let Some(bound) = &self.bound {
+            worker.shared().counts.routed[bound.source].increment(1);
+        }
         self.send_unsent();
         self.send_parse(&statement, false);
         frame::put(&mut self.to_server, b'B', |out| {
@@ -197,7 +215,7 @@ impl Session {
             Act::InTransaction | Act::Set(_) => unbound && self.status == super::IN_TRANSACTION,
             Act::ResetAll | Act::DiscardAll => unbound && !open,
             Act::DeallocateAll | Act::Deallocate(_) => self.pinned.is_none(),
-            Act::Show(_) | Act::ExplainRoute(_) => true,
+            Act::Show(_) | Act::ExplainRoute(_) | Act::Locate(..) => true,
             Act::Empty => unbound && !open,
             Act::Impossible(_) | Act::Pin(_) | Act::Several { .. } | Act::Statement => false,
         }
@@ -223,6 +241,11 @@ impl Session {
             if let Some(portal) = self.portals.get(name) {
                 let columns = crate::admin::columns(portal.statement.meaning.act());
                 self.say(|out| put_columns(out, columns));
+            } else if self.scatters.contains_key(name) {
+                return Ok(match self.expected.is_empty() {
+                    true => Taken::Portal(name.into(), true, 0),
+                    false => Taken::Later,
+                });
             } else if self.bound.is_some() {
                 frame::put(&mut self.to_server, b'D', |out| {
                     out.push(b'P');
@@ -237,7 +260,10 @@ impl Session {
         }
         let statement =
             self.statement(name).ok_or_else(|| unknown("prepared statement", name, "26000"))?;
-        let own = matches!(statement.meaning.act(), Act::Show(_) | Act::ExplainRoute(_));
+        let own = matches!(
+            statement.meaning.act(),
+            Act::Show(_) | Act::ExplainRoute(_) | Act::Locate(..)
+        );
         if own || (self.answers(&statement.meaning) && statement.types().next().is_none()) {
             self.answer_unsent();
             let columns = crate::admin::columns(statement.meaning.act());
@@ -247,8 +273,8 @@ impl Session {
             });
             return Ok(Taken::Done);
         }
-        let source = self.worker.meanings.borrow().describer(&statement.meaning);
-        if let Some(wait) = self.reach(if self.bound.is_some() { None } else { source })? {
+        let source = self.worker.meanings.borrow().describer(&statement);
+        if let Some(wait) = self.visit(source)? {
             return Ok(wait);
         }
         self.send_unsent();
@@ -268,9 +294,16 @@ impl Session {
 
     pub(super) fn execute(&mut self, message: &[u8]) -> Result<Taken, End> {
         let mut rest = Body(&message[HEADER..]);
-        let (Some(name), Some(_rows_max)) = (rest.text(), rest.int32()) else {
+        let (Some(name), Some(rows_max)) = (rest.text(), rest.int32()) else {
             return Err(malformed("execute"));
         };
+        if self.scatters.contains_key(name) {
+            let rows_max = u64::try_from(rows_max).unwrap_or(0);
+            return Ok(match self.expected.is_empty() {
+                true => Taken::Portal(name.into(), false, rows_max),
+                false => Taken::Later,
+            });
+        }
         if let Some(portal) = self.portals.get(name).cloned() {
             let sql = portal.statement.sql();
             match self.answer_itself(&portal.statement.meaning, sql) {
@@ -298,7 +331,8 @@ impl Session {
         let (Some(kind @ (b'S' | b'P')), Some(name)) = (rest.byte(), rest.text()) else {
             return Err(malformed("close"));
         };
-        let own_portal = kind == b'P' && self.portals.remove(name).is_some();
+        let own_portal = kind == b'P'
+            && (self.portals.remove(name).is_some() | self.scatters.remove(name).is_some());
         if kind == b'P' && !own_portal && self.bound.is_some() {
             frame::put(&mut self.to_server, b'C', |out| {
                 out.push(b'P');
@@ -323,7 +357,7 @@ impl Session {
 
     pub(super) fn flush(&mut self) -> Taken {
         if !self.unsent.is_empty() {
-            match self.reach(None) {
+            match self.visit(None) {
                 Ok(None) => self.send_unsent(),
                 Ok(Some(wait)) => return wait,
                 Err(refusal) => self.refuse_batch(&refusal),
@@ -335,13 +369,23 @@ impl Session {
         Taken::Done
     }
 
+    /// What servers have taken before, or the router answers itself, needs no server to be told as taken.
+    fn answer_known(&mut self) {
+        if self.unsent.iter().all(|unsent| unsent.valid.get() || self.answers(&unsent.meaning)) {
+            self.answer_unsent();
+        }
+    }
+
     pub(super) fn sync(&mut self) -> Taken {
         if self.copying_in {
             // PostgreSQL ignores it; the one behind the end of the COPY counts.
             return Taken::Done;
         }
+        if !self.skipping {
+            self.answer_known();
+        }
         if !self.unsent.is_empty() && !self.skipping {
-            match self.reach(None) {
+            match self.visit(None) {
                 Ok(None) => self.send_unsent(),
                 Ok(Some(wait)) => return wait,
                 Err(refusal) => {
@@ -354,6 +398,10 @@ impl Session {
         self.skipping = false;
         if self.status == super::IDLE {
             self.portals.clear();
+            if !self.scatters.is_empty() {
+                self.scatters.clear();
+                self.ticket.points_nowhere();
+            }
         }
         if self.bound.is_some() && (self.batch_open || !self.expected.is_empty()) {
             frame::put_bare(&mut self.to_server, b'S');

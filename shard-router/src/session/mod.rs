@@ -10,15 +10,17 @@ mod deliver;
 mod expect;
 mod extended;
 mod prepared;
+mod scatter;
 mod settings;
 mod simple;
 mod traffic;
 
 use std::{collections::HashMap, collections::VecDeque, io, rc::Rc};
 
-use self::{expect::Expect, prepared::Portal};
+use self::{expect::Expect, prepared::Portal, scatter::Running};
 pub(crate) use self::{
     prepared::{Statement, Statements},
+    scatter::Scatter,
     settings::Statuses,
 };
 use crate::{
@@ -65,6 +67,10 @@ enum Next {
     Traffic,
     /// A server of this pool is needed, and none is idle.
     Server(usize),
+    /// A simple query over several sources.
+    Scatter(Box<Scatter>),
+    /// A portal over several sources: its name, whether it is described or executed, and rows at most.
+    Portal(Box<[u8]>, bool, u64),
 }
 
 /// A server in use.
@@ -73,6 +79,12 @@ struct Bound {
     pool: Rc<Pool>,
     /// The source's place in the configuration.
     source: usize,
+}
+
+/// A bound statement over several sources.
+struct ScatterPortal {
+    scatter: Scatter,
+    running: Option<Running>,
 }
 
 /// One client.
@@ -110,6 +122,8 @@ pub(crate) struct Session {
     /// Taken from the client and known to no server yet.
     unsent: Vec<Rc<Statement>>,
     portals: HashMap<Box<[u8]>, Portal>,
+    /// Portals over several sources.
+    scatters: HashMap<Box<[u8]>, ScatterPortal>,
     settings: Option<Rc<Settings>>,
     /// Settings that the server may have changed for this session; read back before it is released.
     touched: Vec<String>,
@@ -157,6 +171,7 @@ impl Session {
             unnamed: None,
             unsent: Vec::new(),
             portals: HashMap::new(),
+            scatters: HashMap::new(),
             settings,
             touched: Vec::new(),
             read_back: None,
@@ -186,6 +201,10 @@ impl Session {
             };
             let done = match next {
                 Next::Traffic => self.traffic().await,
+                Next::Scatter(scatter) => Box::pin(self.scatter(*scatter)).await,
+                Next::Portal(name, describe, rows_max) => {
+                    Box::pin(self.scatter_portal(&name, describe, rows_max)).await
+                }
                 Next::Server(source) => Box::pin(self.wait_for_server(source)).await,
             };
             if let Err(end) = done {
@@ -238,11 +257,20 @@ impl Session {
         Rc::clone(pool)
     }
 
-    /// From here on the server belongs to this session: its settings are made ours, and a waiting `BEGIN` goes first.
+    /// From here on the server belongs to this session: its settings are made ours. A waiting `BEGIN` still waits: see [`Self::begin_deferred`].
     fn attach(&mut self, bound: Bound) {
         self.ticket.points_to(&bound.server);
         self.bound = Some(bound);
         self.make_settings_ours();
+    }
+
+    /// Whether the server was only asked what a statement looks like: the transaction is not bound to it and has not begun there.
+    fn is_visiting(&self) -> bool {
+        self.bound.is_some() && !self.deferred.is_empty()
+    }
+
+    /// The server in use is the one for this transaction: what waited goes there first.
+    fn begin_deferred(&mut self) {
         for sql in std::mem::take(&mut self.deferred) {
             frame::put_query(&mut self.to_server, sql.as_bytes());
             self.expected.push_back(Expect::HiddenQuery);
@@ -252,8 +280,9 @@ impl Session {
 
     /// Gives the server back, unless the session still needs it.
     fn release_if_settled(&mut self) {
+        let visiting = self.is_visiting();
         let settled = self.expected.is_empty()
-            && self.status == IDLE
+            && (self.status == IDLE || visiting)
             && !self.batch_open
             && !self.copying_in
             && self.unsent.is_empty()
@@ -261,7 +290,9 @@ impl Session {
         if !settled || self.bound.is_none() {
             return;
         }
-        if !self.touched.is_empty() {
+        if visiting {
+            self.release();
+        } else if !self.touched.is_empty() {
             self.begin_read_back();
         } else if self.pinned.is_none() {
             self.release();

@@ -1,6 +1,8 @@
 //! Prepared statements: a client's names for them, and the one statement that all clients with the same text share.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{cell::Cell, collections::HashMap, rc::Rc};
+
+use holdfast_route::Literal;
 
 use super::Session;
 use crate::{
@@ -20,6 +22,10 @@ pub(crate) struct Statement {
     /// The parse message behind the name: text, zero byte, types.
     pub(crate) tail: Box<[u8]>,
     pub(crate) meaning: Rc<Meaning>,
+    /// Whether a server has taken it before.
+    pub(crate) valid: Cell<bool>,
+    /// The literals in the text.
+    pub(crate) literals: Box<[Literal]>,
 }
 
 impl Statement {
@@ -90,10 +96,14 @@ impl Statements {
         }
         let sql = std::str::from_utf8(sql).map_err(|_| not_utf8())?;
         self.last_id += 1;
+        let (meaning, literals) = meanings.of_prepared(sql);
+        let id = self.last_id;
         let statement = Rc::new(Statement {
-            id: self.last_id,
+            id,
             tail: tail.into(),
-            meaning: meanings.of_prepared(sql),
+            meaning,
+            literals,
+            valid: Cell::new(false),
         });
         self.keep(tail.into(), Rc::clone(&statement));
         Ok(statement)

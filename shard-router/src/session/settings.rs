@@ -164,6 +164,16 @@ impl Session {
         result
     }
 
+    /// Makes this session's settings those of a server that is used beside the session's own.
+    /// # Errors
+    /// The server is gone, or does not take a setting.
+    pub(super) async fn fit_settings(&self, server: &mut Server) -> io::Result<()> {
+        match self.ask_statuses(server).await? {
+            Ok(()) => Ok(()),
+            Err(refusal) => Err(io::Error::other(refusal.to_string())),
+        }
+    }
+
     async fn ask_statuses(&self, server: &mut Server) -> io::Result<Result<(), Refusal>> {
         if same(server.settings.as_ref(), self.settings.as_ref()) {
             return Ok(Ok(()));

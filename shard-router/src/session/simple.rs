@@ -1,6 +1,6 @@
 //! Simple queries: one message, answered up to `ReadyForQuery` before the next one is looked at.
 
-use super::{Bound, End, FAILED, IDLE, Session, consume::Taken, expect::Expect};
+use super::{Bound, End, FAILED, IDLE, Scatter, Session, consume::Taken, expect::Expect};
 use crate::{
     classify::Act,
     frame::{self, HEADER},
@@ -39,8 +39,7 @@ impl Session {
 
     fn query_text(&mut self, message: &[u8], sql: &str) -> Result<Taken, Refusal> {
         let worker = std::rc::Rc::clone(&self.worker);
-        let mut meanings = worker.meanings.borrow_mut();
-        let meaning = meanings.of_query(sql);
+        let meaning = worker.meanings.borrow_mut().of_query(sql);
         if self.status == FAILED && self.bound.is_none() && !meaning.ends_transaction() {
             return Err(self.aborted());
         }
@@ -53,28 +52,32 @@ impl Session {
             });
             return Ok(Taken::Done);
         }
-        let aim = meanings.aim_query(&meaning, sql, self)?;
-        drop(meanings);
-        self.send_query(message, &meaning, aim)
+        let aim = worker.meanings.borrow().aim_query(&meaning, sql)?;
+        match aim {
+            Aim::Any => self.send_query(message, &meaning, None),
+            Aim::One(source) => self.send_query(message, &meaning, Some(source)),
+            Aim::Several(plan) => {
+                self.may_scatter(&plan)?;
+                self.unnamed = None;
+                Ok(Taken::Scatter(Box::new(Scatter::of_query(plan, sql))))
+            }
+        }
     }
 
     fn send_query(
         &mut self,
         message: &[u8],
         meaning: &Meaning,
-        aim: Aim,
+        source: Option<usize>,
     ) -> Result<Taken, Refusal> {
-        let source = match aim {
-            Aim::Any => None,
-            Aim::One(source) => Some(source),
-        };
         if let Some(wait) = self.reach(source)? {
             return Ok(wait);
         }
         self.note(meaning)?;
-        let Some(Bound { server, .. }) = &mut self.bound else {
+        let Some(Bound { server, source, .. }) = &mut self.bound else {
             unreachable!("a server was reached")
         };
+        self.worker.shared().counts.routed[*source].increment(1);
         // PostgreSQL drops the statement without a name at a simple query.
         server.unnamed = None;
         self.unnamed = None;
@@ -121,14 +124,32 @@ impl Session {
         Ok(())
     }
 
-    /// What `EXPLAIN (ROUTE)` says of a statement.
+    /// What `EXPLAIN (ROUTE)` says of a statement: what it would do, and where.
+    /// # Errors
+    /// It would be refused.
     pub(crate) fn explain_route(&self, sql: &str) -> Result<Vec<(String, String)>, Refusal> {
-        let _ = sql;
-        let source = self.worker.sources()[self.worker.home()].name().to_owned();
-        Ok(vec![
-            ("source".to_owned(), source),
-            ("reason".to_owned(), "there is one source only".to_owned()),
-        ])
+        let row = |what: &str, value: String| (what.to_owned(), value);
+        let plan = self.worker.meanings.borrow().plan_of(sql)?;
+        let Some((plan, rules)) = plan else {
+            let source = self.worker.sources()[self.worker.home()].name().to_owned();
+            let reason = "there is one source only".to_owned();
+            return Ok(vec![row("source", source), row("reason", reason)]);
+        };
+        let mut rows = vec![row("access", format!("{:?}", plan.access).to_lowercase())];
+        if let Some(group) = &plan.group {
+            rows.push(row("group", group.to_string()));
+        }
+        for line in plan.explain(&rules) {
+            rows.push(row("source", line.source.unwrap_or_else(|| "any".to_owned())));
+            if !line.shards.is_empty() {
+                rows.push(row("shard", line.shards.join(", ")));
+            }
+            rows.extend(line.slot.map(|slot| row("slot", slot.to_string())));
+            rows.push(row("reason", line.reason.to_owned()));
+            rows.extend(line.rewritten.map(|sql| row("sent instead", sql)));
+        }
+        rows.push(row("epoch", plan.epoch.to_string()));
+        Ok(rows)
     }
 
     fn pin(&mut self, why: Option<&'static str>) -> Result<(), Refusal> {
