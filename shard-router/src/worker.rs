@@ -32,6 +32,9 @@ use crate::{
 /// Names and values, sorted.
 type Pairs = Vec<(String, String)>;
 
+/// The source for what every source answers alike.
+pub(crate) const HOME: usize = 0;
+
 /// What one thread has.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
@@ -100,11 +103,6 @@ impl Worker {
     /// Whether there are no rules, so that everything goes to the only source.
     pub(crate) fn passes_everything(&self) -> bool {
         self.shared.rules.is_none()
-    }
-
-    /// The source for what every source answers alike.
-    pub(crate) fn home(&self) -> usize {
-        0
     }
 
     /// Whether the router stops: sessions end with their transaction.

@@ -182,7 +182,7 @@ impl Session {
             // A server's own status would hide that this transaction has failed.
             return Err(self.aborted());
         }
-        let source = source.unwrap_or_else(|| self.worker.home());
+        let source = source.unwrap_or(crate::worker::HOME);
         let pool = self.pool(source);
         match pool.take_idle() {
             Some(server) => {

@@ -131,7 +131,7 @@ impl Session {
         let row = |what: &str, value: String| (what.to_owned(), value);
         let plan = self.worker.meanings.borrow().plan_of(sql)?;
         let Some((plan, rules)) = plan else {
-            let source = self.worker.sources()[self.worker.home()].name().to_owned();
+            let source = self.worker.sources()[crate::worker::HOME].name().to_owned();
             let reason = "there is one source only".to_owned();
             return Ok(vec![row("source", source), row("reason", reason)]);
         };
