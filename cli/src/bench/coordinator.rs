@@ -26,6 +26,8 @@ const FEW: u32 = 64;
 const MANY: u32 = 512;
 /// Clients, at most: the participants' credit and the client library's limit are above.
 const CLIENTS_MAX: i64 = 2_048;
+/// How long a quiet cluster is watched: long enough for the kernel's ticks to tell a hundredth of a core.
+const IDLE: Duration = Duration::from_secs(4);
 /// Connections, above which clients of bar (c) share them.
 const DATABASE_CLIENTS: u32 = MANY;
 
@@ -134,6 +136,9 @@ async fn measure(args: &CoordinatorArgs, folder: &Path) -> anyhow::Result<(Value
     ));
 
     let mut cells = Cells::default();
+    // What was decided last is finished by then, and the bars wait for orders.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    cells.add("idle", 0, sides.nodes.idle(IDLE).await.context("a quiet cluster")?);
     for round in 1..=args.rounds {
         note(&format!("Round {round} of {}\n", args.rounds));
         Box::pin(sides.round(args, record_bytes, &mut cells)).await?;
@@ -259,6 +264,12 @@ fn goals(cells: &Cells) -> Vec<Goal> {
         median("tcc", FEW, "p99_to_p50"),
         AtMost(4.0),
     ));
+    for (what, name, most) in [
+        ("CPU of a quiet node, share of a core", "core_share", 0.01),
+        ("bytes a second in the log of a quiet leader", "bytes_per_s", 0.0),
+    ] {
+        goals.push(Goal::new(what, median("idle", 0, name), AtMost(most)));
+    }
     for (side, blocking) in [("tcc", 2.0), ("saga", 1.0)] {
         let name = |kind| format!("{kind} proposals a {side}, {FEW} clients");
         let blocked = median(side, FEW, "blocking");

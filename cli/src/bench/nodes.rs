@@ -197,6 +197,24 @@ impl Nodes {
         bail!("no coordinator led for {} s", READY_MAX.as_secs())
     }
 
+    /// What the nodes use while nobody asks for anything: the share of a core of the busiest kind of node, and the bytes that the
+    /// leader's log grows by a second.
+    pub(crate) async fn idle(&self, during: Duration) -> anyhow::Result<Figures> {
+        let processes = self.processes().await?;
+        let (begun, before) = (Instant::now(), processes.read().await?);
+        sleep(during).await;
+        let (took, after) = (begun.elapsed().as_secs_f64(), processes.read().await?);
+        let share = |used_us: f64| used_us / 1e6 / took;
+        let leader = share(after.leader_cpu_us - before.leader_cpu_us);
+        let followers = share(after.followers_cpu_us - before.followers_cpu_us);
+        let follower = followers / processes.followers.len() as f64;
+        Ok(Figures::from([
+            ("core_share", leader.max(follower)),
+            ("bytes_per_s", (after.bytes - before.bytes) / took),
+            ("fsyncs_per_s", (after.fsyncs - before.fsyncs) / took),
+        ]))
+    }
+
     async fn processes(&self) -> anyhow::Result<Processes> {
         let leads = self.leader().await?;
         let pid = |at: usize| {
