@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use holdfast_tcc_agent::{Limits, PostgresResource, ServeConfig, Status, install, serve};
+use holdfast_tcc_agent::{
+    Credentials, Limits, PostgresResource, ServeConfig, Status, install, serve,
+};
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +36,8 @@ pub struct BankConfig {
     pub credit: u32,
     /// Where to read how it is going: connected to no coordinator until the data source is ready.
     pub status: Status,
+    /// Mutual TLS with the coordinators. `None`: nothing is encrypted, on loopback alone.
+    pub credentials: Option<Credentials>,
 }
 
 /// Brings the data source up to this version and serves the deposit module until `shutdown`; answers what is under way, then returns.
@@ -55,6 +59,7 @@ pub async fn run(config: BankConfig, shutdown: CancellationToken) -> Result<(), 
     agent.version = env!("CARGO_PKG_VERSION").to_owned();
     agent.credit = config.credit;
     agent.status = config.status;
+    agent.credentials = config.credentials;
     Ok(serve(agent, resource, shutdown).await?)
 }
 

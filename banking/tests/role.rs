@@ -125,6 +125,7 @@ async fn the_role_serves_its_shard_through_an_outage_of_postgresql() {
         batch_max: 64,
         credit: 256,
         status: Status::default(),
+        credentials: None,
     };
     let role = tokio::spawn(run(config, shutdown.clone()));
     // It comes when its data source is ready, not before.

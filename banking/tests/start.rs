@@ -26,6 +26,7 @@ fn config(database: Config) -> BankConfig {
         batch_max: 64,
         credit: 64,
         status: Status::default(),
+        credentials: None,
     }
 }
 

@@ -184,6 +184,7 @@ async fn every_grpc_method_is_answered_by_a_follower_as_by_the_leader() -> anyho
     // The stream: a follower answers, itself or by saying who leads; it never lets a request fall.
     let requests = (1..=20).map(|request_id| wire::ExchangeRequest {
         request_id,
+        on_behalf_of: None,
         request: Some(exchange_request::Request::Submit(submission(
             &format!("stream-{request_id}"),
             1,

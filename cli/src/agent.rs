@@ -4,6 +4,8 @@ use std::{process::ExitCode, sync::Arc};
 
 use holdfast_tcc_agent::{ServeConfig, Sidecar, SidecarConfig, Status, serve};
 
+use holdfast_security::Access;
+
 use crate::{
     config::{self, AgentConfig, ConfigArgs},
     health_door, shutdown, telemetry,
@@ -48,7 +50,11 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     ]))?;
     loaded.check_here()?;
     let config = loaded.config;
+    let warnings = loaded.warnings;
     telemetry::start_logging(&config.telemetry)?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
     let metrics = telemetry::start_metrics()?;
     let sidecar = Sidecar::new(&SidecarConfig {
         app: config.app.clone(),
@@ -64,12 +70,16 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         weight: config.weight,
         credit: config.credit,
         status: status.clone(),
+        credentials: config.credentials.clone(),
         ..ServeConfig::new(
             config.service.clone(),
             config.coordinators.iter().map(ToString::to_string).collect(),
         )
     };
     shutdown::until_signal(|token| async move {
+        if let Some(credentials) = config.credentials {
+            tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));
+        }
         let readiness = health_door::of_agent(status);
         let (http, door) =
             health_door::open(config.http, metrics, Arc::clone(&readiness), token.clone()).await?;

@@ -4,6 +4,8 @@ use std::{process::ExitCode, sync::Arc};
 
 use holdfast_tcc_agent::Status;
 
+use holdfast_security::Access;
+
 use crate::{
     config::{self, BankConfig, ConfigArgs},
     drill::door,
@@ -44,7 +46,11 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
     ]))?;
     loaded.check_here()?;
     let config = loaded.config;
+    let warnings = loaded.warnings;
     telemetry::start_logging(&config.telemetry)?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
     let metrics = telemetry::start_metrics()?;
     let status = Status::default();
     let http_wanted = config.http;
@@ -65,9 +71,13 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
         batch_max: config.batch_max,
         credit: config.credit,
         status: status.clone(),
+        credentials: config.credentials.clone(),
     };
     shutdown::until_signal(|token| async move {
         door::open(drill, about, token.clone()).await?;
+        if let Some(credentials) = config.credentials {
+            tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));
+        }
         let readiness = health_door::of_agent(status);
         let (http, door) =
             health_door::open(http_wanted, metrics, Arc::clone(&readiness), token.clone()).await?;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    agent, bank, barrier, bench, chaos, cluster, config_cmd, coordinator, demo, drill, explain,
-    locate, output::Output, router, rules, services, tx,
+    agent, bank, barrier, bench, certs, chaos, cluster, config_cmd, coordinator, demo, drill,
+    explain, locate, output::Output, router, rules, services, tx,
 };
 
 /// Distributed transactions for banks: freeze, confirm, recover.
@@ -79,6 +79,8 @@ Examples:
     Locate(locate::LocateArgs),
     /// Install the barrier in a service's database
     Barrier(barrier::BarrierArgs),
+    /// Make certificates for development, and tokens
+    Certs(certs::CertsArgs),
     /// Check and show configuration
     Config(config_cmd::ConfigCmdArgs),
     /// Explain an error code
@@ -106,6 +108,7 @@ impl Holdfast {
             Command::Rules(args) => rules::run(&args, output),
             Command::Locate(args) => locate::run(&args, output),
             Command::Barrier(args) => Box::pin(barrier::run(args)).await,
+            Command::Certs(args) => certs::run(&args, output),
             Command::Config(args) => config_cmd::run(&args, output),
             Command::Explain(args) => explain::run(&args, output),
         }

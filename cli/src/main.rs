@@ -4,6 +4,7 @@ mod agent;
 mod bank;
 mod barrier;
 mod bench;
+mod certs;
 mod chaos;
 mod chaos_router;
 mod cluster;

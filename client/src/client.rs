@@ -6,13 +6,12 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout_at},
 };
-use tonic::transport::Channel;
 
 use crate::{
     Answer, BranchSpec, ClientError, ClientOptions, Page, Status, Submission, Terms, Transaction,
     Wait,
     leader::Leader,
-    link::channel,
+    link::{Line, OpenError, channel},
     wire::{
         self, AddBranchRequest, BeginRequest, ErrorKind, GetRequest, ListRequest, RetryRequest,
         RollBackRequest, SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
@@ -83,6 +82,9 @@ impl Client {
         loop {
             match timeout_at(deadline, leader.link()).await {
                 Ok(Ok(_)) => return Ok(client),
+                Ok(Err(OpenError { code: Some(code), cause, .. })) => {
+                    return Err(ClientError::Refused { code, message: cause });
+                }
                 Ok(Err(error)) => last = error.to_string(),
                 Err(_) => {}
             }
@@ -356,6 +358,9 @@ impl Client {
         loop {
             let link = match timeout_at(deadline, leader.link()).await {
                 Ok(Ok(link)) => Some(link),
+                Ok(Err(OpenError { code: Some(code), cause, .. })) if !futile.sent => {
+                    return Err(ClientError::Refused { code, message: cause });
+                }
                 Ok(Err(error)) => {
                     futile.last = error.to_string();
                     None
@@ -435,7 +440,7 @@ impl Client {
     /// Asks one node after the other until one answers.
     pub(crate) async fn on_any<T>(
         &self,
-        ask: impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>,
+        ask: impl AsyncFn(Line) -> Result<tonic::Response<T>, tonic::Status>,
     ) -> Result<T, ClientError> {
         let mut error = None;
         for address in self.inner.leader.addresses() {
@@ -451,7 +456,7 @@ impl Client {
     pub(crate) async fn on_one<T>(
         &self,
         address: &str,
-        ask: &impl AsyncFn(Channel) -> Result<tonic::Response<T>, tonic::Status>,
+        ask: &impl AsyncFn(Line) -> Result<tonic::Response<T>, tonic::Status>,
     ) -> Result<T, ClientError> {
         let options = &self.inner.options;
         let patience_ms = options.patience_ms;

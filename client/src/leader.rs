@@ -95,14 +95,14 @@ impl Leader {
         self.state().learn(&first);
         let Some(leader) = first.told().leader.clone().filter(|leader| leader != candidate) else {
             let cause = "it knows of no leader; an election may be under way".to_owned();
-            return Err(OpenError { address: candidate.to_owned(), cause });
+            return Err(OpenError { address: candidate.to_owned(), cause, code: None });
         };
         match Link::open(&leader, false, &self.options).await {
             Ok(second) if second.told().leads => Ok(second),
             Ok(second) => {
                 let cause =
                     format!("node {candidate} says that it leads, and it says that it does not");
-                Err(OpenError { address: second.address().to_owned(), cause })
+                Err(OpenError { address: second.address().to_owned(), cause, code: None })
             }
             Err(error) => {
                 tracing::info!(%leader, %error, by = candidate, "the leader is out of reach; going by way of a follower");

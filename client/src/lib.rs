@@ -41,10 +41,13 @@ mod submission;
 /// Messages of `holdfast.v1`, as they go over the wire.
 pub use holdfast_proto::v1 as wire;
 
+/// What [`ClientOptions`] are told of certificates and tokens.
+pub use holdfast_security::{Credentials, Files, Token};
+
 pub use answer::{Answer, Branch, Mode, Outcome, Page, Status, Transaction};
 pub use client::{Client, Filter};
 pub use error::{ClientError, ErrorKind};
-pub use link::{FORWARD_HEADER, FORWARD_NEVER, Link, Lost, OpenError, channel};
+pub use link::{Bearer, FORWARD_HEADER, FORWARD_NEVER, Line, Link, Lost, OpenError, channel};
 pub use operator::Change;
 pub use options::ClientOptions;
 pub use second_phase::Finished;

@@ -17,15 +17,16 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Request, Streaming,
+    Code, Request, Streaming,
     metadata::{AsciiMetadataValue, MetadataMap},
+    service::interceptor::{InterceptedService, Interceptor},
     transport::{Channel, Endpoint},
 };
 
 use crate::{
     ClientOptions,
     wire::{
-        ExchangeReply, ExchangeRequest, exchange_reply::Reply, exchange_request,
+        ExchangeReply, ExchangeRequest, OnBehalf, exchange_reply::Reply, exchange_request,
         transactions_client::TransactionsClient,
     },
 };
@@ -89,6 +90,8 @@ pub struct OpenError {
     pub address: String,
     /// Why, for people.
     pub cause: String,
+    /// The code of a refusal that another attempt cannot change: the node does not let this caller in.
+    pub code: Option<String>,
 }
 
 /// Who waits for which answer; `None` once the stream has ended.
@@ -126,7 +129,7 @@ impl Link {
         forward: bool,
         options: &ClientOptions,
     ) -> Result<Self, OpenError> {
-        let failed = |cause: String| OpenError { address: address.to_owned(), cause };
+        let failed = |cause: String| OpenError { address: address.to_owned(), cause, code: None };
         let channel = channel(address, options).await?;
         let mut client =
             TransactionsClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
@@ -139,7 +142,10 @@ impl Link {
         let response = timeout(options.connect_timeout(), client.exchange(request))
             .await
             .map_err(|_| failed(format!("no stream within {} ms", options.connect_timeout_ms)))?
-            .map_err(|status| failed(format!("{}: {}", status.code(), status.message())))?;
+            .map_err(|status| OpenError {
+                code: not_let_in(&status),
+                ..failed(format!("{}: {}", status.code(), status.message()))
+            })?;
         let told = Told::of(response.metadata());
         let pending = Arc::new(Pending(Mutex::new(Some(HashMap::new()))));
         let reader = tokio::spawn(read(response.into_inner(), Arc::clone(&pending)));
@@ -159,6 +165,17 @@ impl Link {
     /// # Errors
     /// [`Lost`], which says whether the request may have arrived.
     pub async fn call(&self, request: exchange_request::Request) -> Result<Reply, Lost> {
+        self.call_for(request, None).await
+    }
+
+    /// As [`Self::call`], by one node for whoever asked it. Anybody but a node is refused.
+    /// # Errors
+    /// [`Lost`].
+    pub async fn call_for(
+        &self,
+        request: exchange_request::Request,
+        on_behalf_of: Option<OnBehalf>,
+    ) -> Result<Reply, Lost> {
         let lost = |sent| Lost { address: self.address.clone(), sent };
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let permit = self.requests.reserve().await.map_err(|_| lost(false))?;
@@ -167,7 +184,7 @@ impl Link {
             .with(|open| open.as_mut().map(|map| map.insert(id, tell)))
             .ok_or_else(|| lost(false))?;
         let _waiting = Waiting { pending: &self.pending, id };
-        permit.send(ExchangeRequest { request_id: id, request: Some(request) });
+        permit.send(ExchangeRequest { request_id: id, request: Some(request), on_behalf_of });
         told.await.map_err(|_| lost(true))
     }
 
@@ -241,11 +258,58 @@ async fn read(replies: Streaming<ExchangeReply>, pending: Arc<Pending>) {
     pending.with(Option::take);
 }
 
+/// The code of a refusal of whoever asks, whatever is asked.
+fn not_let_in(status: &tonic::Status) -> Option<String> {
+    let refused = matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied);
+    let code = status.metadata().get("holdfast-code").filter(|_| refused)?;
+    code.to_str().ok().map(str::to_owned)
+}
+
+/// A connection that shows the token, if there is one, with every request.
+pub type Line = InterceptedService<Channel, Bearer>;
+
+/// Adds the token to each request.
+#[derive(Clone, Debug)]
+pub struct Bearer(Option<AsciiMetadataValue>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, tonic::Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl Bearer {
+    fn of(options: &ClientOptions) -> Self {
+        let token = options.token.as_ref().filter(|_| options.credentials.is_some());
+        Self(token.map(|token| {
+            let mut value = AsciiMetadataValue::try_from(format!("Bearer {}", token.reveal()))
+                .expect("a token is letters and digits");
+            value.set_sensitive(true);
+            value
+        }))
+    }
+}
+
+/// Whether nothing leaves this machine on the way to `address`.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 /// A connection to the node at `address` (`host:port`), with pings that notice when it is gone.
 /// # Errors
 /// [`OpenError`].
-pub async fn channel(address: &str, options: &ClientOptions) -> Result<Channel, OpenError> {
-    let failed = |cause: String| OpenError { address: address.to_owned(), cause };
+pub async fn channel(address: &str, options: &ClientOptions) -> Result<Line, OpenError> {
+    let failed = |cause: String| OpenError { address: address.to_owned(), cause, code: None };
+    if options.credentials.is_none() && !is_loopback(address) {
+        let cause =
+            "without TLS only loopback addresses are spoken to; give the authority's certificate";
+        return Err(failed(cause.to_owned()));
+    }
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| failed(format!("not an address of the form host:port ({error})")))?
         .connect_timeout(options.connect_timeout())
@@ -255,10 +319,12 @@ pub async fn channel(address: &str, options: &ClientOptions) -> Result<Channel, 
         .http2_keep_alive_interval(options.silence_max() / 2)
         .keep_alive_timeout(options.silence_max() / 2)
         .keep_alive_while_idle(true);
-    timeout(options.connect_timeout(), endpoint.connect())
+    let connecting = holdfast_security::dial(&endpoint, options.credentials.as_ref());
+    let channel = timeout(options.connect_timeout(), connecting)
         .await
         .map_err(|_| failed(format!("no connection within {} ms", options.connect_timeout_ms)))?
-        .map_err(|error| failed(causes(&error)))
+        .map_err(|error| failed(causes(&error)))?;
+    Ok(InterceptedService::new(channel, Bearer::of(options)))
 }
 
 /// An error with its causes, outermost first.

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use holdfast_proto::v1::{admin_client::AdminClient, change_reply::Outcome};
 use tokio::time::{Instant, sleep};
-use tonic::transport::Channel;
 
-use crate::{Client, ClientError, wire};
+use crate::{Client, ClientError, link::Line, wire};
 
 /// Between two attempts while nobody leads.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -39,7 +38,7 @@ pub enum Change {
 impl Change {
     async fn ask(
         &self,
-        channel: Channel,
+        channel: Line,
     ) -> Result<tonic::Response<wire::ChangeReply>, tonic::Status> {
         let mut admin = AdminClient::new(channel);
         match self.clone() {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use holdfast_security::{Credentials, Token};
+
 /// Limits of a client. The defaults suit a service beside its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientOptions {
@@ -17,6 +19,11 @@ pub struct ClientOptions {
     pub pause_first_ms: u64,
     /// The longest pause, ms.
     pub pause_ceiling_ms: u64,
+    /// Mutual TLS: the authority that names the nodes, and this program's own certificate. `None`: nothing is encrypted, and only
+    /// loopback addresses are spoken to.
+    pub credentials: Option<Credentials>,
+    /// A bearer token, sent with every request; only ever over TLS.
+    pub token: Option<Token>,
 }
 
 impl Default for ClientOptions {
@@ -28,6 +35,8 @@ impl Default for ClientOptions {
             in_flight_max: 4_096,
             pause_first_ms: 5,
             pause_ceiling_ms: 500,
+            credentials: None,
+            token: None,
         }
     }
 }

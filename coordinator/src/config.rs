@@ -2,8 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use holdfast_client::ClientOptions;
 pub use holdfast_history::Retention;
 use holdfast_raft::Member;
+use holdfast_security::{Access, ClientAuth, Credentials};
 use holdfast_txn::limit::TIMEOUT_MS_MAX;
 
 /// One coordinator node. The command line reads it from file, environment and flags.
@@ -59,11 +61,48 @@ pub struct Bind {
 }
 
 /// How the doors are guarded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub enum Security {
     /// No TLS; every bind must be a loopback address.
     #[default]
     DevPlaintext,
+    /// TLS 1.3 with certificates on both sides, roles and rights.
+    MutualTls {
+        /// This node's certificate, which names it, and the authority of all others.
+        credentials: Credentials,
+        /// What callers may do beside what their certificates say, and the tokens.
+        access: Access,
+        /// Whether callers may come with a token alone. Peers may not.
+        callers: ClientAuth,
+    },
+}
+
+impl Security {
+    /// The credentials, if there is TLS.
+    #[must_use]
+    pub fn credentials(&self) -> Option<&Credentials> {
+        match self {
+            Self::DevPlaintext => None,
+            Self::MutualTls { credentials, .. } => Some(credentials),
+        }
+    }
+
+    /// How this node speaks to others as their client.
+    pub(crate) fn client(&self) -> ClientOptions {
+        ClientOptions { credentials: self.credentials().cloned(), ..ClientOptions::default() }
+    }
+
+    /// How a door for callers and agents is guarded.
+    #[must_use]
+    pub fn door(&self) -> holdfast_security::Door {
+        match self {
+            Self::DevPlaintext => holdfast_security::Door::DevPlaintext,
+            Self::MutualTls { credentials, callers, .. } => holdfast_security::Door::MutualTls {
+                credentials: credentials.clone(),
+                auth: *callers,
+            },
+        }
+    }
 }
 
 /// Periods, ms.
@@ -118,7 +157,7 @@ impl Config {
             [("http", self.bind.http), ("grpc", self.bind.grpc), ("raft", self.bind.raft)]
         {
             check(
-                self.security != Security::DevPlaintext || address.ip().is_loopback(),
+                self.security.credentials().is_some() || address.ip().is_loopback(),
                 format!(
                     "bind.{door} = {address} is reachable from outside, and security.mode is dev-plaintext. Bind a loopback address"
                 ),
@@ -169,6 +208,7 @@ impl Config {
             join: self.cluster.join,
             groups: 1,
             reads_format: crate::record::FORMAT,
+            credentials: self.security.credentials().cloned(),
             heartbeat_ms: self.timeouts.heartbeat_ms,
             election_min_ms: self.timeouts.election_min_ms,
             election_max_ms: self.timeouts.election_max_ms,

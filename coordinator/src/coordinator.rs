@@ -224,6 +224,7 @@ impl Coordinator {
             Dispatcher::new(surroundings, leadership.clone(), (&events, heard), proposed);
         let dispatcher = tokio::spawn(dispatcher.run(stop.clone()));
         let (node, log_of_spread) = (config.node.id, Arc::clone(&log));
+        let options_of_spread = config.security.client();
         let inner = Inner {
             config,
             log,
@@ -236,7 +237,12 @@ impl Coordinator {
             stopping: CancellationToken::new(),
             stop,
             dispatcher: std::sync::Mutex::new(Some(dispatcher)),
-            spread: Spread::new(node, Arc::clone(&registry), Arc::clone(&log_of_spread)),
+            spread: Spread::new(
+                node,
+                Arc::clone(&registry),
+                Arc::clone(&log_of_spread),
+                options_of_spread,
+            ),
             registry,
             history,
             watchers,
@@ -280,6 +286,11 @@ impl Coordinator {
             self.inner.log.read_barrier().await?;
         }
         Ok(self.inner.state.get(gid))
+    }
+
+    /// The transaction as this node knows it now.
+    pub(crate) fn known(&self, gid: &Gid) -> Option<Arc<GlobalTransaction>> {
+        self.inner.state.get(gid)
     }
 
     /// At most `limit` transactions (never above [`limit::LIST_MAX`]) in gid order behind `after`, of `statuses` (none:
@@ -491,7 +502,8 @@ impl Coordinator {
         self.inner.metrics.get().cloned()
     }
 
-    fn leads(&self) -> bool {
+    /// Whether this node leads and has applied all that its predecessors left.
+    pub(crate) fn leads(&self) -> bool {
         self.inner.leadership.borrow().leads_here
     }
 

@@ -47,6 +47,7 @@ mod proposer;
 mod record;
 pub mod registry;
 mod replica;
+mod rights;
 pub mod rpc;
 mod serve;
 mod waiters;

@@ -9,12 +9,16 @@ use holdfast_proto::{
         services_server::ServicesServer, transactions_server::TransactionsServer,
     },
 };
+use holdfast_security::{Gate, Incoming};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 
 use crate::{
-    Coordinator, ServeError, http,
+    Coordinator, ServeError,
+    config::Security,
+    http,
+    rights::RpcGuard,
     rpc::{
         self, Desk, admin::Admin, participants::Participants, services::Services,
         transactions::Transactions,
@@ -27,6 +31,10 @@ const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Streams, so unary calls too, on one connection at once.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
+/// Bytes of the headers of one call, which CONTINUATION frames cannot exceed.
+const HEADERS_BYTES_MAX: u32 = 64 * 1024;
+/// Streams that a caller opened and reset before they were looked at; one more ends its connection.
+const RESETS_PENDING_MAX: usize = 64;
 /// For requests under way to be answered after a shutdown began.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Between two pings of a quiet connection, and the wait for their answer.
@@ -59,8 +67,13 @@ impl Coordinator {
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
         let closing = CancellationToken::new();
-        let mut grpc = tokio::spawn(self.clone().grpc_door(grpc, closing.clone()));
-        let mut http = tokio::spawn(self.clone().http_door(http, closing.clone()));
+        self.keep_certificates_fresh(closing.clone());
+        let mut grpc = tokio::spawn(
+            self.clone().grpc_door(self.gate(grpc, "grpc", b"h2", &closing), closing.clone()),
+        );
+        let mut http = tokio::spawn(
+            self.clone().http_door(self.gate(http, "http", b"http/1.1", &closing), closing.clone()),
+        );
         let broken = tokio::select! {
             () = shutdown.cancelled() => None,
             ended = &mut grpc => Some(broken("grpc", ended)),
@@ -81,11 +94,25 @@ impl Coordinator {
         broken.map_or(Ok(()), Err)
     }
 
-    async fn grpc_door(
-        self,
+    /// Takes over new certificates and entries while the doors are open.
+    fn keep_certificates_fresh(&self, closing: CancellationToken) {
+        if let Security::MutualTls { credentials, access, .. } = &self.config().security {
+            // Ends with the doors.
+            tokio::spawn(credentials.clone().keep_fresh(access.clone(), closing));
+        }
+    }
+
+    fn gate(
+        &self,
         listener: TcpListener,
-        closing: CancellationToken,
-    ) -> Result<(), String> {
+        door: &'static str,
+        protocol: &'static [u8],
+        closing: &CancellationToken,
+    ) -> Incoming {
+        Gate::new(listener, door, self.config().security.door(), protocol).open(closing.clone())
+    }
+
+    async fn grpc_door(self, incoming: Incoming, closing: CancellationToken) -> Result<(), String> {
         let desk = Desk::new(self.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<TransactionsServer<Transactions>>().await;
@@ -111,6 +138,9 @@ impl Coordinator {
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
+            .http2_max_header_list_size(Some(HEADERS_BYTES_MAX))
+            .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+            .layer(RpcGuard::new(self.config().security.clone()))
             .add_service(health_service)
             .add_service(reflection)
             .add_service(rpc::transactions::service(desk.clone()))
@@ -118,22 +148,16 @@ impl Coordinator {
             .add_service(rpc::history::service(desk.clone()))
             .add_service(rpc::admin::service(desk))
             .add_service(rpc::participants::service(&self))
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                async move { closing.cancelled().await },
-            )
+            .serve_with_incoming_shutdown(incoming, async move { closing.cancelled().await })
             .await
             .map_err(|fault| fault.to_string())
     }
 
-    async fn http_door(
-        self,
-        listener: TcpListener,
-        closing: CancellationToken,
-    ) -> Result<(), String> {
+    async fn http_door(self, incoming: Incoming, closing: CancellationToken) -> Result<(), String> {
         let metrics = self.metrics();
         let router = http::router(Desk::new(self), metrics);
-        http::serve(listener, router, closing).await.map_err(|fault| fault.to_string())
+        http::serve(incoming, router, closing).await;
+        Ok(())
     }
 }
 

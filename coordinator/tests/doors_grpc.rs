@@ -178,7 +178,7 @@ async fn a_refused_confirm_is_retried_unary_and_over_the_stream() {
     assert_eq!(told(&missing), (Code::NotFound, "HF2001", "refused"));
 
     let asked = Asked::Retry(retry("pay-2", "thawed"));
-    let request = ExchangeRequest { request_id: 7, request: Some(asked) };
+    let request = ExchangeRequest { request_id: 7, request: Some(asked), on_behalf_of: None };
     let requests = tokio_stream::iter([request]);
     let mut replies = client.exchange(requests).await.unwrap().into_inner();
     let reply = timeout(SOON, replies.message()).await.expect("in time").unwrap().expect("one");
@@ -388,7 +388,10 @@ async fn an_exchange_stream_carries_thousands_and_answers_each_by_its_number() {
                 1 => Some(Asked::Get(GetRequest { gid: "nothing".into(), stale: true })),
                 _ => Some(Asked::Submit(transfer(&format!("pay-{request_id}"), &["yes", "yes"]))),
             };
-            sender.send(ExchangeRequest { request_id, request }).await.expect("it is open");
+            sender
+                .send(ExchangeRequest { request_id, request, on_behalf_of: None })
+                .await
+                .expect("it is open");
         }
     });
     let mut seen = HashMap::new();

@@ -3,6 +3,7 @@
 use std::{fs, process};
 
 use holdfast_proto::v1;
+use holdfast_security::Credentials;
 use tonic::transport::Endpoint;
 
 use crate::status::Status;
@@ -41,6 +42,8 @@ pub struct ServeConfig {
     pub drain_timeout_ms: u64,
     /// Where to read how it is going.
     pub status: Status,
+    /// Mutual TLS: this agent's certificate, which must name its service. `None`: nothing is encrypted, on loopback alone.
+    pub credentials: Option<Credentials>,
 }
 
 impl ServeConfig {
@@ -59,6 +62,7 @@ impl ServeConfig {
             message_bytes_max: 16 << 20,
             drain_timeout_ms: 10_000,
             status: Status::default(),
+            credentials: None,
         }
     }
 

@@ -13,6 +13,9 @@ mod session;
 mod sidecar;
 mod status;
 
+/// What [`ServeConfig`] is told of certificates.
+pub use holdfast_security::Credentials;
+
 pub use announce::{BadConfig, ServeConfig};
 pub use barrier_store::{BARRIER_SQL, install};
 pub use handler::{Asked, Handler, Reply, ask};

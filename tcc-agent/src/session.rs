@@ -288,16 +288,18 @@ async fn open(
     address: &str,
     messages: mpsc::Receiver<AgentMessage>,
 ) -> Result<tonic::Streaming<v1::CoordinatorMessage>, String> {
-    let channel = endpoint(address)
+    let credentials = shared.config.credentials.as_ref();
+    if credentials.is_none() && !is_loopback(address) {
+        return Err("without TLS only loopback addresses are dialled".into());
+    }
+    let endpoint = endpoint(address)
         .ok_or("not an address")?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(|error| format!("{error}"))?;
+        .keep_alive_while_idle(true);
+    let channel = holdfast_security::dial(&endpoint, credentials).await.map_err(|e| causes(&e))?;
     let bytes_max = shared.config.message_bytes_max;
     let mut client = ParticipantsClient::new(channel)
         .max_decoding_message_size(bytes_max)
@@ -308,6 +310,24 @@ async fn open(
         Ok(Err(status)) => Err(describe(&status)),
         Err(_) => Err(format!("no stream within {} ms", CONNECT_TIMEOUT.as_millis())),
     }
+}
+
+/// Whether nothing leaves this machine on the way there.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// An error with its causes, outermost first.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
 }
 
 fn describe(status: &tonic::Status) -> String {

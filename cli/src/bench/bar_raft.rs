@@ -69,6 +69,7 @@ pub(crate) async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let config = Config {
         node: args.node,
         cluster: "bench".to_owned(),
+        credentials: None,
         dir: args.dir,
         bind: own.raft.parse()?,
         members,

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use holdfast_security::Credentials;
+
 use super::{
-    Role, Telemetry,
+    Mistake, Role, Telemetry,
     reader::{Need, Reader},
     sections::{self, check_label, check_name, loopback},
 };
@@ -29,6 +31,8 @@ pub(crate) struct AgentConfig {
     /// Health and metrics.
     pub(crate) http: SocketAddr,
     pub(crate) telemetry: Telemetry,
+    /// Mutual TLS with the coordinators.
+    pub(crate) credentials: Option<Credentials>,
 }
 
 impl Role for AgentConfig {
@@ -47,9 +51,10 @@ impl Role for AgentConfig {
         let http = http.filter(|http| loopback(reader, http));
         let security = sections::security(reader);
         let telemetry = sections::telemetry(reader);
-        security?;
+        let (security, service) = (security?, service?);
+        sections::names_service(reader, security.as_ref(), &service.value)?;
         Some(Self {
-            service: service?.value,
+            service: service.value,
             app: app?.value,
             instance: Some(instance?.value)
                 .filter(|name| !name.is_empty())
@@ -62,7 +67,12 @@ impl Role for AgentConfig {
             call_timeout_ms: call_timeout?.value,
             http: http?.value,
             telemetry: telemetry?,
+            credentials: security.map(|tls| tls.credentials),
         })
+    }
+
+    fn warnings(&self) -> Vec<Mistake> {
+        sections::expiry(self.credentials.as_ref())
     }
 
     fn doors(&self) -> Vec<(&'static str, SocketAddr)> {

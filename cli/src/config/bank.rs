@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 
+use holdfast_security::Credentials;
+
 use crate::drill::door::DrillConfig;
 
 use super::{
-    Role, Telemetry,
+    Mistake, Role, Telemetry,
     reader::{Need, Reader},
     sections::{self, check_label, check_name, loopback},
 };
@@ -31,6 +33,8 @@ pub(crate) struct BankConfig {
     pub(crate) http: SocketAddr,
     pub(crate) drill: DrillConfig,
     pub(crate) telemetry: Telemetry,
+    /// Mutual TLS with the coordinators.
+    pub(crate) credentials: Option<Credentials>,
 }
 
 impl Role for BankConfig {
@@ -54,9 +58,10 @@ impl Role for BankConfig {
         let security = sections::security(reader);
         let drill = sections::drill(reader, 7430);
         let telemetry = sections::telemetry(reader);
-        security?;
+        let (security, shard) = (security?, shard?);
+        sections::names_service(reader, security.as_ref(), &format!("deposit@{}", shard.value))?;
         Some(Self {
-            shard: shard?.value,
+            shard: shard.value,
             database: parse_database(&database?.value).ok()?,
             instance: Some(instance?.value)
                 .filter(|name| !name.is_empty())
@@ -68,7 +73,12 @@ impl Role for BankConfig {
             http: http?.value,
             drill: drill?,
             telemetry: telemetry?,
+            credentials: security.map(|tls| tls.credentials),
         })
+    }
+
+    fn warnings(&self) -> Vec<Mistake> {
+        sections::expiry(self.credentials.as_ref())
     }
 
     fn doors(&self) -> Vec<(&'static str, SocketAddr)> {

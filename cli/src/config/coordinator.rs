@@ -8,13 +8,14 @@ use std::{
 
 use holdfast_coordinator::config as settings;
 use holdfast_raft::Member;
+use holdfast_security::{Access, ClientAuth};
 
 use crate::drill::door::DrillConfig;
 
 use super::{
     Mistake, Origin, Role, Telemetry,
     reader::{Field, Item, Need, Reader},
-    sections::{self, check_name, distinct, loopback, reachable_port},
+    sections::{self, Tls, check_name, distinct, guarded, reachable_port},
 };
 
 /// Members of a cluster. Beyond seven, more nodes make a quorum slower and no safer.
@@ -59,16 +60,19 @@ impl Role for CoordinatorConfig {
             among_members(reader, id, &members.value)?;
         }
         let members = members?;
+        let (id, name, security) = (id?, name?, security?);
+        sections::names_node(reader, security.as_ref(), &name.value, id.value)?;
+        let security = doors(reader, security)?;
         Some(Self {
             node: settings::Config {
-                node: settings::Node { id: id?.value, data_dir: PathBuf::from(data_dir?.value) },
+                node: settings::Node { id: id.value, data_dir: PathBuf::from(data_dir?.value) },
                 cluster: settings::Cluster {
-                    name: name?.value,
+                    name: name.value,
                     members: members.value,
                     join: join?.value,
                 },
                 bind: bind?,
-                security: security.map(|()| settings::Security::DevPlaintext)?,
+                security,
                 timeouts: timeouts?,
                 limits: limits?,
                 log: log?,
@@ -81,16 +85,18 @@ impl Role for CoordinatorConfig {
     }
 
     fn warnings(&self) -> Vec<Mistake> {
+        let mut warnings = sections::expiry(self.node.security.credentials());
         let count = self.node.cluster.members.len();
         if count % 2 == 1 || self.node.cluster.join {
-            return Vec::new();
+            return warnings;
         }
         let text = format!(
             "{count} members survive the loss of {}, no more than {} would. Prefer an odd number.",
             (count - 1) / 2,
             count - 1
         );
-        vec![Mistake::new("HF1013", self.members_origin.clone(), text)]
+        warnings.push(Mistake::new("HF1013", self.members_origin.clone(), text));
+        warnings
     }
 
     fn data_dir(&self) -> Option<(&'static str, &Path)> {
@@ -104,6 +110,35 @@ impl Role for CoordinatorConfig {
         doors.extend(self.drill.allowed.then_some(("drill.bind", self.drill.bind)));
         doors
     }
+}
+
+/// `[access]`, which counts with mutual TLS only.
+fn doors(reader: &mut Reader, tls: Option<Tls>) -> Option<settings::Security> {
+    let Some(tls) = tls else {
+        ["access.file", "access.callers"].into_iter().for_each(|key| reader.know(key));
+        return Some(settings::Security::DevPlaintext);
+    };
+    let file = reader.text("access.file", Need::Or(""), |_| Ok(()));
+    let callers =
+        reader.choice("access.callers", &["certificate", "certificate-or-token"], "certificate");
+    let file = file?;
+    let access = match file.value.as_str() {
+        "" => Access::empty(),
+        path => match Access::open(Path::new(path)) {
+            Ok(access) => access,
+            Err(bad) => {
+                let text = bad.to_string();
+                let text = text.trim_start_matches("HF1404 ").to_owned();
+                reader.mistake("HF1404", file.origin, text);
+                return None;
+            }
+        },
+    };
+    let callers = match callers?.value.as_str() {
+        "certificate-or-token" => ClientAuth::Optional,
+        _ => ClientAuth::Required,
+    };
+    Some(settings::Security::MutualTls { credentials: tls.credentials, access, callers })
 }
 
 /// A member as far as it can be read.
@@ -138,7 +173,7 @@ fn members(reader: &mut Reader) -> Option<Field<Vec<Member>>> {
         .collect();
     all_fine &= distinct(reader, &addresses, EACH_ITS_OWN);
     for address in addresses {
-        all_fine &= reachable_port(reader, address) & loopback(reader, address);
+        all_fine &= reachable_port(reader, address) & guarded(reader, address);
     }
     let members: Option<Vec<Member>> = read
         .into_iter()
@@ -187,7 +222,7 @@ fn bind(reader: &mut Reader) -> Option<settings::Bind> {
     let doors: Vec<_> = [&http, &grpc, &raft].into_iter().flatten().collect();
     let mut all_fine = distinct(reader, &doors, EACH_ITS_OWN);
     for door in doors {
-        all_fine &= reachable_port(reader, door) & loopback(reader, door);
+        all_fine &= reachable_port(reader, door) & guarded(reader, door);
     }
     let bind = settings::Bind { http: http?.value, grpc: grpc?.value, raft: raft?.value };
     all_fine.then_some(bind)

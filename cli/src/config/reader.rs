@@ -138,6 +138,29 @@ impl Reader {
         Some(field)
     }
 
+    /// Takes note of a key that counts in another mode only, so that it is no stranger.
+    pub(crate) fn know(&mut self, key: &'static str) {
+        self.known.push(key);
+    }
+
+    /// The text of `key` as it stands, without a judgement.
+    pub(crate) fn peek(&self, key: &str) -> Option<String> {
+        if let Some(set) = self.overrides.iter().rev().find(|set| set.key == key) {
+            return Some(set.value.clone());
+        }
+        if let Some(text) = self.environment.get(&variable_of(key)) {
+            return Some(text.clone());
+        }
+        let (section, name) = halves(key);
+        match &self.file.get(section)?.node.value {
+            Value::Table(table) => match &table.get(name)?.node.value {
+                Value::Text(text) => Some(text.clone()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// A required text that may hold a secret: `check` answers the form in which it may be shown, or a code and what is wrong in words
     /// that repeat no secret.
     pub(crate) fn guarded(

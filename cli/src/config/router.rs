@@ -43,7 +43,11 @@ impl Role for RouterRole {
         let http = http.filter(|http| loopback(reader, http));
         let security = sections::security(reader);
         let telemetry = sections::telemetry(reader);
-        security?;
+        if let Some(tls) = security? {
+            let text = "security.mode = \"mutual-tls\" is for coordinators and agents; a router has its own keys. Set \"dev-plaintext\".";
+            reader.mistake("HF1016", tls.cert.origin, text);
+            return None;
+        }
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
         Some(Self {
             router: RouterConfig {

@@ -1,16 +1,21 @@
 //! Sections that several roles have: security, telemetry, the coordinators to dial, and what a door may be bound to.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
+
+use holdfast_security::{Credentials, Files, Name, Subject};
 
 use crate::drill::door::DrillConfig;
 
 use super::{
+    mistake::Mistake,
     origin::Origin,
     reader::{Field, Need, Reader},
 };
 
-/// The only security mode so far.
+/// Nothing is encrypted, on loopback addresses alone.
 const DEV_PLAINTEXT: &str = "dev-plaintext";
+/// TLS with certificates on both sides.
+const MUTUAL_TLS: &str = "mutual-tls";
 
 /// Coordinator addresses that one agent or bank is told.
 const COORDINATORS_MAX: usize = 16;
@@ -53,19 +58,31 @@ pub(crate) fn drill(reader: &mut Reader, port: u16) -> Option<DrillConfig> {
     Some(DrillConfig { allowed: allowed?.value, bind: bind?.value })
 }
 
-/// `[security]`: the one mode must be said aloud.
-pub(crate) fn security(reader: &mut Reader) -> Option<()> {
+/// What a role has for mutual TLS: its credentials and where each word about them was said.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    pub(crate) credentials: Credentials,
+    /// Where the certificate was named.
+    pub(crate) cert: Field<String>,
+}
+
+/// `[security]` and `[tls]`: the mode must be said aloud. `Some(None)` is dev-plaintext.
+pub(crate) fn security(reader: &mut Reader) -> Option<Option<Tls>> {
     // The default is what nobody may choose by silence, so it is checked like a choice.
     let mode = reader.text("security.mode", Need::Or(""), |_| Ok(()))?;
-    let remedy = "Set security.mode = \"dev-plaintext\" (or pass --dev-plaintext) to run without \
-                  encryption, on loopback addresses only.";
+    let remedy = "Set security.mode = \"mutual-tls\" with [tls] ca, cert and key, or \"dev-plaintext\" (--dev-plaintext) to \
+                  run without encryption, on loopback addresses only.";
     let wrong = match mode.value.as_str() {
-        DEV_PLAINTEXT => return Some(()),
-        "" => "security.mode is not set, and nothing is assumed.".to_owned(),
-        other if ["tls", "mtls", "mutual-tls"].contains(&other.to_lowercase().as_str()) => {
-            format!("security.mode = {other:?}: TLS is not available in this version.")
+        DEV_PLAINTEXT => {
+            ["tls.ca", "tls.cert", "tls.key"].into_iter().for_each(|key| reader.know(key));
+            return Some(None);
         }
-        other => format!("security.mode = {other:?} is no mode of this version."),
+        MUTUAL_TLS => return tls(reader).map(Some),
+        "" => "security.mode is not set, and nothing is assumed.".to_owned(),
+        other if ["tls", "mtls"].contains(&other.to_lowercase().as_str()) => {
+            format!("security.mode = {other:?}: did you mean \"mutual-tls\"?")
+        }
+        other => format!("security.mode = {other:?} is no mode."),
     };
     let origin = match mode.origin {
         Origin::Default => reader.whole(),
@@ -75,19 +92,98 @@ pub(crate) fn security(reader: &mut Reader) -> Option<()> {
     None
 }
 
+/// `[tls]`: PEM files, read and checked here, so that mistakes are told with all others.
+fn tls(reader: &mut Reader) -> Option<Tls> {
+    let mut file = |key| {
+        reader.text(key, Need::Required, |text| match text {
+            "" => Err("is empty. Name a PEM file.".to_owned()),
+            _ => Ok(()),
+        })
+    };
+    let (ca, cert, key) = (file("tls.ca"), file("tls.cert"), file("tls.key"));
+    let (ca, cert, key) = (ca?, cert?, key?);
+    let files = Files {
+        ca: PathBuf::from(&ca.value),
+        identity: Some((PathBuf::from(&cert.value), PathBuf::from(&key.value))),
+    };
+    match Credentials::open(files) {
+        Ok(credentials) => Some(Tls { credentials, cert }),
+        Err(bad) => {
+            let named = [&ca, &cert, &key]
+                .into_iter()
+                .find(|field| bad.file.as_os_str() == field.value.as_str());
+            let origin = named.unwrap_or(&cert).origin.clone();
+            reader.mistake("HF1401", origin, format!("{bad}."));
+            None
+        }
+    }
+}
+
+/// Whether the certificate of a role that serves `service` says so.
+pub(crate) fn names_service(reader: &mut Reader, tls: Option<&Tls>, service: &str) -> Option<()> {
+    let Some(tls) = tls else { return Some(()) };
+    let name = tls.credentials.name();
+    if let Some(Subject::Service(own)) = name.as_ref().map(|name| &name.subject)
+        && holdfast_security::covers(own, service)
+    {
+        return Some(());
+    }
+    names_another(reader, tls, &format!("an agent of {service:?} needs .../service/{service}"));
+    None
+}
+
+/// Whether the certificate of a coordinator names this very node.
+pub(crate) fn names_node(
+    reader: &mut Reader,
+    tls: Option<&Tls>,
+    cluster: &str,
+    node: u64,
+) -> Option<()> {
+    let Some(tls) = tls else { return Some(()) };
+    let own = Name { cluster: cluster.to_owned(), subject: Subject::Node(node) };
+    if tls.credentials.name().as_ref() == Some(&own) {
+        return Some(());
+    }
+    names_another(reader, tls, &format!("this is {own}"));
+    None
+}
+
+fn names_another(reader: &mut Reader, tls: &Tls, wanted: &str) {
+    let named = tls.credentials.name().map(|name| name.to_string()).unwrap_or_default();
+    let text = format!(
+        "{} = {:?} is the certificate of {named}, and {wanted}. Name the right file; holdfast certs dev makes one.",
+        tls.cert.key, tls.cert.value
+    );
+    reader.mistake("HF1402", tls.cert.origin.clone(), text);
+}
+
+/// A certificate that ends soon is allowed, yet probably not meant.
+pub(crate) fn expiry(credentials: Option<&Credentials>) -> Vec<Mistake> {
+    let warning = credentials.and_then(Credentials::expiry_warning);
+    warning
+        .map(|text| Mistake::new("HF1403", Origin::Machine, format!("{text}.")))
+        .into_iter()
+        .collect()
+}
+
 /// `[coordinators]`: the gRPC addresses to dial.
 pub(crate) fn coordinators(reader: &mut Reader) -> Option<Vec<SocketAddr>> {
     let addresses = reader.addresses("coordinators.addresses", COORDINATORS_MAX)?.value;
     let readable: Vec<_> = addresses.iter().flatten().collect();
     let mut all_fine = distinct(reader, &readable, "Name each node once.");
     for address in readable {
-        all_fine &= reachable_port(reader, address) & loopback(reader, address);
+        all_fine &= reachable_port(reader, address) & guarded(reader, address);
     }
     let addresses: Option<Vec<_>> = addresses.into_iter().map(|one| Some(one?.value)).collect();
     addresses.filter(|_| all_fine)
 }
 
-/// Whether the address is a loopback one, as dev-plaintext demands.
+/// Whether the address may be used: any with mutual TLS, a loopback one without.
+pub(crate) fn guarded(reader: &mut Reader, address: &Field<SocketAddr>) -> bool {
+    reader.peek("security.mode").as_deref() == Some(MUTUAL_TLS) || loopback(reader, address)
+}
+
+/// Whether the address is a loopback one, as everything demands that is not encrypted.
 pub(crate) fn loopback(reader: &mut Reader, address: &Field<SocketAddr>) -> bool {
     if address.value.ip().is_loopback() {
         return true;

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
+use holdfast_security::{Credentials, Name, Subject};
+
 use crate::store::record::ENTRY_BYTES_MAX;
 
 /// The smallest segment of the log, bytes; for tests. An entry must fit into a segment.
@@ -48,6 +50,8 @@ pub struct Config {
     pub groups: u32,
     /// The highest format of entries that this version reads, 1 or more.
     pub reads_format: u32,
+    /// Mutual TLS between replicas: this node's certificate, which must name it. `None`: nothing is encrypted, on loopback alone.
+    pub credentials: Option<Credentials>,
     /// Between two heartbeats of the leader, ms.
     pub heartbeat_ms: u64,
     /// The shortest wait before an election, ms; above three heartbeats.
@@ -109,6 +113,16 @@ impl Config {
                 format!("member {}: raft = {:?} is not host:port", member.node, member.raft),
             );
         }
+        if let Some(credentials) = &self.credentials {
+            let own = Name { cluster: self.cluster.clone(), subject: Subject::Node(self.node) };
+            let named = credentials.name().map(|name| name.to_string()).unwrap_or_default();
+            check(
+                named == own.to_string(),
+                format!(
+                    "the certificate names {named:?}, and this is {own}. Give the node its own"
+                ),
+            );
+        }
         check(
             self.heartbeat_ms >= 1 && self.election_min_ms > 3 * self.heartbeat_ms,
             format!(
@@ -158,6 +172,7 @@ pub(crate) mod tests {
             join: false,
             groups: 1,
             reads_format: 1,
+            credentials: None,
             heartbeat_ms: 60,
             election_min_ms: 300,
             election_max_ms: 400,

@@ -47,7 +47,8 @@
 //!
 //! `raft.proto`: a stream of appends to each follower, answered in order, so that many are under way; heartbeats and
 //! votes on a connection of their own, snapshots on another. A peer is let in if it names this cluster, its founding,
-//! this group, this node, and a member. There is no encryption yet: bind to loopback.
+//! this group, this node, and a member, and with [`Config::credentials`] only if its certificate names that very
+//! member. Without them nothing is encrypted: bind to loopback.
 //!
 //! # What is deliberately absent
 //!

@@ -8,7 +8,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{Query, State, rejection::QueryRejection},
+    extract::{Query, rejection::QueryRejection},
     http::{HeaderMap, StatusCode},
     response::{
         IntoResponse, Response, Sse,
@@ -52,7 +52,7 @@ struct Reader {
     out: mpsc::Sender<Result<Event, Infallible>>,
 }
 
-async fn one(State(door): State<Door>, gid: Name) -> Result<Response, Problem> {
+async fn one(door: Door, gid: Name) -> Result<Response, Problem> {
     let gid = named(gid)?;
     let watching = watch(&door)?;
     // Looked at after the watch began, so that no move falls between the two.
@@ -64,7 +64,7 @@ async fn one(State(door): State<Door>, gid: Name) -> Result<Response, Problem> {
 }
 
 async fn many(
-    State(door): State<Door>,
+    door: Door,
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, Problem> {

@@ -15,5 +15,6 @@ mod serve;
 mod service_view;
 mod view;
 
+pub(crate) use problem::Problem;
 pub use routes::router;
-pub use serve::{CONNECTIONS_MAX, serve};
+pub use serve::serve;

@@ -3,7 +3,7 @@
 use axum::{
     Router,
     body::Body,
-    extract::{Query, State, rejection::QueryRejection},
+    extract::{Query, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
     routing::{get, put},
@@ -120,7 +120,7 @@ struct HistoryPage {
 }
 
 async fn history(
-    State(door): State<Door>,
+    door: Door,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let reply = door.desk.search(&search(asked(query)?)?).await?;
@@ -157,7 +157,7 @@ struct Attempt {
     instance: String,
 }
 
-async fn timeline(State(door): State<Door>, gid: Name) -> Result<Response, Problem> {
+async fn timeline(door: Door, gid: Name) -> Result<Response, Problem> {
     let record = door.desk.record(&named(gid)?).await?;
     let attempts = record.attempts.into_iter().map(|one| Attempt {
         branch: one.branch,
@@ -189,18 +189,14 @@ struct ServicesQuery {
 
 type Stale = Result<Query<ServicesQuery>, QueryRejection>;
 
-async fn services(State(door): State<Door>, query: Stale) -> Result<Response, Problem> {
+async fn services(door: Door, query: Stale) -> Result<Response, Problem> {
     let stale = asked(query)?.stale;
     let request = v1::ListServicesRequest { service: String::new(), stale };
     let reply = door.desk.services(request, Hop::May).await?;
     Ok(tagged(reply.version, &service_view::Services::from(reply)))
 }
 
-async fn service(
-    State(door): State<Door>,
-    service: Name,
-    query: Stale,
-) -> Result<Response, Problem> {
+async fn service(door: Door, service: Name, query: Stale) -> Result<Response, Problem> {
     let (service, stale) = (named(service)?, asked(query)?.stale);
     let request = v1::ListServicesRequest { service: service.clone(), stale };
     let mut reply = door.desk.services(request, Hop::May).await?;
@@ -213,7 +209,7 @@ async fn service(
 }
 
 async fn set_policy(
-    State(door): State<Door>,
+    door: Door,
     service: Name,
     headers: HeaderMap,
     body: Body,

@@ -13,7 +13,7 @@ const RETRY_AFTER_S: u64 = 1;
 
 /// A request without an answer, as HTTP says it.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     pub(super) status: StatusCode,
     pub(super) fault: Fault,
 }
@@ -75,6 +75,9 @@ impl IntoResponse for Problem {
         let json = serde_json::to_vec(&body).expect("texts and numbers are always JSON");
         let mut response = (status, json).into_response();
         let headers = response.headers_mut();
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         let problem = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, problem);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -114,6 +117,10 @@ fn title(code: &str) -> &'static str {
         "HF2405" => "The policy could not be written",
         "HF2406" => "Too many searches at once",
         "HF2407" => "Too many watch",
+        "HF2601" => "Nobody known",
+        "HF2602" => "The role does not give the right",
+        "HF2603" => "Not a participant for this caller",
+        "HF2604" => "Somebody else's transaction",
         _ => "The request was not answered",
     }
 }

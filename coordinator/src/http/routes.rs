@@ -4,10 +4,11 @@ use axum::{
     Router,
     body::Body,
     extract::{
-        Path, Query, State,
+        FromRequestParts, Path, Query,
         rejection::{PathRejection, QueryRejection},
     },
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
+    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -21,17 +22,30 @@ use super::{
     problem::Problem,
     view,
 };
-use crate::rpc::{Desk, Hop, Told, show};
+use crate::{
+    rights::{Shown, guard},
+    rpc::{Desk, Hop, Told, show},
+};
 
-/// What the routes share.
+/// What a route has: the desk as it serves whoever asks.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
     pub(super) desk: Desk,
     metrics: Option<PrometheusHandle>,
 }
 
+impl FromRequestParts<Self> for Door {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Self) -> Result<Self, Problem> {
+        let desk = shared.desk.serving(parts.extensions.get::<Shown>())?;
+        Ok(Self { desk, metrics: shared.metrics.clone() })
+    }
+}
+
 /// The door of `desk`, and at `/metrics` what `metrics` has counted.
 pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
+    let security = desk.coordinator().config().security.clone();
     Router::new()
         .route("/v1/transactions", post(submit).get(list))
         .route("/v1/transactions/{gid}", get(one))
@@ -47,6 +61,7 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(exposition))
+        .route_layer(from_fn_with_state(security, guard))
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_this_way)
         .with_state(Door { desk, metrics })
@@ -98,11 +113,7 @@ impl Door {
     }
 }
 
-async fn submit(
-    State(door): State<Door>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+async fn submit(door: Door, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let submit: Submit = door.read(&headers, body, false).await?;
     match submit.into_wire(&headers)? {
         begin @ Request::Begin(_) => {
@@ -115,7 +126,7 @@ async fn submit(
 }
 
 async fn add_branch(
-    State(door): State<Door>,
+    door: Door,
     gid: Gid,
     headers: HeaderMap,
     body: Body,
@@ -125,18 +136,13 @@ async fn add_branch(
     Ok(answered(StatusCode::OK, told))
 }
 
-async fn close(
-    State(door): State<Door>,
-    gid: Gid,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+async fn close(door: Door, gid: Gid, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let close: Close = door.read(&headers, body, true).await?;
     door.fate(close.into_wire(named(gid)?)).await
 }
 
 async fn roll_back(
-    State(door): State<Door>,
+    door: Door,
     gid: Gid,
     headers: HeaderMap,
     body: Body,
@@ -145,28 +151,18 @@ async fn roll_back(
     door.fate(roll_back.into_wire(named(gid)?)).await
 }
 
-async fn retry(
-    State(door): State<Door>,
-    gid: Gid,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+async fn retry(door: Door, gid: Gid, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let retry: Retry = door.read(&headers, body, true).await?;
     door.fate(retry.into_wire(named(gid)?)).await
 }
 
-async fn finish(
-    State(door): State<Door>,
-    gid: Gid,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+async fn finish(door: Door, gid: Gid, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let finish: Finish = door.read(&headers, body, false).await?;
     door.fate(finish.into_wire(named(gid)?)).await
 }
 
 async fn one(
-    State(door): State<Door>,
+    door: Door,
     gid: Gid,
     query: Result<Query<OneQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
@@ -177,7 +173,7 @@ async fn one(
 }
 
 async fn wait(
-    State(door): State<Door>,
+    door: Door,
     gid: Gid,
     query: Result<Query<WaitQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
@@ -188,7 +184,7 @@ async fn wait(
 }
 
 async fn list(
-    State(door): State<Door>,
+    door: Door,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let ListQuery { status, after, limit } = asked(query)?;
@@ -206,18 +202,18 @@ async fn list(
     Ok(json(StatusCode::OK, &view::Page::from(door.desk.list(&request).await?)))
 }
 
-async fn status(State(door): State<Door>) -> Response {
+async fn status(door: Door) -> Response {
     json(StatusCode::OK, &view::Node::from(door.desk.node_status()))
 }
 
-async fn livez(State(door): State<Door>) -> Response {
+async fn livez(door: Door) -> Response {
     if door.desk.coordinator().is_alive() {
         return "alive\n".into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, "not alive: restart the node\n").into_response()
 }
 
-async fn readyz(State(door): State<Door>) -> Response {
+async fn readyz(door: Door) -> Response {
     match door.desk.coordinator().is_ready() {
         Ok(()) => "ready\n".into_response(),
         Err(why) => {
@@ -226,7 +222,7 @@ async fn readyz(State(door): State<Door>) -> Response {
     }
 }
 
-async fn exposition(State(door): State<Door>) -> Result<Response, Problem> {
+async fn exposition(door: Door) -> Result<Response, Problem> {
     let Some(metrics) = &door.metrics else {
         let detail = "this node counts nothing: it was started without a recorder".to_owned();
         return Err(Problem::refused(StatusCode::NOT_FOUND, "HF2305", detail));

@@ -25,13 +25,20 @@ pub(crate) struct Spread {
     node: u64,
     registry: Arc<Registry>,
     log: Arc<Log<Replica>>,
+    /// How other nodes are spoken to.
+    options: ClientOptions,
     /// Also keeps rounds apart.
     held: Mutex<HashMap<u64, Version>>,
 }
 
 impl Spread {
-    pub(crate) fn new(node: u64, registry: Arc<Registry>, log: Arc<Log<Replica>>) -> Arc<Self> {
-        Arc::new(Self { node, registry, log, held: Mutex::default() })
+    pub(crate) fn new(
+        node: u64,
+        registry: Arc<Registry>,
+        log: Arc<Log<Replica>>,
+        options: ClientOptions,
+    ) -> Arc<Self> {
+        Arc::new(Self { node, registry, log, options, held: Mutex::default() })
     }
 
     /// Sends what other nodes lack. Answers how many hold the newest, this one included, and how many there are.
@@ -47,7 +54,7 @@ impl Spread {
             .map(|one| one.member.clone())
             .collect();
         let document = current.to_wire();
-        let sent = lacking.iter().map(|member| send(&member.grpc, document.clone()));
+        let sent = lacking.iter().map(|member| send(&member.grpc, &self.options, document.clone()));
         let answers = futures::future::join_all(sent).await;
         for (member, answer) in lacking.iter().zip(answers) {
             match answer {
@@ -102,12 +109,12 @@ impl Spread {
 
 async fn send(
     grpc: &str,
+    options: &ClientOptions,
     document: PolicyDocument,
 ) -> Result<(Version, Option<PolicyDocument>), String> {
     let taken = async {
-        let channel = holdfast_client::channel(grpc, &ClientOptions::default())
-            .await
-            .map_err(|error| error.to_string())?;
+        let channel =
+            holdfast_client::channel(grpc, options).await.map_err(|error| error.to_string())?;
         let mut client = ServicesClient::new(channel)
             .max_encoding_message_size(limit::DOCUMENT_BYTES_MAX + 4_096)
             .max_decoding_message_size(limit::DOCUMENT_BYTES_MAX + 4_096);

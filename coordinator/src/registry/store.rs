@@ -35,7 +35,7 @@ impl Registry {
             Err(fault) => {
                 let aside = dir.join("services.policy.unreadable");
                 let moved = fs::rename(&file, &aside);
-                tracing::error!(file = %file.display(), %fault, moved = moved.is_ok(), "HF2401 the policies of services cannot be read; they are moved aside, and the other nodes' count");
+                tracing::error!(file = %file.display(), %fault, moved = moved.is_ok(), "HF2601 the policies of services cannot be read; they are moved aside, and the other nodes' count");
                 Policies::default()
             }
         };

@@ -9,6 +9,7 @@ use holdfast_proto::v1::{
     self, ListReply, NodeStatusReply, TransactionReply, exchange_reply::Reply,
     exchange_request::Request,
 };
+use holdfast_security::{Caller, Right, Scope};
 use holdfast_txn::{Gid, GlobalTransaction};
 use metrics::Counter;
 use tokio::time::Instant;
@@ -19,12 +20,17 @@ use super::{
     forward::Forward,
     show,
 };
-use crate::{Coordinator, Freshness, ProposeError, WaitEnd};
+use crate::{
+    Coordinator, Freshness, ProposeError, WaitEnd,
+    config::Security,
+    rights::{self, Shown},
+};
 
 /// One node's desk. A handle: clones are the same desk.
 #[derive(Clone, Debug)]
 pub struct Desk {
     inner: Arc<Inner>,
+    caller: Arc<Caller>,
 }
 
 #[derive(Debug)]
@@ -63,8 +69,38 @@ impl Desk {
     /// The desk of `coordinator`. Install the metrics recorder before: its counters are fetched here.
     #[must_use]
     pub fn new(coordinator: Coordinator) -> Self {
-        let (forward, counts) = (Forward::default(), Counts::default());
-        Self { inner: Arc::new(Inner { coordinator, forward, counts }) }
+        let security = &coordinator.config().security;
+        // Until somebody has shown something, the desk serves nobody.
+        let caller = match security {
+            Security::DevPlaintext => Caller::dev(),
+            Security::MutualTls { .. } => Caller::anonymous(),
+        };
+        let forward = Forward::new(security.client());
+        let counts = Counts::default();
+        let inner = Arc::new(Inner { coordinator, forward, counts });
+        Self { inner, caller: Arc::new(caller) }
+    }
+
+    /// The same desk, as it serves whoever has shown this.
+    /// # Errors
+    /// HF2601: what was shown does not count, or not any more.
+    pub(crate) fn serving(&self, shown: Option<&Shown>) -> Result<Self, Fault> {
+        match shown {
+            // In mode dev-plaintext the desk is everybody's from the beginning.
+            Some(shown) if shown.is_dev() => Ok(self.clone()),
+            Some(shown) => Ok(self.serving_caller(shown.caller()?)),
+            None => Ok(self.clone()),
+        }
+    }
+
+    /// The same desk, as it serves `caller`.
+    pub(crate) fn serving_caller(&self, caller: Caller) -> Self {
+        Self { inner: Arc::clone(&self.inner), caller: Arc::new(caller) }
+    }
+
+    /// Whom this desk serves: who acts, in audit records.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     pub(crate) fn coordinator(&self) -> &Coordinator {
@@ -81,15 +117,22 @@ impl Desk {
 
     async fn handle(&self, request: &mut Request, hop: Hop) -> Result<Told, Fault> {
         let began = Instant::now();
+        let scope = rights::allow(&self.caller, request)?;
+        rights::stamp(&self.caller, request);
+        let begins = matches!(request, Request::Submit(_) | Request::Begin(_));
         let Checked { gid, act } =
             check::check(request, &self.inner.coordinator.config().timeouts)?;
         let (wait, here) = match act {
             Act::Propose(command, patience) => {
                 let wait = patience.map_or(Duration::ZERO, |patience| patience.at_most);
-                (wait, self.propose(&gid, command, patience, began).await)
+                let here = match self.not_own(&gid, scope, begins) {
+                    Some(here) => here,
+                    None => self.propose(&gid, command, patience, began).await,
+                };
+                (wait, here)
             }
-            Act::Get(freshness) => (Duration::ZERO, self.get(&gid, freshness).await),
-            Act::Wait(patience) => (patience.at_most, self.wait(&gid, patience).await),
+            Act::Get(freshness) => (Duration::ZERO, self.get(&gid, freshness, scope).await),
+            Act::Wait(patience) => (patience.at_most, self.wait(&gid, patience, scope).await),
         };
         let told = |reply| Ok(Told { gid: gid.to_string(), reply });
         match here {
@@ -97,13 +140,41 @@ impl Desk {
             Here::Fault(fault) => Err(fault.about(&gid)),
             Here::Elsewhere(Some(leader), _) if hop == Hop::May => {
                 let request = request.clone();
-                match self.inner.forward.hand_over(&leader, request, wait).await {
+                match self.inner.forward.hand_over(&leader, request, wait, &self.caller).await {
                     Ok(Reply::Transaction(reply)) => told(reply),
                     Ok(Reply::Error(error)) => Err(Fault::from_wire(error).about(&gid)),
                     Err(fault) => Err(fault.about(&gid)),
                 }
             }
             Here::Elsewhere(_, fault) => Err(fault.about(&gid)),
+        }
+    }
+
+    /// Why a command of somebody who may act on its own alone goes no further here. Asked of the leader's state, in which
+    /// everything acknowledged is; a tenant never changes.
+    fn not_own(&self, gid: &Gid, scope: Scope, begins: bool) -> Option<Here> {
+        if scope == Scope::All || begins {
+            return None;
+        }
+        let coordinator = &self.inner.coordinator;
+        if !coordinator.leads() {
+            let leader = coordinator.leadership().borrow().leader.clone();
+            return Some(Here::of(&ProposeError::NotLeader { leader }));
+        }
+        match coordinator.known(gid) {
+            Some(known) if rights::owned(&self.caller, &known) => None,
+            Some(_) => Some(Here::Fault(rights::not_yours(&self.caller))),
+            None => Some(Here::found(gid, None)),
+        }
+    }
+
+    /// What was found, if the caller may see it.
+    fn seen(&self, known: Option<&GlobalTransaction>, scope: Scope) -> Result<(), Here> {
+        match known {
+            Some(known) if scope != Scope::All && !rights::owned(&self.caller, known) => {
+                Err(Here::Fault(rights::not_yours(&self.caller)))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -133,19 +204,25 @@ impl Desk {
         Here::Told(show::reply(known.as_deref(), outcome.repeated))
     }
 
-    async fn get(&self, gid: &Gid, freshness: Freshness) -> Here {
+    async fn get(&self, gid: &Gid, freshness: Freshness, scope: Scope) -> Here {
         match self.inner.coordinator.get(gid, freshness).await {
-            // It may have left the machine: then the history knows how it ended.
-            Ok(None) => match self.remembered(gid).await {
+            // It may have left the machine: then the history knows how it ended, and not whose it was.
+            Ok(None) if scope == Scope::All => match self.remembered(gid).await {
                 Some(known) => Here::Told(show::remembered(known)),
                 None => Here::found(gid, None),
             },
-            Ok(known) => Here::found(gid, known.as_deref()),
+            Ok(known) => match self.seen(known.as_deref(), scope) {
+                Ok(()) => Here::found(gid, known.as_deref()),
+                Err(here) => here,
+            },
             Err(error) => Here::of(&error),
         }
     }
 
-    async fn wait(&self, gid: &Gid, patience: Patience) -> Here {
+    async fn wait(&self, gid: &Gid, patience: Patience, scope: Scope) -> Here {
+        if let Err(here) = self.seen(self.inner.coordinator.known(gid).as_deref(), scope) {
+            return here;
+        }
         let Patience { until, at_most } = patience;
         let waited = self.inner.coordinator.wait(gid, until, at_most).await;
         match (waited.end, waited.transaction) {
@@ -155,20 +232,25 @@ impl Desk {
                 | WaitEnd::NeedsAttention
                 | WaitEnd::Overloaded,
                 Some(known),
-            ) => Here::Told(show::reply(Some(&known), false)),
+            ) => match self.seen(Some(&known), scope) {
+                Ok(()) => Here::Told(show::reply(Some(&known), false)),
+                Err(here) => here,
+            },
             // A node that was the leader until just now may know too little: a linearizable read tells.
-            _ => self.get(gid, Freshness::Linearizable).await,
+            _ => self.get(gid, Freshness::Linearizable, scope).await,
         }
     }
 
     /// A page of transactions as this node knows them.
     pub(crate) async fn list(&self, request: &v1::ListRequest) -> Result<ListReply, Fault> {
+        let scope = rights::require(&self.caller, Right::Read)?;
         let listing = check::check_list(request)?;
         let coordinator = &self.inner.coordinator;
-        let (page, next) = coordinator
+        let (mut page, next) = coordinator
             .list(&listing.statuses, listing.after.as_ref(), listing.limit)
             .await
             .map_err(|error| Fault::not_proposed(&error))?;
+        page.retain(|known| scope == Scope::All || rights::owned(&self.caller, known));
         Ok(ListReply {
             transactions: page.iter().map(show::transaction).collect(),
             next_after_gid: next.map(|gid| gid.to_string()).unwrap_or_default(),
@@ -285,9 +367,14 @@ impl Results {
     fn of(&self, answer: &Result<Told, Fault>) -> &Counter {
         match answer.as_ref().map_err(|fault| fault.class) {
             Ok(_) => &self.ok,
-            Err(Class::BadInput | Class::NotFound | Class::Taken | Class::WrongStatus) => {
-                &self.refused
-            }
+            Err(
+                Class::BadInput
+                | Class::NotFound
+                | Class::Taken
+                | Class::WrongStatus
+                | Class::Unauthenticated
+                | Class::Denied,
+            ) => &self.refused,
             Err(Class::Unavailable | Class::Full) => &self.retry,
             Err(Class::Unknown) => &self.unknown,
         }

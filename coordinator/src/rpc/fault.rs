@@ -36,6 +36,10 @@ pub(crate) enum Class {
     Taken,
     /// Refused: too late, or too early, for what is asked.
     WrongStatus,
+    /// Refused: whoever asks has shown nothing that counts.
+    Unauthenticated,
+    /// Refused: whoever asks may not.
+    Denied,
     /// Retry: no leader, or this node is stopping.
     Unavailable,
     /// Retry: a queue or the house is full.
@@ -45,11 +49,13 @@ pub(crate) enum Class {
 }
 
 /// Every class, with its HTTP status and its gRPC code.
-const DOORS: [(Class, u16, Code); 7] = [
+const DOORS: [(Class, u16, Code); 9] = [
     (Class::BadInput, 400, Code::InvalidArgument),
     (Class::NotFound, 404, Code::NotFound),
     (Class::Taken, 409, Code::AlreadyExists),
     (Class::WrongStatus, 409, Code::FailedPrecondition),
+    (Class::Unauthenticated, 401, Code::Unauthenticated),
+    (Class::Denied, 403, Code::PermissionDenied),
     (Class::Unavailable, 503, Code::Unavailable),
     (Class::Full, 503, Code::ResourceExhausted),
     (Class::Unknown, 504, Code::Unknown),
@@ -74,7 +80,12 @@ impl Class {
     /// What the caller must do.
     pub(crate) fn kind(self) -> ErrorKind {
         match self {
-            Self::BadInput | Self::NotFound | Self::Taken | Self::WrongStatus => ErrorKind::Refused,
+            Self::BadInput
+            | Self::NotFound
+            | Self::Taken
+            | Self::WrongStatus
+            | Self::Unauthenticated
+            | Self::Denied => ErrorKind::Refused,
             Self::Unavailable | Self::Full => ErrorKind::Retry,
             Self::Unknown => ErrorKind::Unknown,
         }
@@ -168,6 +179,8 @@ impl Fault {
                 "HF2001" => Class::NotFound,
                 "HF2002" | "HF2003" => Class::Taken,
                 "HF2004" | "HF2008" | "HF2404" => Class::WrongStatus,
+                "HF2601" => Class::Unauthenticated,
+                "HF2602" | "HF2603" | "HF2604" => Class::Denied,
                 _ => Class::BadInput,
             },
             ErrorKind::Retry
@@ -271,6 +284,8 @@ mod tests {
             (Class::Taken, "HF2002"),
             (Class::WrongStatus, "HF2004"),
             (Class::BadInput, "HF2301"),
+            (Class::Unauthenticated, "HF2601"),
+            (Class::Denied, "HF2603"),
             (Class::Full, "HF2103"),
             (Class::Unavailable, "HF2104"),
             (Class::Unknown, "HF2102"),

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use holdfast_client::{ClientOptions, Link};
-use holdfast_proto::v1::{exchange_reply::Reply, exchange_request::Request};
+use holdfast_proto::v1::{self, exchange_reply::Reply, exchange_request::Request};
+use holdfast_security::{Caller, Participants, Role};
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -15,7 +16,7 @@ use super::fault::Fault;
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The stream to the leader.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Forward {
     options: ClientOptions,
     state: Mutex<State>,
@@ -29,6 +30,10 @@ struct State {
 }
 
 impl Forward {
+    pub(crate) fn new(options: ClientOptions) -> Self {
+        Self { options, state: Mutex::default() }
+    }
+
     /// Has the node at `leader` (gRPC) answer `request`, which itself waits at most `wait`. Whether it reads only decides what a
     /// broken stream means: a read may be made again, anything else is unknown.
     pub(crate) async fn hand_over(
@@ -36,10 +41,13 @@ impl Forward {
         leader: &str,
         request: Request,
         wait: Duration,
+        caller: &Caller,
     ) -> Result<Reply, Fault> {
         let reads = matches!(request, Request::Get(_) | Request::Wait(_));
         let link = self.link(leader).await?;
-        let lost: &dyn std::fmt::Display = match timeout(wait + GRACE, link.call(request)).await {
+        let asked_by = (!caller.is_dev()).then(|| on_behalf(caller));
+        let answer = timeout(wait + GRACE, link.call_for(request, asked_by)).await;
+        let lost: &dyn std::fmt::Display = match answer {
             Ok(Ok(reply)) => return Ok(reply),
             Ok(Err(lost)) if !lost.sent => return Err(Fault::out_of_reach(&lost)),
             Ok(Err(ref lost)) => &lost.clone(),
@@ -72,5 +80,29 @@ impl Forward {
                 Err(fault)
             }
         }
+    }
+}
+
+/// The caller, as one node tells another.
+fn on_behalf(caller: &Caller) -> v1::OnBehalf {
+    v1::OnBehalf {
+        name: caller.name.clone(),
+        roles: caller.roles.iter().map(|role| role.as_str().to_owned()).collect(),
+        tenant: caller.tenant.clone().unwrap_or_default(),
+        participants: caller.participants.words(),
+    }
+}
+
+/// The caller that a node asks for. Never a member: no node asks as another.
+pub(crate) fn asked_by(told: &v1::OnBehalf) -> Caller {
+    let roles = told.roles.iter().filter_map(|role| Role::parse(role));
+    Caller {
+        name: told.name.clone(),
+        roles: roles.filter(|role| role.can_be_given()).collect(),
+        // An empty tenant is one that nobody has: only this node itself can say that it serves dev.
+        tenant: Some(told.tenant.clone()),
+        participants: Participants::of(&told.participants),
+        serves: None,
+        expires_at_ms: None,
     }
 }

@@ -19,6 +19,7 @@ use holdfast_proto::v1::{
     coordinator_message::Message as Outward,
     participants_server::{Participants as Service, ParticipantsServer},
 };
+use holdfast_security::Caller;
 use holdfast_txn::Participant;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -32,6 +33,8 @@ use crate::{
     Coordinator,
     config::limit,
     dispatcher::{About, Event, NewSession, Outgoing, SessionId, SessionKind},
+    rights::Shown,
+    rpc::fault::Fault,
 };
 
 /// Messages that wait to go out on one session; each holds at most about 1 MiB of calls.
@@ -103,6 +106,7 @@ impl Service for Participants {
             door: Arc::clone(&self.door),
             outbox,
             credit: 0,
+            caller: caller(&request).map_err(|fault| fault.to_status())?,
             _place: place,
         };
         tokio::spawn(session.run(request.into_inner()));
@@ -138,6 +142,8 @@ struct Session {
     door: Arc<Door>,
     outbox: mpsc::Sender<Outgoing>,
     credit: usize,
+    /// Whose certificate opened it.
+    caller: Caller,
     _place: OwnedSemaphorePermit,
 }
 
@@ -177,6 +183,9 @@ impl Session {
             return Err(malformed("the first message must be a hello"));
         };
         let (service, weight) = checked(&hello)?;
+        if !self.caller.may_serve(service.as_str()) {
+            return Err(not_its_service(&self.caller, &service));
+        }
         self.credit = hello.credit as usize;
         let welcome = v1::Welcome {
             node: self.door.node,
@@ -266,6 +275,20 @@ impl Session {
             let _gone = tokio::time::timeout(BEAT, told).await;
         }
     }
+}
+
+/// Who opens a session. Without a guard before the door there is nobody but dev.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Fault> {
+    request.extensions().get::<Shown>().map_or_else(|| Ok(Caller::dev()), Shown::caller)
+}
+
+/// HF2605: the certificate names another service.
+fn not_its_service(caller: &Caller, service: &Participant) -> Status {
+    metrics::counter!("holdfast_denied_total", "code" => "HF2605").increment(1);
+    Status::permission_denied(format!(
+        "HF2605 session: {} may not serve {service}. An agent serves the service that its certificate names",
+        caller.name
+    ))
 }
 
 fn checked(hello: &v1::Hello) -> Result<(Participant, u32), Status> {

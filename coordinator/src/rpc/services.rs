@@ -2,14 +2,14 @@
 //!
 //! Only the leader makes calls and only it decides, so every request goes there, by way of any node.
 
-use holdfast_client::{ClientOptions, FORWARD_HEADER, FORWARD_NEVER};
+use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER, Line};
 use holdfast_proto::v1::{
     self, AdoptPoliciesReply, ListServicesReply, ListServicesRequest, PolicyDocument,
     SetCallerPolicyRequest, SetPolicyReply, SetServicePolicyRequest,
     services_client::ServicesClient,
     services_server::{Services as Service, ServicesServer},
 };
-use tonic::{Request, Response, Status, metadata::AsciiMetadataValue, transport::Channel};
+use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
 
 use super::{
     desk::{Desk, Hop},
@@ -179,11 +179,13 @@ impl Desk {
         &self,
         leader: Option<String>,
         hop: Hop,
-    ) -> Result<ServicesClient<Channel>, Fault> {
+    ) -> Result<ServicesClient<Line>, Fault> {
         let Some(address) = leader.filter(|_| hop == Hop::May) else {
             return Err(self.not_the_leader());
         };
-        let channel = holdfast_client::channel(&address, &ClientOptions::default()).await;
+        let channel =
+            holdfast_client::channel(&address, &self.coordinator().config().security.client())
+                .await;
         let channel = channel.map_err(|error| Fault::out_of_reach(&error))?;
         Ok(ServicesClient::new(channel)
             .max_decoding_message_size(16 * 1024 * 1024)

@@ -6,12 +6,13 @@ use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER};
 use holdfast_proto::v1::{
     AddBranchRequest, BeginRequest, ExchangeReply, ExchangeRequest, FinishRequest, GetRequest,
-    ListReply, ListRequest, RetryRequest, RollBackRequest, SubmitBegunRequest, SubmitRequest,
-    TransactionReply, WaitRequest,
+    ListReply, ListRequest, OnBehalf, RetryRequest, RollBackRequest, SubmitBegunRequest,
+    SubmitRequest, TransactionReply, WaitRequest,
     exchange_reply::Reply,
     exchange_request::Request as Asked,
     transactions_server::{Transactions as Service, TransactionsServer},
 };
+use holdfast_security::Role;
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::{AsciiMetadataValue, MetadataMap},
@@ -20,7 +21,9 @@ use tonic::{
 use super::{
     desk::{Desk, Hop},
     fault::{Class, Fault},
+    forward::asked_by,
 };
+use crate::rights::Shown;
 
 /// Requests of one exchange stream that are under way at once; the next is read when one is answered.
 pub const EXCHANGE_UNDER_WAY_MAX: usize = 4_096;
@@ -45,7 +48,8 @@ impl Transactions {
         kind: impl FnOnce(T) -> Asked,
     ) -> Result<Response<TransactionReply>, Status> {
         let hop = hop(request.metadata());
-        match self.desk.answer(kind(request.into_inner()), hop).await {
+        let desk = self.desk.serving(request.extensions().get()).map_err(|f| f.to_status())?;
+        match desk.answer(kind(request.into_inner()), hop).await {
             Ok(told) => Ok(Response::new(told.reply)),
             Err(fault) => Err(fault.to_status()),
         }
@@ -136,7 +140,8 @@ impl Service for Transactions {
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
-        let listed = self.desk.list(request.get_ref()).await;
+        let desk = self.desk.serving(request.extensions().get()).map_err(|f| f.to_status())?;
+        let listed = desk.list(request.get_ref()).await;
         listed.map(Response::new).map_err(|fault| fault.to_status())
     }
 
@@ -147,7 +152,8 @@ impl Service for Transactions {
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let hop = hop(request.metadata());
-        let replies = exchange(self.desk.clone(), request.into_inner(), hop);
+        let shown = request.extensions().get::<Shown>().cloned();
+        let replies = exchange(self.desk.clone(), shown, request.into_inner(), hop);
         let mut response: Response<Self::ExchangeStream> = Response::new(Box::pin(replies));
         self.introduce(response.metadata_mut());
         Ok(response)
@@ -167,6 +173,7 @@ pub(super) fn hop(metadata: &MetadataMap) -> Hop {
 /// and the rest is left unread, so its senders ask the next leader.
 fn exchange(
     desk: Desk,
+    shown: Option<Shown>,
     mut requests: Streaming<ExchangeRequest>,
     hop: Hop,
 ) -> impl Stream<Item = Result<ExchangeReply, Status>> + Send {
@@ -181,7 +188,7 @@ fn exchange(
         while ended.is_none() && under_way.len() < EXCHANGE_UNDER_WAY_MAX {
             match requests.poll_next_unpin(context) {
                 Poll::Ready(Some(Ok(request))) => {
-                    under_way.push(answer(desk.clone(), request, hop))
+                    under_way.push(answer(desk.clone(), shown.clone(), request, hop))
                 }
                 Poll::Ready(Some(Err(status))) => ended = Some(Err(status)),
                 Poll::Ready(None) => ended = Some(Ok(())),
@@ -200,7 +207,38 @@ fn exchange(
     })
 }
 
-async fn answer(desk: Desk, request: ExchangeRequest, hop: Hop) -> ExchangeReply {
+/// The desk as it serves whoever makes this request: who opened the stream, or whom a node asks for.
+fn desk_for(
+    desk: &Desk,
+    shown: Option<&Shown>,
+    on_behalf_of: Option<&OnBehalf>,
+) -> Result<Desk, Fault> {
+    let desk = desk.serving(shown)?;
+    let (dev, node) = (desk.caller().is_dev(), desk.caller().roles.contains(&Role::Node));
+    match on_behalf_of {
+        None => Ok(desk),
+        Some(_) if dev => Ok(desk),
+        Some(told) if node => Ok(desk.serving_caller(asked_by(told))),
+        Some(_) => {
+            let words = "nothing was done: only a node asks on behalf of somebody else".to_owned();
+            Err(Fault::new(Class::Denied, "HF2602", words))
+        }
+    }
+}
+
+async fn answer(
+    desk: Desk,
+    shown: Option<Shown>,
+    request: ExchangeRequest,
+    hop: Hop,
+) -> ExchangeReply {
+    let desk = match desk_for(&desk, shown.as_ref(), request.on_behalf_of.as_ref()) {
+        Ok(desk) => desk,
+        Err(fault) => {
+            let reply = Some(Reply::Error(fault.to_wire()));
+            return ExchangeReply { request_id: request.request_id, reply };
+        }
+    };
     let reply = match request.request {
         Some(asked) => match desk.answer(asked, hop).await {
             Ok(told) => Reply::Transaction(told.reply),

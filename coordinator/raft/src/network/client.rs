@@ -11,6 +11,7 @@ use std::{
 
 use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use holdfast_proto::v1::{self, raft_peer_client::RaftPeerClient};
+use holdfast_security::Credentials;
 use openraft::{
     OptionalSend,
     base::{BoxFuture, BoxStream},
@@ -81,7 +82,8 @@ struct Shared {
     election_min: Duration,
     election_max: Duration,
     founding: Founding,
-    channels: Mutex<HashMap<(String, Lane), Channel>>,
+    credentials: Option<Credentials>,
+    channels: Mutex<HashMap<(u64, String, Lane), Channel>>,
     /// Members that entries could not be sent to when it was last tried.
     out_of_reach: Mutex<BTreeSet<(u32, u64)>>,
     /// Members that were not where the log says, and are looked for where the configuration says.
@@ -108,13 +110,13 @@ impl Shared {
         }
     }
 
-    fn channel(&self, raft: &str, lane: Lane) -> Channel {
+    fn channel(&self, target: u64, raft: &str, lane: Lane) -> Channel {
         let mut channels = self.channels.lock().expect("no holder panics");
         if channels.len() >= CHANNELS_MAX {
             // Addresses of nodes that were replaced; those in use are opened again.
             channels.clear();
         }
-        let channel = channels.entry((raft.to_owned(), lane)).or_insert_with(|| {
+        let channel = channels.entry((target, raft.to_owned(), lane)).or_insert_with(|| {
             let patience = self.election_max.max(Duration::from_millis(500));
             let endpoint = Endpoint::from_shared(format!("http://{raft}"))
                 // An address that was checked when the replica was opened, or came from a member that had been.
@@ -126,13 +128,14 @@ impl Shared {
                 .keep_alive_while_idle(true)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-            wire::dial(&endpoint)
+            wire::dial(&endpoint, self.credentials.as_ref(), target)
         });
         channel.clone()
     }
 
-    fn client(&self, raft: &str, lane: Lane) -> RaftPeerClient<Channel> {
-        RaftPeerClient::new(self.channel(raft, lane))
+    /// A client of node `target` (0: whichever listens there) at `raft`.
+    fn client(&self, target: u64, raft: &str, lane: Lane) -> RaftPeerClient<Channel> {
+        RaftPeerClient::new(self.channel(target, raft, lane))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -149,6 +152,7 @@ impl Peers {
             election_min: Duration::from_millis(config.election_min_ms),
             election_max: Duration::from_millis(config.election_max_ms),
             founding,
+            credentials: config.credentials.clone(),
             channels: Mutex::default(),
             out_of_reach: Mutex::default(),
             elsewhere: Mutex::default(),
@@ -182,7 +186,7 @@ impl Peers {
         let Shared { cluster, node, .. } = &*self.shared;
         let question = v1::RaftHello { cluster: cluster.clone(), from: *node, to };
         let limit = 2 * self.shared.election_max.max(Duration::from_millis(500));
-        let mut client = self.shared.client(raft, Lane::Control);
+        let mut client = self.shared.client(to, raft, Lane::Control);
         let answer = tokio::time::timeout(limit, client.hello(question)).await;
         let answer = answer.map_err(|_| format!("no answer within {} ms", limit.as_millis()))?;
         Ok(answer.map_err(|status| status.message().to_owned())?.into_inner())
@@ -250,7 +254,7 @@ impl Peer {
         let recorded = self.recorded().raft;
         let elsewhere = shared.elsewhere.lock().expect("no holder panics").contains(&self.target);
         let configured = shared.members.get(&self.target).filter(|_| elsewhere);
-        shared.client(configured.unwrap_or(&recorded), lane)
+        shared.client(self.target, configured.unwrap_or(&recorded), lane)
     }
 
     /// A peer that cannot be reached, or turns this node away, is asked again only after a pause.

@@ -12,6 +12,7 @@ use holdfast_proto::v1::{
     self,
     raft_peer_server::{RaftPeer, RaftPeerServer},
 };
+use holdfast_security::{ClientAuth, Credentials, Name, Peer, Subject};
 use openraft::{
     Raft,
     async_runtime::WatchReceiver as _,
@@ -70,6 +71,7 @@ struct Host {
     members: BTreeMap<u64, String>,
     entry_bytes_max: usize,
     founding: Founding,
+    credentials: Option<Credentials>,
     peers: Peers,
     /// Nodes that are in no membership here, and in that of a member.
     vouched: tokio::sync::Mutex<BTreeSet<u64>>,
@@ -96,6 +98,7 @@ impl<S: StateMachine> Door<S> {
             members: members.map(|member| (member.node, member.raft.clone())).collect(),
             entry_bytes_max: config.entry_bytes_max(),
             founding,
+            credentials: config.credentials.clone(),
             peers,
             vouched: tokio::sync::Mutex::default(),
             snapshot_turn: Semaphore::new(1),
@@ -110,10 +113,17 @@ impl<S: StateMachine> Door<S> {
         patience: Duration,
     ) -> Result<(), tonic::transport::Error> {
         let mut closing = self.closing.clone();
+        let guard = match &self.host.credentials {
+            None => holdfast_security::Door::DevPlaintext,
+            Some(credentials) => holdfast_security::Door::MutualTls {
+                credentials: credentials.clone(),
+                auth: ClientAuth::Required,
+            },
+        };
         let service = RaftPeerServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let incoming = incoming(listener);
+        let incoming = incoming(listener, guard);
         Server::builder()
             .http2_keepalive_interval(Some(patience))
             .http2_keepalive_timeout(Some(2 * patience))
@@ -128,7 +138,8 @@ impl<S: StateMachine> Door<S> {
             .await
     }
 
-    async fn admit(&self, peer: Option<&v1::RaftAddress>) -> Result<&Seat<S>, Status> {
+    /// Lets in who says that it is a member, and whose certificate says the same.
+    async fn admit(&self, by: &Peer, peer: Option<&v1::RaftAddress>) -> Result<&Seat<S>, Status> {
         may_listen()?;
         let refuse = |cause: String| {
             tracing::warn!(%cause, "turned a peer away");
@@ -138,6 +149,9 @@ impl<S: StateMachine> Door<S> {
         let Some(peer) = peer else { return refuse("the request names no peer".to_owned()) };
         if peer.cluster != host.cluster {
             return refuse(format!("this is cluster {:?}, not {:?}", host.cluster, peer.cluster));
+        }
+        if let Err(cause) = host.certified(by, peer.from) {
+            return refuse(cause);
         }
         let seat = usize::try_from(peer.group).ok().and_then(|group| self.seats.get(group));
         let Some(seat) = seat else { return refuse(format!("there is no group {}", peer.group)) };
@@ -204,6 +218,30 @@ impl<S: StateMachine> Door<S> {
     }
 }
 
+impl Host {
+    /// Whether the connection is of node `from`, by its certificate. Without credentials nobody has one.
+    fn certified(&self, by: &Peer, from: u64) -> Result<(), String> {
+        if self.credentials.is_none() {
+            return Ok(());
+        }
+        let said = Name { cluster: self.cluster.clone(), subject: Subject::Node(from) };
+        match by {
+            Peer::Named(name) if **name == said => Ok(()),
+            Peer::Named(name) => {
+                Err(format!("HF2606 the holder of the certificate {name} says that it is {said}"))
+            }
+            Peer::Dev | Peer::Anonymous => {
+                Err(format!("HF2606 somebody without a certificate says that it is {said}"))
+            }
+        }
+    }
+}
+
+/// Who the connection is of, by its certificate.
+fn by<T>(request: &Request<T>) -> Peer {
+    request.extensions().get::<Peer>().cloned().unwrap_or(Peer::Anonymous)
+}
+
 /// The members of a group as this node knows them, itself excepted.
 fn recorded<S: StateMachine>(seat: &Seat<S>) -> BTreeMap<u64, String> {
     let metrics = seat.raft.metrics();
@@ -234,8 +272,10 @@ impl<S: StateMachine> RaftPeer for Door<S> {
         request: Request<v1::RaftHello>,
     ) -> Result<Response<v1::RaftHelloReply>, Status> {
         may_listen()?;
+        let by = by(&request);
         let request = request.into_inner();
         let host = &*self.host;
+        host.certified(&by, request.from).map_err(Status::permission_denied)?;
         if request.cluster != host.cluster {
             let cause = format!("this is cluster {:?}, not {:?}", host.cluster, request.cluster);
             return Err(Status::permission_denied(cause));
@@ -258,8 +298,9 @@ impl<S: StateMachine> RaftPeer for Door<S> {
         &self,
         request: Request<v1::RaftVoteRequest>,
     ) -> Result<Response<v1::RaftVoteResponse>, Status> {
+        let by = by(&request);
         let request = request.into_inner();
-        let seat = self.admit(request.peer.as_ref()).await?;
+        let seat = self.admit(&by, request.peer.as_ref()).await?;
         let asked = VoteRequest {
             vote: ballot_from_proto(request.ballot)?,
             last_log_id: request.last.as_ref().map(position_from_proto),
@@ -283,6 +324,7 @@ impl<S: StateMachine> RaftPeer for Door<S> {
         request: Request<Streaming<v1::RaftAppendRequest>>,
     ) -> Result<Response<Answers>, Status> {
         // Answered at once, for the sender may wait for the beginning of the answer before it has anything to send.
+        let by = by(&request);
         let mut incoming = request.into_inner();
         let door = self.clone();
         let answers = stream::once(async move {
@@ -293,7 +335,7 @@ impl<S: StateMachine> RaftPeer for Door<S> {
             };
             match first {
                 Ok(None) => stream::empty().boxed(),
-                Ok(Some(first)) => match door.admit(first.peer.as_ref()).await {
+                Ok(Some(first)) => match door.admit(&by, first.peer.as_ref()).await {
                     Ok(seat) => answers(seat, first, incoming, closing, &door.host),
                     Err(refusal) => stream::iter([Err(refusal)]).boxed(),
                 },
@@ -307,10 +349,11 @@ impl<S: StateMachine> RaftPeer for Door<S> {
         &self,
         request: Request<Streaming<v1::RaftSnapshotChunk>>,
     ) -> Result<Response<v1::RaftSnapshotResponse>, Status> {
+        let by = by(&request);
         let mut incoming = request.into_inner();
         let first = incoming.message().await?;
         let first = first.ok_or_else(|| Status::invalid_argument("the snapshot is empty"))?;
-        let seat = self.admit(first.peer.as_ref()).await?;
+        let seat = self.admit(&by, first.peer.as_ref()).await?;
         let ballot = ballot_from_proto(first.ballot)?;
         let _turn = self
             .host
@@ -359,8 +402,9 @@ impl<S: StateMachine> RaftPeer for Door<S> {
         request: Request<v1::RaftTransferRequest>,
     ) -> Result<Response<v1::RaftTransferResponse>, Status> {
         use v1::raft_transfer_response::Outcome;
+        let by = by(&request);
         let request = request.into_inner();
-        let seat = self.admit(request.peer.as_ref()).await?;
+        let seat = self.admit(&by, request.peer.as_ref()).await?;
         let ballot = ballot_from_proto(request.ballot)?;
         let last = request.last.as_ref().map(position_from_proto);
         let asked = TransferLeaderRequest::new(ballot, request.next_leader, last);

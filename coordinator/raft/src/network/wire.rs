@@ -2,19 +2,33 @@
 
 #[cfg(not(feature = "simulation"))]
 mod real {
-    use tonic::transport::{Channel, Endpoint, server::TcpIncoming};
-
+    use holdfast_security::{Credentials, Door, Gate, Incoming};
     pub(crate) use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+    use tonic::transport::{Channel, Endpoint};
 
-    /// Connections of peers.
-    pub(crate) fn incoming(listener: TcpListener) -> TcpIncoming {
-        // The builder's own option does not reach sockets that it did not accept itself.
-        TcpIncoming::from(listener).with_nodelay(Some(true))
+    /// Connections at once: three from each of the members there can be, and some that are about to end.
+    const CONNECTIONS_MAX: usize = 256;
+
+    /// Connections of peers, as `guard` lets them in.
+    pub(crate) fn incoming(listener: TcpListener, guard: Door) -> Incoming {
+        let gate = Gate::new(listener, "raft", guard, b"h2");
+        // It closes with the server, which lets go of it.
+        gate.bounded(CONNECTIONS_MAX, CONNECTIONS_MAX).open(CancellationToken::new())
     }
 
-    /// A channel that dials when it is needed.
-    pub(crate) fn dial(endpoint: &Endpoint) -> Channel {
-        endpoint.connect_lazy()
+    /// A channel that dials when it is needed. The address may be anybody's; with credentials only node `target` is spoken to.
+    pub(crate) fn dial(
+        endpoint: &Endpoint,
+        credentials: Option<&Credentials>,
+        target: u64,
+    ) -> Channel {
+        match credentials {
+            None => endpoint.connect_lazy(),
+            Some(credentials) => {
+                endpoint.connect_with_connector_lazy(credentials.connector(Some(target)))
+            }
+        }
     }
 }
 
@@ -29,6 +43,7 @@ mod simulated {
     };
 
     use futures::{Stream, stream};
+    use holdfast_security::{Credentials, Door};
     use hyper_util::rt::TokioIo;
     use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
     use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -98,15 +113,22 @@ mod simulated {
     }
 
     /// Connections of peers.
-    pub(crate) fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Wire>> {
+    pub(crate) fn incoming(
+        listener: TcpListener,
+        _guard: Door,
+    ) -> impl Stream<Item = io::Result<Wire>> {
         stream::unfold(listener, |listener| async move {
             let accepted = listener.accept().await.map(|(stream, _)| Wire(stream));
             Some((accepted, listener))
         })
     }
 
-    /// A channel that dials when it is needed.
-    pub(crate) fn dial(endpoint: &Endpoint) -> Channel {
+    /// A channel that dials when it is needed. Nothing is encrypted in a simulated network.
+    pub(crate) fn dial(
+        endpoint: &Endpoint,
+        _credentials: Option<&Credentials>,
+        _target: u64,
+    ) -> Channel {
         endpoint.connect_with_connector_lazy(tower::service_fn(
             |uri: tonic::transport::Uri| async move {
                 let (host, port) =

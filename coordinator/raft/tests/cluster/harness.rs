@@ -172,6 +172,7 @@ pub(crate) fn config(dir: &Path, network: [u8; 2], node: u64, nodes: u64) -> Con
     Config {
         node,
         cluster: "bank".to_owned(),
+        credentials: None,
         dir: dir.to_owned(),
         bind: address(network, node),
         members: members.collect(),

@@ -121,6 +121,7 @@ fn config(node: usize, nodes: usize, dir: PathBuf, snapshot_every: u64) -> Confi
         dir,
         bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT),
         members: members.collect(),
+        credentials: None,
         heartbeat_ms: 60,
         election_min_ms: 300,
         election_max_ms: 600,
