@@ -3,14 +3,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test verify fix bench chaos soak clean
+.PHONY: help deps demo test verify fix bench chaos soak deploy-check clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # More options for the demo, for example: make demo ARGS="--kill postgres --duration 30s"
 ARGS ?=
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 # PostgreSQL's server programs serve the demo and the tests, which start servers of their own: no system-wide cluster is
 # made or started. Whatever is there already is left as it is.
@@ -94,6 +94,17 @@ soak: deps ## Break everything again and again, with other seeds each time, for 
 	  done; \
 	  seed=$$(( seed + 20000 )); \
 	done
+
+# promtool comes with Debian's prometheus, which is installed for its programs only; nothing is started.
+deploy-check: ## Check what is in deploy/: alert rules and their tests, the systemd unit, the dashboard (Debian; as root)
+	@command -v promtool >/dev/null || { apt-get update -q && \
+	  printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends prometheus; rm -f /usr/sbin/policy-rc.d; }
+	cd deploy/prometheus && promtool check rules alerts.yml && promtool test rules alerts_test.yml
+	@if command -v systemd-analyze >/dev/null; then \
+	  systemd-analyze verify --man=no deploy/systemd/holdfast-coordinator.service 2>&1 | grep -v 'is not executable' || true; \
+	else echo "NOT CHECKED: the systemd unit, since systemd-analyze is not installed." >&2; fi
+	python3 -m json.tool deploy/grafana/holdfast.json >/dev/null
 
 clean: ## Remove what was built
 	cargo clean

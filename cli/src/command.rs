@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    agent, bank, barrier, bench, certs, chaos, cluster, config_cmd, coordinator, demo, drill,
-    explain, locate, output::Output, router, rules, services, tx,
+    agent, bank, barrier, bench, certs, chaos, check, cluster, config_cmd, coordinator, demo, dev,
+    drill, explain, locate, manual, output::Output, router, rules, services, top, tx,
 };
 
 /// Distributed transactions for banks: freeze, confirm, recover.
@@ -40,6 +40,8 @@ enum Command {
     Bank(bank::BankArgs),
     /// Run a router: PostgreSQL clients in, each statement to its shards
     Router(router::RouterArgs),
+    /// Run one node and three built-in participants, to write a service against
+    Dev(dev::DevArgs),
     /// Run the whole product on this machine, break it, and audit it
     #[command(after_help = "\
 Examples:
@@ -73,6 +75,10 @@ Examples:
     Services(services::ServicesArgs),
     /// Look at the cluster, change its members, back it up and restore it
     Cluster(cluster::ClusterArgs),
+    /// Check machine, cluster and data sources: each failure with cause and remedy
+    Check(check::CheckArgs),
+    /// Watch the cluster live; read-only
+    Top(top::TopArgs),
     /// Check shard rules
     Rules(rules::RulesArgs),
     /// Say where a key lives
@@ -85,6 +91,10 @@ Examples:
     Config(config_cmd::ConfigCmdArgs),
     /// Explain an error code
     Explain(explain::ExplainArgs),
+    /// Print completions for a shell
+    Completions(manual::CompletionsArgs),
+    /// Print or write manual pages
+    Man(manual::ManArgs),
 }
 
 impl Holdfast {
@@ -99,18 +109,23 @@ impl Holdfast {
             Command::Bank(args) => Box::pin(bank::run(args)).await,
             Command::Router(args) => Box::pin(router::run(args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await,
+            Command::Dev(args) => Box::pin(dev::run(args)).await,
             Command::Bench(args) => Box::pin(bench::run(args)).await,
             Command::Chaos(args) => Box::pin(chaos::run_chaos(&args, output)).await,
             Command::Drill(args) => Box::pin(drill::run_drill(args, output)).await,
             Command::Tx(args) => Box::pin(tx::run(args, output)).await,
             Command::Services(args) => Box::pin(services::run(args, output)).await,
             Command::Cluster(args) => Box::pin(cluster::run(args, output)).await,
+            Command::Check(args) => Box::pin(check::run(args, output)).await,
+            Command::Top(args) => Box::pin(top::run(args)).await,
             Command::Rules(args) => rules::run(&args, output),
             Command::Locate(args) => locate::run(&args, output),
             Command::Barrier(args) => Box::pin(barrier::run(args)).await,
             Command::Certs(args) => certs::run(&args, output),
             Command::Config(args) => config_cmd::run(&args, output),
             Command::Explain(args) => explain::run(&args, output),
+            Command::Completions(args) => manual::completions(&args),
+            Command::Man(args) => manual::man(&args),
         }
     }
 }

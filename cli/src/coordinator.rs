@@ -1,6 +1,6 @@
 //! `holdfast coordinator`: one coordinator node.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use holdfast_coordinator::Coordinator;
 
@@ -27,6 +27,14 @@ pub(crate) struct CoordinatorArgs {
     /// The log, the vote and the snapshots (node.data_dir)
     #[arg(long, value_name = "DIRECTORY")]
     data_dir: Option<String>,
+}
+
+impl CoordinatorArgs {
+    /// As `--config FILE` alone.
+    pub(crate) fn of_file(file: PathBuf) -> Self {
+        let config = ConfigArgs { config: Some(file), ..ConfigArgs::default() };
+        Self { config, node_id: None, data_dir: None }
+    }
 }
 
 /// Runs until a signal.

@@ -16,7 +16,7 @@ mod goal;
 mod history;
 mod load;
 mod machine;
-mod meters;
+pub(crate) mod meters;
 mod nodes;
 mod participant;
 mod router;

@@ -339,32 +339,10 @@ impl Coordinator {
     ) -> anyhow::Result<Self> {
         let node = at + 1;
         let address = |at: usize, door: usize| format!("127.0.0.1:{}", ports[at * 3 + door]);
-        let doors = ["http", "grpc", "raft"];
-        let mut config: toml::Table =
-            COORDINATOR_TOML.parse().context("the shipped coordinator.toml")?;
-        set(&mut config, "node", "id", i64::try_from(node)?)?;
+        let members: Vec<_> =
+            (0..COORDINATORS).map(|at| (at + 1, [0, 1, 2].map(|door| address(at, door)))).collect();
         let data = folder.join(format!("coordinator-{node}"));
-        set(
-            &mut config,
-            "node",
-            "data_dir",
-            data.to_str().context("the temporary folder is not UTF-8")?,
-        )?;
-        for (door, name) in doors.iter().enumerate() {
-            set(&mut config, "bind", name, address(at, door))?;
-        }
-        let members = (0..COORDINATORS).map(|at| {
-            let mut member = toml::Table::new();
-            member.insert(
-                "id".to_owned(),
-                toml::Value::Integer(i64::try_from(at + 1).expect("three members")),
-            );
-            for (door, name) in doors.iter().enumerate() {
-                member.insert((*name).to_owned(), address(at, door).into());
-            }
-            toml::Value::Table(member)
-        });
-        set(&mut config, "cluster", "member", members.collect::<Vec<_>>())?;
+        let config = coordinator_config(node, &data, &members)?;
         let name = format!("coordinator-{node}");
         let recipe = role("coordinator", &name, &config, folder, program)?;
         let process = Supervised::new(recipe);
@@ -391,6 +369,35 @@ impl Bank {
         recipe.environment.push(("HOLDFAST_BANK_DATABASE".to_owned(), server.connection_string()));
         Ok(Self { process: Supervised::new(recipe), http, drill: None })
     }
+}
+
+/// The shipped configuration of a coordinator with these values: its number, its folder, and the cluster's members with their
+/// HTTP, gRPC and Raft addresses, where it listens too.
+pub(crate) fn coordinator_config(
+    node: usize,
+    data: &Path,
+    members: &[(usize, [String; 3])],
+) -> anyhow::Result<toml::Table> {
+    let doors = ["http", "grpc", "raft"];
+    let mut config: toml::Table =
+        COORDINATOR_TOML.parse().context("the shipped coordinator.toml")?;
+    set(&mut config, "node", "id", i64::try_from(node)?)?;
+    let data = data.to_str().context("the folder's name is not UTF-8")?;
+    set(&mut config, "node", "data_dir", data)?;
+    let own = members.iter().find(|(id, _)| *id == node).context("the node is a member")?;
+    for (name, address) in doors.iter().zip(&own.1) {
+        set(&mut config, "bind", name, address.clone())?;
+    }
+    let tables = members.iter().map(|(id, addresses)| {
+        let mut member = toml::Table::new();
+        member.insert("id".to_owned(), i64::try_from(*id)?.into());
+        for (name, address) in doors.iter().zip(addresses) {
+            member.insert((*name).to_owned(), address.clone().into());
+        }
+        anyhow::Ok(toml::Value::Table(member))
+    });
+    set(&mut config, "cluster", "member", tables.collect::<anyhow::Result<Vec<_>>>()?)?;
+    Ok(config)
 }
 
 /// A recipe for `holdfast <role> --config <file>`, with the file written.
@@ -488,7 +495,7 @@ pub(crate) async fn status(grpc: &str) -> Option<NodeStatusReply> {
 }
 
 /// Whether `GET /readyz` is answered with 200.
-async fn is_ready(http: &str) -> anyhow::Result<bool> {
+pub(crate) async fn is_ready(http: &str) -> anyhow::Result<bool> {
     let asked = async {
         let mut stream = TcpStream::connect(http).await?;
         let request = format!("GET /readyz HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");

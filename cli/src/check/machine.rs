@@ -1,0 +1,161 @@
+//! Is this machine fit for a node: processors, memory, limits, clock, network settings. Reads `/proc` and `/sys`, changes nothing.
+
+use std::{
+    fs,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::finding::{Finding, State, state};
+
+/// Sessions, connections and files of a busy node.
+const OPEN_FILES_WANTED: u64 = 65_536;
+const OPEN_FILES_LEAST: u64 = 4_096;
+/// The state of two million open transactions, and room.
+const MEMORY_WANTED_MIB: u64 = 4_096;
+const MEMORY_LEAST_MIB: u64 = 512;
+const BACKLOG_WANTED: u64 = 1_024;
+/// 2026-01-01: a clock before this program was written is wrong.
+const WRITTEN_AT_S: u64 = 1_767_225_600;
+/// The doors of all roles.
+const DOORS: std::ops::RangeInclusive<u64> = 6_543..=7_421;
+
+/// Looks at everything.
+pub(super) fn check() -> Vec<Finding> {
+    let mut found = vec![processors(), memory(), open_files(), clock(), user()];
+    found.extend([
+        clock_source(&read("/sys/devices/system/clocksource/clocksource0/current_clocksource")),
+        backlog(number(&read("/proc/sys/net/core/somaxconn"))),
+        outgoing_ports(&read("/proc/sys/net/ipv4/ip_local_port_range")),
+        swappiness(number(&read("/proc/sys/vm/swappiness"))),
+    ]);
+    found
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok()
+}
+
+fn unread(check: &'static str) -> Finding {
+    Finding::new(check, "", State::Skipped, "the kernel does not tell it here", "")
+}
+
+fn processors() -> Finding {
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let remedy = "Give the node two processors or more: the log's writer and the doors work side by side.";
+    Finding::new(
+        "machine.processors",
+        "",
+        state(count >= 2, State::Warning),
+        format!("{count} for this process"),
+        remedy,
+    )
+}
+
+fn memory() -> Finding {
+    let info = read("/proc/meminfo");
+    let of = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1_024)
+    };
+    let Some(available) = of("MemAvailable:") else { return unread("machine.memory") };
+    let remedy = "Free memory or move the node: an open transaction takes about 1 KiB beside its payloads, and a snapshot is made beside the state.";
+    let state = match available {
+        MEMORY_WANTED_MIB.. => State::Ok,
+        MEMORY_LEAST_MIB.. => State::Warning,
+        _ => State::Failed,
+    };
+    Finding::new("machine.memory", "", state, format!("{available} MiB available"), remedy)
+}
+
+fn open_files() -> Finding {
+    let limits = read("/proc/self/limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().nth(3));
+    let soft = soft.map(|text| if text == "unlimited" { u64::MAX } else { number(text).unwrap_or(0) });
+    let Some(soft) = soft else { return unread("machine.open_files") };
+    let state = match soft {
+        OPEN_FILES_WANTED.. => State::Ok,
+        OPEN_FILES_LEAST.. => State::Warning,
+        _ => State::Failed,
+    };
+    let remedy = "Raise it to 65,536: LimitNOFILE= in the systemd unit, or ulimit -n. Each session and connection takes one.";
+    Finding::new("machine.open_files", "", state, format!("{soft} files may be open"), remedy)
+}
+
+fn clock() -> Finding {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let remedy = "Set the clock and run an NTP service (chrony). Deadlines are judged by it.";
+    let shown = crate::output::rfc3339(now.saturating_mul(1_000));
+    Finding::new("machine.clock", "", state(now >= WRITTEN_AT_S, State::Failed), shown, remedy)
+}
+
+fn user() -> Finding {
+    let root = nix::unistd::geteuid().is_root();
+    let remedy = "Run the roles as a user of their own (User= in the systemd unit).";
+    let found = if root { "this is root" } else { "not root" };
+    Finding::new("machine.user", "", state(!root, State::Warning), found, remedy)
+}
+
+fn clock_source(name: &str) -> Finding {
+    if name.is_empty() {
+        return unread("machine.clock_source");
+    }
+    let fast = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter"].contains(&name);
+    let remedy = "Choose tsc or the hypervisor's own clock: each reading of a slow one is a system call.";
+    Finding::new("machine.clock_source", "", state(fast, State::Warning), name, remedy)
+}
+
+fn backlog(most: Option<u64>) -> Finding {
+    let Some(most) = most else { return unread("machine.backlog") };
+    let remedy = "sysctl -w net.core.somaxconn=1024: after a failover everybody connects at once.";
+    let state = state(most >= BACKLOG_WANTED, State::Warning);
+    Finding::new("machine.backlog", "", state, format!("{most} connections may wait"), remedy)
+}
+
+fn outgoing_ports(range: &str) -> Finding {
+    let mut bounds = range.split_whitespace().filter_map(number);
+    let (Some(first), Some(last)) = (bounds.next(), bounds.next()) else {
+        return unread("machine.outgoing_ports");
+    };
+    let apart = first > *DOORS.end() || last < *DOORS.start();
+    let remedy = "Keep net.ipv4.ip_local_port_range above 7421: an outgoing connection could take a door's port while a node restarts.";
+    let found = format!("outgoing connections use {first} to {last}");
+    Finding::new("machine.outgoing_ports", "", state(apart, State::Failed), found, remedy)
+}
+
+fn swappiness(value: Option<u64>) -> Finding {
+    let Some(value) = value else { return unread("machine.swappiness") };
+    let swap = read("/proc/swaps").lines().count() > 1;
+    let remedy = "sysctl -w vm.swappiness=1, or no swap: a leader that waits for a swapped page loses its term.";
+    let sound = !swap || value <= 10;
+    let found = format!("vm.swappiness = {value}, swap {}", if swap { "on" } else { "off" });
+    Finding::new("machine.swappiness", "", state(sound, State::Warning), found, remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outgoing_ports_must_leave_the_doors_alone() {
+        assert_eq!(outgoing_ports("32768\t60999").state, State::Ok);
+        assert_eq!(outgoing_ports("1024 65535").state, State::Failed);
+        assert_eq!(outgoing_ports("7421 65535").state, State::Failed);
+        assert_eq!(outgoing_ports("7422 65535").state, State::Ok);
+        assert_eq!(outgoing_ports("").state, State::Skipped);
+    }
+
+    #[test]
+    fn what_is_well_needs_no_remedy_and_what_is_not_has_one() {
+        for finding in check() {
+            let silent = matches!(finding.state, State::Ok | State::Skipped);
+            assert_eq!(finding.remedy.is_empty(), silent, "{finding:?}");
+        }
+        assert!(!backlog(Some(BACKLOG_WANTED - 1)).remedy.is_empty());
+        assert!(backlog(Some(BACKLOG_WANTED)).remedy.is_empty());
+    }
+}

@@ -1,0 +1,128 @@
+//! How a view looks: as widgets on a terminal, and as text.
+
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout},
+    style::{Color, Style, Stylize},
+    text::Line,
+    widgets::{Block, Paragraph, Row, Table},
+};
+
+use super::reading::{NodeRow, View};
+use crate::output;
+
+const HEAD: [&str; 8] =
+    ["node", "role", "term", "applied", "behind", "sessions", "fsyncs/s", "grpc"];
+
+/// Draws the whole screen.
+pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
+    let nodes = u16::try_from(view.nodes.len()).unwrap_or(9) + 3;
+    let [top, middle, bottom] = Layout::vertical([
+        Constraint::Length(nodes),
+        Constraint::Length(9),
+        Constraint::Min(3),
+    ])
+    .areas(frame.area());
+    let [left, right] =
+        Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(middle);
+    let rows = view.nodes.iter().map(|node| {
+        let color = match node.role.as_str() {
+            "leader" => Color::Green,
+            "follower" => Color::Reset,
+            _ => Color::Red,
+        };
+        Row::new(cells(node)).style(Style::new().fg(color))
+    });
+    let widths = [6, 10, 8, 12, 8, 9, 9, 22].map(Constraint::Length);
+    let table = Table::new(rows, widths)
+        .header(Row::new(HEAD.map(str::to_uppercase)).style(Style::new().bold()))
+        .block(Block::bordered().title(" holdfast top: nodes (q leaves) "));
+    frame.render_widget(table, top);
+    frame.render_widget(paragraph(" a second ", rate_lines(view)), left);
+    frame.render_widget(paragraph(" now ", gauge_lines(view)), right);
+    frame.render_widget(paragraph(" open ", status_lines(view)), bottom);
+}
+
+/// Says that nobody answers.
+pub(super) fn silence(frame: &mut Frame<'_>, why: &str) {
+    let words = Paragraph::new(vec![
+        Line::from("No node answers; asking again.").red(),
+        Line::from(why.to_owned()),
+    ]);
+    frame.render_widget(words.block(Block::bordered().title(" holdfast top ")), frame.area());
+}
+
+/// The same as text, for `--once`.
+pub(super) fn text(view: &View) -> String {
+    let mut parts = vec![output::table(&HEAD, view.nodes.iter().map(cells))];
+    for (title, lines) in [
+        ("A SECOND", rate_lines(view)),
+        ("NOW", gauge_lines(view)),
+        ("OPEN", status_lines(view)),
+    ] {
+        parts.push(format!("{title}\n{}", lines.join("\n")));
+    }
+    parts.join("\n\n")
+}
+
+fn paragraph(title: &'static str, lines: Vec<String>) -> Paragraph<'static> {
+    let lines: Vec<Line<'static>> = lines.into_iter().map(Line::from).collect();
+    Paragraph::new(lines).block(Block::bordered().title(title))
+}
+
+fn cells(node: &NodeRow) -> Vec<String> {
+    vec![
+        node.node.to_string(),
+        node.role.clone(),
+        node.term.to_string(),
+        node.applied.to_string(),
+        node.behind.to_string(),
+        format!("{:.0}", node.sessions),
+        format!("{:.0}", node.fsyncs_per_second),
+        node.grpc.clone(),
+    ]
+}
+
+fn rate_lines(view: &View) -> Vec<String> {
+    let mut lines: Vec<String> =
+        view.rates.iter().map(|(name, rate)| format!("{name:<18}{rate:>10.0}")).collect();
+    lines.push(match view.decision_ms {
+        Some((p50, p99)) => format!("decided within    p50 {p50} ms, p99 {p99} ms"),
+        None => "decided within    -".to_owned(),
+    });
+    lines
+}
+
+fn gauge_lines(view: &View) -> Vec<String> {
+    view.gauges.iter().map(|(name, value)| format!("{name:<18}{value:>10.0}")).collect()
+}
+
+fn status_lines(view: &View) -> Vec<String> {
+    if view.by_status.is_empty() {
+        return vec!["nothing is open".to_owned()];
+    }
+    view.by_status.iter().map(|(name, count)| format!("{name:<18}{count:>10}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_is_drawn_on_a_small_terminal_and_told_as_text() {
+        let node = NodeRow { node: 1, role: "leader".into(), grpc: "127.0.0.1:7401".into(), ..NodeRow::default() };
+        let view = View {
+            nodes: vec![node],
+            rates: vec![("begun", 1_234.4)],
+            decision_ms: Some((5.0, 10.0)),
+            ..View::default()
+        };
+        let mut terminal =
+            ratatui::Terminal::new(ratatui::backend::TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| draw(frame, &view)).unwrap();
+        let drawn = terminal.backend().to_string();
+        assert!(drawn.contains("leader") && drawn.contains("1234"), "{drawn}");
+        let told = text(&view);
+        assert!(told.contains("p50 5 ms, p99 10 ms") && told.contains("nothing is open"), "{told}");
+    }
+}
