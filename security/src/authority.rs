@@ -163,13 +163,13 @@ mod tests {
     fn a_pair_is_made_once_with_a_key_for_this_user_alone_and_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let node = name("holdfast://bank/node/1");
-        let files = Authority::in_dir(dir.path()).unwrap().issue(&node, 30).unwrap();
+        let files = Authority::in_dir(dir.path()).unwrap().issue(&node, 29).unwrap();
         let mode = |file: &Path| fs::metadata(file).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&files.identity.as_ref().unwrap().1), 0o600);
         assert_eq!(mode(&dir.path().join("ca.key")), 0o600);
         let credentials = Credentials::open(files).unwrap();
         assert_eq!(credentials.name(), Some(node.clone()));
-        assert!(credentials.expiry_warning().is_some(), "30 days are near");
+        assert!(credentials.expiry_warning().is_some(), "29 days are near");
         // The authority is found again, and nothing is overwritten.
         let again = Authority::in_dir(dir.path()).unwrap();
         let refused = again.issue(&node, 30).unwrap_err().to_string();
