@@ -119,7 +119,11 @@ impl Process {
         let Some(mut child) = self.child.take() else {
             bail!("{} was not started", self.program.name)
         };
-        match timeout(within, child.wait()).await {
+        // Waiting closes it, which a role of ours takes for the end of its parent.
+        let stdin = child.stdin.take();
+        let waited = timeout(within, child.wait()).await;
+        child.stdin = stdin;
+        match waited {
             Ok(status) => Ok(status?),
             Err(_) => {
                 self.child = Some(child);

@@ -19,6 +19,9 @@ const SAY: Duration = Duration::from_secs(2);
 /// Entries behind which a learner is given its vote; the leader checks by its own limit.
 const BEHIND_MAX: u64 = 500;
 
+/// Nodes that are asked who leads.
+const ASKED_MAX: usize = 32;
+
 /// A change under way.
 pub(super) struct Changing {
     client: Client,
@@ -207,14 +210,25 @@ impl Changing {
     async fn leader(&self) -> anyhow::Result<wire::NodeStatusReply> {
         let begun = Instant::now();
         loop {
-            let status = self.client.node_status().await?;
-            if status.role == "leader" {
-                return Ok(status);
+            // A node that was removed answers, too, and knows nothing new: everybody is asked.
+            let mut addresses = self.client.addresses();
+            let mut asked = 0;
+            let mut leading: Option<wire::NodeStatusReply> = None;
+            while let Some(address) = addresses.get(asked).cloned() {
+                asked += 1;
+                let Ok(status) = self.client.node_status_of(&address).await else { continue };
+                let members = status.members.iter().map(|member| member.grpc.clone());
+                for grpc in members.filter(|grpc| !grpc.is_empty()) {
+                    if !addresses.contains(&grpc) && addresses.len() < ASKED_MAX {
+                        addresses.push(grpc);
+                    }
+                }
+                let newer = leading.as_ref().is_none_or(|known| known.term < status.term);
+                if status.role == "leader" && newer {
+                    leading = Some(status);
+                }
             }
-            if !status.leader_grpc.is_empty()
-                && let Ok(leader) = self.client.node_status_of(&status.leader_grpc).await
-                && leader.role == "leader"
-            {
+            if let Some(leader) = leading {
                 return Ok(leader);
             }
             if begun.elapsed() > self.patience {

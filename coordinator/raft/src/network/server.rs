@@ -46,6 +46,8 @@ const STREAMS_MAX: u32 = 256;
 /// Entries of one append.
 const ENTRIES_MAX: usize = 4096;
 
+/// Refusals that are remembered to have been said.
+const SAID_MAX: usize = 64;
 /// Strangers that members vouched for and that are remembered.
 const VOUCHED_MAX: usize = 64;
 
@@ -77,6 +79,20 @@ struct Host {
     vouched: tokio::sync::Mutex<BTreeSet<u64>>,
     /// One snapshot is taken in at a time.
     snapshot_turn: Semaphore,
+    /// Why peers were turned away, as far as it was said: they try again many times a second.
+    said: Mutex<BTreeSet<String>>,
+}
+
+impl Host {
+    fn say_once(&self, cause: &str) {
+        let mut said = self.said.lock().expect("no holder panics");
+        if said.len() >= SAID_MAX {
+            said.clear();
+        }
+        if said.insert(cause.to_owned()) {
+            tracing::warn!(cause, "turned a peer away");
+        }
+    }
 }
 
 impl<S: StateMachine> Door<S> {
@@ -102,6 +118,7 @@ impl<S: StateMachine> Door<S> {
             peers,
             vouched: tokio::sync::Mutex::default(),
             snapshot_turn: Semaphore::new(1),
+            said: Mutex::default(),
         };
         Self { seats: Arc::new(seats), host: Arc::new(host), closing }
     }
@@ -141,11 +158,11 @@ impl<S: StateMachine> Door<S> {
     /// Lets in who says that it is a member, and whose certificate says the same.
     async fn admit(&self, by: &Peer, peer: Option<&v1::RaftAddress>) -> Result<&Seat<S>, Status> {
         may_listen()?;
+        let host = &*self.host;
         let refuse = |cause: String| {
-            tracing::warn!(%cause, "turned a peer away");
+            host.say_once(&cause);
             Err(Status::permission_denied(cause))
         };
-        let host = &*self.host;
         let Some(peer) = peer else { return refuse("the request names no peer".to_owned()) };
         if peer.cluster != host.cluster {
             return refuse(format!("this is cluster {:?}, not {:?}", host.cluster, peer.cluster));
