@@ -54,6 +54,7 @@ pub(crate) struct DrillArgs {
 #[derive(Debug, clap::Subcommand)]
 enum DrillCommand {
     /// The drills, what each does, how far it reaches, and its goals
+    #[command(after_help = "Examples:\n  holdfast drill list\n  holdfast drill list --json")]
     List {
         /// The same as --output json
         #[arg(long)]
@@ -70,6 +71,7 @@ Examples:
 Exit code 1 when the verdict is fail. Every fault ends by itself at the process that it strikes, also when this command dies.")]
     Run(RunArgs),
     /// Whether a drill runs, and what is held where
+    #[command(after_help = "Examples:\n  holdfast drill status\n  holdfast drill status --doors 127.0.0.1:7403,127.0.0.1:7503")]
     Status {
         /// The doors to ask, if no drill of yours runs
         #[arg(long, value_delimiter = ',', value_name = "ADDRESSES")]
@@ -79,12 +81,14 @@ Exit code 1 when the verdict is fail. Every fault ends by itself at the process 
         json: bool,
     },
     /// End every fault now, and the drill
+    #[command(after_help = "Examples:\n  holdfast drill stop\n  holdfast drill stop --doors 127.0.0.1:7403")]
     Stop {
         /// The doors to tell, if no drill of yours runs
         #[arg(long, value_delimiter = ',', value_name = "ADDRESSES")]
         doors: Vec<String>,
     },
     /// Show the report of the last drill
+    #[command(after_help = "Examples:\n  holdfast drill report\n  holdfast drill report leader-kill.json --output json")]
     Report {
         /// A report as JSON; the last one of this user unless named
         file: Option<PathBuf>,
