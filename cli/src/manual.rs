@@ -52,7 +52,7 @@ pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
 /// The directory or standard output cannot be written.
 pub(crate) fn man(args: &ManArgs) -> anyhow::Result<ExitCode> {
     let Some(dir) = &args.dir else {
-        output::print(&page(Holdfast::command())?)?;
+        output::print(&page(Holdfast::command(), "holdfast")?)?;
         return Ok(ExitCode::SUCCESS);
     };
     fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
@@ -70,7 +70,7 @@ fn write_pages(
 ) -> anyhow::Result<()> {
     let file = dir.join(format!("{name}.1"));
     let below: Vec<clap::Command> = command.get_subcommands().cloned().collect();
-    fs::write(&file, page(command.name(name.to_owned()))?)
+    fs::write(&file, page(command, name)?)
         .with_context(|| format!("writing {}", file.display()))?;
     *written += 1;
     for command in below {
@@ -82,9 +82,9 @@ fn write_pages(
     Ok(())
 }
 
-fn page(command: clap::Command) -> anyhow::Result<String> {
+fn page(command: clap::Command, title: &str) -> anyhow::Result<String> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(command).render(&mut page)?;
+    clap_mangen::Man::new(command).title(title).render(&mut page)?;
     String::from_utf8(page).context("a manual page is text")
 }
 

@@ -28,7 +28,8 @@ pub(super) async fn check(client: &Client) -> Vec<Finding> {
     let first = match client.node_status().await {
         Ok(first) => first,
         Err(error) => {
-            let remedy = "Start the nodes, or name one that runs: --coordinator HOST:PORT (its gRPC door).";
+            let remedy =
+                "Start the nodes, or name one that runs: --coordinator HOST:PORT (its gRPC door).";
             let cause = error.to_string();
             return vec![Finding::new("cluster.answers", "", State::Failed, cause, remedy)];
         }
@@ -64,11 +65,10 @@ fn judge(nodes: &[Asked]) -> Vec<Finding> {
 fn answers(node: &Asked) -> Finding {
     let subject = format!("node {} at {}", node.node, node.grpc);
     match &node.said {
-        Ok(said) => {
-            Finding::new("cluster.answers", subject, State::Ok, said.role.clone(), "")
-        }
+        Ok(said) => Finding::new("cluster.answers", subject, State::Ok, said.role.clone(), ""),
         Err(error) => {
-            let remedy = "Start it, or mend the network; if it is gone for good: holdfast cluster replace.";
+            let remedy =
+                "Start it, or mend the network; if it is gone for good: holdfast cluster replace.";
             Finding::new("cluster.answers", subject, State::Failed, error.to_string(), remedy)
         }
     }
@@ -96,7 +96,8 @@ fn words(numbers: &BTreeSet<u64>) -> String {
 fn terms(said: &[&NodeStatusReply]) -> Finding {
     let terms: BTreeSet<u64> = said.iter().map(|node| node.term).collect();
     let found = terms.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
-    let remedy = "An election may be under way; ask again. If it lasts, a node is cut off from the others.";
+    let remedy =
+        "An election may be under way; ask again. If it lasts, a node is cut off from the others.";
     let sound = terms.len() <= 1;
     Finding::new("cluster.terms", "", state(sound, State::Warning), format!("term {found}"), remedy)
 }
@@ -132,7 +133,8 @@ fn hashes(said: &[&NodeStatusReply]) -> Finding {
         by_index.entry(node.applied_index).or_default().insert(&node.state_hash);
     }
     let differ = by_index.iter().find(|(_, hashes)| hashes.len() > 1);
-    let remedy = "Stop the nodes, keep their files, and report it: equal logs must make equal states.";
+    let remedy =
+        "Stop the nodes, keep their files, and report it: equal logs must make equal states.";
     let (state, found) = match differ {
         Some((index, _)) => (State::Failed, format!("different states after entry {index}")),
         None => (State::Ok, "no two nodes disagree".to_owned()),
@@ -142,7 +144,8 @@ fn hashes(said: &[&NodeStatusReply]) -> Finding {
 
 fn attention(said: &[&NodeStatusReply]) -> Finding {
     let most = said.iter().map(|node| node.needs_attention).max().unwrap_or_default();
-    let remedy = "holdfast tx list --status needs_attention; mend the cause, then holdfast tx retry.";
+    let remedy =
+        "holdfast tx list --status needs_attention; mend the cause, then holdfast tx retry.";
     let found = format!("{most} transactions need attention");
     Finding::new("cluster.attention", "", state(most == 0, State::Failed), found, remedy)
 }
@@ -159,7 +162,8 @@ fn behind(said: &[&NodeStatusReply]) -> Vec<Finding> {
     let Some(last) = said.iter().map(|node| node.last_index).max() else { return Vec::new() };
     let of = |node: &&NodeStatusReply| {
         let behind = last.saturating_sub(node.applied_index);
-        let remedy = "It may have just started; if the number does not fall, look at its disk and its log.";
+        let remedy =
+            "It may have just started; if the number does not fall, look at its disk and its log.";
         Finding::new(
             "cluster.behind",
             format!("node {}", node.node),
@@ -180,7 +184,8 @@ async fn read(client: &Client) -> Finding {
         Err(error) => Err(error),
     };
     let ms = begun.elapsed().as_millis();
-    let remedy = "Nothing can be begun or decided: see the leader and the nodes that do not answer.";
+    let remedy =
+        "Nothing can be begun or decided: see the leader and the nodes that do not answer.";
     match answered {
         Ok(()) => {
             let state = state(ms <= READ_SLOW_MS, State::Warning);
@@ -188,9 +193,7 @@ async fn read(client: &Client) -> Finding {
             let found = format!("a linearizable read takes {ms} ms");
             Finding::new("cluster.read", "", state, found, remedy)
         }
-        Err(error) => {
-            Finding::new("cluster.read", "", State::Failed, error.to_string(), remedy)
-        }
+        Err(error) => Finding::new("cluster.read", "", State::Failed, error.to_string(), remedy),
     }
 }
 
@@ -219,15 +222,21 @@ mod tests {
 
     #[test]
     fn three_nodes_that_agree_are_well() {
-        let nodes =
-            [node(1, "leader", 1, "aa"), node(2, "follower", 1, "aa"), node(3, "follower", 1, "aa")];
+        let nodes = [
+            node(1, "leader", 1, "aa"),
+            node(2, "follower", 1, "aa"),
+            node(3, "follower", 1, "aa"),
+        ];
         assert!(not_well(&nodes).is_empty());
     }
 
     #[test]
     fn a_node_that_follows_another_leader_is_told() {
-        let nodes =
-            [node(1, "leader", 1, "aa"), node(2, "follower", 3, "aa"), node(3, "follower", 1, "aa")];
+        let nodes = [
+            node(1, "leader", 1, "aa"),
+            node(2, "follower", 3, "aa"),
+            node(3, "follower", 1, "aa"),
+        ];
         assert_eq!(not_well(&nodes), ["cluster.leader"]);
     }
 

@@ -29,13 +29,25 @@ pub(super) fn check(directory: &Path) -> Vec<Finding> {
     let subject = directory.display().to_string();
     let Some(place) = nearest(directory) else {
         let remedy = "Name a directory on this machine.";
-        return vec![Finding::new("disk.writable", subject, State::Failed, "no such place", remedy)];
+        return vec![Finding::new(
+            "disk.writable",
+            subject,
+            State::Failed,
+            "no such place",
+            remedy,
+        )];
     };
     let mut found = Vec::new();
     match measure(&place) {
         Ok(mut syncs) => {
             syncs.sort_unstable();
-            found.push(Finding::new("disk.writable", &subject, State::Ok, "a file was written", ""));
+            found.push(Finding::new(
+                "disk.writable",
+                &subject,
+                State::Ok,
+                "a file was written",
+                "",
+            ));
             found.push(syncs_of(&subject, syncs[SYNCS / 2], syncs[SYNCS - 1]));
         }
         Err(error) => {
@@ -103,7 +115,8 @@ fn room(subject: &str, place: &Path) -> Vec<Finding> {
         FREE_LEAST_MIB.. => State::Warning,
         _ => State::Failed,
     };
-    let remedy = "Make room: a node that cannot write its log stops. Segments and snapshots take a few GiB.";
+    let remedy =
+        "Make room: a node that cannot write its log stops. Segments and snapshots take a few GiB.";
     let mut found =
         vec![Finding::new("disk.free", subject, state_of_room, format!("{free} MiB free"), remedy)];
     // Some file systems count no inodes.
@@ -122,7 +135,13 @@ fn private(subject: &str, directory: &Path) -> Option<Finding> {
     let mode = metadata.permissions().mode() & 0o777;
     let found = format!("mode {mode:04o}, owner {}", metadata.uid());
     let remedy = "chmod 0700: the log holds what callers sent.";
-    Some(Finding::new("disk.private", subject, state(mode & 0o007 == 0, State::Warning), found, remedy))
+    Some(Finding::new(
+        "disk.private",
+        subject,
+        state(mode & 0o007 == 0, State::Warning),
+        found,
+        remedy,
+    ))
 }
 
 #[cfg(test)]
@@ -154,11 +173,9 @@ mod tests {
     #[test]
     fn slow_syncs_are_told_at_their_bounds() {
         let judged = |ms| syncs_of("", Duration::from_millis(ms), Duration::ZERO).state;
-        assert_eq!([judged(10), judged(11), judged(100), judged(101)], [
-            State::Ok,
-            State::Warning,
-            State::Warning,
-            State::Failed
-        ]);
+        assert_eq!(
+            [judged(10), judged(11), judged(100), judged(101)],
+            [State::Ok, State::Warning, State::Warning, State::Failed]
+        );
     }
 }

@@ -45,7 +45,8 @@ fn unread(check: &'static str) -> Finding {
 
 fn processors() -> Finding {
     let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let remedy = "Give the node two processors or more: the log's writer and the doors work side by side.";
+    let remedy =
+        "Give the node two processors or more: the log's writer and the doors work side by side.";
     Finding::new(
         "machine.processors",
         "",
@@ -75,7 +76,8 @@ fn open_files() -> Finding {
     let limits = read("/proc/self/limits");
     let line = limits.lines().find(|line| line.starts_with("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().nth(3));
-    let soft = soft.map(|text| if text == "unlimited" { u64::MAX } else { number(text).unwrap_or(0) });
+    let soft =
+        soft.map(|text| if text == "unlimited" { u64::MAX } else { number(text).unwrap_or(0) });
     let Some(soft) = soft else { return unread("machine.open_files") };
     let state = match soft {
         OPEN_FILES_WANTED.. => State::Ok,
@@ -104,8 +106,10 @@ fn clock_source(name: &str) -> Finding {
     if name.is_empty() {
         return unread("machine.clock_source");
     }
-    let fast = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter"].contains(&name);
-    let remedy = "Choose tsc or the hypervisor's own clock: each reading of a slow one is a system call.";
+    let fast =
+        ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page", "arch_sys_counter"].contains(&name);
+    let remedy =
+        "Choose tsc or the hypervisor's own clock: each reading of a slow one is a system call.";
     Finding::new("machine.clock_source", "", state(fast, State::Warning), name, remedy)
 }
 

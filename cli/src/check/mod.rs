@@ -38,7 +38,12 @@ pub(crate) struct CheckArgs {
     #[arg(long = "data-dir", value_name = "DIRECTORY")]
     directories: Vec<PathBuf>,
     /// A data source to ask, as a connection string; may be repeated
-    #[arg(long = "database", value_name = "CONNECTION", env = "HOLDFAST_CHECK_DATABASE", hide_env_values = true)]
+    #[arg(
+        long = "database",
+        value_name = "CONNECTION",
+        env = "HOLDFAST_CHECK_DATABASE",
+        hide_env_values = true
+    )]
     databases: Vec<String>,
     /// A coordinator's configuration file to read
     #[arg(long, value_name = "FILE")]

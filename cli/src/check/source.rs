@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, Config, NoTls};
 
 use super::finding::{Finding, State, state};
 use crate::config::masked;
@@ -89,8 +89,17 @@ const QUESTIONS: &[Question] = &[
 
 /// Asks the data source at `database`.
 pub(super) async fn check(database: &str) -> Vec<Finding> {
-    let subject = masked(database);
-    let client = match connect(database).await {
+    let config: Config = match database.parse() {
+        Ok(config) => config,
+        Err(_) => {
+            // The text may hold a password, so it is not repeated.
+            let cause = "the connection string cannot be read";
+            let remedy = "Write it as 'host=127.0.0.1 port=5432 user=bank dbname=bank' or as a postgresql:// URL.";
+            return vec![Finding::new("source.answers", "", State::Failed, cause, remedy)];
+        }
+    };
+    let subject = masked(&config);
+    let client = match connect(&config).await {
         Ok(client) => client,
         Err(cause) => {
             let remedy = "Start PostgreSQL, or correct address, user and password (--database).";
@@ -104,9 +113,9 @@ pub(super) async fn check(database: &str) -> Vec<Finding> {
     found
 }
 
-async fn connect(database: &str) -> Result<Client, String> {
+async fn connect(config: &Config) -> Result<Client, String> {
     // The library's errors do not repeat the password.
-    let connected = timeout(PATIENCE, tokio_postgres::connect(database, NoTls)).await;
+    let connected = timeout(PATIENCE, config.connect(NoTls)).await;
     let (client, connection) = connected
         .map_err(|_| format!("no connection within {} s", PATIENCE.as_secs()))?
         .map_err(|error| error.to_string())?;

@@ -71,7 +71,9 @@ Examples:
 Exit code 1 when the verdict is fail. Every fault ends by itself at the process that it strikes, also when this command dies.")]
     Run(RunArgs),
     /// Whether a drill runs, and what is held where
-    #[command(after_help = "Examples:\n  holdfast drill status\n  holdfast drill status --doors 127.0.0.1:7403,127.0.0.1:7503")]
+    #[command(
+        after_help = "Examples:\n  holdfast drill status\n  holdfast drill status --doors 127.0.0.1:7403,127.0.0.1:7503"
+    )]
     Status {
         /// The doors to ask, if no drill of yours runs
         #[arg(long, value_delimiter = ',', value_name = "ADDRESSES")]
@@ -81,14 +83,18 @@ Exit code 1 when the verdict is fail. Every fault ends by itself at the process 
         json: bool,
     },
     /// End every fault now, and the drill
-    #[command(after_help = "Examples:\n  holdfast drill stop\n  holdfast drill stop --doors 127.0.0.1:7403")]
+    #[command(
+        after_help = "Examples:\n  holdfast drill stop\n  holdfast drill stop --doors 127.0.0.1:7403"
+    )]
     Stop {
         /// The doors to tell, if no drill of yours runs
         #[arg(long, value_delimiter = ',', value_name = "ADDRESSES")]
         doors: Vec<String>,
     },
     /// Show the report of the last drill
-    #[command(after_help = "Examples:\n  holdfast drill report\n  holdfast drill report leader-kill.json --output json")]
+    #[command(
+        after_help = "Examples:\n  holdfast drill report\n  holdfast drill report leader-kill.json --output json"
+    )]
     Report {
         /// A report as JSON; the last one of this user unless named
         file: Option<PathBuf>,

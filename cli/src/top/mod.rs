@@ -52,7 +52,8 @@ pub(crate) async fn run(args: TopArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !std::io::stdout().is_terminal() {
-        let text = "standard output is no terminal. Use `holdfast top --once`, or /metrics for programs";
+        let text =
+            "standard output is no terminal. Use `holdfast top --once`, or /metrics for programs";
         return Err(Usage(text.to_owned()).into());
     }
     let mut terminal = ratatui::try_init()?;

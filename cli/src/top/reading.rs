@@ -108,9 +108,10 @@ impl View {
                 grpc: node.grpc.clone(),
             }
         });
-        let leader = second.nodes.iter().find(|node| {
-            node.said.as_ref().is_some_and(|said| said.role == "leader")
-        });
+        let leader = second
+            .nodes
+            .iter()
+            .find(|node| node.said.as_ref().is_some_and(|said| said.role == "leader"));
         let gauge = |name: &str| {
             leader.and_then(|node| node.counters.get(name)).copied().unwrap_or_default()
         };
@@ -176,7 +177,8 @@ mod tests {
     use super::*;
 
     fn look(at: Instant, counters: &[(&str, f64)]) -> Look {
-        let said = NodeStatusReply { node: 1, role: "leader".into(), last_index: 7, ..Default::default() };
+        let said =
+            NodeStatusReply { node: 1, role: "leader".into(), last_index: 7, ..Default::default() };
         let counters = counters.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         Look {
             at,
@@ -198,7 +200,8 @@ mod tests {
 
     #[test]
     fn latencies_are_bounds_of_the_buckets_that_grew() {
-        let bucket = |le: &str| format!("holdfast_decision_seconds_bucket{{mode=\"tcc\",le=\"{le}\"}}");
+        let bucket =
+            |le: &str| format!("holdfast_decision_seconds_bucket{{mode=\"tcc\",le=\"{le}\"}}");
         let (low, high, all) = (bucket("0.005"), bucket("0.01"), bucket("+Inf"));
         let now = Instant::now();
         let at = |n: [f64; 3]| look(now, &[(&low, n[0]), (&high, n[1]), (&all, n[2])]);

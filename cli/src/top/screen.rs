@@ -17,12 +17,9 @@ const HEAD: [&str; 8] =
 /// Draws the whole screen.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     let nodes = u16::try_from(view.nodes.len()).unwrap_or(9) + 3;
-    let [top, middle, bottom] = Layout::vertical([
-        Constraint::Length(nodes),
-        Constraint::Length(9),
-        Constraint::Min(3),
-    ])
-    .areas(frame.area());
+    let [top, middle, bottom] =
+        Layout::vertical([Constraint::Length(nodes), Constraint::Length(9), Constraint::Min(3)])
+            .areas(frame.area());
     let [left, right] =
         Layout::horizontal([Constraint::Percentage(50), Constraint::Percentage(50)]).areas(middle);
     let rows = view.nodes.iter().map(|node| {
@@ -55,11 +52,9 @@ pub(super) fn silence(frame: &mut Frame<'_>, why: &str) {
 /// The same as text, for `--once`.
 pub(super) fn text(view: &View) -> String {
     let mut parts = vec![output::table(&HEAD, view.nodes.iter().map(cells))];
-    for (title, lines) in [
-        ("A SECOND", rate_lines(view)),
-        ("NOW", gauge_lines(view)),
-        ("OPEN", status_lines(view)),
-    ] {
+    for (title, lines) in
+        [("A SECOND", rate_lines(view)), ("NOW", gauge_lines(view)), ("OPEN", status_lines(view))]
+    {
         parts.push(format!("{title}\n{}", lines.join("\n")));
     }
     parts.join("\n\n")
@@ -110,7 +105,12 @@ mod tests {
 
     #[test]
     fn a_view_is_drawn_on_a_small_terminal_and_told_as_text() {
-        let node = NodeRow { node: 1, role: "leader".into(), grpc: "127.0.0.1:7401".into(), ..NodeRow::default() };
+        let node = NodeRow {
+            node: 1,
+            role: "leader".into(),
+            grpc: "127.0.0.1:7401".into(),
+            ..NodeRow::default()
+        };
         let view = View {
             nodes: vec![node],
             rates: vec![("begun", 1_234.4)],
