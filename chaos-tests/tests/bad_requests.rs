@@ -98,7 +98,7 @@ async fn a_request_past_a_limit_is_refused_with_its_code_and_begins_nothing() ->
         ("wait above a minute", with("b-8", "/wait_timeout_ms", json!(60_001)), "HF2301"),
         ("an unknown field", with("b-9", "/brnaches", json!([])), "HF2302"),
         ("an unknown option", with("b-10", "/options", json!({"timeout": 5})), "HF2302"),
-        ("an unknown mode", with("b-11", "/mode", json!("xa")), "HF2302"),
+        ("an unknown mode", with("b-11", "/mode", json!("at")), "HF2302"),
         ("no mode", with("b-12", "/mode", Value::Null), "HF2301"),
         (
             "a participant with a NUL",

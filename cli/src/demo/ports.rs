@@ -1,9 +1,10 @@
 //! Free TCP ports on the loopback address, chosen where the kernel does not hand out ports of its own.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::Mutex;
 
 use anyhow::{Context, bail};
@@ -55,25 +56,16 @@ fn choose(count: usize, range: Range<u16>) -> anyhow::Result<Vec<u16>> {
 }
 
 /// Locks of the ports that this process has drawn, for as long as it runs.
-static RESERVED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
 
 /// Keeps `port` from other demos of this machine: between the draw and the start of a server nobody listens there, and a demo that
-/// starts in the same moment could draw it as well. A lock goes with its process, however that ends.
+/// starts in the same moment could draw it as well. The lock is a name without a file (unix(7), abstract), so it goes with its
+/// process, however that ends, and leaves nothing.
 fn reserve(port: u16) -> bool {
-    let folder = std::env::temp_dir().join("holdfast-ports");
-    let made = std::fs::create_dir(&folder);
-    if made.is_ok() {
-        use std::os::unix::fs::PermissionsExt;
-        // For all users of the machine, as the system's own temporary folder.
-        let _ = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o1777));
-    }
-    let file = File::options().create(true).append(true).open(folder.join(port.to_string()));
-    // Without a place for locks the draw alone must do, as it did before.
-    let Ok(file) = file else { return !folder.is_dir() };
-    if file.try_lock().is_err() {
-        return false;
-    }
-    RESERVED.lock().expect("no holder panics").push(file);
+    let name = format!("holdfast-port-{port}");
+    let Ok(address) = SocketAddr::from_abstract_name(name) else { return true };
+    let Ok(lock) = UnixListener::bind_addr(&address) else { return false };
+    RESERVED.lock().expect("no holder panics").push(lock);
     true
 }
 
