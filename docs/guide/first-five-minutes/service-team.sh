@@ -24,6 +24,6 @@ echo "3. The same gid again is the same transaction: nobody pays twice."
 
 echo "4. Thirty lines of Python become a participant."
 python3 examples/participant.py "$((port + 10))" >/dev/null 2>&1 & service=$!
-"$holdfast" agent --service loyalty --app "http://127.0.0.1:$((port + 10))" --http "127.0.0.1:$((port + 11))" --dev-plaintext 2>/dev/null & agent=$!
+"$holdfast" agent --service loyalty --coordinator "$HOLDFAST_COORDINATOR" --app "http://127.0.0.1:$((port + 10))" --http "127.0.0.1:$((port + 11))" --dev-plaintext 2>/dev/null & agent=$!
 "$holdfast" tx submit --file - --gid five-3 --wait end <<<'{ "mode": "tcc", "branches": [ { "participant": "loyalty", "payload": { "customer": "alice", "points": 120 } }, { "participant": "accept", "payload": {} } ] }'
 echo "Good."
