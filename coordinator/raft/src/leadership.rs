@@ -43,18 +43,17 @@ impl Directory {
     }
 }
 
-/// Says it and ends the process, when openraft stopped by itself: what it held may be half done, and a node that lives on
-/// without it neither votes nor follows while it still answers.
-fn end_if_broken(fatal: &Fatal<Consensus>) {
+/// Says it when openraft stopped by itself: the node neither votes nor follows, its role is *stopped* and it is not ready. A failed
+/// write or sync of the log ends the process before this.
+fn tell_if_broken(fatal: &Fatal<Consensus>) {
     match fatal {
         Fatal::Stopped => tracing::info!("the replica stopped"),
         Fatal::StorageError(_) | Fatal::Panicked => {
             tracing::error!(
                 %fatal,
-                "HF1203 the replica cannot go on; this node stops rather than answer for a log that it does not follow. \
-                 Check the disk and its space, then start again: the log recovers by itself"
+                "HF1203 the replica cannot go on; this node follows the log no longer and is not ready. \
+                 Check the disk and its space, then start it again: the log recovers by itself"
             );
-            std::process::abort();
         }
     }
 }
@@ -103,7 +102,7 @@ pub(crate) async fn follow(
                 && !told
             {
                 told = true;
-                end_if_broken(fatal);
+                tell_if_broken(fatal);
             }
             peers.record(&now.membership_config);
             leadership(&now, &directory, silence_max)
