@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test verify fix bench chaos soak deploy-check clean
+.PHONY: help deps demo test verify fix bench chaos soak deploy-check api-check clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # More options for the demo, for example: make demo ARGS="--kill postgres --duration 30s"
@@ -105,6 +105,16 @@ deploy-check: ## Check what is in deploy/: alert rules and their tests, the syst
 	  systemd-analyze verify --man=no deploy/systemd/holdfast-coordinator.service 2>&1 | grep -v 'is not executable' || true; \
 	else echo "NOT CHECKED: the systemd unit, since systemd-analyze is not installed." >&2; fi
 	python3 -m json.tool deploy/grafana/holdfast.json >/dev/null
+
+# Schemathesis makes requests out of the document and holds every answer against it; it is kept in the target folder.
+api-check: deps ## Hold the HTTP door against its OpenAPI document with schemathesis (Python and the network)
+	cargo build --locked -p holdfast-cli
+	@[ -x $(TARGET)/schemathesis/bin/schemathesis ] || { python3 -m venv $(TARGET)/schemathesis && \
+	  $(TARGET)/schemathesis/bin/pip install -q schemathesis==4.32.5; }
+	@$(TARGET)/debug/holdfast dev >$(TARGET)/api-check.log 2>&1 & node=$$!; trap 'kill $$node' EXIT; \
+	for _ in $$(seq 100); do curl -sf http://127.0.0.1:7400/readyz >/dev/null && break; sleep 0.1; done; \
+	$(TARGET)/schemathesis/bin/schemathesis --config-file coordinator/tests/schemathesis.toml \
+	  run http://127.0.0.1:7400/openapi.json --max-examples 50 --request-timeout 65
 
 clean: ## Remove what was built
 	cargo clean

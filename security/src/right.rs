@@ -166,6 +166,7 @@ pub const RPCS: &[(&str, Right)] = &[
 pub const ROUTES: &[(&str, &str, Right)] = &[
     ("GET", "/livez", Right::Probe),
     ("GET", "/metrics", Right::Observe),
+    ("GET", "/openapi.json", Right::Reflect),
     ("GET", "/readyz", Right::Probe),
     ("GET", "/v1/events", Right::Search),
     ("GET", "/v1/history", Right::Search),

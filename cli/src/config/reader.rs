@@ -364,11 +364,6 @@ impl Reader {
         }
     }
 
-    /// Whether anybody set `key`.
-    pub(crate) fn is_given(&mut self, key: &'static str) -> bool {
-        self.find(key).is_some()
-    }
-
     /// Notes every key of an element that is none of `names`.
     pub(crate) fn item_only(&mut self, item: &Item, names: &[&str]) {
         for entry in &item.table.entries {

@@ -8,12 +8,14 @@ use axum::{
 };
 use base64::Engine as _;
 use holdfast_proto::v1;
+use holdfast_txn::limit;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::problem::Problem;
-use crate::rpc::fault::Findings;
+use super::{problem::Problem, whole::Whole};
+use crate::rpc::{check::WAIT_MS_MAX, fault::Findings};
 
 /// For the whole body to arrive.
 const READ_MAX: Duration = Duration::from_secs(10);
@@ -21,58 +23,75 @@ const READ_MAX: Duration = Duration::from_secs(10);
 const DEPTH_MAX: usize = 64;
 
 /// `POST /v1/transactions`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(extend("required" = ["mode"]))]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Submit {
+    #[schemars(regex(pattern = r"^[A-Za-z0-9-]{0,35}$"))]
     gid: Option<String>,
+    #[schemars(with = "Mode")]
     mode: Option<Mode>,
     enlisted: bool,
     options: Options,
+    #[schemars(length(min = 1, max = limit::BRANCHES_MAX))]
     branches: Option<Vec<Branch>>,
     wait: Option<Wait>,
-    wait_timeout_ms: Option<u64>,
+    #[schemars(range(max = WAIT_MS_MAX))]
+    wait_timeout_ms: Option<Whole<u64>>,
 }
 
 /// `POST /v1/transactions/{gid}/branches`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(extend("required" = ["branch", "participant"]))]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct AddBranch {
-    branch: u32,
-    parent: u32,
+    #[schemars(range(min = 1, max = limit::BRANCHES_MAX))]
+    branch: Whole<u32>,
+    #[schemars(range(max = limit::BRANCHES_MAX))]
+    parent: Whole<u32>,
+    #[schemars(regex(pattern = r"^[a-z0-9.@-]{1,64}$"))]
     participant: String,
+    #[schemars(with = "Option<serde_json::Value>")]
     payload: Option<Box<RawValue>>,
+    #[schemars(regex(pattern = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?$"))]
     payload_base64: Option<String>,
-    after: Vec<u32>,
+    #[schemars(length(max = limit::BRANCHES_MAX), inner(range(min = 1, max = limit::BRANCHES_MAX)))]
+    after: Vec<Whole<u32>>,
     pivot: bool,
 }
 
 /// `POST /v1/transactions/{gid}/submit`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Close {
     wait: Option<Wait>,
-    wait_timeout_ms: u64,
+    #[schemars(range(max = WAIT_MS_MAX))]
+    wait_timeout_ms: Whole<u64>,
 }
 
 /// `POST /v1/transactions/{gid}/rollback`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RollBack {
     reason: String,
     wait: Option<Wait>,
-    wait_timeout_ms: u64,
+    #[schemars(range(max = WAIT_MS_MAX))]
+    wait_timeout_ms: Whole<u64>,
     abort_if_unknown: bool,
 }
 
 /// `POST /v1/transactions/{gid}/finish`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(extend("required" = ["outcome"]))]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Finish {
-    branches: Vec<u32>,
+    #[schemars(length(max = limit::BRANCHES_MAX), inner(range(min = 1, max = limit::BRANCHES_MAX)))]
+    branches: Vec<Whole<u32>>,
+    #[schemars(with = "Decided")]
     outcome: Option<Decided>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Decided {
     Committed,
@@ -80,16 +99,19 @@ enum Decided {
 }
 
 /// `POST /v1/transactions/{gid}/retry`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(extend("required" = ["reason"]))]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Retry {
+    #[schemars(length(min = 1, max = limit::REASON_BYTES_MAX), regex(pattern = r"^[ -~]*[!-~][ -~]*$"))]
     reason: String,
     wait: Option<Wait>,
-    wait_timeout_ms: u64,
+    #[schemars(range(max = WAIT_MS_MAX))]
+    wait_timeout_ms: Whole<u64>,
 }
 
 /// When the answer is due.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Wait {
     None,
@@ -97,7 +119,7 @@ pub(super) enum Wait {
     End,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Mode {
     Tcc,
@@ -105,56 +127,68 @@ enum Mode {
     Xa,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Order {
     Sequential,
     Concurrent,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Recovery {
     Backward,
     Forward,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Tries {
     Coordinator,
     Caller,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Options {
-    timeout_ms: u64,
-    call_timeout_ms: u64,
+    #[schemars(range(max = limit::TIMEOUT_MS_MAX))]
+    timeout_ms: Whole<u64>,
+    #[schemars(range(max = limit::TIMEOUT_MS_MAX))]
+    call_timeout_ms: Whole<u64>,
     retry: Option<RetryPolicy>,
     order: Option<Order>,
     recovery: Option<Recovery>,
     tries: Option<Tries>,
     headers: HashMap<String, String>,
     tags: HashMap<String, String>,
-    second_phase_grace_ms: u64,
+    #[schemars(range(max = limit::SECOND_PHASE_GRACE_MS_MAX))]
+    second_phase_grace_ms: Whole<u64>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct RetryPolicy {
-    first_ms: u64,
-    ceiling_ms: u64,
-    attempts_max: u32,
+    #[schemars(range(max = limit::TIMEOUT_MS_MAX))]
+    first_ms: Whole<u64>,
+    #[schemars(range(max = limit::TIMEOUT_MS_MAX))]
+    ceiling_ms: Whole<u64>,
+    #[schemars(range(max = u32::MAX))]
+    attempts_max: Whole<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "BranchSpec")]
+#[schemars(extend("required" = ["participant"]))]
 #[serde(default, deny_unknown_fields)]
 struct Branch {
+    #[schemars(regex(pattern = r"^[a-z0-9.@-]{1,64}$"))]
     participant: String,
+    #[schemars(with = "Option<serde_json::Value>")]
     payload: Option<Box<RawValue>>,
+    #[schemars(regex(pattern = r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?$"))]
     payload_base64: Option<String>,
-    after: Vec<u32>,
+    #[schemars(length(max = limit::BRANCHES_MAX), inner(range(min = 1, max = limit::BRANCHES_MAX)))]
+    after: Vec<Whole<u32>>,
     pivot: bool,
 }
 
@@ -201,7 +235,7 @@ impl Submit {
             options,
             branches,
             wait: wait(self.wait),
-            wait_timeout_ms: self.wait_timeout_ms.unwrap_or_default(),
+            wait_timeout_ms: self.wait_timeout_ms.unwrap_or_default().0,
         }))
     }
 }
@@ -215,16 +249,16 @@ impl AddBranch {
         findings.verdict()?;
         Ok(v1::exchange_request::Request::AddBranch(v1::AddBranchRequest {
             gid,
-            branch,
+            branch: branch.0,
             spec,
-            parent,
+            parent: parent.0,
         }))
     }
 }
 
 impl Close {
     pub(super) fn into_wire(self, gid: String) -> v1::exchange_request::Request {
-        let (wait, wait_timeout_ms) = (wait(self.wait), self.wait_timeout_ms);
+        let (wait, wait_timeout_ms) = (wait(self.wait), self.wait_timeout_ms.0);
         v1::exchange_request::Request::SubmitBegun(v1::SubmitBegunRequest {
             gid,
             wait,
@@ -241,7 +275,7 @@ impl RollBack {
             gid,
             reason,
             wait,
-            wait_timeout_ms,
+            wait_timeout_ms: wait_timeout_ms.0,
             abort_if_unknown,
         })
     }
@@ -256,7 +290,7 @@ impl Finish {
         };
         v1::exchange_request::Request::Finish(v1::FinishRequest {
             gid,
-            branches: self.branches,
+            branches: numbers(self.branches),
             outcome: outcome.into(),
         })
     }
@@ -270,7 +304,7 @@ impl Retry {
             gid,
             reason,
             wait,
-            wait_timeout_ms,
+            wait_timeout_ms: wait_timeout_ms.0,
         })
     }
 }
@@ -293,17 +327,19 @@ impl Options {
             None => v1::CalledBy::Unspecified,
         };
         v1::Options {
-            timeout_ms: self.timeout_ms,
-            call_timeout_ms: self.call_timeout_ms,
-            retry: self.retry.map(|RetryPolicy { first_ms, ceiling_ms, attempts_max }| {
-                v1::RetryPolicy { first_ms, ceiling_ms, attempts_max }
+            timeout_ms: self.timeout_ms.0,
+            call_timeout_ms: self.call_timeout_ms.0,
+            retry: self.retry.map(|policy| v1::RetryPolicy {
+                first_ms: policy.first_ms.0,
+                ceiling_ms: policy.ceiling_ms.0,
+                attempts_max: policy.attempts_max.0,
             }),
             order: order.into(),
             recovery: recovery.into(),
             tries: tries.into(),
             headers: self.headers,
             tags: self.tags,
-            second_phase_grace_ms: self.second_phase_grace_ms,
+            second_phase_grace_ms: self.second_phase_grace_ms.0,
         }
     }
 }
@@ -325,8 +361,12 @@ impl Branch {
             (None, None) => Bytes::new(),
         };
         let Self { participant, after, pivot, .. } = self;
-        v1::BranchSpec { participant, payload, after, pivot }
+        v1::BranchSpec { participant, payload, after: numbers(after), pivot }
     }
+}
+
+fn numbers(given: Vec<Whole<u32>>) -> Vec<u32> {
+    given.into_iter().map(|Whole(number)| number).collect()
 }
 
 /// The wait on the wire.
@@ -490,7 +530,7 @@ mod tests {
         assert!(fails("{").contains("EOF"));
         assert!(fails(r#" ["g-1", "tcc"]"#).contains("the body is a list"));
         assert!(fails(r#"{"gid":7}"#).contains("invalid type"));
-        assert!(fails(r#"{"options":{"timeout_ms":-1}}"#).contains("invalid value"));
+        assert!(fails(r#"{"options":{"timeout_ms":-1}}"#).contains("whole number"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod body;
 mod events;
 mod instant;
+mod openapi;
 mod operating;
 mod patient;
 mod policy;
@@ -14,6 +15,7 @@ mod routes;
 mod serve;
 mod service_view;
 mod view;
+mod whole;
 
 pub(crate) use problem::Problem;
 pub use routes::router;

@@ -9,6 +9,7 @@ use axum::{
     routing::{get, put},
 };
 use holdfast_proto::v1;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -107,8 +108,8 @@ fn mode(word: &str) -> Result<i32, Problem> {
 }
 
 /// A page of the history.
-#[derive(Serialize)]
-struct HistoryPage {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct HistoryPage {
     transactions: Vec<view::Transaction>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
@@ -137,8 +138,8 @@ async fn history(
 }
 
 /// A transaction with what was seen of its calls.
-#[derive(Serialize)]
-struct Timeline {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Timeline {
     transaction: Option<view::Transaction>,
     attempts: Vec<Attempt>,
     attempts_left_out: u32,
@@ -146,7 +147,7 @@ struct Timeline {
     attempts_node: Option<u64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Attempt {
     branch: u32,
     op: String,

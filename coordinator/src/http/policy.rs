@@ -1,65 +1,91 @@
 //! Policies of services in JSON, both ways.
 
 use holdfast_proto::v1;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::whole::Whole;
+use crate::registry::policy::limit;
+
 /// `PUT /v1/services/{service}/policy`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(extend("required" = ["reason"]))]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct SetPolicy {
+    #[schemars(length(min = 1, max = holdfast_txn::limit::REASON_BYTES_MAX), regex(pattern = r"^[ -~]*[!-~][ -~]*$"))]
     pub(super) reason: String,
     pub(super) dry_run: bool,
     pub(super) policy: Policy,
 }
 
 /// Everything that is decided about one service; what is left out is as if nobody had decided.
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Policy {
     paused: bool,
+    #[schemars(length(max = limit::INSTANCES_MAX))]
     instances: Vec<Instance>,
-    calls_per_s: u32,
-    burst: u32,
-    concurrency_max: u32,
-    recovery_max: u32,
+    #[schemars(range(max = limit::RATE_MAX))]
+    calls_per_s: Whole<u32>,
+    #[schemars(range(max = limit::RATE_MAX))]
+    burst: Whole<u32>,
+    #[schemars(range(max = limit::CONCURRENCY_MAX))]
+    concurrency_max: Whole<u32>,
+    #[schemars(range(max = limit::CONCURRENCY_MAX))]
+    recovery_max: Whole<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     breaker: Option<Breaker>,
-    warm_up_ms: u64,
+    #[schemars(range(max = limit::PAUSE_MS_MAX))]
+    warm_up_ms: Whole<u64>,
     least_load: bool,
+    #[schemars(length(max = limit::WORDS_MAX), inner(regex(pattern = r"^[!-~]{1,64}$")))]
     zones: Vec<String>,
+    #[schemars(length(max = limit::WORDS_MAX))]
     colors: Vec<Color>,
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<Endpoint>,
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["instance"]))]
 #[serde(default, deny_unknown_fields)]
 struct Instance {
+    #[schemars(regex(pattern = r"^[!-~]{1,64}$"))]
     instance: String,
-    weight: u32,
+    #[schemars(range(max = limit::WEIGHT_MAX))]
+    weight: Whole<u32>,
     drained: bool,
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Breaker {
-    failures: u32,
-    open_ms: u64,
-    open_ms_max: u64,
+    #[schemars(range(max = limit::FAILURES_MAX))]
+    failures: Whole<u32>,
+    #[schemars(range(max = limit::PAUSE_MS_MAX))]
+    open_ms: Whole<u64>,
+    #[schemars(range(max = limit::PAUSE_MS_MAX))]
+    open_ms_max: Whole<u64>,
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["color"]))]
 #[serde(default, deny_unknown_fields)]
 struct Color {
+    #[schemars(regex(pattern = r"^[!-~]{1,64}$"))]
     color: String,
-    share: u32,
+    #[schemars(range(max = limit::WEIGHT_MAX))]
+    share: Whole<u32>,
 }
 
-#[derive(Debug, Default, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[schemars(extend("required" = ["address"]))]
 #[serde(default, deny_unknown_fields)]
 struct Endpoint {
+    #[schemars(length(max = limit::ADDRESS_BYTES_MAX), regex(pattern = r"^(http://[a-z0-9.-]+:[0-9]{1,4}(/[a-z0-9]+)*|grpc://[a-z0-9.-]+:[0-9]{1,4})$"))]
     address: String,
-    credit: u32,
+    #[schemars(range(max = 65_536))]
+    credit: Whole<u32>,
 }
 
 impl Policy {
@@ -75,28 +101,32 @@ impl Policy {
                 .into_iter()
                 .map(|Instance { instance, weight, drained }| v1::InstancePolicy {
                     instance,
-                    weight,
+                    weight: weight.0,
                     drained,
                 })
                 .collect(),
-            calls_per_s: self.calls_per_s,
-            burst: self.burst,
-            concurrency_max: self.concurrency_max,
+            calls_per_s: self.calls_per_s.0,
+            burst: self.burst.0,
+            concurrency_max: self.concurrency_max.0,
             breaker: self.breaker.map(|Breaker { failures, open_ms, open_ms_max }| {
-                v1::BreakerPolicy { failures, open_ms, open_ms_max }
+                v1::BreakerPolicy {
+                    failures: failures.0,
+                    open_ms: open_ms.0,
+                    open_ms_max: open_ms_max.0,
+                }
             }),
-            recovery_max: self.recovery_max,
-            warm_up_ms: self.warm_up_ms,
+            recovery_max: self.recovery_max.0,
+            warm_up_ms: self.warm_up_ms.0,
             balance: balance.into(),
             zones: self.zones,
             colors: self
                 .colors
                 .into_iter()
-                .map(|Color { color, share }| v1::ColorShare { color, share })
+                .map(|Color { color, share }| v1::ColorShare { color, share: share.0 })
                 .collect(),
             endpoint: self
                 .endpoint
-                .map(|Endpoint { address, credit }| v1::Endpoint { address, credit }),
+                .map(|Endpoint { address, credit }| v1::Endpoint { address, credit: credit.0 }),
         }
     }
 }
@@ -111,27 +141,32 @@ impl From<v1::ServicePolicy> for Policy {
                 .into_iter()
                 .map(|v1::InstancePolicy { instance, weight, drained }| Instance {
                     instance,
-                    weight,
+                    weight: Whole(weight),
                     drained,
                 })
                 .collect(),
-            calls_per_s: wire.calls_per_s,
-            burst: wire.burst,
-            concurrency_max: wire.concurrency_max,
-            recovery_max: wire.recovery_max,
+            calls_per_s: Whole(wire.calls_per_s),
+            burst: Whole(wire.burst),
+            concurrency_max: Whole(wire.concurrency_max),
+            recovery_max: Whole(wire.recovery_max),
             breaker: wire.breaker.map(|v1::BreakerPolicy { failures, open_ms, open_ms_max }| {
-                Breaker { failures, open_ms, open_ms_max }
+                Breaker {
+                    failures: Whole(failures),
+                    open_ms: Whole(open_ms),
+                    open_ms_max: Whole(open_ms_max),
+                }
             }),
-            warm_up_ms: wire.warm_up_ms,
+            warm_up_ms: Whole(wire.warm_up_ms),
             zones: wire.zones,
             colors: wire
                 .colors
                 .into_iter()
-                .map(|v1::ColorShare { color, share }| Color { color, share })
+                .map(|v1::ColorShare { color, share }| Color { color, share: Whole(share) })
                 .collect(),
-            endpoint: wire
-                .endpoint
-                .map(|v1::Endpoint { address, credit }| Endpoint { address, credit }),
+            endpoint: wire.endpoint.map(|v1::Endpoint { address, credit }| Endpoint {
+                address,
+                credit: Whole(credit),
+            }),
         }
     }
 }

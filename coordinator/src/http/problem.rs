@@ -4,6 +4,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::rpc::fault::{Class, Fault};
@@ -18,8 +19,10 @@ pub(crate) struct Problem {
     pub(super) fault: Fault,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+#[derive(Serialize, JsonSchema)]
+/// An error as RFC 9457 has it.
+#[schemars(rename = "Problem")]
+pub(super) struct Body<'a> {
     r#type: String,
     title: &'static str,
     status: u16,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     body::{self, AddBranch, Close, Finish, Retry, RollBack, Submit, Wait},
-    events, operating,
+    events, openapi, operating,
     problem::Problem,
     view,
 };
@@ -57,6 +57,7 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .route("/v1/transactions/{gid}/wait", get(wait))
         .merge(operating::routes())
         .merge(events::routes())
+        .merge(openapi::routes())
         .route("/v1/status", get(status))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))

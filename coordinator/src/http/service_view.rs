@@ -1,12 +1,13 @@
 //! Services in JSON.
 
 use holdfast_proto::v1;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::policy::Policy;
 
 /// Every service.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Services {
     node: u64,
     leads: bool,
@@ -14,7 +15,7 @@ pub(super) struct Services {
 }
 
 /// One service.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct ServiceState {
     service: String,
     in_flight: u64,
@@ -28,7 +29,7 @@ pub(super) struct ServiceState {
     policy: Option<Policy>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Session {
     session: u64,
     instance: String,
@@ -49,7 +50,7 @@ struct Session {
 }
 
 /// What a change came to.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Set {
     version: String,
     nodes: u32,

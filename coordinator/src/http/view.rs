@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use holdfast_proto::v1;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::instant::rfc3339;
 use crate::rpc::{Told, show};
 
 /// The answer about one transaction.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Reply {
     gid: String,
     outcome: &'static str,
@@ -22,7 +23,7 @@ pub(super) struct Reply {
 }
 
 /// A page of transactions.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Page {
     transactions: Vec<Transaction>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,7 +31,7 @@ pub(super) struct Page {
 }
 
 /// One transaction.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Transaction {
     gid: String,
     mode: &'static str,
@@ -48,7 +49,7 @@ pub(super) struct Transaction {
     tags: BTreeMap<String, String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Branch {
     branch: u32,
     participant: String,
@@ -61,14 +62,14 @@ struct Branch {
     pivot: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Refusal {
     code: String,
     message: String,
 }
 
 /// What a node says of itself.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Node {
     node: u64,
     role: String,
@@ -84,7 +85,7 @@ pub(super) struct Node {
     by_status: BTreeMap<String, u64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Member {
     node: u64,
     http: String,

@@ -17,7 +17,7 @@ use crate::{Freshness, WaitUntil, config};
 /// The wait of a caller who does not say, ms.
 const WAIT_MS_DEFAULT: u64 = 30_000;
 /// The longest wait of one request, ms.
-const WAIT_MS_MAX: u64 = 60_000;
+pub(crate) const WAIT_MS_MAX: u64 = 60_000;
 /// Transactions on a page, for a caller who does not say.
 const LIST_DEFAULT: u32 = 100;
 

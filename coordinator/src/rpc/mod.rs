@@ -1,7 +1,7 @@
 //! The gRPC doors, a file per service, and the desk that they share with HTTP.
 
 pub mod admin;
-mod check;
+pub(crate) mod check;
 mod desk;
 pub(crate) mod fault;
 mod forward;
