@@ -1,6 +1,5 @@
 //! Mutual TLS at every door of running nodes: who is let in, to what, and what is turned away.
 
-#[allow(dead_code, reason = "each test binary uses a part of the bench")]
 mod doors;
 
 use std::{path::PathBuf, time::Duration};

@@ -373,12 +373,11 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, BadCredenti
 fn digest(files: &Files) -> Result<[u8; 32], BadCredentials> {
     let mut hash = Sha256::new();
     let identity = files.identity.as_ref();
-    for file in [Some(&files.ca), identity.map(|(cert, _)| cert), identity.map(|(_, key)| key)] {
-        if let Some(file) = file {
-            let bytes = bytes(file)?;
-            hash.update((bytes.len() as u64).to_be_bytes());
-            hash.update(bytes);
-        }
+    let named = [Some(&files.ca), identity.map(|(cert, _)| cert), identity.map(|(_, key)| key)];
+    for file in named.into_iter().flatten() {
+        let bytes = bytes(file)?;
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
     }
     Ok(hash.finalize().into())
 }

@@ -13,8 +13,8 @@ fn table() -> String {
     let mut text = String::from(BEGIN);
     let words: Vec<&str> = Role::ALL.iter().map(|role| role.as_str()).collect();
     writeln!(text, "\n## Rights of roles\n\n| right | {} | nobody known |", words.join(" | "))
-        .unwrap();
-    writeln!(text, "|---|{}---|", "---|".repeat(words.len())).unwrap();
+        .expect("a text takes everything");
+    writeln!(text, "|---|{}---|", "---|".repeat(words.len())).expect("a text takes everything");
     let shown = |scope| match scope {
         Scope::None => "",
         Scope::Own => "own",
@@ -28,17 +28,19 @@ fn table() -> String {
             cells.join(" | "),
             shown(for_anybody(right))
         );
-        writeln!(text, "{}", row.replace("|  |", "| |").replace("|  |", "| |")).unwrap();
+        writeln!(text, "{}", row.replace("|  |", "| |").replace("|  |", "| |"))
+            .expect("a text takes everything");
     }
     text.push_str("\n## The right of each RPC\n\n| RPC | right |\n|---|---|\n");
     for (path, right) in RPCS {
-        writeln!(text, "| `{path}` | `{}` |", right.as_str()).unwrap();
+        writeln!(text, "| `{path}` | `{}` |", right.as_str()).expect("a text takes everything");
     }
     text.push_str(
         "\n## The right of each HTTP route\n\n| method | route | right |\n|---|---|---|\n",
     );
     for (method, route, right) in ROUTES {
-        writeln!(text, "| {method} | `{route}` | `{}` |", right.as_str()).unwrap();
+        writeln!(text, "| {method} | `{route}` | `{}` |", right.as_str())
+            .expect("a text takes everything");
     }
     text
 }

@@ -112,7 +112,7 @@ impl Pen<'_, '_> {
 
     pub(super) fn number(&mut self, below: i64) -> String {
         let value = self.rng.random_range(0..below);
-        self.rng.random_bool(0.1).then(|| "NULL".to_owned()).unwrap_or_else(|| value.to_string())
+        if self.rng.random_bool(0.1) { "NULL".to_owned() } else { value.to_string() }
     }
 
     /// A value of the key: a literal in one of its forms, or a parameter.

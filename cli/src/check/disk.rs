@@ -109,7 +109,7 @@ fn file_system(subject: &str, place: &Path) -> Option<Finding> {
 
 fn room(subject: &str, place: &Path) -> Vec<Finding> {
     let Ok(stat) = statvfs::statvfs(place) else { return Vec::new() };
-    let free = stat.blocks_available() as u64 * stat.fragment_size() as u64 / (1 << 20);
+    let free = stat.blocks_available() * stat.fragment_size() / (1 << 20);
     let state_of_room = match free {
         FREE_WANTED_MIB.. => State::Ok,
         FREE_LEAST_MIB.. => State::Warning,
@@ -121,7 +121,7 @@ fn room(subject: &str, place: &Path) -> Vec<Finding> {
         vec![Finding::new("disk.free", subject, state_of_room, format!("{free} MiB free"), remedy)];
     // Some file systems count no inodes.
     if stat.files() > 0 {
-        let inodes = stat.files_available() as u64;
+        let inodes = stat.files_available();
         let remedy = "Remove files: no inode, no new segment.";
         let state = state(inodes >= INODES_LEAST, State::Failed);
         found.push(Finding::new("disk.inodes", subject, state, format!("{inodes} free"), remedy));

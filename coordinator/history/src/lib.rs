@@ -33,7 +33,7 @@ mod term;
 pub use amount::{Amount, AmountRange};
 pub use archive::{Archive, Figures, Retention};
 pub use search::{Cursor, Page, Query};
-pub use shelf::{Change, MemoryShelf, Shelf, ShelfError};
+pub use shelf::{Change, MemoryShelf, Pair, Shelf, ShelfError};
 pub use sled_shelf::SledShelf;
 
 /// Bounds. Each is tested at the limit and one past it.

@@ -15,6 +15,9 @@ pub type Change = (Vec<u8>, Option<Vec<u8>>);
 )]
 pub struct ShelfError(pub String);
 
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
 /// An ordered map of bytes on disk.
 pub trait Shelf: std::fmt::Debug + Send + Sync {
     /// Carries out all changes or none, and syncs them to the disk.
@@ -30,7 +33,7 @@ pub trait Shelf: std::fmt::Debug + Send + Sync {
     /// Every key that begins with `prefix`, with its value, in order.
     /// # Errors
     /// [`ShelfError`].
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError>;
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, ShelfError>;
 
     /// Bytes on disk.
     fn bytes_on_disk(&self) -> u64;
@@ -64,7 +67,7 @@ impl Shelf for MemoryShelf {
         Ok(self.held().get(key).cloned())
     }
 
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, ShelfError> {
         let map = self.held();
         let behind = map.range(prefix.to_vec()..);
         let found = behind.take_while(|(key, _)| key.starts_with(prefix));

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::shelf::{Change, Shelf, ShelfError};
+use crate::shelf::{Change, Pair, Shelf, ShelfError};
 
 /// Bytes of pages that sled keeps in memory.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -76,7 +76,7 @@ impl Shelf for SledShelf {
         Ok(self.db.get(key).map_err(sled_fault)?.map(|value| value.to_vec()))
     }
 
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShelfError> {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, ShelfError> {
         let pairs = self.db.scan_prefix(prefix);
         pairs
             .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())))

@@ -29,17 +29,17 @@ fn record(n: u64) -> HistoryRecord {
 }
 
 fn memory() -> Archive {
-    Archive::open(Arc::new(MemoryShelf::default()), Retention::default()).unwrap()
+    Archive::open(Arc::new(MemoryShelf::default()), Retention::default()).expect("the shelf works")
 }
 
 fn on_disk(folder: &Path) -> Archive {
-    let (shelf, anew) = SledShelf::open(folder).unwrap();
+    let (shelf, anew) = SledShelf::open(folder).expect("the shelf works");
     assert!(!anew);
-    Archive::open(Arc::new(shelf), Retention::default()).unwrap()
+    Archive::open(Arc::new(shelf), Retention::default()).expect("the shelf works")
 }
 
 fn fill(archive: &Archive, range: std::ops::Range<u64>) -> usize {
-    archive.add(range.map(record).collect()).unwrap()
+    archive.add(range.map(record).collect()).expect("the shelf works")
 }
 
 /// Every gid that is found, page by page.
@@ -47,11 +47,11 @@ fn all(archive: &Archive, query: &Query) -> Vec<String> {
     let mut query = query.clone();
     let mut found = Vec::new();
     for _ in 0..10_000 {
-        let page = archive.search(&query).unwrap();
+        let page = archive.search(&query).expect("the shelf works");
         let gids = page.records.iter().filter_map(|record| record.transaction.as_ref());
         found.extend(gids.map(|known| known.gid.clone()));
         let Some(next) = page.next else { return found };
-        query.after = Some(Cursor::parse(&next.to_string()).unwrap());
+        query.after = Some(Cursor::parse(&next.to_string()).expect("a cursor reads back"));
     }
     panic!("a search never ends");
 }

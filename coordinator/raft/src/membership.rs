@@ -67,7 +67,7 @@ impl<S: StateMachine> Log<S> {
     pub async fn promote(&self, node: u64) -> Result<(), ChangeError> {
         self.must_lead()?;
         let membership = self.membership();
-        self.must_be_member(node, &membership)?;
+        must_be_member(node, &membership)?;
         if membership.voter_ids().any(|voter| voter == node) {
             return Err(ChangeError::refused("HF2504", format!("node {node} has a vote already")));
         }
@@ -82,7 +82,7 @@ impl<S: StateMachine> Log<S> {
     pub async fn remove(&self, node: u64) -> Result<(), ChangeError> {
         self.must_lead()?;
         let membership = self.membership();
-        self.must_be_member(node, &membership)?;
+        must_be_member(node, &membership)?;
         if !membership.voter_ids().any(|voter| voter == node) {
             return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node]))).await;
         }
@@ -98,8 +98,8 @@ impl<S: StateMachine> Log<S> {
     pub async fn swap(&self, old: u64, new: u64) -> Result<(), ChangeError> {
         self.must_lead()?;
         let membership = self.membership();
-        self.must_be_member(old, &membership)?;
-        self.must_be_member(new, &membership)?;
+        must_be_member(old, &membership)?;
+        must_be_member(new, &membership)?;
         self.must_have_caught_up(new)?;
         self.must_not_be_leader(old, &membership)?;
         self.must_keep_a_quorum(&[old], &[new])?;
@@ -131,20 +131,6 @@ impl<S: StateMachine> Log<S> {
         Err(ChangeError::NotLeader {
             leader: now.leader.clone().filter(|leader| leader.node != own),
         })
-    }
-
-    fn must_be_member(&self, node: u64, membership: &Membership) -> Result<(), ChangeError> {
-        if membership.get_node(&node).is_some() {
-            return Ok(());
-        }
-        let members: Vec<String> = membership.nodes().map(|(node, _)| node.to_string()).collect();
-        Err(ChangeError::refused(
-            "HF2509",
-            format!(
-                "node {node} is no member of the cluster; the members are {}",
-                members.join(", ")
-            ),
-        ))
     }
 
     fn must_not_be_leader(&self, node: u64, membership: &Membership) -> Result<(), ChangeError> {
@@ -295,6 +281,17 @@ impl<S: StateMachine> Log<S> {
             Err(error) => Err(ChangeError::Unknown { cause: error.to_string() }),
         }
     }
+}
+
+fn must_be_member(node: u64, membership: &Membership) -> Result<(), ChangeError> {
+    if membership.get_node(&node).is_some() {
+        return Ok(());
+    }
+    let members: Vec<String> = membership.nodes().map(|(node, _)| node.to_string()).collect();
+    Err(ChangeError::refused(
+        "HF2509",
+        format!("node {node} is no member of the cluster; the members are {}", members.join(", ")),
+    ))
 }
 
 fn known(node: u64, recorded: &Addresses, said: &Addresses) -> ChangeError {

@@ -104,7 +104,7 @@ impl Writer {
             if stops || flushed_at.elapsed() >= FLUSH {
                 flushed_at = Instant::now();
                 archive.flush(self.now().0)?;
-                self.measure(archive);
+                measure(archive);
             }
             if stops {
                 return Ok(());
@@ -152,13 +152,13 @@ impl Writer {
     fn now(&self) -> Timestamp {
         self.state.held().machine.clock()
     }
+}
 
-    fn measure(&self, archive: &Archive) {
-        let figures = archive.figures();
-        gauge!("holdfast_history_records").set(figures.records as f64);
-        gauge!("holdfast_history_disk_bytes").set(figures.disk_bytes as f64);
-        gauge!("holdfast_history_memory_bytes").set(figures.memory_bytes as f64);
-    }
+fn measure(archive: &Archive) {
+    let figures = archive.figures();
+    gauge!("holdfast_history_records").set(figures.records as f64);
+    gauge!("holdfast_history_disk_bytes").set(figures.disk_bytes as f64);
+    gauge!("holdfast_history_memory_bytes").set(figures.memory_bytes as f64);
 }
 
 fn record(transaction: &GlobalTransaction) -> HistoryRecord {

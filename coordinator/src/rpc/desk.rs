@@ -169,10 +169,10 @@ impl Desk {
     }
 
     /// What was found, if the caller may see it.
-    fn seen(&self, known: Option<&GlobalTransaction>, scope: Scope) -> Result<(), Here> {
+    fn seen(&self, known: Option<&GlobalTransaction>, scope: Scope) -> Result<(), Fault> {
         match known {
             Some(known) if scope != Scope::All && !rights::owned(&self.caller, known) => {
-                Err(Here::Fault(rights::not_yours(&self.caller)))
+                Err(rights::not_yours(&self.caller))
             }
             _ => Ok(()),
         }
@@ -213,15 +213,15 @@ impl Desk {
             },
             Ok(known) => match self.seen(known.as_deref(), scope) {
                 Ok(()) => Here::found(gid, known.as_deref()),
-                Err(here) => here,
+                Err(fault) => Here::Fault(fault),
             },
             Err(error) => Here::of(&error),
         }
     }
 
     async fn wait(&self, gid: &Gid, patience: Patience, scope: Scope) -> Here {
-        if let Err(here) = self.seen(self.inner.coordinator.known(gid).as_deref(), scope) {
-            return here;
+        if let Err(fault) = self.seen(self.inner.coordinator.known(gid).as_deref(), scope) {
+            return Here::Fault(fault);
         }
         let Patience { until, at_most } = patience;
         let waited = self.inner.coordinator.wait(gid, until, at_most).await;
@@ -234,7 +234,7 @@ impl Desk {
                 Some(known),
             ) => match self.seen(Some(&known), scope) {
                 Ok(()) => Here::Told(show::reply(Some(&known), false)),
-                Err(here) => here,
+                Err(fault) => Here::Fault(fault),
             },
             // A node that was the leader until just now may know too little: a linearizable read tells.
             _ => self.get(gid, Freshness::Linearizable, scope).await,

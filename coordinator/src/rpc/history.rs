@@ -53,7 +53,7 @@ impl Desk {
     ) -> Result<SearchHistoryReply, Fault> {
         let query = check_search(request)?;
         let history = self.coordinator().history();
-        let page = history.search(query).await.map_err(faulty)?;
+        let page = history.search(query).await.map_err(|fault| faulty(&fault))?;
         Ok(shown(page, self.coordinator().config().node.id, history.figures()))
     }
 
@@ -85,7 +85,7 @@ impl Desk {
                 ..HistoryRecord::default()
             }),
             (Ok(None), None) => Err(Fault::rejected(&Rejection::UnknownGid { gid })),
-            (Err(fault), None) => Err(faulty(fault)),
+            (Err(fault), None) => Err(faulty(&fault)),
         }
     }
 
@@ -96,8 +96,8 @@ impl Desk {
     }
 }
 
-fn faulty(fault: HistoryFault) -> Fault {
-    let (class, code) = match &fault {
+fn faulty(fault: &HistoryFault) -> Fault {
+    let (class, code) = match fault {
         HistoryFault::Shelf(_) => (Class::Unavailable, "HF2402"),
         HistoryFault::Busy => (Class::Full, "HF2406"),
     };
