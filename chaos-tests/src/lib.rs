@@ -6,7 +6,7 @@
 //! - [`Cluster`]: three coordinators and a bank process for each shard, killed, stopped and started again at will.
 //! - [`Process`], [`Postgres`], [`Agent`], [`Service`]: one program each; a service is an application beside an agent whose answers
 //!   the story gives.
-//! - [`router_diff`]: random statements by way of the routing mind and on one database, compared.
+//! - [`router_diff`]: random statements through a router and on one PostgreSQL, compared.
 //! - [`Demo`]: the demo, and whether it leaves anything behind.
 //! - [`Load`]: transfers that are pursued until their fate is known; [`checker`]: what that history is held against.
 //! - [`matrix`]: kill points, one after the other, under load.

@@ -31,13 +31,14 @@ Examples:
 
 A seed decides everything, so a failure is repeated by its seed. Exit code 1 when a promise was broken.")]
     Sim(SimArgs),
-    /// Route random statements over four databases, and compare with one
+    /// Send random statements through a router over four databases, and compare with one PostgreSQL
     #[command(after_help = "\
 Examples:
   holdfast chaos router-diff --statements 20000 --seed 7
   holdfast chaos router-diff --statements 1000 --json
+  holdfast chaos router-diff --seed 7 --world 12 --statements 400
 
-Each statement has the same rows and the same effect as on one database, or is refused. Exit code 1 when one differed.")]
+It starts a PostgreSQL and routers of its own, and leaves nothing behind. Each statement has the same rows and the same effect as on one database, or is refused. Exit code 1 when one differed.")]
     RouterDiff(RouterDiffArgs),
 }
 

@@ -1,4 +1,4 @@
-//! `holdfast chaos router-diff`: random statements by way of the routing mind over four databases, compared with one database.
+//! `holdfast chaos router-diff`: random statements through the router over four databases, compared with one PostgreSQL.
 
 use std::process::ExitCode;
 
@@ -19,6 +19,9 @@ pub(crate) struct RouterDiffArgs {
     /// Draws worlds and statements
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Begin with this world of the seed: a difference names its own
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
+    world: u64,
     /// The same as --output json
     #[arg(long)]
     json: bool,
@@ -28,7 +31,7 @@ pub(crate) struct RouterDiffArgs {
 /// # Errors
 /// PostgreSQL's server programs are not installed, or standard output cannot be written.
 pub(crate) async fn run(args: &RouterDiffArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let found = router_diff::run(args.statements, args.seed).await?;
+    let found = router_diff::run(args.statements, args.seed, args.world).await?;
     match if args.json { Output::Json } else { output } {
         Output::Json => output::print_json(&json!({
             "statements": found.statements,
@@ -41,7 +44,10 @@ pub(crate) async fn run(args: &RouterDiffArgs, output: Output) -> anyhow::Result
                 .collect::<Vec<_>>(),
             "scattered": found.scattered,
             "both_failed": found.errors,
+            "in_transactions": found.in_transactions,
+            "repeated": found.repeated,
             "told": found.told,
+            "reproduce": found.reproduce,
         }))?,
         Output::Table => show(&found, args.seed)?,
     }
@@ -52,6 +58,12 @@ pub(crate) async fn run(args: &RouterDiffArgs, output: Output) -> anyhow::Result
 fn show(found: &Difference, seed: u64) -> anyhow::Result<()> {
     for told in &found.told {
         output::print(told)?;
+    }
+    if !found.reproduce.is_empty() {
+        output::print(&format!(
+            "\nThe first of them again, from empty databases:\n{}\n",
+            found.reproduce.join("\n")
+        ))?;
     }
     let share =
         |part: u64| format!("{:.1} %", 100.0 * part as f64 / found.statements.max(1) as f64);
@@ -65,7 +77,12 @@ fn show(found: &Difference, seed: u64) -> anyhow::Result<()> {
     });
     output::print(&output::table(&["kind", "drawn", "refused"], kinds))?;
     output::print(&format!(
-        "{} statements of seed {seed}: {} differences, {} refused, {} over several databases, {} that both refused as PostgreSQL does",
-        found.statements, found.differences, found.refused, found.scattered, found.errors
+        "{} statements of seed {seed}: {} differences, {} refused, {} over several databases, {} in transactions, {} that both answered with the same error",
+        found.statements,
+        found.differences,
+        found.refused,
+        found.scattered,
+        found.in_transactions,
+        found.errors
     ))
 }

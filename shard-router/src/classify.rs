@@ -10,8 +10,10 @@ pub(crate) enum Act {
     Begin,
     Commit,
     Rollback,
-    /// Within a transaction only: waits with `BEGIN` where there is no server yet.
+    /// Savepoints and what the transaction is like: waits with `BEGIN` where there is no server yet.
     InTransaction,
+    /// Sets a setting for the transaction; waits like the others.
+    SetLocal,
     /// Sets these settings for the session.
     Set(Vec<String>),
     ResetAll,
@@ -229,6 +231,7 @@ fn several<'s>(parts: impl Iterator<Item = &'s str>) -> Act {
             | Act::Commit
             | Act::Rollback
             | Act::InTransaction
+            | Act::SetLocal
             | Act::Several { .. }
             | Act::Statement => {}
         }
@@ -320,7 +323,10 @@ fn by_functions(sql: &str) -> Act {
 
 fn set(mut tokens: Tokens<'_>) -> Act {
     let Some(mut word) = tokens.next() else { return Act::Statement };
-    if word.is("local") || word.is("transaction") || word.is("constraints") {
+    if word.is("local") {
+        return Act::SetLocal;
+    }
+    if word.is("transaction") || word.is("constraints") {
         return Act::InTransaction;
     }
     if word.is("session") {
@@ -494,7 +500,7 @@ mod tests {
             ("ROLLBACK WORK TO SAVEPOINT a", Act::InTransaction),
             ("rollback to a", Act::InTransaction),
             ("savepoint a", Act::InTransaction),
-            ("set local x = 1", Act::InTransaction),
+            ("set local x = 1", Act::SetLocal),
             ("SET x TO 1", named("x")),
             ("set session \"X\".y = 'a;b'", named("X.y")),
             ("SET TIME ZONE 'UTC'", named("timezone")),

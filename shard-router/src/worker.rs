@@ -45,6 +45,7 @@ pub(crate) struct Worker {
     settings: RefCell<HashMap<Pairs, std::rc::Weak<Settings>>>,
     sessions: RefCell<HashMap<u64, Waker>>,
     last_session: Cell<u64>,
+    last_change: Cell<u64>,
     draining: Cell<bool>,
     rules_version: Cell<u64>,
 }
@@ -72,6 +73,7 @@ impl Worker {
             settings: RefCell::default(),
             sessions: RefCell::default(),
             last_session: Cell::new(0),
+            last_change: Cell::new(0),
             draining: Cell::new(false),
             rules_version: Cell::new(0),
             shared,
@@ -158,6 +160,13 @@ impl Worker {
         let settings = Rc::new(Settings { pairs: pairs.clone() });
         known.insert(pairs, Rc::downgrade(&settings));
         Some(settings)
+    }
+
+    /// A number for a change of settings that no change had before.
+    pub(crate) fn next_change(&self) -> u64 {
+        let number = self.last_change.get() + 1;
+        self.last_change.set(number);
+        number
     }
 
     /// Puts a session on the list of those that are woken when the router stops.

@@ -29,6 +29,57 @@ fn first(rows: &[SimpleQueryMessage]) -> String {
     row.expect("there is a row")
 }
 
+/// PostgreSQL gives a timestamp in a text its value when it parses the statement; a statement that another session, or the same one
+/// before a change, has prepared on the shared server was read under other settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_prepared_statement_is_read_under_the_settings_of_the_session_that_uses_it() {
+    let place = place().await;
+    let (one, other) =
+        (place.router.connect(&place.database).await, place.router.connect(&place.database).await);
+    let sql = "SELECT extract(hour FROM timestamptz '2026-01-17 10:00' AT TIME ZONE 'UTC')::int";
+    let hour = async |client: &tokio_postgres::Client| {
+        client.query_one(sql, &[]).await.expect("right").get::<_, i32>(0)
+    };
+    one.batch_execute("SET TimeZone = 'UTC'").await.expect("right");
+    other.batch_execute("SET TimeZone = 'Asia/Tokyo'").await.expect("right");
+    for _ in 0..3 {
+        assert_eq!((hour(&one).await, hour(&other).await), (10, 1));
+    }
+    one.batch_execute("BEGIN").await.expect("right");
+    one.batch_execute("SET LOCAL TimeZone = 'Asia/Tokyo'").await.expect("right");
+    assert_eq!(hour(&one).await, 1);
+    one.batch_execute("SAVEPOINT s").await.expect("right");
+    one.batch_execute("SET TimeZone = 'America/New_York'").await.expect("right");
+    assert_eq!(hour(&one).await, 15);
+    one.batch_execute("ROLLBACK TO s").await.expect("right");
+    assert_eq!(hour(&one).await, 1);
+    one.batch_execute("COMMIT").await.expect("right");
+    assert_eq!((hour(&one).await, hour(&other).await), (10, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_that_is_rolled_back_leaves_the_settings_to_their_session() {
+    let place = place().await;
+    let (one, other) =
+        (place.router.connect(&place.database).await, place.router.connect(&place.database).await);
+    let zone = async |client: &tokio_postgres::Client| {
+        first(&client.simple_query("SHOW TimeZone").await.expect("right"))
+    };
+    let usual = zone(&other).await;
+    one.batch_execute("SET TimeZone = 'Asia/Tokyo'").await.expect("right");
+    one.batch_execute("BEGIN").await.expect("right");
+    one.simple_query("SELECT 1").await.expect("right");
+    one.batch_execute("RESET ALL").await.expect("right");
+    assert_eq!(zone(&one).await, usual);
+    one.batch_execute("ROLLBACK").await.expect("right");
+    assert_eq!((zone(&other).await, zone(&one).await), (usual.clone(), "Asia/Tokyo".to_owned()));
+    one.batch_execute("BEGIN").await.expect("right");
+    one.simple_query("SELECT 1").await.expect("right");
+    one.batch_execute("RESET ALL").await.expect("right");
+    one.batch_execute("COMMIT").await.expect("right");
+    assert_eq!((zone(&other).await, zone(&one).await), (usual.clone(), usual));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn simple_and_extended_queries_and_transactions() {
     let place = place().await;

@@ -179,6 +179,27 @@ async fn a_transaction_belongs_to_the_shard_of_its_first_key_and_a_second_one_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_before_the_first_shard_takes_no_more_with_it_than_its_savepoint() {
+    let place = place().await;
+    let client = place.connect().await;
+    fill(&client, 20).await;
+    client.batch_execute("BEGIN; ").await.expect("right");
+    client.batch_execute("SAVEPOINT s").await.expect("right");
+    let all = "UPDATE account SET balance = 0";
+    assert_eq!(code(&client.batch_execute(all).await.expect_err("no key")), "HF3104");
+    let one = "UPDATE account SET balance = 7 WHERE account = 'A-3'";
+    let error = client.batch_execute(one).await.expect_err("it has failed");
+    assert_eq!(error.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION));
+    let error = client.batch_execute("ROLLBACK TO other").await.expect_err("there is none");
+    assert_eq!(error.code(), Some(&SqlState::S_E_INVALID_SPECIFICATION));
+    client.execute("ROLLBACK TO SAVEPOINT S", &[]).await.expect("it stands");
+    client.batch_execute(one).await.expect("right");
+    client.batch_execute("COMMIT").await.expect("right");
+    let sql = "SELECT balance FROM account WHERE account = 'A-3'";
+    assert_eq!(rows(&client.simple_query(sql).await.expect("right")), ["7"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_of_all_shards_are_merged_as_one_postgresql_would_answer() {
     let place = place().await;
     let client = place.connect().await;

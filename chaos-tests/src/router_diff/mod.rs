@@ -1,27 +1,37 @@
-//! The differential: random statements by way of the routing mind over four databases, and on one. The same rows, the same effect, or a refusal.
+//! The differential: random statements through the real router over four databases, and on one PostgreSQL. The same rows, the same
+//! effect, or a refusal.
 //!
-//! A *world* is a schema, rules and data, all drawn from the seed. Each statement is planned by the mind, carried out on the databases that the plan
-//! names, merged by the mind's merger, and compared with what one database answers. Statements go as simple queries (text) and as extended
-//! ones (parameters and rows in binary). At the end of a world all tables are compared.
+//! A *world* is a schema, rules and data, all drawn from the seed and the world's number. Each of its *sessions* is a connection to the
+//! router beside one to the single database; what is said to one is said to the other, and the answers are compared: columns, rows, rows
+//! affected, the SQLSTATE of an error. Statements go as simple queries and as extended ones, prepared once and executed several times, with
+//! parameters as text and in binary, alone and in transactions with savepoints. At the end of a world all rows are compared, and each must
+//! lie on the shard of its key. What is drawn does not depend on what is answered, so that a seed and a world's number repeat a difference.
 
-mod carry;
+mod ask;
+mod session;
+mod stage;
 mod statement;
+mod turn;
+mod value;
 mod world;
 mod write;
 
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use rand::{SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
-use crate::{Folder, Postgres};
-use carry::Carried;
+use session::{Session, Turned};
+use stage::Stage;
+use turn::Turn;
 use world::World;
 
 /// How many databases the rows are spread over.
 pub(crate) const SHARDS: usize = 4;
 /// Statements before a new world is drawn.
 const WORLD_STATEMENTS: u64 = 400;
+/// Sessions of a world: servers pass from one to the other, and nothing of one may be seen by another.
+const SESSIONS: usize = 3;
 /// Differences that are told in full.
 const TOLD_MAX: usize = 20;
 
@@ -35,86 +45,108 @@ pub struct Difference {
     /// Statements refused.
     pub refused: u64,
     /// Of these, by the class of refusal.
-    pub refused_by_class: BTreeMap<&'static str, u64>,
+    pub refused_by_class: BTreeMap<String, u64>,
     /// Statements by the class that was drawn, with how many of them were refused.
     pub by_kind: BTreeMap<&'static str, (u64, u64)>,
-    /// Statements that both answered with an error.
+    /// For each class and kind, the first statement that was refused, and the router's words.
+    pub refused_examples: BTreeMap<(String, &'static str), String>,
+    /// Statements that both answered with the same error.
     pub errors: u64,
     /// Statements that went to more than one database.
     pub scattered: u64,
-    /// The first differences, in words.
+    /// Statements within transactions.
+    pub in_transactions: u64,
+    /// Statements that were executed again as they had been prepared.
+    pub repeated: u64,
+    /// The first differences, in words, with the world in which they were found.
     pub told: Vec<String>,
+    /// For the first difference: rules, schema, and every statement since, in order.
+    pub reproduce: Vec<String>,
 }
 
-/// Runs `statements` random statements drawn from `seed`.
+/// Runs `statements` random statements drawn from `seed`, beginning with world number `first_world`.
 /// # Errors
 /// PostgreSQL's server programs are not installed, or a server does not do what it must for the run itself.
-pub async fn run(statements: u64, seed: u64) -> anyhow::Result<Difference> {
-    let folder = Folder::make()?;
-    let server = Postgres::start(folder.path()).await?;
-    let mut names = vec!["one".to_owned()];
-    names.extend((0..SHARDS).map(|shard| format!("s{shard}")));
-    for name in &names {
-        server.create(name).await?;
-    }
-    let mut clients = Vec::new();
-    for name in &names {
-        let client = server.connect(name).await?;
-        client
-            .batch_execute("SET synchronous_commit = off; SET client_min_messages = error")
-            .await?;
-        clients.push(client);
-    }
-    let mut rng = StdRng::seed_from_u64(seed);
+pub async fn run(statements: u64, seed: u64, first_world: u64) -> anyhow::Result<Difference> {
+    let stage = Stage::set().await?;
     let mut found = Difference::default();
+    let mut number = first_world;
     while found.statements < statements {
+        // A world of its own draws, so that it can be repeated without those before it.
+        let mut rng =
+            StdRng::seed_from_u64(seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         let world = World::draw(&mut rng);
-        world.make(&clients).await.context("making a world")?;
         let count = WORLD_STATEMENTS.min(statements - found.statements);
-        one_world(&world, &clients, count, &mut rng, &mut found).await?;
+        one_world(&stage, &world, number, count, &mut rng, &mut found)
+            .await
+            .with_context(|| format!("world {number} of seed {seed}"))?;
+        number += 1;
     }
     Ok(found)
 }
 
 async fn one_world(
+    stage: &Stage,
     world: &World,
-    clients: &[tokio_postgres::Client],
+    number: u64,
     count: u64,
     rng: &mut StdRng,
     found: &mut Difference,
 ) -> anyhow::Result<()> {
-    for _ in 0..count {
-        let drawn = statement::draw(world, rng);
-        let carried =
-            carry::carry(world, clients, &drawn).await.with_context(|| drawn.sql.clone())?;
-        found.statements += 1;
-        let kind = found.by_kind.entry(drawn.kind).or_default();
-        kind.0 += 1;
-        match carried {
-            Carried::Same { scattered } => found.scattered += u64::from(scattered),
-            Carried::BothFailed => found.errors += 1,
-            Carried::Refused(refused) => {
-                kind.1 += 1;
-                found.refused += 1;
-                *found.refused_by_class.entry(refused.class.name()).or_default() += 1;
-            }
-            Carried::Differs(how) => tell(found, &drawn, &how),
-        }
+    stage.make(world).await.context("making a world")?;
+    let router = stage.router(world).await?;
+    let mut sessions = Vec::new();
+    for name in 0..SESSIONS {
+        sessions.push(Session::open(stage, &router, name).await?);
     }
-    if let Some(how) = world.compare(clients).await? {
+    let mut said = Vec::new();
+    let mut differs = say(&mut sessions, world, count, rng, &mut said, found).await?;
+    if differs.is_none()
+        && let Some(how) = stage.compare(world).await?
+    {
         found.differences += 1;
-        if found.told.len() < TOLD_MAX {
-            found.told.push(format!("at the end of a world: {how}"));
-        }
+        differs = Some(format!("at the end of the world: {how}"));
     }
-    Ok(())
+    if let Some(how) = differs {
+        tell(found, world, number, &said, &how);
+    }
+    drop(sessions);
+    router.stop().await
 }
 
-fn tell(found: &mut Difference, drawn: &statement::Drawn, how: &str) {
-    found.differences += 1;
+/// Says `count` statements, or as many as there are up to the first difference: what differs behind it may only be its consequence.
+async fn say(
+    sessions: &mut [Session],
+    world: &World,
+    count: u64,
+    rng: &mut StdRng,
+    said: &mut Vec<String>,
+    found: &mut Difference,
+) -> anyhow::Result<Option<String>> {
+    let end = found.statements + count;
+    let mut turn = Turn::fill(world, rng);
+    loop {
+        let left = usize::try_from(end - found.statements)?;
+        let session = &mut sessions[rng.random_range(0..SESSIONS)];
+        let turned = session.take(world, turn.at_most(left), said, found).await?;
+        if let Turned::Differs(how) = turned {
+            return Ok(Some(how));
+        }
+        if found.statements >= end {
+            return Ok(None);
+        }
+        turn = Turn::draw(world, rng);
+    }
+}
+
+fn tell(found: &mut Difference, world: &World, number: u64, said: &[String], how: &str) {
+    if found.reproduce.is_empty() {
+        found.reproduce.push(format!("-- the rules\n{}", world.rules_text()));
+        found.reproduce.push(format!("-- on every database\n{}", world.schema()));
+        found.reproduce.extend_from_slice(said);
+    }
     if found.told.len() < TOLD_MAX {
-        let parameters: Vec<&str> =
-            drawn.parameters.iter().map(|value| value.shown.as_str()).collect();
-        found.told.push(format!("{} {parameters:?}\n  {how}", drawn.sql));
+        let last = said.last().map_or("", String::as_str);
+        found.told.push(format!("world {number}: {last}\n  {how}"));
     }
 }

@@ -2,168 +2,146 @@
 
 use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 
-use super::world::{KeyKind, World};
+use super::{
+    value::{Bound, text_array},
+    world::{SHARDED, World},
+};
 
 /// A statement with its parameters.
 #[derive(Debug)]
 pub(super) struct Drawn {
     pub(super) kind: &'static str,
     pub(super) sql: String,
-    pub(super) parameters: Vec<Bound>,
+    /// The parameters of each execution; at least one, however few parameters there are.
+    pub(super) runs: Vec<Vec<Bound>>,
     /// As a simple query.
     pub(super) simple: bool,
     /// The answer's order is certain.
     pub(super) ordered: bool,
 }
 
-/// A parameter in binary form.
-#[derive(Debug)]
-pub(super) struct Bound {
-    pub(super) oid: u32,
-    /// Whether the parse message tells its type.
-    pub(super) declared: bool,
-    pub(super) bytes: Option<Vec<u8>>,
-    pub(super) shown: String,
+/// What a statement is drawn for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// The rows that a world begins with.
+    First,
+    /// Outside of a transaction.
+    Alone,
+    /// Within one, about its key.
+    InTransaction,
 }
 
-/// Keys that occur.
-const KEYS: u32 = 40;
+impl Drawn {
+    /// For a reader who repeats it.
+    pub(super) fn shown(&self) -> String {
+        let how = if self.simple { "simple" } else { "extended" };
+        let mut text = format!(", {how}\n{}", self.sql);
+        for run in self.runs.iter().filter(|run| !run.is_empty()) {
+            let shown = |value: &Bound| {
+                let format = if value.as_text { "text" } else { "binary" };
+                let oid = if value.declared { value.oid } else { 0 };
+                format!("{:?} ({format}, type {oid})", value.shown)
+            };
+            let shown: Vec<String> = run.iter().map(shown).collect();
+            text.push_str(&format!("\n-- with {}", shown.join(", ")));
+        }
+        text
+    }
+}
 
 /// Writes one statement.
 pub(super) struct Pen<'w, 'r> {
-    world: &'w World,
+    pub(super) world: &'w World,
     pub(super) rng: &'r mut StdRng,
-    simple: bool,
-    parameters: Vec<Bound>,
+    pub(super) simple: bool,
+    pub(super) parameters: Vec<Bound>,
+    /// The key that everything is about.
+    pub(super) focus: Option<u32>,
     ordered: bool,
 }
 
 type Write<'w, 'r> = fn(&mut Pen<'w, 'r>) -> String;
+/// A kind: its name, its weight alone and within a transaction, and who writes it.
+type Sort<'w, 'r> = (&'static str, u32, u32, Write<'w, 'r>);
 
 /// Draws one. A parameter that the text does not use has no type to PostgreSQL, so such a draw is not taken.
-pub(super) fn draw(world: &World, rng: &mut StdRng) -> Drawn {
+pub(super) fn draw(world: &World, rng: &mut StdRng, focus: Option<u32>, of: Use) -> Drawn {
     loop {
-        let drawn = attempt(world, rng);
+        let drawn = attempt(world, rng, focus, of);
         let used = |at: usize| {
             let name = format!("${at}");
             drawn.sql.match_indices(&name).any(|(start, _)| {
                 !drawn.sql[start + name.len()..].starts_with(|next: char| next.is_ascii_digit())
             })
         };
-        if (1..=drawn.parameters.len()).all(used) {
+        if (1..=drawn.runs[0].len()).all(used) {
             return drawn;
         }
     }
 }
 
-fn attempt(world: &World, rng: &mut StdRng) -> Drawn {
+fn attempt(world: &World, rng: &mut StdRng, focus: Option<u32>, of: Use) -> Drawn {
     let simple = rng.random_bool(0.5);
-    let mut pen = Pen { world, rng, simple, parameters: Vec::new(), ordered: false };
-
-    let kinds: [(&'static str, u32, Write<'_, '_>); 24] = [
-        ("point_select", 10, Pen::point_select),
-        ("key_list", 6, Pen::key_list),
-        ("condition", 8, Pen::condition_select),
-        ("scan", 4, Pen::scan),
-        ("sorted", 6, Pen::sorted),
-        ("aggregate", 6, Pen::aggregate),
-        ("grouped", 6, Pen::grouped),
-        ("grouped_by_key", 3, Pen::grouped_by_key),
-        ("distinct", 3, Pen::distinct),
-        ("join_by_key", 6, Pen::join_by_key),
-        ("outer_join", 5, Pen::outer_join),
-        ("join_otherwise", 2, Pen::join_otherwise),
-        ("reference", 3, Pen::reference),
-        ("subquery", 6, Pen::subquery),
-        ("derived", 5, Pen::derived),
-        ("window", 2, Pen::window),
-        ("set_operation", 3, Pen::set_operation),
-        ("insert", 10, Pen::insert),
-        ("insert_many", 6, Pen::insert_many),
-        ("insert_select", 3, Pen::insert_select),
-        ("update", 8, Pen::update),
-        ("delete", 5, Pen::delete),
-        ("write_reference", 2, Pen::write_reference),
-        ("lone", 2, Pen::lone),
-    ];
-    let total: u32 = kinds.iter().map(|(_, weight, _)| weight).sum();
-    let mut at = pen.rng.random_range(0..total);
-    let (kind, _, write) = kinds
-        .into_iter()
-        .find(|(_, weight, _)| {
-            let here = at < *weight;
-            at = at.wrapping_sub(*weight);
+    let mut pen = Pen { world, rng, simple, parameters: Vec::new(), focus, ordered: false };
+    let (kind, write) = if of == Use::First {
+        ("insert", Pen::insert as Write<'_, '_>)
+    } else {
+        let weight = |sort: &Sort<'_, '_>| if of == Use::Alone { sort.1 } else { sort.2 };
+        let sorts = sorts();
+        let total: u32 = sorts.iter().map(weight).sum();
+        let mut at = pen.rng.random_range(0..total);
+        let sort = sorts.iter().find(|sort| {
+            let here = at < weight(sort);
+            at = at.wrapping_sub(weight(sort));
             here
-        })
-        .expect("the weights add up");
+        });
+        let sort = sort.expect("the weights add up");
+        (sort.0, sort.3)
+    };
     let sql = write(&mut pen);
-    let Pen { parameters, ordered, .. } = pen;
-    Drawn { kind, sql, parameters, simple, ordered }
+    let mut runs = vec![std::mem::take(&mut pen.parameters)];
+    if !simple && !runs[0].is_empty() && pen.rng.random_bool(0.3) {
+        for _ in 0..pen.rng.random_range(1..4) {
+            runs.push(runs[0].clone().iter().map(|value| value.again(world, &mut pen)).collect());
+        }
+    }
+    Drawn { kind, sql, runs, simple, ordered: pen.ordered }
+}
+
+fn sorts<'w, 'r>() -> [Sort<'w, 'r>; 26] {
+    [
+        ("point_select", 10, 10, Pen::point_select),
+        ("key_list", 6, 1, Pen::key_list),
+        ("key_array", 4, 1, Pen::key_array),
+        ("condition", 8, 4, Pen::condition_select),
+        ("scan", 4, 0, Pen::scan),
+        ("sorted", 6, 1, Pen::sorted),
+        ("aggregate", 6, 1, Pen::aggregate),
+        ("grouped", 6, 1, Pen::grouped),
+        ("grouped_by_key", 3, 0, Pen::grouped_by_key),
+        ("distinct", 3, 0, Pen::distinct),
+        ("join_by_key", 6, 3, Pen::join_by_key),
+        ("outer_join", 5, 1, Pen::outer_join),
+        ("join_otherwise", 2, 1, Pen::join_otherwise),
+        ("reference", 3, 2, Pen::reference),
+        ("subquery", 6, 1, Pen::subquery),
+        ("derived", 5, 3, Pen::derived),
+        ("window", 2, 0, Pen::window),
+        ("set_operation", 3, 2, Pen::set_operation),
+        ("locking", 2, 4, Pen::locking),
+        ("insert", 10, 10, Pen::insert),
+        ("insert_many", 6, 2, Pen::insert_many),
+        ("insert_select", 3, 2, Pen::insert_select),
+        ("update", 8, 10, Pen::update),
+        ("delete", 5, 5, Pen::delete),
+        ("write_reference", 2, 0, Pen::write_reference),
+        ("lone", 2, 1, Pen::lone),
+    ]
 }
 
 impl Pen<'_, '_> {
-    pub(super) fn any<'s>(&mut self, of: &[&'s str]) -> &'s str {
-        of.choose(self.rng).copied().unwrap_or_default()
-    }
-
     pub(super) fn table(&mut self) -> (&'static str, &'static str) {
-        *super::world::SHARDED.choose(self.rng).expect("there are tables")
-    }
-
-    pub(super) fn number(&mut self, below: i64) -> String {
-        let value = self.rng.random_range(0..below);
-        if self.rng.random_bool(0.1) { "NULL".to_owned() } else { value.to_string() }
-    }
-
-    /// A value of the key: a literal in one of its forms, or a parameter.
-    pub(super) fn key(&mut self) -> String {
-        let number = self.rng.random_range(0..KEYS);
-        let text = self.world.key(number);
-        if !self.simple && self.rng.random_bool(0.6) {
-            return self.parameter(text);
-        }
-        let quoted = format!("'{}'", text.replace('\'', "''"));
-        match self.world.kind {
-            KeyKind::Integer => match self.rng.random_range(0..8) {
-                0 => format!("'{text}'"),
-                1 => format!("{text}::bigint"),
-                2 => format!("{text}.0"),
-                3 => format!("'0{text}'::bigint"),
-                4 => format!("CAST('{text}' AS int)"),
-                _ => text,
-            },
-            KeyKind::Text | KeyKind::Varchar => match self.rng.random_range(0..5) {
-                0 => format!("{quoted}::text"),
-                1 => format!("CAST({quoted} AS varchar)"),
-                _ => quoted,
-            },
-            KeyKind::Char if self.rng.random_bool(0.3) => format!("'{text}  '"),
-            KeyKind::Char => quoted,
-            KeyKind::Uuid => match self.rng.random_range(0..4) {
-                0 => quoted.to_uppercase(),
-                1 => format!("{quoted}::uuid"),
-                2 => format!("'{}'", text.replace('-', "")),
-                _ => quoted,
-            },
-        }
-    }
-
-    fn parameter(&mut self, text: String) -> String {
-        let declared = self.rng.random_bool(0.5);
-        let (oid, bytes) = match self.world.kind {
-            KeyKind::Integer => (20, text.parse::<i64>().expect("a number").to_be_bytes().to_vec()),
-            KeyKind::Text => (25, text.clone().into_bytes()),
-            KeyKind::Varchar => (1043, text.clone().into_bytes()),
-            KeyKind::Char => (1042, text.clone().into_bytes()),
-            KeyKind::Uuid => {
-                let hex = text.replace('-', "");
-                let value = u128::from_str_radix(&hex, 16).expect("a uuid");
-                (2950, value.to_be_bytes().to_vec())
-            }
-        };
-        let bytes = (!self.rng.random_bool(0.03)).then_some(bytes);
-        self.parameters.push(Bound { oid, declared, bytes, shown: text });
-        format!("${}", self.parameters.len())
+        *SHARDED.choose(self.rng).expect("there are tables")
     }
 
     fn predicate(&mut self, alias: &str) -> String {
@@ -242,6 +220,28 @@ impl Pen<'_, '_> {
             }
             _ => format!("SELECT * FROM {table} WHERE {key} IN ({list})"),
         }
+    }
+
+    fn key_array(&mut self) -> String {
+        let (table, key) = self.table();
+        let list = if self.simple {
+            let list: Vec<String> = (0..3).map(|_| self.world.key(self.key_number())).collect();
+            format!("'{}'", text_array(&list).replace('\'', "''"))
+        } else {
+            self.array_parameter()
+        };
+        match self.rng.random_range(0..3) {
+            0 => format!("SELECT n, b FROM {table} x WHERE x.{key} = ANY ({list}) AND x.n < 5"),
+            1 => format!("SELECT count(*), max(a) FROM {table} WHERE {key} = ANY({list})"),
+            _ => format!("SELECT * FROM {table} WHERE {key} = ANY({list})"),
+        }
+    }
+
+    fn locking(&mut self) -> String {
+        let (table, key) = self.table();
+        let value = self.key();
+        let how = self.any(&["FOR UPDATE", "FOR SHARE", "FOR NO KEY UPDATE", "FOR UPDATE NOWAIT"]);
+        format!("SELECT n, a FROM {table} WHERE {key} = {value} ORDER BY n {how}")
     }
 
     fn condition_select(&mut self) -> String {

@@ -1,11 +1,9 @@
-//! A world: tables, rules and data.
+//! A world: tables, rules, and how keys look.
 
 use std::{fmt::Write as _, sync::Arc};
 
-use anyhow::{Context as _, anyhow};
 use holdfast_route::Topology;
-use rand::{Rng as _, rngs::StdRng};
-use tokio_postgres::Client;
+use rand::{Rng as _, rngs::StdRng, seq::SliceRandom as _};
 
 use super::SHARDS;
 
@@ -15,11 +13,19 @@ pub(super) const SHARDED: [(&str, &str); 3] = [("t1", "k"), ("t2", "k"), ("t3", 
 /// What keys are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyKind {
-    Integer,
+    Integer(Width),
     Text,
     Varchar,
     Char,
     Uuid,
+}
+
+/// PostgreSQL's integers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Width {
+    Small,
+    Usual,
+    Big,
 }
 
 /// A schema, its rules, and how keys look in it.
@@ -27,13 +33,29 @@ pub(super) enum KeyKind {
 pub(super) struct World {
     pub(super) kind: KeyKind,
     pub(super) rules: Arc<Topology>,
+    rules_text: String,
     schema: String,
+    /// For each sharded table, its columns in their order.
+    columns: Vec<Vec<&'static str>>,
 }
 
 impl KeyKind {
+    fn draw(rng: &mut StdRng) -> Self {
+        let widths = [Width::Small, Width::Usual, Width::Big];
+        match rng.random_range(0..6) {
+            0 | 1 => Self::Integer(widths[rng.random_range(0..3)]),
+            2 => Self::Text,
+            3 => Self::Varchar,
+            4 => Self::Char,
+            _ => Self::Uuid,
+        }
+    }
+
     fn column(self) -> &'static str {
         match self {
-            Self::Integer => "bigint",
+            Self::Integer(Width::Small) => "smallint",
+            Self::Integer(Width::Usual) => "int",
+            Self::Integer(Width::Big) => "bigint",
             Self::Text => "text",
             Self::Varchar => "varchar(12)",
             Self::Char => "char(12)",
@@ -43,115 +65,142 @@ impl KeyKind {
 
     fn rule(self) -> &'static str {
         match self {
-            Self::Integer => "integer",
+            Self::Integer(_) => "integer",
             Self::Text => "text",
             Self::Varchar => "varchar",
             Self::Char => "char",
             Self::Uuid => "uuid",
         }
     }
+
+    /// The column's type.
+    pub(super) fn oid(self) -> u32 {
+        match self {
+            Self::Integer(Width::Small) => 21,
+            Self::Integer(Width::Usual) => 23,
+            Self::Integer(Width::Big) => 20,
+            Self::Text => 25,
+            Self::Varchar => 1043,
+            Self::Char => 1042,
+            Self::Uuid => 2950,
+        }
+    }
 }
 
 impl World {
     pub(super) fn draw(rng: &mut StdRng) -> Self {
-        use KeyKind::{Char, Integer, Text, Uuid, Varchar};
-        let kind = [Integer, Integer, Text, Varchar, Char, Uuid][rng.random_range(0..6)];
-        let function = match kind {
-            Integer => ["mod", "pg_hash_int8", "crc32c"][rng.random_range(0..3)],
-            Text | Varchar | Char | Uuid => ["crc32c", "pg_hash_text"][rng.random_range(0..2)],
-        };
-        let mut rules = format!(
-            "[router]\ncollation = \"C\"\n[group.g]\nkey = \"k\"\ntype = \"{}\"\nfunction = \"{function}\"\nscatter = \"write\"\n",
-            kind.rule()
-        );
-        let mut first = 0;
-        while first < 1024 {
-            let last = (first + rng.random_range(20..200)).min(1023);
-            let shard = rng.random_range(0..SHARDS);
-            writeln!(
-                rules,
-                "[[group.g.slots]]\nfirst = {first}\nlast = {last}\nshard = \"s{shard}\""
-            )
-            .expect("a String takes all");
-            first = last + 1;
-        }
+        let kind = KeyKind::draw(rng);
+        let mut schema = String::new();
+        let mut columns = Vec::new();
         for (table, key) in SHARDED {
-            writeln!(rules, "[table.{table}]\ngroup = \"g\"\nkey = \"{key}\"\ncolumns = [\"{key}\", \"n\", \"a\", \"b\", \"c\", \"d\"]")
-                .expect("a String takes all");
-        }
-        rules.push_str("[table.r]\nreference = true\n[table.lone]\nsingle = \"p2\"\n");
-        for shard in 0..SHARDS {
-            writeln!(rules, "[shard.s{shard}]\nsource = \"p{shard}\"\n[source.p{shard}]\naddress = \"127.0.0.1:{}\"", 1000 + shard)
-                .expect("a String takes all");
-        }
-        let mut schema = String::from("DROP SCHEMA public CASCADE; CREATE SCHEMA public;\n");
-        for (table, key) in SHARDED {
-            writeln!(
-                schema,
-                "CREATE TABLE {table} ({key} {} NOT NULL, n int NOT NULL, a int, b text, c numeric(10,2), d timestamp, PRIMARY KEY ({key}, n));",
-                kind.column()
-            )
-            .expect("a String takes all");
+            let (text, order) = table_of(table, key, kind, rng);
+            schema.push_str(&text);
+            columns.push(order);
         }
         schema.push_str("CREATE TABLE r (n int PRIMARY KEY, a int, b text);\nCREATE TABLE lone (n int PRIMARY KEY, a int, b text);\n");
-        let rules = Topology::parse(&rules).expect("a world's rules are right");
-        Self { kind, rules: Arc::new(rules), schema }
+        let rules_text = rules_of(kind, &columns, rng);
+        let rules = Topology::parse(&rules_text).expect("a world's rules are right");
+        Self { kind, rules: Arc::new(rules), rules_text, schema, columns }
     }
 
-    pub(super) async fn make(&self, clients: &[Client]) -> anyhow::Result<()> {
-        for client in clients {
-            client.batch_execute(&self.schema).await.context("making the schema")?;
-        }
-        Ok(())
+    pub(super) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    pub(super) fn rules_text(&self) -> &str {
+        &self.rules_text
+    }
+
+    /// The columns of a sharded table in their order, but for those that an INSERT may leave out.
+    pub(super) fn columns(&self, table: &str) -> &[&'static str] {
+        let at = SHARDED.iter().position(|(name, _)| *name == table).expect("a sharded table");
+        &self.columns[at]
     }
 
     /// The key's value number `number` as text.
     pub(super) fn key(&self, number: u32) -> String {
         match self.kind {
-            KeyKind::Integer => (u64::from(number) * 37).to_string(),
-            KeyKind::Text | KeyKind::Varchar | KeyKind::Char => match number % 3 {
+            KeyKind::Integer(_) => (u64::from(number) * 37).to_string(),
+            KeyKind::Text | KeyKind::Varchar | KeyKind::Char => match number % 4 {
                 0 => format!("{number:05}"),
                 1 => format!("k{number}"),
+                2 => format!("o'{number} \\x"),
                 _ => format!("z\u{fc}r {number}"),
             },
             KeyKind::Uuid => format!("{:08x}-0000-4000-8000-{:012x}", number * 7919, number),
         }
     }
-
-    /// Compares all tables with those of the one database.
-    pub(super) async fn compare(&self, clients: &[Client]) -> anyhow::Result<Option<String>> {
-        let (one, shards) = clients.split_first().ok_or_else(|| anyhow!("no clients"))?;
-        for (table, _) in SHARDED {
-            let mut parts = Vec::new();
-            for shard in shards {
-                parts.extend(rows(shard, table).await?);
-            }
-            parts.sort();
-            let whole = rows(one, table).await?;
-            if parts != whole {
-                return Ok(Some(format!(
-                    "{table}: {} rows on the shards, {} on one",
-                    parts.len(),
-                    whole.len()
-                )));
-            }
-        }
-        let whole = rows(one, "r").await?;
-        for shard in shards {
-            if rows(shard, "r").await? != whole {
-                return Ok(Some("r: a copy differs".to_owned()));
-            }
-        }
-        let lone = shards.get(2).ok_or_else(|| anyhow!("no third shard"))?;
-        Ok((rows(lone, "lone").await? != rows(one, "lone").await?)
-            .then(|| "lone differs".to_owned()))
-    }
 }
 
-/// All rows of a table as text, sorted.
-async fn rows(client: &Client, table: &str) -> anyhow::Result<Vec<String>> {
-    let rows = client.query(&format!("SELECT x::text FROM {table} x"), &[]).await?;
-    let mut rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    rows.sort();
-    Ok(rows)
+/// A table with its columns in any order and of any of several types, and perhaps one that nobody names.
+fn table_of(
+    table: &str,
+    key: &'static str,
+    kind: KeyKind,
+    rng: &mut StdRng,
+) -> (String, Vec<&'static str>) {
+    let mut pick = |of: &[&'static str]| of[rng.random_range(0..of.len())];
+    let mut columns = vec![
+        (key, format!("{} NOT NULL", kind.column())),
+        ("n", "int NOT NULL".to_owned()),
+        ("a", pick(&["int", "int", "bigint", "smallint"]).to_owned()),
+        ("b", pick(&["text", "text", "varchar(20)", "text COLLATE \"C\""]).to_owned()),
+        ("c", pick(&["numeric(10,2)", "numeric", "numeric(14,4)"]).to_owned()),
+        ("d", pick(&["timestamp", "timestamp", "timestamptz", "date"]).to_owned()),
+    ];
+    let more = pick(&[
+        "",
+        "",
+        "boolean DEFAULT true",
+        "jsonb DEFAULT '{\"b\": 1}'",
+        "double precision DEFAULT 0.1",
+        "bytea DEFAULT '\\x00ff'",
+        "int[] DEFAULT '{1,NULL}'",
+        "interval DEFAULT '1 day 2 hours'",
+        "time DEFAULT '10:11:12'",
+        "text DEFAULT NULL",
+    ]);
+    columns.shuffle(rng);
+    let order = columns.iter().map(|(name, _)| *name).collect();
+    if !more.is_empty() {
+        columns.push(("e", more.to_owned()));
+    }
+    let columns: Vec<String> =
+        columns.into_iter().map(|(name, sort)| format!("{name} {sort}")).collect();
+    let primary = if rng.random_bool(0.5) { format!("{key}, n") } else { format!("n, {key}") };
+    let text = format!("CREATE TABLE {table} ({}, PRIMARY KEY ({primary}));\n", columns.join(", "));
+    (text, order)
+}
+
+fn rules_of(kind: KeyKind, columns: &[Vec<&'static str>], rng: &mut StdRng) -> String {
+    let function = match kind {
+        KeyKind::Integer(_) => ["mod", "pg_hash_int8", "crc32c"][rng.random_range(0..3)],
+        KeyKind::Text | KeyKind::Varchar | KeyKind::Char | KeyKind::Uuid => {
+            ["crc32c", "pg_hash_text"][rng.random_range(0..2)]
+        }
+    };
+    let mut rules = format!(
+        "[router]\ncollation = \"C\"\n\n[group.g]\nkey = \"k\"\ntype = \"{}\"\nfunction = \"{function}\"\nscatter = \"write\"\n",
+        kind.rule()
+    );
+    let mut put = |text: String| rules.push_str(&text);
+    let mut first = 0;
+    while first < 1024 {
+        let last = (first + rng.random_range(20..200)).min(1023);
+        let shard = rng.random_range(0..SHARDS);
+        put(format!("[[group.g.slots]]\nfirst = {first}\nlast = {last}\nshard = \"s{shard}\"\n"));
+        first = last + 1;
+    }
+    for ((table, key), columns) in SHARDED.iter().zip(columns) {
+        let columns = format!("{columns:?}");
+        put(format!("[table.{table}]\ngroup = \"g\"\nkey = \"{key}\"\ncolumns = {columns}\n"));
+    }
+    put("[table.r]\nreference = true\n[table.lone]\nsingle = \"p2\"\n".to_owned());
+    for shard in 0..SHARDS {
+        let mut text = format!("[shard.s{shard}]\nsource = \"p{shard}\"\n");
+        writeln!(text, "[source.p{shard}]\naddress = \"127.0.0.1:{}\"", 1000 + shard)
+            .expect("a String takes all");
+        put(text);
+    }
+    rules
 }

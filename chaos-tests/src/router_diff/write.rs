@@ -5,23 +5,38 @@ use rand::Rng as _;
 use super::statement::Pen;
 
 impl Pen<'_, '_> {
-    fn row(&mut self) -> String {
-        let key = self.key();
-        let n = self.rng.random_range(0..8);
-        let (a, c) = (self.number(20), self.number(90));
-        let b = format!("'b{}{}'", self.rng.random_range(0..4), self.any(&["", "x", "''q", " "]));
-        let day = self.rng.random_range(1..29);
-        format!("({key}, {n}, {a}, {b}, {c}.25, '2026-01-{day:02} 10:00:00.5')")
-            .replace("NULL.25", "NULL")
+    /// A row's values in the order of `columns`.
+    fn row(&mut self, columns: &[&str]) -> String {
+        let values: Vec<String> = columns.iter().map(|column| self.value(column)).collect();
+        format!("({})", values.join(", "))
+    }
+
+    fn value(&mut self, column: &str) -> String {
+        match column {
+            "n" => self.rng.random_range(0..8).to_string(),
+            "a" => self.number(20),
+            "b" => {
+                let tail = self.any(&["", "x", "''q", " "]);
+                format!("'b{}{tail}'", self.rng.random_range(0..4))
+            }
+            "c" => match self.number(90) {
+                null if null == "NULL" => null,
+                number => format!("{number}.25"),
+            },
+            "d" => format!("'2026-01-{:02} 10:00:00.5'", self.rng.random_range(1..29)),
+            _ => self.key(),
+        }
     }
 
     pub(super) fn insert(&mut self) -> String {
         let (table, key) = self.table();
-        let row = self.row();
-        let columns = if self.rng.random_bool(0.3) {
-            String::new()
+        let world = self.world;
+        let columns = world.columns(table);
+        let named = ["k", "n", "a", "b", "c", "d"].map(|name| if name == "k" { key } else { name });
+        let (list, row) = if self.rng.random_bool(0.3) {
+            (String::new(), self.row(columns))
         } else {
-            format!(" ({key}, n, a, b, c, d)")
+            (format!(" ({})", named.join(", ")), self.row(&named))
         };
         let conflict = match self.rng.random_range(0..4) {
             0 => format!(" ON CONFLICT ({key}, n) DO UPDATE SET a = {table}.a + 1, b = excluded.b"),
@@ -29,12 +44,14 @@ impl Pen<'_, '_> {
             _ => String::new(),
         };
         let returning = if self.rng.random_bool(0.3) { " RETURNING n, b" } else { "" };
-        format!("INSERT INTO {table}{columns} VALUES {row}{conflict}{returning}")
+        format!("INSERT INTO {table}{list} VALUES {row}{conflict}{returning}")
     }
 
     pub(super) fn insert_many(&mut self) -> String {
         let (table, key) = self.table();
-        let rows: Vec<String> = (0..self.rng.random_range(2..6)).map(|_| self.row()).collect();
+        let columns = [key, "n", "a", "b", "c", "d"];
+        let rows: Vec<String> =
+            (0..self.rng.random_range(2..6)).map(|_| self.row(&columns)).collect();
         let conflict = if self.rng.random_bool(0.7) { " ON CONFLICT DO NOTHING" } else { "" };
         let returning = if self.rng.random_bool(0.3) { " RETURNING n, a" } else { "" };
         format!(
@@ -100,7 +117,7 @@ impl Pen<'_, '_> {
             2 => format!(
                 "INSERT INTO r VALUES ({n}, {n}, 'b1') ON CONFLICT (n) DO UPDATE SET a = r.a + 2 RETURNING n"
             ),
-            _ => format!("INSERT INTO r (n, a, b) VALUES ({n}, 1, now()::text)"),
+            _ => format!("INSERT INTO r (n, a, b) VALUES ({n}, 1, 'b9')"),
         }
     }
 

@@ -62,7 +62,7 @@ impl Runner for Desk {
                     }
                 }
             }
-            // route "SQL" "PARAMETER,PARAMETER": where a statement goes; parameters are texts of no type.
+            // route "SQL" "PARAMETER,PARAMETER": where a statement goes; parameters are texts of no type, or of TEXT@OID.
             "route" => {
                 let topology = self.topology.as_ref().ok_or("no rules yet")?;
                 output.push_str(&route(topology, first, second)?);
@@ -81,10 +81,13 @@ fn route(
     let parameters: Vec<Parameter<'_>> = parameters
         .split(',')
         .filter(|text| !text.is_empty())
-        .map(|text| Parameter {
-            oid: 0,
-            format: Format::Text,
-            value: (text != "NULL").then_some(text.as_bytes()),
+        .map(|text| {
+            let (text, oid) = text.split_once('@').unwrap_or((text, "0"));
+            Parameter {
+                oid: oid.parse().expect("a type's number"),
+                format: Format::Text,
+                value: (text != "NULL").then_some(text.as_bytes()),
+            }
         })
         .collect();
     let planned = Template::of(sql).and_then(|template| {

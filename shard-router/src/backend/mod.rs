@@ -6,4 +6,4 @@ mod server;
 
 pub(crate) use connect::{Account, cancel, connect};
 pub(crate) use pool::Pool;
-pub(crate) use server::{Server, Settings};
+pub(crate) use server::{Reading, Server, Settings, put_name};

@@ -14,6 +14,45 @@ pub(crate) struct Settings {
     pub(crate) pairs: Vec<(String, String)>,
 }
 
+/// Under which settings a text was read: a literal such as a timestamp is given its value when a statement is parsed, so the same text
+/// parsed under other settings is another statement.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reading {
+    /// Of the session, as every server is made to have them.
+    pub(crate) settings: Option<Rc<Settings>>,
+    /// Differs with each change within a transaction; 0 without one.
+    pub(crate) changes: u64,
+}
+
+impl Reading {
+    fn is_like(&self, other: &Self) -> bool {
+        let alike = match (&self.settings, &other.settings) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Rc::ptr_eq(one, other),
+            _ => false,
+        };
+        alike && self.changes == other.changes
+    }
+}
+
+/// A statement that is prepared on a server.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// The number in its name there; no two of a connection are alike.
+    name: u64,
+    used: u64,
+    reading: Reading,
+}
+
+/// What a server is to do before a statement can be bound there.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Lesson {
+    /// The number in the name under which it is to be parsed.
+    pub(crate) name: u64,
+    /// The number of one to close first: the same read otherwise, or the one that was not used for the longest time.
+    pub(crate) close: Option<u64>,
+}
+
 /// A connection that has logged in.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -30,8 +69,8 @@ pub(crate) struct Server {
     pub(crate) passing: usize,
     /// What its session has set; `None`: nothing.
     pub(crate) settings: Option<Rc<Settings>>,
-    /// Statements prepared here by their id, each with when it was last used.
-    pub(crate) known: HashMap<u64, u64>,
+    /// Statements prepared here, by their id.
+    pub(crate) known: HashMap<u64, Prepared>,
     /// The statement without a name.
     pub(crate) unnamed: Option<u64>,
     clock: u64,
@@ -64,23 +103,36 @@ impl Server {
         matches!(self.wire.poll_read(&mut context, &mut byte), Poll::Pending)
     }
 
-    /// Whether statement `id` is prepared here; counts as a use.
-    pub(crate) fn knows(&mut self, id: u64) -> bool {
+    /// The number in the name of statement `id`, if it is prepared here as `reading` has it; counts as a use.
+    pub(crate) fn knows(&mut self, id: u64, reading: &Reading) -> Option<u64> {
         self.clock += 1;
-        let clock = self.clock;
-        self.known.get_mut(&id).map(|used| *used = clock).is_some()
+        let prepared = self.known.get_mut(&id)?;
+        prepared.used = self.clock;
+        prepared.reading.is_like(reading).then_some(prepared.name)
     }
 
-    /// Statement `id` is prepared here from now on. Returns the one to close, where there are more than `max`.
-    pub(crate) fn learn(&mut self, id: u64, max: usize) -> Option<u64> {
+    /// Statement `id` is prepared here from now on, beside at most `max - 1` others.
+    pub(crate) fn learn(&mut self, id: u64, reading: Reading, max: usize) -> Lesson {
         self.clock += 1;
-        self.known.insert(id, self.clock);
-        if self.known.len() <= max {
-            return None;
-        }
-        let oldest = self.known.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id);
-        oldest.inspect(|oldest| {
-            self.known.remove(oldest);
-        })
+        let name = self.clock;
+        let before = self.known.insert(id, Prepared { name, used: name, reading });
+        let close = before.map(|before| before.name).or_else(|| {
+            if self.known.len() <= max {
+                return None;
+            }
+            let oldest = self.known.iter().min_by_key(|(_, prepared)| prepared.used);
+            let oldest = oldest.map(|(id, _)| *id)?;
+            self.known.remove(&oldest).map(|oldest| oldest.name)
+        });
+        Lesson { name, close }
+    }
+}
+
+/// Appends the name of a prepared statement; `None` is the one without a name.
+pub(crate) fn put_name(name: Option<u64>, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    match name {
+        None => out.push(0),
+        Some(number) => write!(out, "hf{number}\0").expect("a Vec takes all"),
     }
 }

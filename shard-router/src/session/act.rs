@@ -56,11 +56,17 @@ impl Session {
                 self.leave_transaction();
                 frame::put_complete(&mut out, "ROLLBACK");
             }
-            Act::InTransaction | Act::Set(_) if unbound && self.status == IN_TRANSACTION => {
-                if let Act::Set(names) = meaning.act() {
-                    self.touched.extend(names.iter().cloned());
-                }
+            Act::InTransaction if unbound && open => {
+                self.savepoint(sql)?;
+                frame::put_complete(&mut out, tag_of(sql));
+            }
+            Act::SetLocal | Act::Set(_) if unbound && self.status == IN_TRANSACTION => {
                 self.defer(sql)?;
+                if let Act::Set(names) = meaning.act() {
+                    self.touch(names);
+                } else {
+                    self.touch(&[]);
+                }
                 frame::put_complete(&mut out, tag_of(sql));
             }
             Act::ResetAll if self.is_unbound_idle() => {
@@ -96,7 +102,7 @@ impl Session {
     }
 
     /// Keeps a statement until the transaction has a server.
-    fn defer(&mut self, sql: &str) -> Result<(), Refusal> {
+    pub(super) fn defer(&mut self, sql: &str) -> Result<(), Refusal> {
         if self.deferred.len() == DEFERRED_MAX
             || self.deferred_bytes + sql.len() > DEFERRED_BYTES_MAX
         {
@@ -120,6 +126,7 @@ impl Session {
         self.deferred.clear();
         self.deferred_bytes = 0;
         self.touched.clear();
+        self.changes = 0;
         self.untold = None;
         self.status = IDLE;
     }

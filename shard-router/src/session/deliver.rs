@@ -317,6 +317,7 @@ impl Session {
         };
         self.pinned = None;
         self.touched.clear();
+        self.changes = 0;
         self.read_back = None;
         self.copying_in = false;
         self.batch_open = false;

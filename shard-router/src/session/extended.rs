@@ -3,10 +3,11 @@
 use std::rc::Rc;
 
 use super::{
-    Bound, End, FAILED, Scatter, ScatterPortal, Session, Statement, consume::Taken, expect::Expect,
+    Bound, End, Scatter, ScatterPortal, Session, Statement, consume::Taken, expect::Expect,
     prepared::Portal,
 };
 use crate::{
+    backend::put_name,
     classify::Act,
     frame::{self, Body, HEADER},
     meaning::Aim,
@@ -68,31 +69,37 @@ impl Session {
             self.statements.insert(name.into(), Rc::clone(&statement));
         }
         if self.bound.is_some() {
-            self.send_parse(&statement, true);
+            let _named_or_not = self.send_parse(&statement, true);
         } else {
             self.unsent.push(statement);
         }
         Ok(())
     }
 
-    /// Makes sure that the server in use has the statement. `asked`: the client waits for its `ParseComplete`.
-    fn send_parse(&mut self, statement: &Rc<Statement>, asked: bool) {
-        let Some(Bound { server, .. }) = &mut self.bound else { return };
+    /// Makes sure that the server in use has the statement, read as this session's settings are now, and answers the number in its name
+    /// there; `None` is the one without a name. `asked`: the client waits for its `ParseComplete`.
+    fn send_parse(&mut self, statement: &Rc<Statement>, asked: bool) -> Option<u64> {
+        let reading = self.reading();
+        let Some(Bound { server, .. }) = &mut self.bound else { return None };
         let named = !self.unnamed.as_ref().is_some_and(|unnamed| Rc::ptr_eq(unnamed, statement));
-        if named && server.knows(statement.id) {
+        if named && let Some(name) = server.knows(statement.id, &reading) {
             if asked {
                 self.say(|out| frame::put_bare(out, b'1'));
             }
-            return;
+            return Some(name);
         }
         if !named && !asked && server.unnamed == Some(statement.id) {
-            return;
+            return None;
         }
+        let mut name = None;
         if named {
             let max = self.worker.config().limits.server_statements_max;
-            if let Some(oldest) = server.learn(statement.id, max) {
+            let lesson = server.learn(statement.id, reading, max);
+            name = Some(lesson.name);
+            if lesson.close.is_some() {
                 frame::put(&mut self.to_server, b'C', |out| {
-                    out.extend_from_slice(format!("Shf{oldest}\0").as_bytes());
+                    out.push(b'S');
+                    put_name(lesson.close, out);
                 });
                 self.expected.push_back(Expect::HiddenClose);
             }
@@ -100,16 +107,13 @@ impl Session {
             server.unnamed = Some(statement.id);
         }
         frame::put(&mut self.to_server, b'P', |out| {
-            if named {
-                statement.put_name(out);
-            } else {
-                out.push(0);
-            }
+            put_name(name, out);
             out.extend_from_slice(&statement.tail);
         });
         self.batch_open = true;
         let expected = if asked { Expect::Parse } else { Expect::HiddenParse };
         self.expected.push_back(expected(Rc::clone(statement)));
+        name
     }
 
     /// The statements that waited for a server go to the one in use.
@@ -145,7 +149,7 @@ impl Session {
         let statement =
             self.statement(name).ok_or_else(|| unknown("prepared statement", name, "26000"))?;
         let meaning = Rc::clone(&statement.meaning);
-        if self.status == FAILED && self.bound.is_none() && !meaning.ends_transaction() {
+        if self.must_end(&meaning) {
             return Err(self.aborted());
         }
         if let Act::Impossible(why) = meaning.act()
@@ -190,14 +194,10 @@ impl Session {
             worker.shared().counts.routed[bound.source].increment(1);
         }
         self.send_unsent();
-        self.send_parse(&statement, false);
+        let name = self.send_parse(&statement, false);
         frame::put(&mut self.to_server, b'B', |out| {
             frame::put_text(out, portal);
-            if name.is_empty() {
-                out.push(0);
-            } else {
-                statement.put_name(out);
-            }
+            put_name(name, out);
             out.extend_from_slice(rest);
         });
         self.batch_open = true;
@@ -212,7 +212,9 @@ impl Session {
         match meaning.act() {
             Act::Begin => unbound,
             Act::Commit | Act::Rollback => unbound && open,
-            Act::InTransaction | Act::Set(_) => unbound && self.status == super::IN_TRANSACTION,
+            // Back to a savepoint that no server has seen, also from a statement that was refused.
+            Act::InTransaction => unbound && open,
+            Act::SetLocal | Act::Set(_) => unbound && self.status == super::IN_TRANSACTION,
             Act::ResetAll | Act::DiscardAll => unbound && !open,
             Act::DeallocateAll | Act::Deallocate(_) => self.pinned.is_none(),
             Act::Show(_) | Act::ExplainRoute(_) | Act::Locate(..) => true,
@@ -278,14 +280,10 @@ impl Session {
             return Ok(wait);
         }
         self.send_unsent();
-        self.send_parse(&statement, false);
+        let name = self.send_parse(&statement, false);
         frame::put(&mut self.to_server, b'D', |out| {
             out.push(b'S');
-            if name.is_empty() {
-                out.push(0);
-            } else {
-                statement.put_name(out);
-            }
+            put_name(name, out);
         });
         self.batch_open = true;
         self.expected.push_back(Expect::Describe);

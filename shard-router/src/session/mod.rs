@@ -10,6 +10,7 @@ mod deliver;
 mod expect;
 mod extended;
 mod prepared;
+mod savepoint;
 mod scatter;
 mod settings;
 mod simple;
@@ -127,6 +128,8 @@ pub(crate) struct Session {
     settings: Option<Rc<Settings>>,
     /// Settings that the server may have changed for this session; read back before it is released.
     touched: Vec<String>,
+    /// Differs with each change of settings since the server was taken; 0 without one.
+    changes: u64,
     /// What was read back so far; `Some` while reading.
     read_back: Option<Vec<(String, String)>>,
     /// What a server said before it closed.
@@ -174,6 +177,7 @@ impl Session {
             scatters: HashMap::new(),
             settings,
             touched: Vec::new(),
+            changes: 0,
             read_back: None,
             last_words: None,
             untold: None,
@@ -301,6 +305,9 @@ impl Session {
 
     fn release(&mut self) {
         if let Some(mut bound) = self.bound.take() {
+            if self.deferred.is_empty() {
+                self.changes = 0;
+            }
             // A cancel on its way could hit the next user.
             if self.ticket.points_nowhere() {
                 bound.server.broken = true;

@@ -17,7 +17,7 @@ const STATEMENT_COST: usize = 512;
 /// A statement as a parse message gives it: text and parameter types.
 #[derive(Debug)]
 pub(crate) struct Statement {
-    /// Its number in this worker; its name on servers is made from it.
+    /// Its number in this worker.
     pub(crate) id: u64,
     /// The parse message behind the name: text, zero byte, types.
     pub(crate) tail: Box<[u8]>,
@@ -40,12 +40,6 @@ impl Statement {
         let end = memchr::memchr(0, &self.tail).unwrap_or(self.tail.len());
         let types = self.tail.get(end + 3..).unwrap_or_default();
         types.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid))
-    }
-
-    /// Appends its name on servers.
-    pub(crate) fn put_name(&self, out: &mut Vec<u8>) {
-        use std::io::Write as _;
-        write!(out, "hf{}\0", self.id).expect("a Vec takes all");
     }
 }
 

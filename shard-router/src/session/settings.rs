@@ -7,7 +7,7 @@ use std::{io, rc::Rc};
 
 use super::{Bound, Session, expect::Expect};
 use crate::{
-    backend::{Server, Settings},
+    backend::{Reading, Server, Settings},
     frame::{self, Body},
     refusal::{self, Refusal},
 };
@@ -85,18 +85,41 @@ impl Session {
         self.expected.extend((0..queries).map(|_| Expect::HiddenQuery));
         if self.settings.is_some() {
             self.expected.push_back(Expect::HiddenBatch);
-            server.unnamed = None;
         }
+        server.unnamed = None;
         server.settings.clone_from(&self.settings);
+    }
+
+    /// Under which settings a statement that is parsed now is read.
+    pub(super) fn reading(&self) -> Reading {
+        // What waits for the transaction's server has not changed the one that is only asked.
+        let changes = if self.deferred.is_empty() { self.changes } else { 0 };
+        Reading { settings: self.settings.clone(), changes }
+    }
+
+    /// The server's settings are about to be others than the session's: these, or some for this transaction alone.
+    pub(super) fn touch(&mut self, names: &[String]) {
+        self.touched.extend(names.iter().cloned());
+        self.changes = self.worker.next_change();
+        if let Some(bound) = &mut self.bound {
+            bound.server.unnamed = None;
+        }
+    }
+
+    /// `RESET ALL`: whatever the session has set. It may be rolled back, so the server is asked for each afterwards.
+    pub(super) fn touch_all(&mut self) {
+        let set = self.settings.as_ref().map(|settings| settings.pairs.clone()).unwrap_or_default();
+        let names: Vec<String> = set.into_iter().map(|(name, _)| name).collect();
+        self.touch(&names);
     }
 
     /// The session may have changed settings on its server: asks for them before the server is released.
     pub(super) fn begin_read_back(&mut self) {
-        let Some(bound) = &mut self.bound else { return };
-        bound.server.unnamed = None;
         self.touched.sort();
         self.touched.dedup();
         let touched = std::mem::take(&mut self.touched);
+        // What is parsed until they are told is read under settings that nobody knows.
+        self.touch(&[]);
         put_calls(&mut self.to_server, GET, touched.iter().map(|name| vec![name.as_bytes()]));
         self.expected.push_back(Expect::ReadBack);
         self.read_back = Some(Vec::with_capacity(touched.len()));
@@ -134,12 +157,16 @@ impl Session {
         pairs.sort();
         self.settings = self.worker.intern(pairs);
         server.settings.clone_from(&self.settings);
+        if self.touched.is_empty() {
+            self.changes = 0;
+        }
     }
 
     /// `RESET ALL` and `DISCARD ALL`: back to what the session began with.
     pub(super) fn reset_settings(&mut self) {
         self.settings = self.worker.intern(self.identity.settings.clone());
         self.touched.clear();
+        self.changes = 0;
     }
 
     /// What a server with this session's settings says of itself; asked once for all sessions that begin alike.

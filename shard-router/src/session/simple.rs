@@ -1,6 +1,6 @@
 //! Simple queries: one message, answered up to `ReadyForQuery` before the next one is looked at.
 
-use super::{Bound, End, FAILED, IDLE, Scatter, Session, consume::Taken, expect::Expect};
+use super::{Bound, End, IDLE, Scatter, Session, consume::Taken, expect::Expect};
 use crate::{
     classify::Act,
     frame::{self, HEADER},
@@ -40,7 +40,7 @@ impl Session {
     fn query_text(&mut self, message: &[u8], sql: &str) -> Result<Taken, Refusal> {
         let worker = std::rc::Rc::clone(&self.worker);
         let meaning = worker.meanings.borrow_mut().of_query(sql);
-        if self.status == FAILED && self.bound.is_none() && !meaning.ends_transaction() {
+        if self.must_end(&meaning) {
             return Err(self.aborted());
         }
         if let Some(answer) = self.answer_itself(&meaning, sql)? {
@@ -91,14 +91,19 @@ impl Session {
     /// What a statement that goes to a server will leave behind in its session.
     pub(super) fn note(&mut self, meaning: &Meaning) -> Result<(), Refusal> {
         match meaning.act() {
-            Act::Set(names) => self.touched.extend(names.iter().cloned()),
+            Act::Set(names) => self.touch(names),
+            Act::SetLocal => self.touch(&[]),
+            // Savepoints and ends may take back what was set.
+            Act::InTransaction | Act::Commit | Act::Rollback if self.changes != 0 => {
+                self.touch(&[])
+            }
             Act::Several { touches, pins } => {
-                self.touched.extend(touches.iter().cloned());
+                self.touch(touches);
                 self.pin(*pins)?;
             }
             Act::Pin(why) => self.pin(Some(why))?,
             // In a transaction or on a pinned server they went there; what the router keeps of them follows.
-            Act::ResetAll => self.reset_settings(),
+            Act::ResetAll => self.touch_all(),
             Act::DiscardAll => {
                 self.drop_statements();
                 self.reset_settings();
@@ -115,11 +120,6 @@ impl Session {
                 }
             }
             _ => {}
-        }
-        if matches!(meaning.act(), Act::ResetAll)
-            && let Some(bound) = &mut self.bound
-        {
-            bound.server.settings = None;
         }
         Ok(())
     }

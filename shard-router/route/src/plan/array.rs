@@ -25,7 +25,7 @@ pub(super) fn of_parameter<'v>(
     parameter: &Parameter<'v>,
     key_type: KeyType,
 ) -> Result<Vec<Known<'v>>, &'static str> {
-    let element = element_of(parameter.oid).ok_or("it is no array of the key's type")?;
+    let element = element_of(parameter.declared()).ok_or("it is no array of the key's type")?;
     match parameter.format {
         Format::Binary => of_binary(bytes, element, key_type),
         Format::Text => {

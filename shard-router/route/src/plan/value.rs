@@ -29,6 +29,13 @@ pub struct Parameter<'v> {
     pub value: Option<&'v [u8]>,
 }
 
+impl Parameter<'_> {
+    /// Its type; 0 also where a driver declares it as `unknown`, which PostgreSQL takes as not declared.
+    pub(crate) fn declared(&self) -> u32 {
+        if self.oid == UNKNOWN { 0 } else { self.oid }
+    }
+}
+
 /// Everything that differs between two executions of one shape.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Values<'v> {
@@ -88,6 +95,7 @@ const INT8: u32 = 20;
 const INT2: u32 = 21;
 const INT4: u32 = 23;
 const TEXT: u32 = 25;
+const UNKNOWN: u32 = 705;
 const BPCHAR: u32 = 1042;
 const VARCHAR: u32 = 1043;
 const NUMERIC: u32 = 1700;
@@ -173,7 +181,7 @@ fn bound<'v>(
         return OTHER_TYPE;
     }
     let Some(bytes) = parameter.value else { return Known::Null };
-    let oid = match (parameter.oid, constant.cast) {
+    let oid = match (parameter.declared(), constant.cast) {
         (0, Some(Cast::Text)) => TEXT,
         (0, Some(Cast::Uuid)) => UUID,
         // The width of the bytes tells which integer it is.
@@ -318,7 +326,7 @@ pub(crate) fn known_elements<'v>(
         }
         Place::Parameter { index, alone } => {
             let parameter = values.parameters.get(*index).ok_or("its parameter is not bound")?;
-            if parameter.oid == 0 && !alone && constant.cast.is_none() {
+            if parameter.declared() == 0 && !alone && constant.cast.is_none() {
                 return Err("its parameter has no type and is used elsewhere as well");
             }
             let Some(bytes) = parameter.value else { return Ok(Vec::new()) };

@@ -1,0 +1,172 @@
+//! The stage: one PostgreSQL with a database for each shard and one for the whole, and a router in front of the shards.
+
+use anyhow::{Context as _, anyhow};
+use holdfast_shard_router::{
+    Router, RouterConfig,
+    config::{Authentication, Endpoint, Limits, SourceConfig},
+};
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    SHARDS,
+    world::{SHARDED, World},
+};
+use crate::{Folder, Postgres};
+
+/// The database that holds everything.
+const WHOLE: &str = "whole";
+
+/// Databases, and connections to them beside the router.
+pub(super) struct Stage {
+    server: Postgres,
+    folder: Folder,
+    whole: Client,
+    shards: Vec<Client>,
+}
+
+/// A router that runs.
+pub(super) struct Running {
+    port: u16,
+    stop: CancellationToken,
+    ended: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    /// Stops it and waits for its end.
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.ended.await?
+    }
+
+    pub(super) async fn connect(&self) -> anyhow::Result<Client> {
+        let mut config = Config::new();
+        config.host("127.0.0.1").port(self.port).user("holdfast").dbname("any");
+        let (client, connection) =
+            config.connect(NoTls).await.context("connecting to the router")?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+}
+
+impl Stage {
+    pub(super) async fn set() -> anyhow::Result<Self> {
+        let folder = Folder::make()?;
+        let server = Postgres::start(folder.path()).await?;
+        server.create(WHOLE).await?;
+        let whole = server.connect(WHOLE).await?;
+        let mut shards = Vec::new();
+        for shard in 0..SHARDS {
+            server.create(&format!("s{shard}")).await?;
+            shards.push(server.connect(&format!("s{shard}")).await?);
+        }
+        // Nothing here outlives the run.
+        for setting in ["fsync = off", "synchronous_commit = off", "max_connections = 100"] {
+            whole.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await?;
+        }
+        whole.batch_execute("SELECT pg_reload_conf()").await?;
+        Ok(Self { server, folder, whole, shards })
+    }
+
+    /// A connection to the single database.
+    pub(super) async fn connect(&self) -> anyhow::Result<Client> {
+        self.server.connect(WHOLE).await
+    }
+
+    /// Makes a world's tables, in place of those of the one before.
+    pub(super) async fn make(&self, world: &World) -> anyhow::Result<()> {
+        for client in std::iter::once(&self.whole).chain(&self.shards) {
+            let quiet = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public;";
+            client.batch_execute(&format!("{quiet}\n{}", world.schema())).await?;
+        }
+        Ok(())
+    }
+
+    /// A router by a world's rules.
+    pub(super) async fn router(&self, world: &World) -> anyhow::Result<Running> {
+        let rules = self.folder.write("rules.toml", world.rules_text())?;
+        let address = Endpoint::Tcp(format!("127.0.0.1:{}", self.server.port()).into());
+        let source = |shard: usize| SourceConfig {
+            name: format!("p{shard}").into(),
+            addresses: vec![address.clone()],
+            database: Some(format!("s{shard}")),
+            user: None,
+            password: None,
+            weak_authentication: false,
+        };
+        let router = Router::start(RouterConfig {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            workers: 2,
+            rules: Some(rules),
+            sources: (0..SHARDS).map(source).collect(),
+            database: None,
+            authentication: Authentication::TrustLoopback,
+            tls: None,
+            require_tls: false,
+            secret: vec![7; 32],
+            limits: Limits { pool_size: 4, ..Limits::default() },
+        })
+        .await?;
+        let (port, stop) = (router.address().port(), CancellationToken::new());
+        let token = stop.clone();
+        let ended = tokio::spawn(async move { Ok(router.serve(token).await?) });
+        Ok(Running { port, stop, ended })
+    }
+
+    /// Compares all rows with those of the single database, and looks whether each lies where its key says.
+    pub(super) async fn compare(&self, world: &World) -> anyhow::Result<Option<String>> {
+        for (table, key) in SHARDED {
+            let mut parts = Vec::new();
+            for (shard, client) in self.shards.iter().enumerate() {
+                parts.extend(rows(client, table).await?);
+                if let Some(stray) = stray(world, client, shard, table, key).await? {
+                    return Ok(Some(stray));
+                }
+            }
+            parts.sort();
+            let whole = rows(&self.whole, table).await?;
+            if parts != whole {
+                let (parts, whole) = (parts.len(), whole.len());
+                return Ok(Some(format!("{table}: {parts} rows on the shards, {whole} on one")));
+            }
+        }
+        let whole = rows(&self.whole, "r").await?;
+        for client in &self.shards {
+            if rows(client, "r").await? != whole {
+                return Ok(Some("r: a copy differs".to_owned()));
+            }
+        }
+        let lone = self.shards.get(2).ok_or_else(|| anyhow!("there is a third shard"))?;
+        let alike = rows(lone, "lone").await? == rows(&self.whole, "lone").await?;
+        Ok((!alike).then(|| "lone differs".to_owned()))
+    }
+}
+
+/// A row that lies on another shard than its key's.
+async fn stray(
+    world: &World,
+    client: &Client,
+    shard: usize,
+    table: &str,
+    key: &str,
+) -> anyhow::Result<Option<String>> {
+    // PostgreSQL drops the blanks of a char(n) where it becomes a text.
+    let keys = client.query(&format!("SELECT DISTINCT {key}::text FROM {table}"), &[]).await?;
+    for row in keys {
+        let key: String = row.get(0);
+        let located = world.rules.locate("g", &key).with_context(|| format!("{table}: {key:?}"))?;
+        let (meant, here) = (located.source.as_str(), format!("p{shard}"));
+        if meant != here {
+            return Ok(Some(format!("{table}: key {key:?} lies on {here} and belongs on {meant}")));
+        }
+    }
+    Ok(None)
+}
+
+/// All rows of a table as text, sorted.
+async fn rows(client: &Client, table: &str) -> anyhow::Result<Vec<String>> {
+    let rows = client.query(&format!("SELECT x::text FROM {table} x"), &[]).await?;
+    let mut rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    rows.sort();
+    Ok(rows)
+}
