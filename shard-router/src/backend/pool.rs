@@ -29,7 +29,7 @@ pub(crate) struct Pool {
     #[expect(clippy::vec_box, reason = "a server moves between pool and session by its box")]
     idle: RefCell<Vec<Box<Server>>>,
     open: Cell<usize>,
-    waiting: RefCell<VecDeque<oneshot::Sender<Option<Box<Server>>>>>,
+    waiting: RefCell<VecDeque<oneshot::Sender<Handed>>>,
     /// What servers say of themselves under settings that sessions began with.
     statuses: RefCell<Vec<(Option<Rc<Settings>>, Statuses)>>,
 }
@@ -37,16 +37,48 @@ pub(crate) struct Pool {
 /// Kinds of beginnings whose statuses are remembered.
 const STATUSES_MAX: usize = 64;
 
-/// A place in a pool that has no connection yet; given back when dropped.
-pub(crate) struct Reserved {
+/// One of a pool's places, counted as open: passed on when dropped, so that it is never lost on its way to a client that has left.
+struct Place {
     pool: Rc<Pool>,
-    used: bool,
+    /// Whether it is accounted for in another way.
+    spent: bool,
 }
 
-impl Drop for Reserved {
+impl Drop for Place {
     fn drop(&mut self) {
-        if !self.used {
+        if !self.spent {
             self.pool.closed();
+        }
+    }
+}
+
+/// What a waiting client is handed: a connection, or the place for one. Whoever drops it unread gives it to the next.
+struct Handed {
+    /// Taken before the place by a drop.
+    server: Option<Box<Server>>,
+    place: Place,
+}
+
+impl Handed {
+    fn read(mut self) -> Result<Box<Server>, Place> {
+        let place = Place { pool: Rc::clone(&self.place.pool), spent: false };
+        self.place.spent = true;
+        match self.server.take() {
+            Some(server) => {
+                let mut place = place;
+                place.spent = true;
+                Ok(server)
+            }
+            None => Err(place),
+        }
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            self.place.spent = true;
+            self.place.pool.give_back(server);
         }
     }
 }
@@ -137,21 +169,32 @@ impl Pool {
             return Ok(server);
         }
         let end = time::Instant::now() + self.wait_timeout;
-        loop {
-            if self.open.get() < self.size {
-                return self.connect().await;
+        if self.open.get() < self.size {
+            self.open.set(self.open.get() + 1);
+            return self.connect(Place { pool: Rc::clone(self), spent: false }).await;
+        }
+        let (sender, receiver) = oneshot::channel();
+        if self.waiting.borrow().len() >= WAITING_MAX {
+            return Err(self.full(Duration::ZERO));
+        }
+        self.waiting.borrow_mut().push_back(sender);
+        match time::timeout_at(end, receiver).await {
+            Ok(handed) => match handed.expect("a pool outlives those who wait for it").read() {
+                Ok(server) => Ok(server),
+                Err(place) => self.connect(place).await,
+            },
+            Err(_) => {
+                self.forget_those_who_left();
+                Err(self.full(self.wait_timeout))
             }
-            let (sender, receiver) = oneshot::channel();
-            if self.waiting.borrow().len() >= WAITING_MAX {
-                return Err(self.full(Duration::ZERO));
-            }
-            self.waiting.borrow_mut().push_back(sender);
-            match time::timeout_at(end, receiver).await {
-                Ok(Ok(Some(server))) => return Ok(server),
-                // A place came free, without a connection.
-                Ok(_) => {}
-                Err(_) => return Err(self.full(self.wait_timeout)),
-            }
+        }
+    }
+
+    /// All wait equally long, so those who have waited in vain stand in front.
+    fn forget_those_who_left(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        while waiting.front().is_some_and(oneshot::Sender::is_closed) {
+            waiting.pop_front();
         }
     }
 
@@ -170,13 +213,11 @@ impl Pool {
         )
     }
 
-    async fn connect(self: &Rc<Self>) -> Result<Box<Server>, Refusal> {
-        self.open.set(self.open.get() + 1);
-        let mut reserved = Reserved { pool: Rc::clone(self), used: false };
+    async fn connect(&self, mut place: Place) -> Result<Box<Server>, Refusal> {
         let primary = self.source.primary_index();
         let endpoint = self.source.endpoint(primary).expect("a source has an address").clone();
         let connected = self.connect_to(&endpoint).await?;
-        reserved.used = true;
+        place.spent = true;
         Ok(Box::new(connected))
     }
 
@@ -208,28 +249,38 @@ impl Pool {
     }
 
     /// Takes a connection back: for whoever waits longest, or on top of the idle ones.
-    pub(crate) fn give_back(&self, mut server: Box<Server>) {
+    pub(crate) fn give_back(self: &Rc<Self>, server: Box<Server>) {
         if server.broken || !server.inbox.is_empty() {
             drop(server);
             self.closed();
             return;
         }
-        while let Some(waiting) = self.waiting.borrow_mut().pop_front() {
-            match waiting.send(Some(server)) {
-                Ok(()) => return,
-                // That client has left or waited too long.
-                Err(back) => server = back.expect("it was sent"),
-            }
+        if let Err(server) = self.hand_over(Some(server)) {
+            self.idle.borrow_mut().push(server.expect("it came back as it went"));
         }
-        self.idle.borrow_mut().push(server);
     }
 
-    /// A connection of this pool is no more.
-    pub(crate) fn closed(&self) {
-        self.open.set(self.open.get() - 1);
-        while let Some(waiting) = self.waiting.borrow_mut().pop_front() {
-            if waiting.send(None).is_ok() {
-                return;
+    /// A connection of this pool is no more. Its place goes to whoever waits longest, and stays counted.
+    pub(crate) fn closed(self: &Rc<Self>) {
+        if self.hand_over(None).is_err() {
+            self.open.set(self.open.get() - 1);
+        }
+    }
+
+    /// Hands a connection, or the place for one, to the first client that still waits.
+    fn hand_over(self: &Rc<Self>, server: Option<Box<Server>>) -> Result<(), Option<Box<Server>>> {
+        let place = Place { pool: Rc::clone(self), spent: false };
+        let mut handed = Handed { server, place };
+        loop {
+            let next = self.waiting.borrow_mut().pop_front();
+            let Some(next) = next else {
+                handed.place.spent = true;
+                return Err(handed.server.take());
+            };
+            match next.send(handed) {
+                Ok(()) => return Ok(()),
+                // That client has left or waited too long.
+                Err(back) => handed = back,
             }
         }
     }
@@ -238,5 +289,125 @@ impl Pool {
     pub(crate) fn close_idle(&self) {
         let idle = self.idle.take();
         self.open.set(self.open.get() - idle.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future, pin::pin, task::Poll};
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::{config::SourceConfig, wire::Wire};
+
+    const WAIT: Duration = Duration::from_millis(20);
+
+    fn endpoint() -> Endpoint {
+        Endpoint::Unix("/nowhere/at/all".into())
+    }
+
+    fn pool(size: usize) -> Rc<Pool> {
+        let source = Source::new(SourceConfig {
+            name: "s".into(),
+            addresses: vec![endpoint()],
+            database: None,
+            user: None,
+            password: None,
+            weak_authentication: false,
+        });
+        let account = Account {
+            user: "u".to_owned(),
+            database: "d".to_owned(),
+            password: None,
+            weak_authentication: false,
+        };
+        Rc::new(Pool::new(source, account, size, WAIT, WAIT))
+    }
+
+    /// A pool of one place whose connection is in use.
+    fn full() -> (Rc<Pool>, Box<Server>, UnixStream) {
+        let pool = pool(1);
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        pool.open.set(1);
+        (pool, Box::new(Server::new(Wire::Unix(ours), endpoint())), theirs)
+    }
+
+    async fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        let mut future = future;
+        std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_while_it_is_handed_a_connection_loses_it_for_nobody() {
+        let (pool, server, _theirs) = full();
+        {
+            let mut first = Box::pin(pool.take());
+            let mut second = pin!(pool.take());
+            assert!(poll_once(first.as_mut()).await.is_pending());
+            assert!(poll_once(second.as_mut()).await.is_pending());
+            pool.give_back(server);
+            assert_eq!(pool.counts(), (1, 0, 1), "it is on its way to the first");
+            drop(first);
+            let Poll::Ready(Ok(server)) = poll_once(second.as_mut()).await else {
+                panic!("the second one has it now")
+            };
+            pool.give_back(server);
+        }
+        assert_eq!(pool.counts(), (1, 1, 0));
+        let mut alone = Box::pin(async {
+            let server = pool.take_idle().expect("it is idle");
+            let mut waits = Box::pin(pool.take());
+            assert!(poll_once(waits.as_mut()).await.is_pending());
+            pool.give_back(server);
+        });
+        assert!(poll_once(alone.as_mut()).await.is_ready());
+        drop(alone);
+        assert_eq!(pool.counts(), (1, 1, 0), "nobody waits, so it is idle again");
+    }
+
+    #[tokio::test]
+    async fn a_place_that_comes_free_goes_to_who_waits_and_on_from_who_has_left() {
+        let (pool, mut server, _theirs) = full();
+        {
+            let mut first = Box::pin(pool.take());
+            let mut second = pin!(pool.take());
+            assert!(poll_once(first.as_mut()).await.is_pending());
+            assert!(poll_once(second.as_mut()).await.is_pending());
+            server.broken = true;
+            pool.give_back(server);
+            assert_eq!(pool.counts(), (1, 0, 1), "the place stays counted on its way");
+            let mut newcomer = pin!(pool.take());
+            assert!(poll_once(newcomer.as_mut()).await.is_pending(), "no one overtakes");
+            drop(first);
+            let refused = second.await.expect_err("nothing listens there");
+            assert_eq!(refused.code, "HF3205");
+            let refused = newcomer.await.expect_err("nor for the next one");
+            assert_eq!(refused.code, "HF3205");
+        }
+        assert_eq!(pool.counts(), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_comes_at_the_very_end_of_the_wait_is_taken_or_kept() {
+        let (pool, server, _theirs) = full();
+        let mut waits = pin!(pool.take());
+        assert!(poll_once(waits.as_mut()).await.is_pending());
+        time::sleep(2 * WAIT).await;
+        pool.give_back(server);
+        let server = match poll_once(waits.as_mut()).await {
+            Poll::Ready(Ok(server)) => server,
+            other => panic!("both at once: the connection counts, not {:?}", other.is_ready()),
+        };
+        let mut late = pin!(pool.take());
+        assert!(poll_once(late.as_mut()).await.is_pending());
+        time::sleep(2 * WAIT).await;
+        let Poll::Ready(Err(refused)) = poll_once(late.as_mut()).await else {
+            panic!("its time is over")
+        };
+        assert_eq!(refused.code, "HF3204");
+        assert_eq!(pool.counts(), (1, 0, 0), "who has left does not stand in the way");
+        pool.give_back(server);
+        assert_eq!(pool.counts(), (1, 1, 0));
     }
 }
