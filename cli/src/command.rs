@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    agent, bank, barrier, bench, certs, chaos, check, cluster, config_cmd, coordinator, demo, dev,
-    drill, explain, locate, manual, output::Output, router, rules, services, top, tx,
+    account, agent, bank, barrier, bench, certs, chaos, check, cluster, config_cmd, coordinator,
+    demo, dev, drill, explain, locate, manual, output::Output, router, rules, services, top, tx,
 };
 
 /// Distributed transactions for banks: freeze, confirm, recover.
@@ -83,6 +83,8 @@ Examples:
     Rules(rules::RulesArgs),
     /// Say where a key lives
     Locate(locate::LocateArgs),
+    /// Make account numbers that carry their slot, and check them
+    Account(account::AccountArgs),
     /// Install the barrier in a service's database
     Barrier(barrier::BarrierArgs),
     /// Make certificates for development, and tokens
@@ -120,6 +122,7 @@ impl Holdfast {
             Command::Top(args) => Box::pin(top::run(args)).await,
             Command::Rules(args) => rules::run(&args, output),
             Command::Locate(args) => locate::run(&args, output),
+            Command::Account(args) => account::run(&args, output),
             Command::Barrier(args) => Box::pin(barrier::run(args)).await,
             Command::Certs(args) => certs::run(&args, output),
             Command::Config(args) => config_cmd::run(&args, output),

@@ -1,5 +1,6 @@
 //! The `holdfast` command: one file a subcommand; configuration, telemetry and shutdown for every role.
 
+mod account;
 mod agent;
 mod bank;
 mod barrier;

@@ -114,7 +114,9 @@ pub(crate) fn check(file: &Path, output: Output) -> anyhow::Result<ExitCode> {
             let list = mistakes.mistakes.iter().map(|mistake| {
                 serde_json::json!({
                     "code": mistake.code,
-                    "where": format!("{}:{}", mistakes.file, mistake.line),
+                    "where": format!("{}:{}:{}", mistakes.file, mistake.line, mistake.column),
+                    "line": mistake.line,
+                    "column": mistake.column,
                     "text": format!("{}. {}", mistake.cause, mistake.remedy),
                 })
             });

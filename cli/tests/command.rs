@@ -120,6 +120,35 @@ B-42  525   shard-3  pg-3    127.0.0.1:5433  1
 }
 
 #[test]
+fn an_account_number_carries_the_slot_of_its_customer_and_a_mistyped_one_is_refused() {
+    let rules = ["--rules", "examples/genes.toml", "--prefix", "49"];
+    let new: Vec<&str> = ["account", "new"].into_iter().chain(rules).collect();
+    let made =
+        holdfast(&[&new[..], &["--key", "C-17", "--output", "json", "--count", "3"]].concat());
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    let number = made[2]["number"].as_str().expect("a number");
+    let located =
+        ["locate", "--rules", "examples/genes.toml", "customer", "C-17", "--output", "json"];
+    let located: serde_json::Value =
+        serde_json::from_slice(&holdfast(&located).stdout).expect("JSON");
+    assert_eq!(made[2]["slot"], located[0]["slot"]);
+    assert_eq!(made[2]["source"], located[0]["source"]);
+    let check: Vec<&str> = ["account", "check"].into_iter().chain(rules).collect();
+    let output = holdfast(&[&check[..], &[number]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let last = if number.ends_with('0') { "1" } else { "0" };
+    let mistyped = format!("{}{last}", &number[..number.len() - 1]);
+    let output = holdfast(&[&check[..], &[&mistyped]].concat());
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("HF3024"), "{}", stderr(&output));
+    let output = holdfast(&[&new[..], &["--slot", "643", "--serial", "17"]].concat());
+    assert!(stdout(&output).contains("4906430000000176  643"), "{}", stdout(&output));
+    let output = holdfast(&[&new[..], &["--slot", "643", "--length", "7"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("HF3023"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_group_that_is_not_there_is_refused() {
     let output = holdfast(&["locate", "--rules", "config/shards.toml", "acount", "A-17"]);
     assert_eq!(output.status.code(), Some(3));

@@ -21,6 +21,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod account_number;
 mod algorithm;
 mod key;
 pub mod merge;
@@ -34,6 +35,7 @@ mod statement;
 mod template;
 mod topology;
 
+pub use account_number::{AccountNumbers, BadNumber, LENGTH_MAX as ACCOUNT_NUMBER_LENGTH_MAX};
 pub use algorithm::{Algorithm, OutsideDomain, Part as KeyPart};
 pub use key::{BadKey, Key};
 pub use merge::Merge;

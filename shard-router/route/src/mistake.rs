@@ -2,13 +2,15 @@
 
 use std::fmt;
 
-/// One mistake in a rules file. Shown as `HF3002 line 7: unknown key "shrad" in [[group.account.slots]]. Did you mean "shard"?`
+/// One mistake in a rules file. Shown as `HF3002 line 7, column 3: unknown key "shrad" in [[group.account.slots]]. Did you mean "shard"?`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleMistake {
     /// The page that explains it: `docs/reference/errors/<code>.md`.
     pub code: &'static str,
-    /// Where it stands, counted from 1.
+    /// The line that it stands in, counted from 1.
     pub line: usize,
+    /// The character of the line at which it begins, counted from 1.
+    pub column: usize,
     /// What is wrong, with its subject and numbers.
     pub cause: String,
     /// What to write instead.
@@ -16,16 +18,18 @@ pub struct RuleMistake {
 }
 
 impl RuleMistake {
-    /// The mistake with the name of its file: `HF3002 shards.toml:7: unknown key ...`.
+    /// The mistake with the name of its file: `HF3002 shards.toml:7:3: unknown key ...`.
     #[must_use]
     pub fn in_file(&self, file: &str) -> String {
-        format!("{} {file}:{}: {}. {}", self.code, self.line, self.cause, self.remedy)
+        let Self { code, line, column, cause, remedy } = self;
+        format!("{code} {file}:{line}:{column}: {cause}. {remedy}")
     }
 }
 
 impl fmt::Display for RuleMistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} line {}: {}. {}", self.code, self.line, self.cause, self.remedy)
+        let Self { code, line, column, cause, remedy } = self;
+        write!(f, "{code} line {line}, column {column}: {cause}. {remedy}")
     }
 }
 

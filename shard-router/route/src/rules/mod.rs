@@ -28,10 +28,11 @@ pub(crate) fn read(text: &str) -> Result<Topology, Vec<RuleMistake>> {
     if text.len() > RULES_BYTES_MAX {
         let cause = format!("the file has {} bytes, more than {RULES_BYTES_MAX}", text.len());
         let remedy = "Give neighboring slots as one range".to_owned();
-        return Err(vec![RuleMistake { code: "HF3005", line: 1, cause, remedy }]);
+        return Err(vec![RuleMistake { code: "HF3005", line: 1, column: 1, cause, remedy }]);
     }
     let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-    let mut reader = Reader { line_ends: ends.map(|(at, _)| at).collect(), mistakes: Vec::new() };
+    let line_ends = ends.map(|(at, _)| at).collect();
+    let mut reader = Reader { text: text.into(), line_ends, mistakes: Vec::new() };
     let (document, syntax) = DeTable::parse_recoverable(text);
     for error in &syntax {
         reader.mistake(
@@ -82,6 +83,7 @@ fn homes(
 }
 
 struct Reader {
+    text: Box<str>,
     /// Where each line ends, so that any place in the file is turned into its line quickly.
     line_ends: Vec<usize>,
     mistakes: Vec<RuleMistake>,
@@ -481,8 +483,15 @@ impl Reader {
     }
 
     fn mistake(&mut self, code: &'static str, place: &Range<usize>, cause: String, remedy: &str) {
-        let line = self.line(place);
-        self.mistakes.push(RuleMistake { code, line, cause, remedy: remedy.to_owned() });
+        let (line, column) = (self.line(place), self.column(place));
+        let remedy = remedy.to_owned();
+        self.mistakes.push(RuleMistake { code, line, column, cause, remedy });
+    }
+
+    fn column(&self, place: &Range<usize>) -> usize {
+        let before = self.line_ends.partition_point(|end| *end < place.start).checked_sub(1);
+        let begin = before.map_or(0, |line| self.line_ends[line] + 1);
+        1 + self.text.get(begin..place.start).map_or(0, |before| before.chars().count())
     }
 
     fn line(&self, place: &Range<usize>) -> usize {
@@ -490,14 +499,16 @@ impl Reader {
     }
 
     fn into_mistakes(mut self) -> Vec<RuleMistake> {
-        self.mistakes.sort_by_key(|mistake| mistake.line);
+        self.mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
         if self.mistakes.len() > MISTAKES_MAX {
             let more = self.mistakes.len() - (MISTAKES_MAX - 1);
             self.mistakes.truncate(MISTAKES_MAX - 1);
-            let line = self.mistakes.last().map_or(1, |mistake| mistake.line);
+            let last = self.mistakes.last();
+            let (line, column) = last.map_or((1, 1), |mistake| (mistake.line, mistake.column));
             self.mistakes.push(RuleMistake {
                 code: "HF3011",
                 line,
+                column,
                 cause: format!("{more} more mistakes follow"),
                 remedy: "Correct those above first".to_owned(),
             });

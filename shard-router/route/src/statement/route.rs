@@ -261,7 +261,7 @@ impl Router<'_, '_> {
         let untyped = |constant: &Constant| match constant.place {
             Place::Parameter { index, .. } => {
                 constant.cast.is_none()
-                    && self.values.parameters.get(index).is_some_and(|bound| bound.oid == 0)
+                    && self.values.parameters.get(index).is_some_and(|bound| bound.declared() == 0)
             }
             Place::Literal(_) | Place::Null | Place::Text(_) | Place::Number(_) => false,
         };
@@ -280,7 +280,7 @@ impl Router<'_, '_> {
                     Place::Parameter { index, .. } => {
                         let bound = self.values.parameters.get(*index);
                         bound.is_some_and(|bound| {
-                            matches!(bound.oid, 0 | 20 | 21 | 23 | 25 | 1042 | 1043 | 2950)
+                            matches!(bound.declared(), 0 | 20 | 21 | 23 | 25 | 1042 | 1043 | 2950)
                         })
                     }
                 }
