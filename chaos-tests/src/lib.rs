@@ -8,6 +8,7 @@
 //!   the story gives.
 //! - [`router_diff`]: random statements through a router and on one PostgreSQL, compared.
 //! - [`Demo`]: the demo, and whether it leaves anything behind.
+//! - [`Sharded`]: coordinators, two databases, and routers in front of them.
 //! - [`Load`]: transfers that are pursued until their fate is known; [`checker`]: what that history is held against.
 //! - [`matrix`]: kill points, one after the other, under load.
 //! - [`proxy`]: spoils what passes between two programs.
@@ -31,6 +32,7 @@ mod process;
 pub mod proxy;
 pub mod router_diff;
 mod service;
+mod sharded;
 mod until;
 
 pub use agent::Agent;
@@ -43,4 +45,5 @@ pub use ports::free as free_ports;
 pub use postgres::Postgres;
 pub use process::{Process, Program};
 pub use service::{Asked, Service};
+pub use sharded::{ROUTERS, Sharded};
 pub use until::{SOON, until};

@@ -79,6 +79,7 @@ pub async fn strike(
         Role::Leader => vec![Victim::Node(cluster.leader().await?)],
         Role::Coordinator => vec![Victim::Node(turn % cluster.nodes.len())],
         Role::Agent => vec![Victim::Bank(turn % cluster.banks.len())],
+        Role::Router => anyhow::bail!("{}: no router runs here", site.name()),
         Role::Laggard if site == Site::DispatcherTakesUp => {
             let leader = cluster.leader().await?;
             let others = (0..cluster.nodes.len()).filter(|&at| at != leader);
@@ -96,7 +97,7 @@ pub async fn strike(
             cluster.nodes[leader].process.kill().await?;
         }
         Role::Laggard => cluster.victim(told[0]).start()?,
-        Role::Leader | Role::Coordinator | Role::Agent => {}
+        Role::Leader | Role::Coordinator | Role::Agent | Role::Router => {}
     }
     let victim =
         until(&format!("kill point {} is reached", site.name()), REACHED_MAX, async || {

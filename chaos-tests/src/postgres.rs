@@ -22,7 +22,8 @@ use crate::{
 const USER: &str = "holdfast";
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
-max_connections = 60
+max_connections = 120
+max_prepared_transactions = 100
 shared_buffers = '32MB'
 fsync = on
 synchronous_commit = on

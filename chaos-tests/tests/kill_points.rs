@@ -11,7 +11,7 @@ use holdfast_chaos_tests::{
     journal,
     matrix::{Hit, strike},
 };
-use holdfast_fault::Site;
+use holdfast_fault::{Role, Site};
 
 const CLIENTS: usize = 16;
 /// The sites of every run of the tests: the two sides of the decision, of the disk and of the local commit.
@@ -32,7 +32,10 @@ fn is_padded(site: Site) -> bool {
 async fn a_process_may_die_at_every_kill_point_and_nothing_is_lost_or_doubled() -> anyhow::Result<()>
 {
     let full = std::env::var_os("HOLDFAST_CHAOS").is_some_and(|value| value == "full");
-    let sites = if full { Site::ALL } else { &SAMPLE };
+    // Those of routers have a story of their own.
+    let all: Vec<Site> =
+        Site::ALL.iter().copied().filter(|site| site.role() != Role::Router).collect();
+    let sites = if full { all.as_slice() } else { &SAMPLE };
     let shape = Shape { segment_bytes: 4 * 1024 * 1024, snapshot_every: 60, proxied: false };
     let mut cluster = Cluster::shaped(2, shape).await?;
     let load = Load::open(&cluster, "kill").await?;

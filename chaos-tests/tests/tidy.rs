@@ -47,7 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coordinator/history", &["proto"]),
     ("coordinator", &["proto", "client", "security", "fault", "txn", "raft", "history"]),
     ("shard-router/route", &[]),
-    ("shard-router", &["proto", "client", "route"]),
+    ("shard-router", &["proto", "client", "fault", "route"]),
     ("tcc-agent/branch", &[]),
     ("tcc-agent", &["proto", "client", "security", "fault", "branch"]),
     ("banking/ledger", &[]),

@@ -36,6 +36,8 @@ pub enum Role {
     Laggard,
     /// An agent with its participant, here a bank.
     Agent,
+    /// A router.
+    Router,
 }
 
 sites! {
@@ -95,6 +97,18 @@ sites! {
     BankDecided = "bank-decided" @ Agent,
     /// The bank has written holds and postings, and not committed.
     BankWritten = "bank-written" @ Agent,
+    /// A transaction has written to several sources, and none is prepared.
+    RouterBeforePrepare = "router-before-prepare" @ Router,
+    /// A source is about to be told to prepare; the n-th time, those before it have been told.
+    RouterPreparing = "router-preparing" @ Router,
+    /// All are prepared; the coordinator was not told.
+    RouterPrepared = "router-prepared" @ Router,
+    /// The coordinator has decided; neither client nor source knows.
+    RouterDecided = "router-decided" @ Router,
+    /// A source is about to be told the decision; the n-th time, those before it have been told.
+    RouterCommitting = "router-committing" @ Router,
+    /// Every source has carried the decision out; the coordinator was not told.
+    RouterCommitted = "router-committed" @ Router,
 }
 
 impl Site {

@@ -4,7 +4,9 @@ use crate::{
     classify::Act, frame, refusal::Refusal, session::Session, source::Source, worker::Worker,
 };
 
-const SHOWN: [&str; 4] = ["shards", "slots", "pools", "plans"];
+const SHOWN: [&str; 5] = ["shards", "slots", "pools", "plans", IN_DOUBT];
+/// What is prepared and not ended.
+pub(crate) const IN_DOUBT: &str = "in_doubt";
 
 /// The columns that such a statement answers with; none for others.
 pub(crate) fn columns(act: &Act) -> &'static [&'static str] {
@@ -14,6 +16,7 @@ pub(crate) fn columns(act: &Act) -> &'static [&'static str] {
             "slots" => &["group", "first", "last", "shard", "source", "epoch"],
             "pools" => &["source", "user", "database", "open", "idle", "waiting"],
             "plans" => &["kind", "count"],
+            IN_DOUBT => &["gid", "branch", "source", "shard", "age_ms", "state", "blocked"],
             _ => &[],
         },
         Act::ExplainRoute(_) => &["what", "value"],
@@ -71,6 +74,14 @@ fn shards(worker: &Worker) -> Vec<Vec<String>> {
     shards
         .filter_map(|(shard, at)| Some(row(shard.as_str(), named(at.source().as_str())?)))
         .collect()
+}
+
+/// The shards that lie on a source; without rules, none.
+pub(crate) fn shards_of(worker: &Worker, source: &str) -> String {
+    let meanings = worker.meanings.borrow();
+    let Some(rules) = meanings.rules() else { return "-".to_owned() };
+    let here = rules.shards().iter().filter(|(_, at)| at.source().as_str() == source);
+    here.map(|(shard, _)| shard.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// A row for each range of slots.

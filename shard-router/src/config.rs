@@ -23,10 +23,25 @@ pub struct RouterConfig {
     pub tls: Option<Tls>,
     /// Whether clients must encrypt.
     pub require_tls: bool,
+    /// Who decides about transactions that write to several sources; without it they are refused.
+    pub coordinator: Option<CoordinatorConfig>,
     /// Seeds the decoys of unknown users; different on every router, or new at each start.
     pub secret: Vec<u8>,
     /// The bounds.
     pub limits: Limits,
+}
+
+/// The coordinators.
+#[derive(Clone, Debug)]
+pub struct CoordinatorConfig {
+    /// gRPC addresses, at least one; the others are learnt from it.
+    pub addresses: Vec<String>,
+    /// Mutual TLS with them; `None` without encryption, on loopback only.
+    pub credentials: Option<holdfast_client::Credentials>,
+    /// For a decision; then the client is told that it is unknown.
+    pub decision_timeout: Duration,
+    /// What is prepared for so long is an orphan: any router asks what was decided, and ends it so.
+    pub orphan_age: Duration,
 }
 
 /// How clients prove who they are.
@@ -124,6 +139,8 @@ pub struct Limits {
     pub plan_bytes_max: usize,
     /// Bytes of rows that one scattered statement may hold at a time.
     pub merge_bytes_max: usize,
+    /// For one source to prepare, commit or roll back.
+    pub commit_timeout: Duration,
     /// For sessions to finish their transaction when the router stops.
     pub drain_timeout: Duration,
 }
@@ -141,6 +158,7 @@ impl Default for Limits {
             server_statements_max: 256,
             plan_bytes_max: 32 << 20,
             merge_bytes_max: 64 << 20,
+            commit_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(8),
         }
     }

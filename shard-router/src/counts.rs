@@ -10,6 +10,7 @@ pub(crate) struct Counts {
     pub(crate) scattered: Counter,
     pub(crate) plan_hits: Counter,
     pub(crate) plan_misses: Counter,
+    pub(crate) deadlocks: Counter,
 }
 
 impl Counts {
@@ -23,12 +24,29 @@ impl Counts {
             scattered: counter!("holdfast_router_scattered_total"),
             plan_hits: counter!("holdfast_router_plan_hits_total"),
             plan_misses: counter!("holdfast_router_plan_misses_total"),
+            deadlocks: counter!("holdfast_router_deadlocks_total"),
         }
     }
 
     /// So many client connections there are.
     pub(crate) fn clients(&self, count: usize) {
         self.clients.set(count as f64);
+    }
+
+    /// A transaction that wrote to several sources came to this.
+    pub(crate) fn global(&self, result: &'static str) {
+        counter!("holdfast_router_global_total", "result" => result).increment(1);
+    }
+
+    /// So many names are prepared on a source.
+    pub(crate) fn in_doubt(&self, source: &str, count: usize) {
+        gauge!("holdfast_router_in_doubt", "source" => source.to_owned()).set(count as f64);
+    }
+
+    /// An orphan was ended.
+    pub(crate) fn swept(&self, committed: bool) {
+        let result = if committed { "committed" } else { "rolled_back" };
+        counter!("holdfast_router_swept_total", "result" => result).increment(1);
     }
 
     /// A statement was refused with this code.

@@ -62,7 +62,7 @@ pub(crate) async fn watch(source: Arc<Source>, config: Arc<RouterConfig>) {
     }
 }
 
-fn account(source: &Source) -> Option<Account> {
+pub(crate) fn account(source: &Source) -> Option<Account> {
     Some(Account {
         user: source.config.user.clone()?,
         database: source.config.database.clone()?,

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
 use holdfast_route::{
-    Format, Literal, Parameter, Plan, Refused, Shape, SourceIndex, Target, Template, Topology,
+    Access, Format, Literal, Parameter, Plan, Refused, Shape, SourceIndex, Target, Template, Topology,
     Values, statements,
 };
 
@@ -25,8 +25,8 @@ const MEANING_COST: usize = 256;
 #[derive(Debug)]
 pub(crate) enum Aim {
     /// Wherever the session is already, or any source.
-    Any,
-    One(usize),
+    Any(Access),
+    One(usize, Access),
     /// Several sources: the plan says which and how their answers become one.
     Several(Box<Plan>),
 }
@@ -184,7 +184,7 @@ impl Meanings {
 
     /// Where the simple query that was asked for last goes.
     pub(crate) fn aim_query(&self, meaning: &Meaning, sql: &str) -> Result<Aim, Refusal> {
-        let Some(rules) = &self.rules else { return Ok(Aim::Any) };
+        let Some(rules) = &self.rules else { return Ok(Aim::Any(Access::Write)) };
         if let Act::Several { .. } = meaning.act {
             return aim_several(sql, rules);
         }
@@ -194,7 +194,7 @@ impl Meanings {
 
     /// Where a bound statement goes; `rest` is the bind message behind its names.
     pub(crate) fn aim_bind(&self, statement: &Statement, rest: &[u8]) -> Result<Aim, Refusal> {
-        let Some(rules) = &self.rules else { return Ok(Aim::Any) };
+        let Some(rules) = &self.rules else { return Ok(Aim::Any(Access::Write)) };
         let parameters = parameters(statement, rest).ok_or_else(|| {
             Refusal::new("HF3209", "08P01", "a bind message is malformed", "Mend the driver")
         })?;
@@ -231,9 +231,9 @@ impl Meanings {
         let values =
             Values { sql: statement.sql(), literals: &statement.literals, parameters: &[] };
         match aim(&statement.meaning, rules, &values) {
-            Ok(Aim::One(source)) => Some(source),
+            Ok(Aim::One(source, _)) => Some(source),
             Ok(Aim::Several(plan)) => sources(&plan).first().copied(),
-            Ok(Aim::Any) | Err(_) => None,
+            Ok(Aim::Any(_)) | Err(_) => None,
         }
     }
 }
@@ -254,7 +254,7 @@ pub(crate) fn refusal(refused: Refused) -> Refusal {
 
 fn aim(meaning: &Meaning, rules: &Arc<Topology>, values: &Values<'_>) -> Result<Aim, Refusal> {
     match &meaning.shape {
-        None => Ok(Aim::Any),
+        None => Ok(Aim::Any(Access::Read)),
         Some(Err(refused)) => Err(refusal(refused.clone())),
         Some(Ok(shape)) => aimed(shape, rules, values),
     }
@@ -263,8 +263,8 @@ fn aim(meaning: &Meaning, rules: &Arc<Topology>, values: &Values<'_>) -> Result<
 fn aimed(shape: &Shape, rules: &Arc<Topology>, values: &Values<'_>) -> Result<Aim, Refusal> {
     let plan = shape.plan(rules, values).map_err(refusal)?;
     Ok(match plan.target {
-        Target::Any => Aim::Any,
-        Target::One(SourceIndex(source)) => Aim::One(usize::from(source)),
+        Target::Any => Aim::Any(plan.access),
+        Target::One(SourceIndex(source)) => Aim::One(usize::from(source), plan.access),
         Target::Several(_) => Aim::Several(Box::new(plan)),
     })
 }
@@ -281,16 +281,17 @@ fn aim_several(sql: &str, rules: &Arc<Topology>) -> Result<Aim, Refusal> {
         let shape = Shape::read(template.text(), rules).map_err(refusal)?;
         let values = Values { sql: part, literals: template.literals(), parameters: &[] };
         match (aimed(&shape, rules, &values)?, source) {
-            (Aim::Any, _) => {}
-            (Aim::One(one), None) => source = Some(one),
-            (Aim::One(one), Some(before)) if one == before => {}
+            (Aim::Any(_), _) => {}
+            (Aim::One(one, _), None) => source = Some(one),
+            (Aim::One(one, _), Some(before)) if one == before => {}
             _ => {
                 let cause = "the statements of one query are for several sources";
                 return Err(Refusal::new("HF3210", "0A000", cause, "Send each by itself"));
             }
         }
     }
-    Ok(source.map_or(Aim::Any, Aim::One))
+    // What it holds beside its statements on tables is not looked at, so it counts as a write.
+    Ok(source.map_or(Aim::Any(Access::Write), |source| Aim::One(source, Access::Write)))
 }
 
 /// The parameters of a bind message behind its names.

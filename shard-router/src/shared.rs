@@ -7,7 +7,9 @@ use std::sync::{
 
 use holdfast_route::Topology;
 
-use crate::{cancel::Cancels, config::RouterConfig, counts::Counts, source::Source};
+use crate::{
+    cancel::Cancels, config::RouterConfig, counts::Counts, deadlock::Deadlocks, source::Source,
+};
 
 /// Connections that may be on their way in beside those that have a place.
 const ARRIVING_MAX: usize = 1024;
@@ -22,6 +24,7 @@ pub(crate) struct Shared {
     later_rules: Mutex<Option<Arc<Topology>>>,
     rules_version: AtomicU64,
     pub(crate) cancels: Arc<Cancels>,
+    pub(crate) deadlocks: Deadlocks,
     pub(crate) counts: Counts,
     /// Connections of clients, logged in or not.
     clients: AtomicUsize,
@@ -61,6 +64,7 @@ impl Shared {
             later_rules: Mutex::new(None),
             rules_version: AtomicU64::new(0),
             cancels: Arc::default(),
+            deadlocks: Deadlocks::default(),
             counts,
             clients: AtomicUsize::new(0),
         }

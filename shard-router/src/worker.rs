@@ -22,7 +22,9 @@ use crate::{
     buffer::Shelf,
     config::RouterConfig,
     frontend::{self, Greeted, Identity},
+    global_write::Decider,
     meaning::Meanings,
+    orphans::View,
     refusal::Refusal,
     session::{End, Session, Statements},
     shared::{Shared, Visitor},
@@ -42,6 +44,11 @@ pub(crate) struct Worker {
     pub(crate) statements: RefCell<Statements>,
     pub(crate) meanings: RefCell<Meanings>,
     pools: RefCell<Vec<Rc<Pool>>>,
+    /// Pools for those who hold a connection of another source already. They must not wait behind those who hold none, for those may be
+    /// waiting for them.
+    joining: RefCell<Vec<Rc<Pool>>>,
+    decider: Option<Decider>,
+    pub(crate) in_doubt: View,
     settings: RefCell<HashMap<Pairs, std::rc::Weak<Settings>>>,
     sessions: RefCell<HashMap<u64, Waker>>,
     last_session: Cell<u64>,
@@ -65,11 +72,15 @@ impl Drop for Listed {
 impl Worker {
     fn new(shared: Arc<Shared>) -> Self {
         let limits = &shared.config.limits;
+        let decider = shared.config.coordinator.as_ref().and_then(|c| Decider::new(c).ok());
         Self {
             shelf: RefCell::default(),
             statements: RefCell::new(Statements::new(limits.plan_bytes_max)),
             meanings: RefCell::new(Meanings::new(&shared)),
             pools: RefCell::default(),
+            joining: RefCell::default(),
+            decider,
+            in_doubt: View::default(),
             settings: RefCell::default(),
             sessions: RefCell::default(),
             last_session: Cell::new(0),
@@ -112,13 +123,39 @@ impl Worker {
         self.draining.get()
     }
 
+    /// Whether several sources may be written to in one transaction: a coordinator is known, and every source has an account of its own,
+    /// with which any router can end what is prepared there.
+    pub(crate) fn decides(&self) -> bool {
+        self.decider.is_some()
+            && self.sources().iter().all(|source| crate::health::account(source).is_some())
+    }
+
     /// Every pool of this worker.
     pub(crate) fn pools(&self) -> Vec<Rc<Pool>> {
-        self.pools.borrow().clone()
+        self.pools.borrow().iter().chain(&*self.joining.borrow()).cloned().collect()
+    }
+
+    /// Who decides about transactions on several sources.
+    pub(crate) fn decider(&self) -> Option<&Decider> {
+        self.decider.as_ref()
+    }
+
+    /// The pool to `source` for this client, for a transaction that another source takes part in.
+    pub(crate) fn joining_pool(&self, source: usize, identity: &Identity) -> Rc<Pool> {
+        self.pool_among(&self.joining, source, identity)
     }
 
     /// The pool to `source` for this client.
     pub(crate) fn pool(&self, source: usize, identity: &Identity) -> Rc<Pool> {
+        self.pool_among(&self.pools, source, identity)
+    }
+
+    fn pool_among(
+        &self,
+        pools: &RefCell<Vec<Rc<Pool>>>,
+        source: usize,
+        identity: &Identity,
+    ) -> Rc<Pool> {
         let source = &self.shared.sources[source];
         let config = &source.config;
         let account = Account {
@@ -127,7 +164,7 @@ impl Worker {
             password: config.password.clone(),
             weak_authentication: config.weak_authentication,
         };
-        let mut pools = self.pools.borrow_mut();
+        let mut pools = pools.borrow_mut();
         if let Some(pool) = pools.iter().find(|pool| pool.serves(source, &account)) {
             return Rc::clone(pool);
         }
@@ -182,7 +219,7 @@ impl Worker {
         for waker in self.sessions.borrow().values() {
             waker.wake_by_ref();
         }
-        for pool in &*self.pools.borrow() {
+        for pool in self.pools() {
             pool.close_idle();
         }
     }
@@ -208,6 +245,11 @@ pub(crate) fn run(
             for source in &shared.sources {
                 let watched = crate::health::watch(Arc::clone(source), Arc::clone(&shared.config));
                 tokio::task::spawn_local(watched);
+                let swept = crate::orphans::sweep(Arc::clone(&shared), Arc::clone(source));
+                tokio::task::spawn_local(swept);
+            }
+            if shared.sources.len() > 1 {
+                tokio::task::spawn_local(crate::deadlock::watch(Arc::clone(&shared)));
             }
         }
         let worker = Rc::new(Worker::new(shared));

@@ -95,6 +95,7 @@ impl Stage {
             weak_authentication: false,
         };
         let router = Router::start(RouterConfig {
+            coordinator: None,
             listen: "127.0.0.1:0".parse().expect("an address"),
             workers: 2,
             rules: Some(rules),

@@ -4,7 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use holdfast_shard_router::{
     RouterConfig, Tls, Verifier,
-    config::{Authentication, Endpoint, Limits, SourceConfig, UserConfig},
+    config::{
+        Authentication, CoordinatorConfig, Endpoint, Limits, SourceConfig, UserConfig,
+    },
 };
 
 use super::{
@@ -41,12 +43,17 @@ impl Role for RouterRole {
         let listen = listen.filter(|listen| require_tls || loopback(reader, listen));
         let http = reader.address("bind.http", Need::Or(SocketAddr::from(([127, 0, 0, 1], 7430))));
         let http = http.filter(|http| loopback(reader, http));
+        let coordinator = coordinator(reader);
         let security = sections::security(reader);
         let telemetry = sections::telemetry(reader);
+        let mut coordinator = coordinator?;
         if let Some(tls) = security? {
-            let text = "security.mode = \"mutual-tls\" is for coordinators and agents; a router has its own keys. Set \"dev-plaintext\".";
-            reader.mistake("HF1016", tls.cert.origin, text);
-            return None;
+            let Some(coordinator) = &mut coordinator else {
+                let text = "security.mode = \"mutual-tls\" is for the way to coordinators, and there are none; towards clients a router has its own keys. Set \"dev-plaintext\", or name coordinators.addresses.";
+                reader.mistake("HF1016", tls.cert.origin, text);
+                return None;
+            };
+            coordinator.credentials = Some(tls.credentials);
         }
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
         Some(Self {
@@ -59,6 +66,7 @@ impl Role for RouterRole {
                 authentication: authentication?,
                 tls,
                 require_tls,
+                coordinator,
                 secret: rand::random::<[u8; 32]>().to_vec(),
                 limits: limits?,
             },
@@ -95,6 +103,7 @@ fn limits(reader: &mut Reader) -> Option<Limits> {
     let login_timeout = span("limits.login_timeout_ms", usual.login_timeout);
     let wait_timeout = span("limits.wait_timeout_ms", usual.wait_timeout);
     let connect_timeout = span("limits.connect_timeout_ms", usual.connect_timeout);
+    let commit_timeout = span("limits.commit_timeout_ms", usual.commit_timeout);
     let drain_timeout = span("limits.drain_timeout_ms", usual.drain_timeout);
     Some(Limits {
         clients_max: clients_max?,
@@ -107,8 +116,30 @@ fn limits(reader: &mut Reader) -> Option<Limits> {
         server_statements_max: server_statements_max?,
         plan_bytes_max: plan_bytes_max?,
         merge_bytes_max: merge_bytes_max?,
+        commit_timeout: commit_timeout?,
         drain_timeout: drain_timeout?,
     })
+}
+
+/// `[coordinators]`: who decides about transactions that write to several sources. `Some(None)`: nobody, and they are refused.
+fn coordinator(reader: &mut Reader) -> Option<Option<CoordinatorConfig>> {
+    let mut span = |key: &'static str, max: u64, usual: u64| {
+        let field = reader.integer(key, 100..=max, Need::Or(usual))?;
+        Some(Duration::from_millis(field.value))
+    };
+    let decision_timeout = span("limits.decision_timeout_ms", 600_000, 10_000);
+    let orphan_age = span("limits.orphan_age_ms", 3_600_000, 3_000);
+    if !reader.is_given("coordinators.addresses") {
+        reader.know("coordinators.addresses");
+        return Some(None);
+    }
+    let addresses = sections::coordinators(reader);
+    Some(Some(CoordinatorConfig {
+        addresses: addresses?.iter().map(ToString::to_string).collect(),
+        credentials: None,
+        decision_timeout: decision_timeout?,
+        orphan_age: orphan_age?,
+    }))
 }
 
 /// `[[sources.source]]`: a name that the rules know, and how to reach it.

@@ -3,7 +3,9 @@
 mod connect;
 mod pool;
 mod server;
+mod talk;
 
 pub(crate) use connect::{Account, cancel, connect};
 pub(crate) use pool::Pool;
 pub(crate) use server::{Reading, Server, Settings, put_name};
+pub(crate) use talk::{Reply, literal, tag_of};

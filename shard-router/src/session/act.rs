@@ -125,6 +125,8 @@ impl Session {
     fn leave_transaction(&mut self) {
         self.deferred.clear();
         self.deferred_bytes = 0;
+        self.opening.clear();
+        self.wrote = false;
         self.touched.clear();
         self.changes = 0;
         self.untold = None;

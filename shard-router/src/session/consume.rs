@@ -1,6 +1,8 @@
 //! The client's messages in order, as far as they can be taken without waiting.
 
-use super::{Bound, End, FAILED, IDLE, Next, Scatter, Session, expect::Expect};
+use holdfast_route::Access;
+
+use super::{Bound, End, FAILED, IDLE, IN_TRANSACTION, Next, Scatter, Session, Span, expect::Expect};
 use crate::{
     frame::{self, HEADER},
     refusal::Refusal,
@@ -14,6 +16,14 @@ pub(super) enum Taken {
     Later,
     /// It needs a server of this source.
     Server(usize),
+    /// It needs this source at work in the transaction.
+    Join(usize),
+    /// It must wait until what the session committed before is carried out.
+    Settle,
+    /// A statement about a transaction on several sources, taken.
+    Span(Box<Span>),
+    /// A question to others, taken; whether it came as a simple query.
+    Ask(bool),
     /// A simple query over several sources, taken.
     Scatter(Box<Scatter>),
     /// A portal over several sources, taken: its name, whether it is described, rows at most.
@@ -76,6 +86,16 @@ impl Session {
                     taken += header.total;
                     break Ok(Next::Portal(name, describe, rows_max));
                 }
+                Ok(Taken::Span(span)) => {
+                    taken += header.total;
+                    break Ok(Next::Span(span));
+                }
+                Ok(Taken::Ask(simple)) => {
+                    taken += header.total;
+                    break Ok(Next::Ask(simple));
+                }
+                Ok(Taken::Join(source)) => break Ok(Next::Join(source)),
+                Ok(Taken::Settle) => break Ok(Next::Settle),
                 Ok(Taken::Later) => break Ok(Next::Traffic),
                 Ok(Taken::Server(source)) => break Ok(Next::Server(source)),
                 Err(end) => break Err(end),
@@ -148,7 +168,11 @@ impl Session {
     }
 
     /// Makes sure that a server of `source` (`None`: any) is in use, and that the transaction has begun there.
-    pub(super) fn reach(&mut self, source: Option<usize>) -> Result<Option<Taken>, Refusal> {
+    pub(super) fn reach(
+        &mut self,
+        source: Option<usize>,
+        access: Access,
+    ) -> Result<Option<Taken>, Refusal> {
         if let (Some(bound), Some(other)) = (&self.bound, source)
             && bound.source != other
         {
@@ -157,20 +181,44 @@ impl Session {
                 frame::put_bare(&mut self.to_server, b'S');
                 self.expected.push_back(Expect::HiddenBatch);
                 self.batch_open = false;
+            } else {
+                self.end_turn();
             }
             if !self.expected.is_empty() && !self.batch_open {
                 // The transaction may be over, or the visit, by the time that everything is answered.
                 return Ok(Some(Taken::Later));
             }
-            let from = bound.source;
-            return crate::global_write::second_source(&self.worker, from, other, self.pinned)
-                .map(|()| None);
+            if self.status == FAILED {
+                return Err(self.aborted());
+            }
+            let from = self.bound.as_ref().map_or(other, |bound| bound.source);
+            let join = self.second_source(from, other)?;
+            if access != Access::Read {
+                self.may_write(other)?;
+            }
+            return Ok(Some(join));
         }
         let wait = self.visit(source)?;
         if wait.is_none() {
             self.begin_deferred();
+            if access != Access::Read {
+                let here = self.bound.as_ref().map(|bound| bound.source);
+                if self.global.is_some() && let Some(here) = here {
+                    self.may_write(here)?;
+                }
+                self.wrote = true;
+            }
         }
         Ok(wait)
+    }
+
+    /// In a transaction, has a server in the midst of a batch answer, so that another source can be put to work.
+    pub(super) fn end_turn(&mut self) {
+        if self.batch_open && self.status == IN_TRANSACTION && !self.is_visiting() {
+            frame::put_bare(&mut self.to_server, b'S');
+            self.expected.push_back(Expect::Turn);
+            self.batch_open = false;
+        }
     }
 
     /// Makes sure that some server is in use, of `source` if none is yet; a transaction that waits for its server goes on waiting.

@@ -149,6 +149,7 @@ impl Session {
             (Expect::Query, b'W') | (Expect::Execute, b'W') => {
                 return Err(Hostile("a start of replication".to_owned()));
             }
+            (Expect::Query, b'E') => (false, self.error(body)),
             (Expect::Query, _) => (false, Fate::Pass),
             (Expect::HiddenQuery, b'E') | (Expect::HiddenBatch | Expect::ReadBack, b'E') => {
                 return Ok(self.hidden_failed(server, body));
@@ -184,9 +185,13 @@ impl Session {
                 self.status = status(body)?;
                 (true, Fate::Pass)
             }
+            (Expect::Turn, b'Z') => {
+                self.status = status(body)?;
+                (true, Fate::Drop)
+            }
             (expected, b'E') if expected.is_skipped() => {
                 self.skip_to_sync(server);
-                return Ok(Fate::Pass);
+                return Ok(self.error(body));
             }
             (Expect::Parse(statement), b'1') => {
                 statement.valid.set(true);
@@ -212,7 +217,22 @@ impl Session {
         if answered {
             self.expected.pop_front();
         }
+        if tag == b'Z' {
+            self.status_told();
+        }
         Ok(fate)
+    }
+
+    /// An error of a server, which goes on as it came, unless the router itself made the server say it.
+    fn error(&self, body: &[u8]) -> Fate {
+        match self.as_victim(body) {
+            None => Fate::Pass,
+            Some(refusal) => {
+                let mut words = Vec::new();
+                refusal.put(&mut words);
+                Fate::Say(words)
+            }
+        }
     }
 
     fn judge_aside(&self, tag: u8) -> Fate {
@@ -242,7 +262,7 @@ impl Session {
                 _ => {}
             }
         }
-        if self.expected.is_empty() {
+        if matches!(self.expected.front(), None | Some(Expect::Turn)) {
             // The batch's Sync is still to come from the client.
             self.skipping = true;
         }
@@ -315,6 +335,9 @@ impl Session {
                 "Look whether it took effect before you repeat it",
             )
         };
+        self.close_parked();
+        self.wrote = false;
+        self.opening.clear();
         self.pinned = None;
         self.touched.clear();
         self.changes = 0;
@@ -337,8 +360,11 @@ impl Session {
                     frame::put_ready(&mut self.to_client, self.status);
                     said = false;
                 }
-                Expect::HiddenQuery | Expect::HiddenBatch | Expect::ReadBack | Expect::Local(_) => {
-                }
+                Expect::HiddenQuery
+                | Expect::HiddenBatch
+                | Expect::ReadBack
+                | Expect::Turn
+                | Expect::Local(_) => {}
                 _ if said => {}
                 _ => {
                     refusal.put(&mut self.to_client);

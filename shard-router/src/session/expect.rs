@@ -24,6 +24,8 @@ pub(crate) enum Expect {
     Close,
     HiddenClose,
     Sync,
+    /// A sync of the router's own, so that a server in the midst of a batch answers and another can be put to work.
+    Turn,
     /// Parse, bind, execute and sync of the router itself, all answers up to `ReadyForQuery`.
     HiddenBatch,
     /// The same, whose rows are values of these settings.
@@ -49,6 +51,7 @@ impl Expect {
             | Self::HiddenQuery
             | Self::DoomedQuery(_)
             | Self::Sync
+            | Self::Turn
             | Self::HiddenBatch
             | Self::ReadBack => false,
         }

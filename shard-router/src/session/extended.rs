@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::{
-    Bound, End, Scatter, ScatterPortal, Session, Statement, consume::Taken, expect::Expect,
-    prepared::Portal,
+    Bound, End, Scatter, ScatterPortal, Session, Statement, consume::Taken,
+    ending::check_setting, expect::Expect, prepared::Portal,
 };
 use crate::{
     backend::put_name,
@@ -149,6 +149,7 @@ impl Session {
         let statement =
             self.statement(name).ok_or_else(|| unknown("prepared statement", name, "26000"))?;
         let meaning = Rc::clone(&statement.meaning);
+        check_setting(meaning.act(), statement.sql())?;
         if self.must_end(&meaning) {
             return Err(self.aborted());
         }
@@ -171,10 +172,14 @@ impl Session {
         }
         let worker = Rc::clone(&self.worker);
         let aim = worker.meanings.borrow().aim_bind(&statement, rest)?;
-        let source = match aim {
-            Aim::Any => None,
-            Aim::One(source) => Some(source),
+        if self.is_to_settle(&meaning) {
+            return Ok(Taken::Settle);
+        }
+        let (source, access) = match aim {
+            Aim::Any(access) => (None, access),
+            Aim::One(source, access) => (Some(source), access),
             Aim::Several(plan) => {
+                self.end_turn();
                 if !self.expected.is_empty() {
                     return Ok(Taken::Later);
                 }
@@ -186,11 +191,14 @@ impl Session {
                 return Ok(Taken::Done);
             }
         };
-        if let Some(wait) = self.reach(source)? {
+        if let Some(wait) = self.reach(source, access)? {
             return Ok(wait);
         }
-        self.note(&meaning)?;
+        self.note(&meaning, statement.sql())?;
         if let Some(bound) = &self.bound {
+            if !portal.is_empty() && self.status != super::IDLE && self.pools.len() > 1 {
+                self.portal_homes.insert(portal.into(), bound.source);
+            }
             worker.shared().counts.routed[bound.source].increment(1);
         }
         self.send_unsent();
@@ -209,6 +217,9 @@ impl Session {
     fn answers(&self, meaning: &crate::meaning::Meaning) -> bool {
         let unbound = self.bound.is_none();
         let open = self.status != super::IDLE;
+        if self.spans(meaning).is_some() {
+            return true;
+        }
         match meaning.act() {
             Act::Begin => unbound,
             Act::Commit | Act::Rollback => unbound && open,
@@ -248,6 +259,8 @@ impl Session {
                     true => Taken::Portal(name.into(), true, 0),
                     false => Taken::Later,
                 });
+            } else if let Some(wait) = self.portal_at(name)? {
+                return Ok(wait);
             } else if self.bound.is_some() {
                 frame::put(&mut self.to_server, b'D', |out| {
                     out.push(b'P');
@@ -304,6 +317,20 @@ impl Session {
         }
         if let Some(portal) = self.portals.get(name).cloned() {
             let sql = portal.statement.sql();
+            let meaning = Rc::clone(&portal.statement.meaning);
+            let verb = self.spans(&meaning);
+            if verb.is_some() || self.waits_for_others(&meaning) {
+                self.end_turn();
+                if !self.expected.is_empty() {
+                    return Ok(Taken::Later);
+                }
+                return Ok(match verb {
+                    Some(verb) => {
+                        Taken::Span(Box::new(super::Span { verb, sql: sql.into(), simple: false }))
+                    }
+                    None => Taken::Ask(false),
+                });
+            }
             match self.answer_itself(&portal.statement.meaning, sql) {
                 // Rows without their description: the client has asked for that before.
                 Ok(Some(answer)) => self.say(|out| out.extend_from_slice(behind_columns(&answer))),
@@ -315,6 +342,14 @@ impl Session {
                 Err(refusal) => self.refuse_batch(&refusal),
             }
         } else if self.bound.is_some() {
+            match self.portal_at(name) {
+                Ok(None) => {}
+                Ok(Some(wait)) => return Ok(wait),
+                Err(refusal) => {
+                    self.refuse_batch(&refusal);
+                    return Ok(Taken::Done);
+                }
+            }
             self.to_server.extend_from_slice(message);
             self.batch_open = true;
             self.expected.push_back(Expect::Execute);
@@ -332,6 +367,15 @@ impl Session {
         let own_portal = kind == b'P'
             && (self.portals.remove(name).is_some() | self.scatters.remove(name).is_some());
         if kind == b'P' && !own_portal && self.bound.is_some() {
+            match self.portal_at(name) {
+                Ok(None) => {}
+                Ok(Some(wait)) => return Ok(wait),
+                Err(refusal) => {
+                    self.refuse_batch(&refusal);
+                    return Ok(Taken::Done);
+                }
+            }
+            self.portal_homes.remove(name);
             frame::put(&mut self.to_server, b'C', |out| {
                 out.push(b'P');
                 frame::put_text(out, name);
@@ -351,6 +395,16 @@ impl Session {
         }
         self.say(|out| frame::put_bare(out, b'3'));
         Ok(Taken::Done)
+    }
+
+    /// In a transaction on several sources, makes sure that the source of this portal is at work.
+    fn portal_at(&mut self, name: &[u8]) -> Result<Option<Taken>, Refusal> {
+        match self.portal_homes.get(name).copied() {
+            Some(home) if self.bound.as_ref().is_some_and(|bound| bound.source != home) => {
+                self.reach(Some(home), holdfast_route::Access::Read)
+            }
+            _ => Ok(None),
+        }
     }
 
     pub(super) fn flush(&mut self) -> Taken {

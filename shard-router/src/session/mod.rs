@@ -5,23 +5,37 @@
 //! message that goes to a server leaves an [`Expect`] behind, so each answer finds whom it is for: the client, or the router itself.
 
 mod act;
+mod ask;
 mod consume;
 mod deliver;
+mod ending;
 mod expect;
 mod extended;
+mod global;
+mod opening;
 mod prepared;
 mod savepoint;
 mod scatter;
+mod scatter_within;
+mod second_phase;
 mod settings;
 mod simple;
 mod traffic;
 
 use std::{collections::HashMap, collections::VecDeque, io, rc::Rc};
 
-use self::{expect::Expect, prepared::Portal, scatter::Running};
+use self::{
+    ending::Pending,
+    expect::Expect,
+    global::{Global, Span},
+    opening::Opening,
+    prepared::Portal,
+    scatter::{Running, Stopped},
+};
 pub(crate) use self::{
     prepared::{Statement, Statements},
     scatter::Scatter,
+    second_phase::{Ended, end_prepared},
     settings::Statuses,
 };
 use crate::{
@@ -68,6 +82,14 @@ enum Next {
     Traffic,
     /// A server of this pool is needed, and none is idle.
     Server(usize),
+    /// A server of this source is to join the transaction, or to be at work in it.
+    Join(usize),
+    /// What this session has committed must be carried out before its next statement.
+    Settle,
+    /// A statement about a transaction on several sources.
+    Span(Box<Span>),
+    /// A question that the router answers after it has asked others.
+    Ask(bool),
     /// A simple query over several sources.
     Scatter(Box<Scatter>),
     /// A portal over several sources: its name, whether it is described or executed, and rows at most.
@@ -118,6 +140,17 @@ pub(crate) struct Session {
     /// `BEGIN` and what followed it, as long as no statement has said where.
     deferred: Vec<Box<str>>,
     deferred_bytes: usize,
+    opening: Opening,
+    /// Whether the server at work may have written or locked in this transaction.
+    wrote: bool,
+    /// Set while more than one source takes part.
+    global: Option<Box<Global>>,
+    /// The transaction has failed at one source, and the others do not know.
+    dooming: bool,
+    /// A second phase behind the last COMMIT.
+    pending: Option<Pending>,
+    /// Which source the named portals of a transaction are at, where there are several.
+    portal_homes: HashMap<Box<[u8]>, usize>,
     statements: HashMap<Box<[u8]>, Rc<Statement>>,
     unnamed: Option<Rc<Statement>>,
     /// Taken from the client and known to no server yet.
@@ -170,6 +203,12 @@ impl Session {
             pinned: None,
             deferred: Vec::new(),
             deferred_bytes: 0,
+            opening: Opening::default(),
+            wrote: false,
+            global: None,
+            dooming: false,
+            pending: None,
+            portal_homes: HashMap::new(),
             statements: HashMap::new(),
             unnamed: None,
             unsent: Vec::new(),
@@ -199,12 +238,19 @@ impl Session {
 
     async fn serve_on(&mut self) -> End {
         loop {
+            if self.dooming {
+                Box::pin(self.doom()).await;
+            }
             let next = match self.consume() {
                 Ok(next) => next,
                 Err(end) => return end,
             };
             let done = match next {
                 Next::Traffic => self.traffic().await,
+                Next::Join(source) => Box::pin(self.join(source)).await,
+                Next::Settle => Box::pin(self.settle()).await,
+                Next::Span(span) => Box::pin(self.span(*span)).await,
+                Next::Ask(simple) => Box::pin(self.ask_in_doubt(simple)).await,
                 Next::Scatter(scatter) => Box::pin(self.scatter(*scatter)).await,
                 Next::Portal(name, describe, rows_max) => {
                     Box::pin(self.scatter_portal(&name, describe, rows_max)).await
@@ -275,11 +321,15 @@ impl Session {
 
     /// The server in use is the one for this transaction: what waited goes there first.
     fn begin_deferred(&mut self) {
-        for sql in std::mem::take(&mut self.deferred) {
+        if self.deferred.is_empty() {
+            return;
+        }
+        for sql in &self.deferred {
             frame::put_query(&mut self.to_server, sql.as_bytes());
             self.expected.push_back(Expect::HiddenQuery);
         }
         self.deferred_bytes = 0;
+        self.opening.begin(std::mem::take(&mut self.deferred));
     }
 
     /// Gives the server back, unless the session still needs it.
@@ -330,6 +380,7 @@ impl Session {
             let told = self.client.write_all(&out);
             let _gone_or_told = tokio::time::timeout(std::time::Duration::from_secs(1), told).await;
         }
+        self.close_parked();
         let Some(mut bound) = self.bound.take() else { return };
         // Whatever is under way ends with the connection; PostgreSQL rolls back what was not committed.
         let clean = self.expected.is_empty()

@@ -1,34 +1,31 @@
 //! A statement over several sources that only reads: sent to all of them at once, its rows merged by the mind as they come.
 //!
-//! Outside of a transaction only: several local transactions would not see the same moment, and would not end alike.
+//! What writes, or is within a transaction, runs on the servers of that transaction: see [`super::scatter_within`].
 
-use std::{future::poll_fn, io, rc::Rc};
+use std::{io, rc::Rc};
 
 use holdfast_route::{
     Access, Plan, Rewritten, Target,
     merge::{Fields, Merger, Outcome},
 };
 
-use super::{End, IDLE, Session, Statement};
+use super::{End, FAILED, IDLE, Session, Statement};
 use crate::{
-    backend::{Pool, Server},
-    buffer::Buffer,
-    frame::{self, Body, HEADER},
+    backend::{Pool, Server, tag_of},
+    frame::{self, Body},
     meaning,
     refusal::Refusal,
 };
 
-/// Bytes of one row of one source.
-const ROW_BYTES_MAX: usize = 64 << 20;
 /// Bytes for the client beyond which they are written before more rows are merged.
-const WRITE_AT: usize = 32 * 1024;
+pub(super) const WRITE_AT: usize = 32 * 1024;
 /// Bytes that are read and dropped of a source whose rows are not needed any more; beyond, its connection is closed.
 const DRAIN_BYTES_MAX: usize = 256 * 1024;
 
 /// A statement over several sources, planned and not begun.
 #[derive(Debug)]
 pub(crate) struct Scatter {
-    plan: Box<Plan>,
+    pub(super) plan: Box<Plan>,
     sql: Box<str>,
     /// The parameters' types as the client gave them.
     types: Vec<u32>,
@@ -45,11 +42,13 @@ pub(crate) struct Running {
 }
 
 /// One source's share.
-struct Part {
-    server: Option<Box<Server>>,
-    pool: Rc<Pool>,
+pub(super) struct Part {
+    pub(super) server: Option<Box<Server>>,
+    pub(super) pool: Rc<Pool>,
     /// Its answer has come to its end.
-    ended: bool,
+    pub(super) ended: bool,
+    /// The tag of its command, when that is complete.
+    pub(super) tag: String,
 }
 
 impl Drop for Part {
@@ -63,11 +62,20 @@ impl Drop for Part {
 }
 
 /// Why a statement over several sources ended early.
-enum Stopped {
+pub(super) enum Stopped {
     /// A source's own error, as it came.
     Told(Vec<u8>),
     Refused(Refusal),
     End(End),
+}
+
+impl Stopped {
+    /// By a server's error, of which this is the body.
+    pub(super) fn told(body: &[u8]) -> Self {
+        let mut error = Vec::new();
+        frame::put(&mut error, b'E', |out| out.extend_from_slice(body));
+        Self::Told(error)
+    }
 }
 
 impl From<Refusal> for Stopped {
@@ -94,8 +102,13 @@ impl Scatter {
         Self { plan, sql: statement.sql().into(), types, bind: rest.into() }
     }
 
-    /// What each source is sent: parse, bind, describe, execute, sync.
-    fn put_for(&self, rewritten: Option<&Rewritten>, out: &mut Vec<u8>) -> Option<()> {
+    /// What each source is sent: parse, bind, describe, execute (if it is not only to be described), sync.
+    pub(super) fn put_for(
+        &self,
+        rewritten: Option<&Rewritten>,
+        execute: bool,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
         let bind = Bind::read(&self.bind)?;
         let all: Vec<u16> = (0..u16::try_from(bind.values.len()).ok()?).collect();
         let (sql, chosen) = match rewritten {
@@ -137,13 +150,15 @@ impl Scatter {
             }
         });
         frame::put(out, b'D', |out| out.extend_from_slice(b"P\0"));
-        frame::put(out, b'E', |out| out.extend_from_slice(&[0; 5]));
+        if execute {
+            frame::put(out, b'E', |out| out.extend_from_slice(&[0; 5]));
+        }
         frame::put_bare(out, b'S');
         fits
     }
 
     /// Each column in a form of its own cannot be asked of sources that are sent other columns.
-    fn formats_fit(&self) -> bool {
+    pub(super) fn formats_fit(&self) -> bool {
         let Target::Several(parts) = &self.plan.target else { return false };
         let rewritten = parts.iter().any(|part| part.rewritten.is_some());
         Bind::read(&self.bind).is_some_and(|bind| {
@@ -203,32 +218,75 @@ fn put_count(out: &mut Vec<u8>, count: usize) {
 impl Session {
     /// Whether a plan over several sources can be carried out as things are.
     /// # Errors
-    /// It writes, or a transaction is open: that is for `global_write`.
-    pub(super) fn may_scatter(&self, plan: &Plan) -> Result<(), Refusal> {
+    /// It writes, and nobody could decide for all its sources; or the transaction cannot reach them.
+    pub(super) fn may_scatter(&mut self, plan: &Plan) -> Result<(), Refusal> {
         if plan.access == Access::Read && self.status == IDLE && self.pinned.is_none() {
             return Ok(());
         }
-        crate::global_write::several_sources(&self.worker, &meaning::sources(plan), plan.access)
+        if self.status == FAILED {
+            return Err(self.aborted());
+        }
+        let names = meaning::sources(plan);
+        let names: Vec<_> = names.iter().map(|at| self.worker.sources()[*at].name()).collect();
+        let names = names.join(", ");
+        let refuse = |cause: String, remedy: &str| {
+            Err(Refusal::new("HF3210", "0A000", cause, remedy.to_owned()))
+        };
+        if self.status == IDLE && self.batch_open {
+            let cause = format!("messages without a Sync before them and without BEGIN are for sources {names}");
+            return refuse(cause, "Send a Sync before them, or BEGIN first");
+        }
+        if plan.access != Access::Read && !self.worker.decides() {
+            let cause = format!(
+                "a statement writes to sources {names}, and the router knows no coordinator that could decide for all of them"
+            );
+            return refuse(
+                cause,
+                "Name the coordinators (coordinators.addresses) and an account for each source, or write by a key",
+            );
+        }
+        Ok(())
     }
 
     /// A simple query over several sources, from its planning to ready.
     pub(super) async fn scatter(&mut self, scatter: Scatter) -> Result<(), End> {
         let rows = async {
+            if self.is_within(&scatter) {
+                return self.run_within(&scatter, true, 0).await;
+            }
             let mut running = self.open_scatter(&scatter).await?;
             let fields = running.merger.fields();
             self.say(|out| frame::put(out, b'T', |out| out.extend_from_slice(&fields.encode())));
             self.run_scatter(&mut running, 0).await?;
             Ok(())
         };
-        match rows.await {
-            Ok(()) => {}
-            Err(Stopped::Told(error)) => self.say(|out| out.extend_from_slice(&error)),
-            Err(Stopped::Refused(refusal)) => self.say(|out| refusal.put(out)),
-            Err(Stopped::End(end)) => return Err(end),
+        if let Err(stopped) = rows.await {
+            self.say_stopped(stopped)?;
         }
-        self.ticket.points_nowhere();
-        self.say(|out| frame::put_ready(out, IDLE));
+        if self.bound.is_none() {
+            self.ticket.points_nowhere();
+        }
+        let status = self.status;
+        self.say(|out| frame::put_ready(out, status));
         Ok(())
+    }
+
+    /// Tells the client why a statement of the router's own conduct ended early.
+    pub(super) fn say_stopped(&mut self, stopped: Stopped) -> Result<(), End> {
+        match stopped {
+            Stopped::Told(error) => self.say(|out| out.extend_from_slice(&error)),
+            Stopped::Refused(refusal) => {
+                crate::counts::Counts::refused(refusal.code);
+                self.say(|out| refusal.put(out));
+            }
+            Stopped::End(end) => return Err(end),
+        }
+        Ok(())
+    }
+
+    /// Whether it runs on the servers of a transaction: the client's, or one of its own.
+    fn is_within(&self, scatter: &Scatter) -> bool {
+        scatter.plan.access != Access::Read || self.status != IDLE
     }
 
     /// Describes and executes a portal over several sources, as far as the client asked: `rows_max` 0 means all.
@@ -239,6 +297,22 @@ impl Session {
         rows_max: u64,
     ) -> Result<(), End> {
         let Some(mut portal) = self.scatters.remove(name) else { return Ok(()) };
+        if self.is_within(&portal.scatter) {
+            let did = match describe {
+                true => self.describe_within(&portal.scatter).await,
+                false => self.run_within(&portal.scatter, false, rows_max).await,
+            };
+            match did {
+                Ok(()) => {
+                    self.scatters.insert(name.into(), portal);
+                }
+                Err(stopped) => {
+                    self.skipping = true;
+                    self.say_stopped(stopped)?;
+                }
+            }
+            return Ok(());
+        }
         let mut running = portal.running.take();
         let did = async {
             if running.is_none() {
@@ -286,12 +360,12 @@ impl Session {
             let pool = self.pool(usize::from(target.source.0));
             let mut server = pool.take().await?;
             self.fit_settings(&mut server).await.map_err(|error| lost(&pool, &error))?;
-            parts.push(Part { server: Some(server), pool, ended: false });
+            parts.push(Part::new(server, pool));
         }
         self.ticket.points_to_all(parts.iter().filter_map(|part| part.server.as_deref()));
         for (part, target) in parts.iter_mut().zip(targets) {
             let mut out = Vec::new();
-            if scatter.put_for(target.rewritten.as_ref(), &mut out).is_none() {
+            if scatter.put_for(target.rewritten.as_ref(), true, &mut out).is_none() {
                 let cause = "a bind message has fewer parameters than its statement";
                 return Err(Refusal::new("HF3209", "08P01", cause, "Mend the driver").into());
             }
@@ -350,25 +424,25 @@ impl Session {
 }
 
 impl Part {
+    pub(super) fn new(server: Box<Server>, pool: Rc<Pool>) -> Self {
+        Self { server: Some(server), pool, ended: false, tag: String::new() }
+    }
+
     /// The next message of this source. Notices are dropped; an error ends the whole statement.
-    async fn message(&mut self) -> Result<(u8, Vec<u8>), Stopped> {
+    pub(super) async fn message(&mut self) -> Result<(u8, Vec<u8>), Stopped> {
         let server = self.server.as_mut().expect("it is kept until the end");
         loop {
-            let read = next_frame(&mut server.wire, &mut server.inbox).await;
+            let read = server.next_frame().await;
             let (tag, body) = read.map_err(|error| lost(&self.pool, &error))?;
             match tag {
                 b'N' | b'A' | b'S' | b'1' | b'2' => {}
-                b'E' => {
-                    let mut error = Vec::new();
-                    frame::put(&mut error, b'E', |out| out.extend_from_slice(&body));
-                    return Err(Stopped::Told(error));
-                }
+                b'E' => return Err(Stopped::told(&body)),
                 _ => return Ok((tag, body)),
             }
         }
     }
 
-    async fn columns(&mut self) -> Result<Fields, Stopped> {
+    pub(super) async fn columns(&mut self) -> Result<Fields, Stopped> {
         match self.message().await? {
             (b'T', body) => Ok(Fields::parse(&body)?),
             (b'n', _) => Ok(Fields::default()),
@@ -377,11 +451,12 @@ impl Part {
     }
 
     /// The next row; `None` behind the last one.
-    async fn row(&mut self) -> Result<Option<Vec<u8>>, Stopped> {
+    pub(super) async fn row(&mut self) -> Result<Option<Vec<u8>>, Stopped> {
         loop {
             match self.message().await? {
                 (b'D', body) => return Ok(Some(body)),
-                (b'C' | b'I', _) => {}
+                (b'C', body) => self.tag = tag_of(&body),
+                (b'I', _) => {}
                 (b'Z', _) => {
                     self.ended = true;
                     return Ok(None);
@@ -403,32 +478,13 @@ impl Part {
         }
     }
 
-    fn nonsense(&self, tag: u8) -> Stopped {
+    pub(super) fn nonsense(&self, tag: u8) -> Stopped {
         let error = io::Error::other(format!("it says {:?}", char::from(tag)));
         lost(&self.pool, &error).into()
     }
 }
 
-async fn next_frame(wire: &mut crate::wire::Wire, inbox: &mut Buffer) -> io::Result<(u8, Vec<u8>)> {
-    loop {
-        let header = frame::header(inbox.filled(), ROW_BYTES_MAX)
-            .map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad.to_string()))?;
-        if let Some(header) = header
-            && inbox.len() >= header.total
-        {
-            let body = inbox.filled()[HEADER..header.total].to_vec();
-            inbox.consume(header.total);
-            return Ok((header.tag, body));
-        }
-        let count = poll_fn(|context| wire.poll_read(context, inbox.room())).await?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        inbox.filled_more(count);
-    }
-}
-
-fn lost(pool: &Pool, error: &io::Error) -> Refusal {
+pub(super) fn lost(pool: &Pool, error: &io::Error) -> Refusal {
     let cause = format!("source {}: the server connection was lost: {error}", pool.source.name());
     Refusal::new("HF3205", "08006", cause, "Send the statement again: it only reads")
 }

@@ -144,6 +144,12 @@ impl Session {
     pub(super) fn end_read_back(&mut self, server: &mut Server) {
         self.expected.pop_front();
         let read = self.read_back.take().unwrap_or_default();
+        self.adopt(read);
+        server.settings.clone_from(&self.settings);
+    }
+
+    /// What was read of a server is this session's from now on.
+    pub(super) fn adopt(&mut self, read: Vec<(String, String)>) {
         let mut pairs = self.settings.as_ref().map(|s| s.pairs.clone()).unwrap_or_default();
         for (name, value) in read {
             pairs.retain(|(known, _)| *known != name);
@@ -156,7 +162,6 @@ impl Session {
         }
         pairs.sort();
         self.settings = self.worker.intern(pairs);
-        server.settings.clone_from(&self.settings);
         if self.touched.is_empty() {
             self.changes = 0;
         }

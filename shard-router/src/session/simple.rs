@@ -1,6 +1,11 @@
 //! Simple queries: one message, answered up to `ReadyForQuery` before the next one is looked at.
 
-use super::{Bound, End, IDLE, Scatter, Session, consume::Taken, expect::Expect};
+use holdfast_route::Access;
+
+use super::{
+    Bound, End, IDLE, Scatter, Session, Span, consume::Taken, ending::check_setting,
+    expect::Expect,
+};
 use crate::{
     classify::Act,
     frame::{self, HEADER},
@@ -43,6 +48,14 @@ impl Session {
         if self.must_end(&meaning) {
             return Err(self.aborted());
         }
+        check_setting(meaning.act(), sql)?;
+        if let Some(verb) = self.spans(&meaning) {
+            self.unnamed = None;
+            return Ok(Taken::Span(Box::new(Span { verb, sql: sql.into(), simple: true })));
+        }
+        if self.waits_for_others(&meaning) {
+            return Ok(Taken::Ask(true));
+        }
         if let Some(answer) = self.answer_itself(&meaning, sql)? {
             self.unnamed = None;
             let status = self.status;
@@ -52,10 +65,15 @@ impl Session {
             });
             return Ok(Taken::Done);
         }
+        if self.is_to_settle(&meaning) {
+            return Ok(Taken::Settle);
+        }
         let aim = worker.meanings.borrow().aim_query(&meaning, sql)?;
         match aim {
-            Aim::Any => self.send_query(message, &meaning, None),
-            Aim::One(source) => self.send_query(message, &meaning, Some(source)),
+            Aim::Any(access) => self.send_query(message, sql, &meaning, None, access),
+            Aim::One(source, access) => {
+                self.send_query(message, sql, &meaning, Some(source), access)
+            }
             Aim::Several(plan) => {
                 self.may_scatter(&plan)?;
                 self.unnamed = None;
@@ -67,13 +85,15 @@ impl Session {
     fn send_query(
         &mut self,
         message: &[u8],
+        sql: &str,
         meaning: &Meaning,
         source: Option<usize>,
+        access: Access,
     ) -> Result<Taken, Refusal> {
-        if let Some(wait) = self.reach(source)? {
+        if let Some(wait) = self.reach(source, access)? {
             return Ok(wait);
         }
-        self.note(meaning)?;
+        self.note(meaning, sql)?;
         let Some(Bound { server, source, .. }) = &mut self.bound else {
             unreachable!("a server was reached")
         };
@@ -89,21 +109,40 @@ impl Session {
     }
 
     /// What a statement that goes to a server will leave behind in its session.
-    pub(super) fn note(&mut self, meaning: &Meaning) -> Result<(), Refusal> {
+    pub(super) fn note(&mut self, meaning: &Meaning, sql: &str) -> Result<(), Refusal> {
         match meaning.act() {
-            Act::Set(names) => self.touch(names),
-            Act::SetLocal => self.touch(&[]),
+            Act::Begin => {
+                self.opening.clear();
+                self.opening.begin(vec![sql.into()]);
+            }
+            Act::Set(names) => {
+                self.opening.push(sql);
+                self.touch(names);
+            }
+            Act::SetLocal => {
+                self.opening.push(sql);
+                self.touch(&[]);
+            }
             // Savepoints and ends may take back what was set.
-            Act::InTransaction | Act::Commit | Act::Rollback if self.changes != 0 => {
-                self.touch(&[])
+            Act::InTransaction | Act::Commit | Act::Rollback => {
+                if matches!(meaning.act(), Act::InTransaction) {
+                    self.opening.push(sql);
+                }
+                if self.changes != 0 {
+                    self.touch(&[]);
+                }
             }
             Act::Several { touches, pins } => {
+                self.opening.lose("it holds a query of several statements");
                 self.touch(touches);
                 self.pin(*pins)?;
             }
             Act::Pin(why) => self.pin(Some(why))?,
             // In a transaction or on a pinned server they went there; what the router keeps of them follows.
-            Act::ResetAll => self.touch_all(),
+            Act::ResetAll => {
+                self.opening.push(sql);
+                self.touch_all();
+            }
             Act::DiscardAll => {
                 self.drop_statements();
                 self.reset_settings();
@@ -150,6 +189,12 @@ impl Session {
         }
         rows.push(row("epoch", plan.epoch.to_string()));
         Ok(rows)
+    }
+
+    /// Whether the statement must wait for what this session has committed.
+    pub(super) fn is_to_settle(&mut self, meaning: &Meaning) -> bool {
+        matches!(meaning.act(), Act::Statement | Act::Several { .. } | Act::Pin(_))
+            && self.must_settle()
     }
 
     fn pin(&mut self, why: Option<&'static str>) -> Result<(), Refusal> {

@@ -1,0 +1,212 @@
+//! Three coordinators, a PostgreSQL server with two databases, and routers in front of them.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::Context as _;
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::{
+    Cluster, Postgres, Process, binary, http, ports,
+    process::Program,
+    until::{SOON, until},
+};
+
+/// Routers of a place.
+pub const ROUTERS: usize = 2;
+const DATABASES: [&str; 2] = ["pg-1", "pg-2"];
+const RULES: &str = r#"
+[router]
+collation = "C"
+
+[group.account]
+key = "id"
+type = "text"
+function = "crc32c"
+scatter = "write"
+slots = [
+  { first = 0, last = 511, shard = "shard-1" },
+  { first = 512, last = 1023, shard = "shard-2" },
+]
+
+[table.account]
+group = "account"
+
+[table.currency]
+reference = true
+
+[shard.shard-1]
+source = "pg-1"
+
+[shard.shard-2]
+source = "pg-2"
+
+[source.pg-1]
+address = "127.0.0.1:5431"
+
+[source.pg-2]
+address = "127.0.0.1:5432"
+"#;
+
+/// Everything that runs. Where fields are dropped, processes end before their folder goes.
+#[derive(Debug)]
+pub struct Sharded {
+    /// The routers.
+    pub routers: Vec<Process>,
+    ports: Vec<u16>,
+    doors: Vec<u16>,
+    /// Both databases.
+    pub postgres: Postgres,
+    /// The coordinators.
+    pub cluster: Cluster,
+}
+
+impl Sharded {
+    /// Starts everything, with empty tables.
+    /// # Errors
+    /// Something does not start.
+    pub async fn start() -> anyhow::Result<Self> {
+        let cluster = Cluster::start(0).await?;
+        let postgres = Postgres::start(cluster.folder.path()).await?;
+        let rules = cluster.folder.write("rules.toml", RULES.to_owned())?;
+        for database in DATABASES {
+            postgres.create(database).await?;
+            let client = postgres.connect(database).await?;
+            let tables = "CREATE TABLE account (id text PRIMARY KEY, balance bigint NOT NULL CHECK (balance >= 0));
+                          CREATE TABLE currency (code text PRIMARY KEY, name text)";
+            client.batch_execute(tables).await?;
+        }
+        let addresses = cluster.addresses();
+        let mut free = ports::free(ROUTERS * 2)?;
+        let doors = free.split_off(ROUTERS);
+        let mut place = Self { routers: Vec::new(), ports: free, doors, postgres, cluster };
+        for at in 0..ROUTERS {
+            let router = place.router(at, &rules, &addresses)?;
+            place.routers.push(router);
+            place.routers[at].start()?;
+        }
+        for at in 0..ROUTERS {
+            place.ready(at).await?;
+        }
+        Ok(place)
+    }
+
+    fn router(&self, at: usize, rules: &PathBuf, coordinators: &[String]) -> anyhow::Result<Process> {
+        let name = format!("router-{at}");
+        let folder = &self.cluster.folder;
+        let sources: String = DATABASES
+            .iter()
+            .map(|name| {
+                let database = self.postgres.connection_string(name);
+                format!("[[sources.source]]\nname = \"{name}\"\ndatabase = \"{database}\"\n")
+            })
+            .collect();
+        let config = format!(
+            "[router]\nrules = {rules:?}\n[coordinators]\naddresses = {coordinators:?}\n{sources}\
+             [auth]\nmode = \"trust-loopback\"\n\
+             [bind]\npostgres = \"127.0.0.1:{}\"\nhttp = \"127.0.0.1:{}\"\n\
+             [limits]\npool_size = 20\n[security]\nmode = \"dev-plaintext\"\n",
+            self.ports[at], self.doors[at]
+        );
+        let config = folder.write(&format!("{name}.toml"), config)?;
+        let kill = folder.path().join(format!("{name}.kill"));
+        let program = Program {
+            name,
+            path: binary::holdfast()?.to_owned(),
+            arguments: vec!["router".into(), "--config".into(), config.into()],
+            environment: vec![("HOLDFAST_KILL_FILE".into(), kill.display().to_string())],
+            run_as: None,
+            kill_when_dropped: true,
+        };
+        Ok(Process::new(program, folder.path()))
+    }
+
+    /// Waits until a router is ready.
+    /// # Errors
+    /// It ended, or does not get ready.
+    pub async fn ready(&mut self, at: usize) -> anyhow::Result<()> {
+        let address = format!("127.0.0.1:{}", self.doors[at]);
+        let process = &mut self.routers[at];
+        let ready = until("a router is ready", SOON, async || {
+            let ended = process.check().err();
+            let asked = http::get(&address, "/readyz").await;
+            ended.map(Err).or(asked.is_ok_and(|reply| reply.status == 200).then_some(Ok(())))
+        });
+        let ready = ready.await;
+        ready.map_err(|error| error.context(process.complaint("is not ready")))?
+    }
+
+    /// Where a router listens for PostgreSQL clients.
+    #[must_use]
+    pub fn port(&self, at: usize) -> u16 {
+        self.ports[at]
+    }
+
+    /// A client of a router.
+    /// # Errors
+    /// It does not let us in.
+    pub async fn connect(&self, at: usize) -> anyhow::Result<Client> {
+        let mut config = Config::new();
+        config.host("127.0.0.1").port(self.ports[at]).user("holdfast").dbname("bank");
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// The databases themselves.
+    /// # Errors
+    /// One cannot be reached.
+    pub async fn sources(&self) -> anyhow::Result<[Client; 2]> {
+        let [one, two] = DATABASES;
+        Ok([self.postgres.connect(one).await?, self.postgres.connect(two).await?])
+    }
+
+    /// Has a router die at `words` (a kill point, or `point:n`).
+    /// # Errors
+    /// The order cannot be written.
+    pub fn order(&self, at: usize, words: &str) -> anyhow::Result<()> {
+        let file = self.cluster.folder.path().join(format!("router-{at}.kill"));
+        let draft = file.with_extension("draft");
+        fs::write(&draft, words)?;
+        fs::rename(&draft, &file).context("naming the order")
+    }
+
+    /// Accounts `a-0`, `a-1` and so on, each with so much, put in through the first router; and which of them lie on which source.
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn open_accounts(
+        &self,
+        count: usize,
+        balance: i64,
+    ) -> anyhow::Result<[Vec<String>; 2]> {
+        let rows: Vec<String> = (0..count).map(|n| format!("('a-{n}', {balance})")).collect();
+        let sql = format!("INSERT INTO account (id, balance) VALUES {}", rows.join(", "));
+        let put = self.connect(0).await?.execute(&sql, &[]).await?;
+        anyhow::ensure!(put == count as u64, "{put} of {count} accounts");
+        let mut here = Vec::new();
+        for source in self.sources().await? {
+            let rows = source.query("SELECT id FROM account ORDER BY id", &[]).await?;
+            here.push(rows.iter().map(|row| row.get(0)).collect());
+        }
+        here.try_into().map_err(|_| anyhow::anyhow!("two databases"))
+    }
+
+    /// How much there is on both sources, asked of them and not of the router.
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn total(&self) -> anyhow::Result<i64> {
+        let mut total = 0;
+        for source in self.sources().await? {
+            let sql = "SELECT coalesce(sum(balance), 0)::bigint FROM account";
+            total += source.query_one(sql, &[]).await?.get::<_, i64>(0);
+        }
+        Ok(total)
+    }
+
+    /// How many names are prepared on the server.
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn prepared(&self) -> anyhow::Result<i64> {
+        let sql = "SELECT count(*) FROM pg_prepared_xacts";
+        Ok(self.postgres.connect("postgres").await?.query_one(sql, &[]).await?.get(0))
+    }
+}

@@ -1,0 +1,168 @@
+//! Words of the router's own on a quiet server: simple queries, answered as a whole, with every answer bounded.
+
+use std::{future::poll_fn, io};
+
+use super::Server;
+use crate::{
+    frame::{self, Body, HEADER},
+    refusal,
+};
+
+/// Bytes of one message.
+const FRAME_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one message of an answer to the router's own words.
+const OWN_BYTES_MAX: usize = 1 << 20;
+/// Rows of such an answer; more are dropped.
+const ROWS_MAX: usize = 10_000;
+
+/// A row of texts; `None` is NULL.
+pub(crate) type Row = Vec<Option<String>>;
+
+/// What a server answered to one or more simple queries.
+#[derive(Debug, Default)]
+pub(crate) struct Reply {
+    /// The rows of all of them.
+    pub(crate) rows: Vec<Row>,
+    /// The last command tag.
+    pub(crate) tag: String,
+    /// The body of the first error.
+    pub(crate) error: Option<Vec<u8>>,
+    /// Where the last `ReadyForQuery` left the transaction.
+    pub(crate) status: u8,
+}
+
+impl Reply {
+    /// The SQLSTATE of the error, if there was one.
+    pub(crate) fn sqlstate(&self) -> Option<&str> {
+        let code = refusal::field(self.error.as_deref()?, b'C')?;
+        std::str::from_utf8(code).ok()
+    }
+
+    /// The words of the error, for people.
+    pub(crate) fn words(&self) -> String {
+        let words = self.error.as_deref().and_then(|body| refusal::field(body, b'M'));
+        String::from_utf8_lossy(words.unwrap_or_default()).chars().take(400).collect()
+    }
+}
+
+impl Server {
+    /// The next message, whole.
+    /// # Errors
+    /// The connection is gone, or what it says is no message.
+    pub(crate) async fn next_frame(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        let (wire, inbox) = (&mut self.wire, &mut self.inbox);
+        loop {
+            let header = frame::header(inbox.filled(), FRAME_BYTES_MAX)
+                .map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad.to_string()))?;
+            if let Some(header) = header
+                && inbox.len() >= header.total
+            {
+                let body = inbox.filled()[HEADER..header.total].to_vec();
+                inbox.consume(header.total);
+                return Ok((header.tag, body));
+            }
+            let count = poll_fn(|context| wire.poll_read(context, inbox.room())).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            inbox.filled_more(count);
+        }
+    }
+
+    /// Sends these simple queries at once and hears all answers. A server whose answer did not come to its end is broken.
+    /// # Errors
+    /// The connection is gone. An error of SQL is in the reply.
+    pub(crate) async fn run<Q: AsRef<str>>(&mut self, queries: &[Q]) -> io::Result<Reply> {
+        let whole = !self.broken;
+        // Should the caller stop waiting, what is still to come belongs to nobody.
+        self.broken = true;
+        let reply = self.converse(queries).await?;
+        self.broken = !whole;
+        Ok(reply)
+    }
+
+    async fn converse<Q: AsRef<str>>(&mut self, queries: &[Q]) -> io::Result<Reply> {
+        let mut out = Vec::new();
+        for query in queries {
+            frame::put_query(&mut out, query.as_ref().as_bytes());
+        }
+        self.unnamed = None;
+        self.wire.write_all(&out).await?;
+        let mut reply = Reply::default();
+        let mut left = queries.len();
+        while left > 0 {
+            let (tag, body) = self.next_frame().await?;
+            if body.len() > OWN_BYTES_MAX {
+                return Err(io::Error::other(format!("an answer of {} bytes", body.len())));
+            }
+            match tag {
+                b'D' if reply.rows.len() < ROWS_MAX => reply.rows.push(texts(&body)?),
+                b'C' => reply.tag = tag_of(&body),
+                b'E' if reply.error.is_none() => {
+                    let severity = refusal::field(&body, b'V').unwrap_or_default();
+                    if matches!(severity, b"FATAL" | b"PANIC") {
+                        let words = refusal::field(&body, b'M').unwrap_or_default();
+                        return Err(io::Error::other(String::from_utf8_lossy(words).into_owned()));
+                    }
+                    reply.error = Some(body);
+                }
+                b'Z' => {
+                    reply.status = body.first().copied().unwrap_or(b'I');
+                    left -= 1;
+                }
+                _ => {}
+            }
+        }
+        Ok(reply)
+    }
+}
+
+/// A command tag.
+pub(crate) fn tag_of(body: &[u8]) -> String {
+    let text = Body(body).text().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
+fn texts(body: &[u8]) -> io::Result<Row> {
+    let mut body = Body(body);
+    let mut read = || {
+        let count = usize::from(body.int16()?.cast_unsigned());
+        let mut row = Vec::with_capacity(count.min(64));
+        for _ in 0..count {
+            row.push(match usize::try_from(body.int32()?) {
+                Ok(length) => Some(String::from_utf8_lossy(body.bytes(length)?).into_owned()),
+                Err(_) => None,
+            });
+        }
+        Some(row)
+    };
+    read().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a row that ends early"))
+}
+
+/// `text` as a literal of SQL. Backslashes are written so that they mean themselves whatever the server's settings are.
+pub(crate) fn literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    match doubled.contains('\\') {
+        true => format!(" E'{}'", doubled.replace('\\', "\\\\")),
+        false => format!("'{doubled}'"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_as_texts_and_a_short_one_is_an_error() {
+        let mut out = Vec::new();
+        frame::put_row(&mut out, &[Some("a"), None]);
+        assert_eq!(texts(&out[HEADER..]).expect("whole"), [Some("a".to_owned()), None]);
+        assert!(texts(&out[HEADER..out.len() - 2]).is_err());
+    }
+
+    #[test]
+    fn a_literal_ends_where_it_should() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal("a\\'b"), " E'a\\\\''b'");
+    }
+}
