@@ -67,7 +67,7 @@ impl Sharded {
     pub async fn start() -> anyhow::Result<Self> {
         let cluster = Cluster::start(0).await?;
         let postgres = Postgres::start(cluster.folder.path()).await?;
-        let rules = cluster.folder.write("rules.toml", RULES.to_owned())?;
+        let rules = cluster.folder.write("rules.toml", RULES)?;
         for database in DATABASES {
             postgres.create(database).await?;
             let client = postgres.connect(database).await?;
@@ -90,7 +90,12 @@ impl Sharded {
         Ok(place)
     }
 
-    fn router(&self, at: usize, rules: &PathBuf, coordinators: &[String]) -> anyhow::Result<Process> {
+    fn router(
+        &self,
+        at: usize,
+        rules: &PathBuf,
+        coordinators: &[String],
+    ) -> anyhow::Result<Process> {
         let name = format!("router-{at}");
         let folder = &self.cluster.folder;
         let sources: String = DATABASES

@@ -21,10 +21,8 @@ async fn set(client: &Client, id: &str, to: i64) -> Result<u64, tokio_postgres::
 }
 
 async fn nothing_prepared(place: &Sharded) -> anyhow::Result<()> {
-    until("nothing is prepared", SOON, async || {
-        (place.prepared().await.ok()? == 0).then_some(())
-    })
-    .await
+    until("nothing is prepared", SOON, async || (place.prepared().await.ok()? == 0).then_some(()))
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,7 +31,8 @@ async fn several_sources_are_written_to_as_one() -> anyhow::Result<()> {
     let [here, there] = place.open_accounts(24, BALANCE).await?;
     ensure!(here.len() > 3 && there.len() > 3, "{} and {}", here.len(), there.len());
     let mut client = place.connect(0).await?;
-    a_transaction_commits_everywhere_and_its_session_sees_it(&place, &client, &here, &there).await?;
+    a_transaction_commits_everywhere_and_its_session_sees_it(&place, &client, &here, &there)
+        .await?;
     a_rollback_leaves_nothing_anywhere(&client, &here, &there).await?;
     an_error_on_one_source_fails_the_whole(&client, &here, &there).await?;
     savepoints_are_kept_on_every_source(&mut client, &here, &there).await?;
@@ -155,7 +154,8 @@ async fn settings_go_along_and_stay(
     there: &[String],
 ) -> anyhow::Result<()> {
     let shown = async |id: &str| {
-        let sql = format!("SELECT current_setting('statement_timeout') FROM account WHERE id = '{id}'");
+        let sql =
+            format!("SELECT current_setting('statement_timeout') FROM account WHERE id = '{id}'");
         let rows = client.simple_query(&sql).await?;
         let text = rows.iter().find_map(|row| match row {
             SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
@@ -195,7 +195,10 @@ async fn statements_over_several_sources_are_one(
     let sql = format!("UPDATE account SET balance = 27 WHERE id IN ('{}', '{}')", ids[0], ids[1]);
     ensure!(client.execute(&sql, &[]).await? == 2);
     // One of them fails, so none is written.
-    let sql = format!("UPDATE account SET balance = balance - CASE id WHEN '{}' THEN 100 ELSE 0 END WHERE id IN ('{}', '{}')", ids[1], ids[0], ids[1]);
+    let sql = format!(
+        "UPDATE account SET balance = balance - CASE id WHEN '{}' THEN 100 ELSE 0 END WHERE id IN ('{}', '{}')",
+        ids[1], ids[0], ids[1]
+    );
     let error = client.execute(&sql, &[]).await.expect_err("a check fails");
     ensure!(error.code() == Some(&SqlState::CHECK_VIOLATION), "{error}");
     ensure!(balance(client, &here[2]).await? == 27 && balance(client, &there[2]).await? == 27);
@@ -230,9 +233,8 @@ async fn a_pipeline_goes_from_source_to_source(
     let transaction = client.transaction().await?;
     let changes = here[4..].iter().zip(&there[4..]).flat_map(|(one, two)| [one, two]);
     let changes: Vec<String> = changes.cloned().collect();
-    let changed = changes.iter().map(async |id| {
-        transaction.execute(&statement, &[id, &31_i64]).await
-    });
+    let changed =
+        changes.iter().map(async |id| transaction.execute(&statement, &[id, &31_i64]).await);
     for count in futures::future::join_all(changed).await {
         ensure!(count? == 1);
     }

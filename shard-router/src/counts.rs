@@ -34,17 +34,17 @@ impl Counts {
     }
 
     /// A transaction that wrote to several sources came to this.
-    pub(crate) fn global(&self, result: &'static str) {
+    pub(crate) fn global(result: &'static str) {
         counter!("holdfast_router_global_total", "result" => result).increment(1);
     }
 
     /// So many names are prepared on a source.
-    pub(crate) fn in_doubt(&self, source: &str, count: usize) {
+    pub(crate) fn in_doubt(source: &str, count: usize) {
         gauge!("holdfast_router_in_doubt", "source" => source.to_owned()).set(count as f64);
     }
 
     /// An orphan was ended.
-    pub(crate) fn swept(&self, committed: bool) {
+    pub(crate) fn swept(committed: bool) {
         let result = if committed { "committed" } else { "rolled_back" };
         counter!("holdfast_router_swept_total", "result" => result).increment(1);
     }

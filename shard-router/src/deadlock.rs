@@ -17,8 +17,8 @@ use std::{
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
-    health::account,
     backend::{Server, connect},
+    health::account,
     refusal::Refusal,
     shared::Shared,
     source::Source,
@@ -182,15 +182,16 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
             before.clear();
             continue;
         }
-        let asked = connections.iter_mut().zip(&shared.sources).map(async |(connection, source)| {
-            match timeout(ANSWER_MAX, ask(source, connection)).await {
-                Ok(Some(rows)) => rows,
-                _ => {
-                    *connection = None;
-                    Vec::new()
+        let asked =
+            connections.iter_mut().zip(&shared.sources).map(async |(connection, source)| {
+                match timeout(ANSWER_MAX, ask(source, connection)).await {
+                    Ok(Some(rows)) => rows,
+                    _ => {
+                        *connection = None;
+                        Vec::new()
+                    }
                 }
-            }
-        });
+            });
         let answers = futures::future::join_all(asked).await;
         let mut waits = Waits::new();
         for (source, rows) in answers.into_iter().enumerate() {

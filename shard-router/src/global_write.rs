@@ -62,11 +62,18 @@ pub(crate) fn read_xid(name: &str) -> Option<(&str, u32)> {
 
 /// Who answers for a source when the coordinator itself has its decision carried out.
 pub fn participant(source: &str) -> String {
-    let mut name: String = source
-        .chars()
-        .map(|c| c.to_ascii_lowercase())
-        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c) { c } else { '-' })
-        .collect();
+    let mut name: String =
+        source
+            .chars()
+            .map(|c| c.to_ascii_lowercase())
+            .map(|c| {
+                if c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c) {
+                    c
+                } else {
+                    '-'
+                }
+            })
+            .collect();
     name.truncate(SOURCE_BYTES_MAX);
     format!("source@{name}")
 }
@@ -89,21 +96,17 @@ impl Decider {
     pub(crate) async fn decide(&self, gid: &str, branches: &[Prepared]) -> Decision {
         let terms = Terms::xa().gid(gid).second_phase_grace_ms(GRACE_MS).tag("by", "router");
         let submission = branches.iter().fold(Submission::new(terms), |submission, branch| {
-            let payload = format!(
-                r#"{{"xid":"{}","xact":"{}"}}"#,
-                xid(gid, branch.branch),
-                branch.xact
-            );
+            let payload =
+                format!(r#"{{"xid":"{}","xact":"{}"}}"#, xid(gid, branch.branch), branch.xact);
             submission.branch(participant(&branch.source), payload)
         });
         let why = match self.client.submit(submission.wait(Wait::Decision)).await {
             Ok(answer) => match answer.outcome {
                 Outcome::Committed => return Decision::Commit,
                 Outcome::RolledBack { reason } => return Decision::RollBack(reason),
-                Outcome::Unknown => format!(
-                    "no coordinator answered within {} ms",
-                    self.patience.as_millis()
-                ),
+                Outcome::Unknown => {
+                    format!("no coordinator answered within {} ms", self.patience.as_millis())
+                }
             },
             // Nothing happened, and nobody else would ever submit it.
             Err(error) if error.kind() == ErrorKind::Retry => {
@@ -177,8 +180,14 @@ mod tests {
     fn a_name_says_its_transaction_and_branch_and_others_say_none() {
         assert_eq!(read_xid(&xid("01J-a", 3)), Some(("01J-a", 3)));
         for other in [
-            "holdfast:01J", "holdfast:01J:0", "holdfast:01J:x", "holdfast::1", "other:01J:1", "",
-            "holdfast:a:b:1", "holdfast:a'b:1",
+            "holdfast:01J",
+            "holdfast:01J:0",
+            "holdfast:01J:x",
+            "holdfast::1",
+            "other:01J:1",
+            "",
+            "holdfast:a:b:1",
+            "holdfast:a'b:1",
             &format!("holdfast:{}:1", "x".repeat(36)),
         ] {
             assert_eq!(read_xid(other), None, "{other}");

@@ -6,8 +6,8 @@
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
 use holdfast_route::{
-    Access, Format, Literal, Parameter, Plan, Refused, Shape, SourceIndex, Target, Template, Topology,
-    Values, statements,
+    Access, Format, Literal, Parameter, Plan, Refused, Shape, SourceIndex, Target, Template,
+    Topology, Values, statements,
 };
 
 use crate::{

@@ -3,19 +3,16 @@
 //! Any router does this, also for those that died. A name that is young is left to whoever prepared it. For an older one the coordinator is
 //! asked behind a fence: from then on it is decided, one way or the other, also if the router that prepared it is only slow.
 
-use std::{
-    cell::RefCell,
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use holdfast_client::Finished;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
-    health::account,
     backend::{Server, connect},
+    counts::Counts,
     global_write::{Decider, Decision, PREFIX, Prepared, read_xid},
+    health::account,
     session::{Ended, end_prepared},
     shared::Shared,
     source::Source,
@@ -99,17 +96,14 @@ pub(crate) async fn sweep(shared: Arc<Shared>, source: Arc<Source>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let found = match timeout(limit, look(&source, &mut connection)).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(_)) | Err(_) => {
-                connection = None;
-                continue;
-            }
+        let Ok(Ok(found)) = timeout(limit, look(&source, &mut connection)).await else {
+            connection = None;
+            continue;
         };
-        shared.counts.in_doubt(source.name(), found.len());
+        Counts::in_doubt(source.name(), found.len());
         for orphan in found.into_iter().filter(|found| found.age_ms >= orphan_ms) {
             let Some(server) = &mut connection else { break };
-            end(&shared, &decider, &source, server, orphan, limit).await;
+            end(&decider, &source, server, orphan, limit).await;
             if server.broken {
                 connection = None;
             }
@@ -119,7 +113,6 @@ pub(crate) async fn sweep(shared: Arc<Shared>, source: Arc<Source>) {
 
 /// Ends one as the coordinator says; leaves it where the coordinator says nothing.
 async fn end(
-    shared: &Shared,
     decider: &Decider,
     source: &Source,
     server: &mut Server,
@@ -136,11 +129,10 @@ async fn end(
             return;
         }
     };
-    let prepared =
-        Prepared { branch, source: source.name().to_owned(), xact: String::new() };
+    let prepared = Prepared { branch, source: source.name().to_owned(), xact: String::new() };
     match end_prepared(server, &gid, &prepared, commit, limit).await {
         Ended::Done => {
-            shared.counts.swept(commit);
+            Counts::swept(commit);
             let verb = if commit { "committed" } else { "rolled back" };
             tracing::info!(gid, source = source.name(), age_ms, verb, "an orphan was ended");
             if commit {

@@ -143,6 +143,11 @@ impl Reader {
         self.known.push(key);
     }
 
+    /// Whether anybody set `key`.
+    pub(crate) fn is_given(&mut self, key: &'static str) -> bool {
+        self.find(key).is_some()
+    }
+
     /// The text of `key` as it stands, without a judgement.
     pub(crate) fn peek(&self, key: &str) -> Option<String> {
         if let Some(set) = self.overrides.iter().rev().find(|set| set.key == key) {

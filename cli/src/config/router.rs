@@ -4,9 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use holdfast_shard_router::{
     RouterConfig, Tls, Verifier,
-    config::{
-        Authentication, CoordinatorConfig, Endpoint, Limits, SourceConfig, UserConfig,
-    },
+    config::{Authentication, CoordinatorConfig, Endpoint, Limits, SourceConfig, UserConfig},
 };
 
 use super::{

@@ -14,12 +14,12 @@ use crate::{
 /// Global transactions whose state is asked for in one look; the others have none.
 const STATES_MAX: usize = 100;
 
-impl Session {
-    /// Whether the router must ask others before it answers this.
-    pub(super) fn waits_for_others(&self, meaning: &Meaning) -> bool {
-        matches!(meaning.act(), Act::Show(what) if what == admin::IN_DOUBT)
-    }
+/// Whether the router must ask others before it answers this.
+pub(super) fn waits_for_others(meaning: &Meaning) -> bool {
+    matches!(meaning.act(), Act::Show(what) if what == admin::IN_DOUBT)
+}
 
+impl Session {
     /// Answers; `simple`: it came as a simple query.
     pub(super) async fn ask_in_doubt(&mut self, simple: bool) -> Result<(), End> {
         if !self.to_client.is_empty() {

@@ -2,7 +2,9 @@
 
 use holdfast_route::Access;
 
-use super::{Bound, End, FAILED, IDLE, IN_TRANSACTION, Next, Scatter, Session, Span, expect::Expect};
+use super::{
+    Bound, End, FAILED, IDLE, IN_TRANSACTION, Next, Scatter, Session, Span, expect::Expect,
+};
 use crate::{
     frame::{self, HEADER},
     refusal::Refusal,
@@ -203,7 +205,9 @@ impl Session {
             self.begin_deferred();
             if access != Access::Read {
                 let here = self.bound.as_ref().map(|bound| bound.source);
-                if self.global.is_some() && let Some(here) = here {
+                if self.global.is_some()
+                    && let Some(here) = here
+                {
                     self.may_write(here)?;
                 }
                 self.wrote = true;

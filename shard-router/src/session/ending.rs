@@ -18,6 +18,7 @@ use super::{
 use crate::{
     backend::literal,
     classify::{Act, Token, Tokens},
+    counts::Counts,
     global_write::{Decision, Prepared, xid},
     refusal::Refusal,
 };
@@ -136,7 +137,8 @@ impl Session {
         }
         let gid = global.map_or_else(|| ulid::Ulid::new().to_string(), |global| global.gid);
         reached(Site::RouterBeforePrepare);
-        let (read, prepared) = join(end_readers(&mut readers, limit), prepare(&mut writers, &gid, limit)).await;
+        let (read, prepared) =
+            join(end_readers(&mut readers, limit), prepare(&mut writers, &gid, limit)).await;
         let prepared = match read.and(prepared) {
             Ok(prepared) => prepared,
             Err(stopped) => {
@@ -151,20 +153,21 @@ impl Session {
         let decider = self.worker.decider().cloned().expect("a second writer needs one");
         let decision = decider.decide(&gid, &prepared).await;
         reached(Site::RouterDecided);
-        let counts = &self.worker.shared().counts;
         match decision {
             Decision::Commit => {
-                counts.global("committed");
+                Counts::global("committed");
                 self.apply(writers, gid, prepared, canceled).await
             }
             Decision::RollBack(why) => {
-                counts.global("rolled_back");
+                Counts::global("rolled_back");
                 self.undo(writers, gid.clone(), canceled);
-                let cause = format!("the coordinator did not commit transaction {gid}: {why}. It is rolled back on every source");
+                let cause = format!(
+                    "the coordinator did not commit transaction {gid}: {why}. It is rolled back on every source"
+                );
                 Err(Refusal::new("HF3218", "40000", cause, "Begin it again").into())
             }
             Decision::Unknown(why) => {
-                counts.global("unknown");
+                Counts::global("unknown");
                 close_all(writers);
                 let cause = format!("whether transaction {gid} commits is not known: {why}");
                 let remedy = format!(
@@ -226,7 +229,10 @@ impl Session {
             ReadOwnWrites::All => {
                 let limit = self.worker.config().limits.commit_timeout;
                 if let Err(why) = pending.ended(limit).await {
-                    let words = format!("transaction {} is committed, and not to be seen everywhere yet: {why}", pending.gid);
+                    let words = format!(
+                        "transaction {} is committed, and not to be seen everywhere yet: {why}",
+                        pending.gid
+                    );
                     self.say(|out| crate::refusal::put_warning(out, "01000", &words));
                 }
             }
@@ -249,7 +255,8 @@ impl Session {
     /// What this session sees of its own transactions.
     fn read_own_writes(&self) -> ReadOwnWrites {
         let pairs = self.settings.as_ref().map(|settings| settings.pairs.as_slice());
-        let mut found = pairs.unwrap_or_default().iter().filter(|(name, _)| name == READ_OWN_WRITES);
+        let mut found =
+            pairs.unwrap_or_default().iter().filter(|(name, _)| name == READ_OWN_WRITES);
         let value = found.next().map_or("", |(_, value)| value);
         ReadOwnWrites::parse(value).unwrap_or(ReadOwnWrites::Session)
     }
@@ -383,9 +390,8 @@ async fn prepare(
 
 /// Ends those that were only read from.
 async fn end_readers(readers: &mut [Member], limit: Duration) -> Result<(), Stopped> {
-    let told = readers
-        .iter_mut()
-        .map(|member| within(limit, &mut member.bound.server, &["COMMIT"]));
+    let told =
+        readers.iter_mut().map(|member| within(limit, &mut member.bound.server, &["COMMIT"]));
     let told = join_all(told).await;
     for (reply, member) in told.into_iter().zip(readers) {
         let source = member.bound.pool.source.name();
@@ -403,17 +409,20 @@ async fn end_readers(readers: &mut [Member], limit: Duration) -> Result<(), Stop
 
 /// A server that took part says that its transaction had failed, which nobody had told the router.
 fn not_committed(source: &str) -> Refusal {
-    let cause = format!("source {source} has rolled back. The transaction is rolled back on every source");
+    let cause =
+        format!("source {source} has rolled back. The transaction is rolled back on every source");
     Refusal::new("HF3206", "25P02", cause, "Begin it again")
 }
 
 async fn roll_back_all(mut members: Vec<Member>, limit: Duration) {
-    let told = members
-        .iter_mut()
-        .map(|member| within(limit, &mut member.bound.server, &["ROLLBACK"]));
-    for (reply, error) in join_all(told).await.into_iter().enumerate().filter_map(|(at, reply)| {
-        reply.err().map(|error| (at, error))
-    }) {
+    let told =
+        members.iter_mut().map(|member| within(limit, &mut member.bound.server, &["ROLLBACK"]));
+    for (reply, error) in join_all(told)
+        .await
+        .into_iter()
+        .enumerate()
+        .filter_map(|(at, reply)| reply.err().map(|error| (at, error)))
+    {
         tracing::info!(at = reply, error, "a server was lost before its rollback");
     }
     give_back_all(members, false);

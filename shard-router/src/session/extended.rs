@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::{
-    Bound, End, Scatter, ScatterPortal, Session, Statement, consume::Taken,
-    ending::check_setting, expect::Expect, prepared::Portal,
+    Bound, End, Scatter, ScatterPortal, Session, Statement, consume::Taken, ending::check_setting,
+    expect::Expect, prepared::Portal,
 };
 use crate::{
     backend::put_name,
@@ -319,7 +319,7 @@ impl Session {
             let sql = portal.statement.sql();
             let meaning = Rc::clone(&portal.statement.meaning);
             let verb = self.spans(&meaning);
-            if verb.is_some() || self.waits_for_others(&meaning) {
+            if verb.is_some() || super::ask::waits_for_others(&meaning) {
                 self.end_turn();
                 if !self.expected.is_empty() {
                     return Ok(Taken::Later);

@@ -13,8 +13,7 @@ use crate::{
     backend::{Reply, Server},
     classify::{Act, Tokens},
     deadlock::Entry,
-    frame,
-    global_write,
+    frame, global_write,
     meaning::Meaning,
     refusal::{self, Refusal},
 };
@@ -63,9 +62,7 @@ impl Session {
         match meaning.act() {
             Act::Commit => Some(Verb::Commit),
             Act::Rollback => Some(Verb::Rollback),
-            Act::InTransaction | Act::SetLocal | Act::Set(_) | Act::ResetAll => {
-                Some(Verb::Within)
-            }
+            Act::InTransaction | Act::SetLocal | Act::Set(_) | Act::ResetAll => Some(Verb::Within),
             _ => None,
         }
     }
@@ -338,9 +335,8 @@ impl Session {
             statements.push(self.tag());
         }
         let mut members = self.take_members();
-        let told = members.iter_mut().map(|member| {
-            within(limit, &mut member.bound.server, &statements)
-        });
+        let told =
+            members.iter_mut().map(|member| within(limit, &mut member.bound.server, &statements));
         let told = join_all(told).await;
         let mut wrong = None;
         let mut tag = String::new();
@@ -350,7 +346,9 @@ impl Session {
                     wrong.get_or_insert(Ok(body));
                 }
                 Ok(reply) => tag = reply.tag,
-                Err(error) => wrong = Some(Err((member.bound.pool.source.name().to_owned(), error))),
+                Err(error) => {
+                    wrong = Some(Err((member.bound.pool.source.name().to_owned(), error)))
+                }
             }
         }
         if back {

@@ -233,7 +233,9 @@ impl Session {
             Err(Refusal::new("HF3210", "0A000", cause, remedy.to_owned()))
         };
         if self.status == IDLE && self.batch_open {
-            let cause = format!("messages without a Sync before them and without BEGIN are for sources {names}");
+            let cause = format!(
+                "messages without a Sync before them and without BEGIN are for sources {names}"
+            );
             return refuse(cause, "Send a Sync before them, or BEGIN first");
         }
         if plan.access != Access::Read && !self.worker.decides() {

@@ -236,7 +236,9 @@ impl Session {
         loop {
             match merger.next()? {
                 Outcome::Row(_) if how.rows_max > 0 && said == how.rows_max => {
-                    let cause = format!("a portal of more than {said} rows over several sources, asked for in portions within a transaction");
+                    let cause = format!(
+                        "a portal of more than {said} rows over several sources, asked for in portions within a transaction"
+                    );
                     let remedy = "Ask for all rows at once (a fetch size of 0)";
                     return Err(Refusal::new("HF3211", "0A000", cause, remedy).into());
                 }

@@ -58,9 +58,10 @@ pub(super) async fn carry_out(
     let limit = worker.config().limits.commit_timeout;
     let end = Instant::now() + if commit { COMMIT_MAX } else { limit };
     let how = How { commit, canceled, limit, end };
-    let each = members.into_iter().zip(&prepared).map(async |(member, branch)| {
-        end_one(member, &gid, branch, &how).await
-    });
+    let each = members
+        .into_iter()
+        .zip(&prepared)
+        .map(async |(member, branch)| end_one(member, &gid, branch, &how).await);
     let ended = join_all(each).await;
     let failed: Vec<String> = ended.into_iter().filter_map(Result::err).collect();
     if failed.is_empty() {
@@ -84,12 +85,7 @@ struct How {
     end: Instant,
 }
 
-async fn end_one(
-    member: Member,
-    gid: &str,
-    branch: &Prepared,
-    how: &How,
-) -> Result<(), String> {
+async fn end_one(member: Member, gid: &str, branch: &Prepared, how: &How) -> Result<(), String> {
     let Member { bound, .. } = member;
     let (pool, mut server) = (bound.pool, Some(bound.server));
     let (mut last, mut pause) = (String::new(), PAUSE_FIRST);
@@ -116,7 +112,12 @@ async fn end_one(
             }
             Ended::Otherwise(why) => {
                 pool.give_back(taken);
-                tracing::error!(gid, source = branch.source, why, "a prepared transaction was ended against the decision");
+                tracing::error!(
+                    gid,
+                    source = branch.source,
+                    why,
+                    "a prepared transaction was ended against the decision"
+                );
                 return Err(format!("{}: {why}", branch.source));
             }
             Ended::Again(why) => {
@@ -175,9 +176,12 @@ pub(crate) async fn end_prepared(
 /// What became of a local transaction that is not prepared any more and was to commit.
 async fn proven(server: &mut Server, branch: &Prepared, limit: Duration) -> Ended {
     if branch.xact.is_empty() {
-        return Ended::Again("nothing is prepared, and nothing proves that it was committed".into());
+        return Ended::Again(
+            "nothing is prepared, and nothing proves that it was committed".into(),
+        );
     }
-    let ask = format!("SELECT pg_catalog.pg_xact_status({}::pg_catalog.xid8)", literal(&branch.xact));
+    let ask =
+        format!("SELECT pg_catalog.pg_xact_status({}::pg_catalog.xid8)", literal(&branch.xact));
     let reply = match within(limit, server, &[ask]).await {
         Ok(reply) => reply,
         Err(why) => return Ended::Again(why),

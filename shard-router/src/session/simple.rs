@@ -3,8 +3,7 @@
 use holdfast_route::Access;
 
 use super::{
-    Bound, End, IDLE, Scatter, Session, Span, consume::Taken, ending::check_setting,
-    expect::Expect,
+    Bound, End, IDLE, Scatter, Session, Span, consume::Taken, ending::check_setting, expect::Expect,
 };
 use crate::{
     classify::Act,
@@ -53,7 +52,7 @@ impl Session {
             self.unnamed = None;
             return Ok(Taken::Span(Box::new(Span { verb, sql: sql.into(), simple: true })));
         }
-        if self.waits_for_others(&meaning) {
+        if super::ask::waits_for_others(&meaning) {
             return Ok(Taken::Ask(true));
         }
         if let Some(answer) = self.answer_itself(&meaning, sql)? {
