@@ -50,6 +50,34 @@ fn numbers(value: &Value) -> Vec<u64> {
     value.as_array().into_iter().flatten().filter_map(Value::as_u64).collect()
 }
 
+/// What the leader says of itself, if one does.
+async fn leader_of(cluster: &Cluster) -> Option<Value> {
+    let status = operate(cluster, &["status"]).await.ok()?.json().ok()?;
+    let nodes = status["nodes"].as_array()?.clone();
+    nodes.into_iter().find(|node| node["role"] == "leader")
+}
+
+/// The voters by the word of the leader.
+async fn voters(cluster: &Cluster) -> anyhow::Result<Vec<u64>> {
+    until("a leader says who votes", SOON, async || {
+        Some(numbers(&leader_of(cluster).await?["voters"]))
+    })
+    .await
+}
+
+/// Transfers the leadership until it is where `there` says.
+async fn lead(cluster: &Cluster, what: &str, there: impl Fn(u64) -> bool) -> anyhow::Result<()> {
+    until(what, 2 * SOON, async || {
+        let leader = leader_of(cluster).await?["node"].as_u64()?;
+        if there(leader) {
+            return Some(());
+        }
+        let _another = operate(cluster, &["transfer"]).await;
+        None
+    })
+    .await
+}
+
 /// A service that says yes, and clients that never stop asking it. Counts what ended, and what ended otherwise than committed.
 struct Traffic {
     committed: Arc<AtomicU64>,
@@ -147,6 +175,64 @@ async fn three_nodes_are_restarted_one_after_the_other_and_no_transaction_fails(
         traffic.flows(50).await?;
     }
     ensure!(traffic.end().await? >= 350);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_added_replaced_and_removed_by_command_while_transactions_commit()
+-> anyhow::Result<()> {
+    let mut cluster = Cluster::start(0).await?;
+    let traffic = Traffic::start(&cluster).await?;
+    traffic.flows(50).await?;
+
+    let (mut fourth, raft, _) = newcomer(&cluster, 4)?;
+    let added = until("node 4 is added", SOON, async || {
+        let said = operate(&cluster, &["add", "4", "--raft", &raft]).await.ok()?;
+        // Until it listens, it cannot be reached.
+        (said.code == Some(0)).then_some(said)
+    });
+    ensure!(added.await?.json()?["result"] == "voter");
+    ensure!(voters(&cluster).await? == [1, 2, 3, 4]);
+    let again = operate(&cluster, &["add", "4", "--raft", &raft]).await?;
+    ensure!(again.code == Some(3) && again.err.contains("HF2504"), "{}", again.err);
+    traffic.flows(50).await?;
+
+    // The newcomer leads: agents and clients that were told of three nodes have found the fourth.
+    lead(&cluster, "node 4 leads", |leader| leader == 4).await?;
+    traffic.flows(50).await?;
+    lead(&cluster, "another leads", |leader| leader != 4).await?;
+    traffic.flows(50).await?;
+
+    // The leader goes: it hands over first.
+    let leader = cluster.leader().await?;
+    let number = (leader + 1).to_string();
+    let removed = operate(&cluster, &["remove", &number]).await?;
+    ensure!(removed.code == Some(0), "{}{}", removed.out, removed.err);
+    let left = voters(&cluster).await?;
+    ensure!(left.len() == 3 && !left.contains(&(leader as u64 + 1)), "{left:?}");
+    traffic.flows(50).await?;
+
+    // Another loses its disk and comes back empty.
+    let lost = (0..3).find(|at| *at != leader).context("two are left")?;
+    let number = (lost + 1).to_string();
+    let early = operate(&cluster, &["replace", &number]).await?;
+    ensure!(early.code == Some(3) && early.err.contains("HF2504"), "it is well: {}", early.err);
+    cluster.nodes[lost].process.kill().await?;
+    std::fs::remove_dir_all(&cluster.nodes[lost].data)?;
+    cluster.nodes[lost].process.start()?;
+    let replaced = until("the empty node is let in", SOON, async || {
+        let said = operate(&cluster, &["replace", &number]).await.ok()?;
+        (said.code == Some(0)).then_some(said)
+    });
+    ensure!(replaced.await?.json()?["result"] == "replaced");
+    ensure!(voters(&cluster).await? == left);
+    traffic.flows(50).await?;
+
+    let transferred = operate(&cluster, &["transfer"]).await?;
+    ensure!(transferred.code == Some(0), "{}", transferred.err);
+    traffic.flows(50).await?;
+    ensure!(traffic.end().await? >= 400);
+    fourth.kill().await?;
     Ok(())
 }
 

@@ -484,6 +484,17 @@ impl Coordinator {
         &self.inner.log
     }
 
+    /// gRPC addresses of all nodes, for callers and agents: those that the log records, and those of the configuration where it
+    /// records none yet.
+    pub(crate) fn doors(&self) -> Vec<String> {
+        let recorded = self.inner.log.members();
+        if recorded.is_empty() {
+            let configured = self.inner.config.cluster.members.iter();
+            return configured.map(|member| member.grpc.clone()).collect();
+        }
+        recorded.into_iter().map(|member| member.grpc).filter(|grpc| !grpc.is_empty()).collect()
+    }
+
     /// The highest format of entries that every member reads: a command whose record needs a higher one must not be proposed.
     #[must_use]
     pub fn cluster_format(&self) -> u32 {

@@ -48,6 +48,8 @@ faults! {
     Isolated = "isolated", 0..=0, "nothing";
     /// Each sync of the log takes so much longer.
     SlowDisk = "slow-disk", 1..=5_000, "ms a sync";
+    /// The next sync of the log fails, as on a broken disk; the process ends by that.
+    SyncFails = "sync-fails", 0..=0, "nothing";
     /// The time that this node stamps is off by so much.
     ClockSkew = "clock-skew", -86_400_000..=86_400_000, "ms";
     /// So many of a hundred calls are answered *unknown*, and not carried out.

@@ -182,6 +182,11 @@ impl<'a> Session<'a> {
     }
 
     fn welcome(&mut self, welcome: v1::Welcome) -> Option<Ended> {
+        for address in welcome.coordinators {
+            // A full channel means more addresses than are ever dialled.
+            let _told = self.shared.learnt.try_send(address);
+        }
+        // Said again, it tells of further nodes and of nothing else.
         if self.welcome.is_some() {
             return None;
         }
@@ -203,10 +208,6 @@ impl<'a> Session<'a> {
         let connected = self.shared.config.status.connect();
         self.welcome = Some(Welcomed { shared: self.shared, node, _connected: connected });
         tracing::info!(address = self.address, node, "session open");
-        for address in welcome.coordinators {
-            // A full channel means more addresses than are ever dialled.
-            let _told = self.shared.learnt.try_send(address);
-        }
         None
     }
 

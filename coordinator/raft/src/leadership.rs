@@ -43,19 +43,28 @@ impl Directory {
     }
 }
 
-/// Says it when openraft stopped by itself: the node neither votes nor follows, its role is *stopped* and it is not ready. A failed
-/// write or sync of the log ends the process before this.
-fn tell_if_broken(fatal: &Fatal<Consensus>) {
-    match fatal {
-        Fatal::Stopped => tracing::info!("the replica stopped"),
-        Fatal::StorageError(_) | Fatal::Panicked => {
-            tracing::error!(
-                %fatal,
-                "HF1203 the replica cannot go on; this node follows the log no longer and is not ready. \
-                 Check the disk and its space, then start it again: the log recovers by itself"
-            );
-        }
+/// A runtime that ends drops the tasks of openraft in any order, which looks like a fault of theirs. It polls nothing more, so
+/// whoever is still polled after this time is in a process that goes on.
+const STILL_HERE: Duration = Duration::from_millis(250);
+
+/// The fault that openraft stopped of by itself, if it did.
+fn broken(metrics: &RaftMetrics<Consensus>) -> Option<Fatal<Consensus>> {
+    match &metrics.running_state {
+        Ok(()) | Err(Fatal::Stopped) => None,
+        Err(fatal @ (Fatal::StorageError(_) | Fatal::Panicked)) => Some(fatal.clone()),
     }
+}
+
+/// Says it and ends the process: what the replica held may be half done, and a node that lives on without it neither votes nor
+/// follows while its doors still answer. A failed write or sync of the log ends the process before this.
+async fn end_broken(fatal: &Fatal<Consensus>) -> ! {
+    tokio::time::sleep(STILL_HERE).await;
+    tracing::error!(
+        %fatal,
+        "HF1203 the replica cannot go on; aborting, since this node neither votes nor follows any more. \
+         Check the disk and its space, then start it again: the log recovers by itself"
+    );
+    std::process::abort()
 }
 
 /// What the metrics of openraft say of the leadership.
@@ -94,18 +103,11 @@ pub(crate) async fn follow(
     // Silence shows only by looking again.
     let mut look = tokio::time::interval(silence_max / 8);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut told = false;
     loop {
-        let now = {
+        let (now, broken) = {
             let now = metrics.borrow_and_update();
-            if let Err(fatal) = &now.running_state
-                && !told
-            {
-                told = true;
-                tell_if_broken(fatal);
-            }
             peers.record(&now.membership_config);
-            leadership(&now, &directory, silence_max)
+            (leadership(&now, &directory, silence_max), broken(&now))
         };
         sender.send_if_modified(|published| {
             if *published == now {
@@ -125,6 +127,9 @@ pub(crate) async fn follow(
             *published = now;
             true
         });
+        if let Some(fatal) = broken {
+            end_broken(&fatal).await;
+        }
         tokio::select! {
             changed = metrics.changed() => if changed.is_err() {
                 sender.send_if_modified(|published| {

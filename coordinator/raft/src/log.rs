@@ -23,7 +23,8 @@ use tokio::{
 };
 
 use crate::{
-    ControlError, Leadership, LogStatus, MemberStatus, Position, ProposeError, Role, StateMachine,
+    ControlError, Leadership, LogStatus, Member, MemberStatus, Position, ProposeError, Role,
+    StateMachine,
     consensus::{Consensus, Membership, Opaque, Reply, position},
     leadership::Directory,
     machine::Replica,
@@ -231,6 +232,16 @@ impl<S: StateMachine> Log<S> {
             fsyncs: shared.fsyncs.load(Ordering::Relaxed),
             bytes_written: shared.bytes_written.load(Ordering::Relaxed),
         }
+    }
+
+    /// The members, learners too, by the membership as this node knows it. Empty before the cluster is founded, and on a node that
+    /// waits to be added.
+    #[must_use]
+    pub fn members(&self) -> Vec<Member> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.membership().nodes();
+        nodes.map(|(node, addresses)| addresses.member(*node)).collect()
     }
 
     /// The highest format of entries that every member reads, by the membership as this node knows it. A leader must write none

@@ -59,8 +59,7 @@ pub struct Participants {
 /// What every session of this node shares.
 #[derive(Debug)]
 struct Door {
-    node: u64,
-    coordinators: Vec<String>,
+    coordinator: Coordinator,
     events: mpsc::Sender<Event>,
     calling_term: Arc<AtomicU64>,
     places: Arc<Semaphore>,
@@ -68,12 +67,22 @@ struct Door {
     stop: CancellationToken,
 }
 
+impl Door {
+    /// What an agent is told of the cluster, at first and again when there are other nodes.
+    fn welcome(&self, coordinators: Vec<String>) -> Outgoing {
+        Outgoing::Message(message(Outward::Welcome(v1::Welcome {
+            node: self.coordinator.config().node.id,
+            coordinators,
+            silence_max_ms: limit::SILENCE_MAX_MS,
+        })))
+    }
+}
+
 /// The service as tonic serves it. Its sessions end when the coordinator stops.
 #[must_use]
 pub fn service(coordinator: &Coordinator) -> ParticipantsServer<Participants> {
     let door = Door {
-        node: coordinator.config().node.id,
-        coordinators: coordinator.config().cluster.members.iter().map(|m| m.grpc.clone()).collect(),
+        coordinator: coordinator.clone(),
         events: coordinator.events(),
         calling_term: coordinator.calling_term(),
         places: Arc::new(Semaphore::new(limit::SESSIONS_MAX)),
@@ -154,7 +163,7 @@ impl Session {
             hello = self.greeting(&mut inward) => hello,
             () = stop.cancelled() => Err(stopping()),
         };
-        let hello = match hello {
+        let (hello, told) = match hello {
             Ok(hello) => hello,
             Err(status) => return self.end(status).await,
         };
@@ -162,7 +171,7 @@ impl Session {
             service = %hello.service, instance = %hello.instance, version = %hello.version,
             session = self.id.0, "an agent is here"
         );
-        let ended = self.converse(&mut inward).await;
+        let ended = self.converse(&mut inward, told).await;
         // Before the end is told, so that no call is put on a session that is over.
         let _stopped = self.door.events.send(Event::SessionDown(self.id)).await;
         tracing::info!(
@@ -172,11 +181,11 @@ impl Session {
         self.end(ended).await;
     }
 
-    /// The first message, which must be a hello in order.
+    /// The first message, which must be a hello in order; and the nodes that the agent was told of in return.
     async fn greeting(
         &mut self,
         inward: &mut Streaming<v1::AgentMessage>,
-    ) -> Result<v1::Hello, Status> {
+    ) -> Result<(v1::Hello, Vec<String>), Status> {
         let silent_at = Instant::now() + Duration::from_millis(limit::SILENCE_MAX_MS);
         let first = timeout_at(silent_at, inward.message()).await.map_err(|_| silence())??;
         let Some(v1::AgentMessage { message: Some(Inward::Hello(hello)) }) = first else {
@@ -187,12 +196,8 @@ impl Session {
             return Err(not_its_service(&self.caller, &service));
         }
         self.credit = hello.credit as usize;
-        let welcome = v1::Welcome {
-            node: self.door.node,
-            coordinators: self.door.coordinators.clone(),
-            silence_max_ms: limit::SILENCE_MAX_MS,
-        };
-        let welcome = Outgoing::Message(message(Outward::Welcome(welcome)));
+        let told = self.door.coordinator.doors();
+        let welcome = self.door.welcome(told.clone());
         let gone = |_| Status::cancelled("the agent did not wait for its welcome");
         self.outbox.send(welcome).await.map_err(gone)?;
         let new = NewSession {
@@ -210,11 +215,16 @@ impl Session {
             outbox: self.outbox.clone(),
         };
         self.door.events.send(Event::SessionUp(new)).await.map_err(|_| stopping())?;
-        Ok(hello)
+        Ok((hello, told))
     }
 
-    /// Hears the agent until it goes, breaks the protocol or falls silent, or the node stops; says which.
-    async fn converse(&self, inward: &mut Streaming<v1::AgentMessage>) -> Status {
+    /// Hears the agent until it goes, breaks the protocol or falls silent, or the node stops; says which. `told` are the nodes that
+    /// the agent knows of.
+    async fn converse(
+        &self,
+        inward: &mut Streaming<v1::AgentMessage>,
+        mut told: Vec<String>,
+    ) -> Status {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let silence_max = Duration::from_millis(limit::SILENCE_MAX_MS);
@@ -239,6 +249,11 @@ impl Session {
                     }
                 }
                 _ = beat.tick() => {
+                    // A node that joined may lead soon, and calls only those that have a session with it.
+                    let nodes = self.door.coordinator.doors();
+                    if nodes != told && self.outbox.try_send(self.door.welcome(nodes.clone())).is_ok() {
+                        told = nodes;
+                    }
                     // A full outbox says as much as a beat does.
                     let _full = self.outbox.try_send(Outgoing::Message(message(Outward::Beat(v1::Beat {}))));
                 }

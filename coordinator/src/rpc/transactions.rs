@@ -59,8 +59,7 @@ impl Transactions {
     fn introduce(&self, metadata: &mut MetadataMap) {
         let coordinator = self.desk.coordinator();
         let (leads, leader) = self.desk.leading();
-        let nodes: Vec<String> =
-            coordinator.config().cluster.members.iter().map(|member| member.grpc.clone()).collect();
+        let nodes = coordinator.doors();
         let pairs = [
             ("holdfast-leads", leads.to_string()),
             ("holdfast-leader", leader.unwrap_or_default()),

@@ -55,6 +55,10 @@ impl Disk for RealDisk {
         if let Some(longer_ms) = held::measure(Drilled::SlowDisk) {
             std::thread::sleep(Duration::from_millis(longer_ms.unsigned_abs()));
         }
+        if held::measure(Drilled::SyncFails).is_some() {
+            // EIO
+            return Err(io::Error::from_raw_os_error(5));
+        }
         file.sync_data()
     }
 }

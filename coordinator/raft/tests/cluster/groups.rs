@@ -132,6 +132,8 @@ async fn groups_of_a_node_share_its_syncs_and_its_directory_remembers_their_numb
     }))
     .await;
     assert!(answers.into_iter().all(|answer| answer.unwrap().is_ok()));
+    // One counter, since there is one writer. How well groups share its syncs is held where the writer can be held up: in the
+    // store's own tests.
     let fsyncs = host.logs[3].status().fsyncs - before;
     assert!((1..entries as u64).contains(&fsyncs), "{fsyncs} syncs for {entries} entries");
     let [host] = hosts;

@@ -6,6 +6,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -52,6 +53,59 @@ async fn appends_that_wait_together_share_one_sync() -> anyhow::Result<()> {
     assert!(fsyncs < 200, "{fsyncs} syncs for 1000 entries");
     assert_eq!(entries(&mut log).await?.len(), 1000);
     log.close().await;
+    Ok(())
+}
+
+/// A disk on which a sync, once it began, waits until it is let through.
+struct HeldDisk {
+    began: mpsc::Sender<()>,
+    through: mpsc::Receiver<()>,
+}
+
+impl Disk for HeldDisk {
+    fn write(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        RealDisk.write(file, bytes, offset)
+    }
+
+    fn sync(&mut self, file: &File) -> io::Result<()> {
+        // Once the test is over, every sync goes through.
+        if self.began.send(()).is_ok() {
+            let _ended = self.through.recv();
+        }
+        RealDisk.sync(file)
+    }
+}
+
+#[tokio::test]
+async fn what_all_groups_queue_during_one_sync_is_made_durable_by_the_next() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let ((began, begins), (let_through, through)) = (mpsc::channel(), mpsc::channel());
+    let options = Options { groups: 4, ..options(dir.path()) };
+    let mut logs = LogStore::open_all(HeldDisk { began, through }, &options)?;
+    let before = logs[0].shared().fsyncs.load(Ordering::Relaxed);
+    let wait = Duration::from_secs(30);
+
+    let (done, first) = Consensus::oneshot();
+    logs[0].append([entry(1, 0, 100)], IOFlushed::signal(done)).await?;
+    begins.recv_timeout(wait)?;
+    let mut waiting = vec![first];
+    for index in 1..=10 {
+        for (group, log) in logs.iter_mut().enumerate() {
+            let index = if group == 0 { index } else { index - 1 };
+            let (done, told) = Consensus::oneshot();
+            log.append([entry(1, index, 100)], IOFlushed::signal(done)).await?;
+            waiting.push(told);
+        }
+    }
+    let_through.send(())?;
+    begins.recv_timeout(wait)?;
+    let_through.send(())?;
+    for told in waiting {
+        tokio::time::timeout(wait, told).await???;
+    }
+    assert_eq!(logs[0].shared().fsyncs.load(Ordering::Relaxed) - before, 2);
+    drop((begins, let_through));
+    logs[0].close().await;
     Ok(())
 }
 

@@ -1,0 +1,223 @@
+//! Disks that fill up, cannot be written, cannot be synced or forget: a node that cannot keep its word ends, and never acknowledges.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::{fs::FileExt as _, process::ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, ensure};
+use holdfast_chaos_tests::{Cluster, Load, SOON, Shape, http, until};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+/// A small file system of its own over a folder; gone when this is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// What `folder` holds, on a file system with so many bytes to spare; `None`, with a plain message, without the right to mount.
+    fn under(folder: &Path, spare_bytes: u64) -> anyhow::Result<Option<Self>> {
+        let aside = folder.with_extension("aside");
+        fs::rename(folder, &aside)?;
+        fs::create_dir(folder)?;
+        let used = run("du", ["-s", "--block-size=1", &aside.to_string_lossy()])?;
+        let used: u64 = used.split_whitespace().next().context("du says a size")?.parse()?;
+        let size = format!("size={},mode=0700", used + spare_bytes);
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder).output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            println!("SKIPPED: this process may not mount a small file system; run as root");
+            fs::remove_dir(folder)?;
+            fs::rename(&aside, folder)?;
+            return Ok(None);
+        }
+        let disk = Self(folder.to_owned());
+        run("cp", ["-a", &format!("{}/.", aside.display()), &folder.to_string_lossy()])?;
+        Ok(Some(disk))
+    }
+
+    /// Fills it to the last byte. The file is what to remove again.
+    fn fill(&self) -> anyhow::Result<PathBuf> {
+        let path = self.0.join("somebody-elses.data");
+        let mut file = File::create(&path)?;
+        let block = [1; 4_096];
+        loop {
+            match file.write_all(&block) {
+                Ok(()) => {}
+                Err(full) if full.kind() == io::ErrorKind::StorageFull => return Ok(path),
+                Err(other) => return Err(other.into()),
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Whoever still has files open there keeps them until it ends.
+        let _gone = Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+fn run<const N: usize>(program: &str, arguments: [&str; N]) -> anyhow::Result<String> {
+    let output = Command::new(program).args(arguments).output()?;
+    ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A cluster that rolls its log over and takes snapshots every few hundred transactions.
+fn restless() -> Shape {
+    Shape { segment_bytes: 4 * 1024 * 1024, snapshot_every: 200, ..Shape::default() }
+}
+
+/// Waits until the node has ended by itself; what it said since `before`.
+async fn ends(cluster: &mut Cluster, at: usize, before: usize) -> anyhow::Result<String> {
+    let process = &mut cluster.nodes[at].process;
+    let status = process.ended(4 * SOON).await?;
+    let told = process.log_text().split_off(before);
+    ensure!(status.signal() == Some(Signal::SIGABRT as i32), "{status}: {told}");
+    Ok(told)
+}
+
+/// Everything heals: the node starts again, catches up, and the books are right.
+async fn comes_back(cluster: &mut Cluster, load: &Arc<Load>) -> anyhow::Result<()> {
+    cluster.start_nodes().await?;
+    let running = load.start(4, false);
+    load.more(50).await?;
+    running.stop().await?;
+    cluster.quiet(SOON).await?;
+    cluster.audit().await?;
+    cluster.agree().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_on_a_full_disk_ends_and_comes_back_when_there_is_room() -> anyhow::Result<()> {
+    let mut cluster = Cluster::shaped(2, restless()).await?;
+    let load = Load::open(&cluster, "full").await?;
+    let full = cluster.leader().await?;
+    cluster.nodes[full].process.stop(Signal::SIGTERM, SOON).await?;
+    let Some(disk) = SmallDisk::under(&cluster.nodes[full].data, 8 * 1024 * 1024)? else {
+        return Ok(());
+    };
+    cluster.start_nodes().await?;
+
+    // The others go on while it fails, and whatever it acknowledged before is there.
+    let running = load.start(4, false);
+    load.more(50).await?;
+    let before = cluster.nodes[full].process.log_text().len();
+    let filler = disk.fill()?;
+    let told = ends(&mut cluster, full, before).await?;
+    ensure!(told.contains("HF1202") || told.contains("HF1203"), "{told}");
+    ensure!(told.contains("No space left"), "no cause: {told}");
+    load.more(50).await?;
+    running.stop().await?;
+
+    fs::remove_file(filler)?;
+    comes_back(&mut cluster, &load).await?;
+    cluster.nodes[full].process.stop(Signal::SIGTERM, SOON).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_write_its_snapshot_ends() -> anyhow::Result<()> {
+    let mut cluster = Cluster::shaped(2, restless()).await?;
+    let load = Load::open(&cluster, "snap").await?;
+    let at = cluster.follower().await?;
+    let before = cluster.nodes[at].process.log_text().len();
+    let (dir, aside) =
+        (cluster.nodes[at].data.join("snapshot"), cluster.nodes[at].data.join("aside"));
+    fs::rename(&dir, &aside)?;
+    File::create(&dir)?;
+    let running = load.start(4, false);
+    let told = ends(&mut cluster, at, before).await?;
+    ensure!(told.contains("HF1203 the replica cannot go on"), "{told}");
+    load.more(50).await?;
+    running.stop().await?;
+    fs::remove_file(&dir)?;
+    fs::rename(&aside, &dir)?;
+    comes_back(&mut cluster, &load).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_sync_fails_ends_before_it_acknowledges() -> anyhow::Result<()> {
+    let mut cluster = Cluster::shaped(2, Shape { proxied: true, ..Shape::default() }).await?;
+    let load = Load::open(&cluster, "sync").await?;
+    let running = load.start(4, false);
+    load.more(50).await?;
+    let at = cluster.leader().await?;
+    let before = cluster.nodes[at].process.log_text().len();
+    let order = json!({"fault": "sync-fails", "measure": 0, "limit_ms": 10_000});
+    let held = http::post(&cluster.nodes[at].drill, "/v1/drill", &order).await?;
+    ensure!(held.status == 200, "{:#}", held.json());
+    let told = ends(&mut cluster, at, before).await?;
+    ensure!(told.contains("HF1202 cannot sync the log"), "{told}");
+    load.more(50).await?;
+    running.stop().await?;
+    comes_back(&mut cluster, &load).await
+}
+
+/// The newest file below `folder` whose name ends so.
+fn newest(folder: &Path, ending: &str) -> anyhow::Result<PathBuf> {
+    let paths = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
+    let paths = paths.collect::<io::Result<Vec<_>>>()?;
+    let named = |path: &PathBuf| path.to_string_lossy().ends_with(ending);
+    paths.into_iter().filter(named).max().with_context(|| format!("no {ending} in {folder:?}"))
+}
+
+fn flip(path: &Path, at: u64) -> anyhow::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    file.write_all_at(&[byte[0] ^ 0x04], at)?;
+    Ok(file.sync_all()?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_any_file_is_refused_at_the_start_or_healed() -> anyhow::Result<()> {
+    let mut cluster = Cluster::shaped(2, restless()).await?;
+    let load = Load::open(&cluster, "rot").await?;
+    let running = load.start(8, false);
+    let at = cluster.follower().await?;
+    let snapshots = cluster.nodes[at].data.join("snapshot");
+    until("the node has a snapshot", 4 * SOON, async || newest(&snapshots, ".snap").ok()).await?;
+    running.stop().await?;
+    cluster.nodes[at].process.stop(Signal::SIGTERM, SOON).await?;
+
+    let data = cluster.nodes[at].data.clone();
+    let (identity, snapshot) = (data.join("IDENTITY"), newest(&snapshots, ".snap")?);
+    let segment = newest(&data.join("log"), ".log")?;
+    let length = fs::metadata(&snapshot)?.len();
+    // The head of a segment, and its first record, which holds the vote and what was true before.
+    let places = [(&identity, 2), (&segment, 1), (&segment, 20), (&segment, 70)];
+    let places = places.into_iter().chain([
+        (&snapshot, 0),
+        (&snapshot, length / 2),
+        (&snapshot, length - 1),
+    ]);
+    for (path, offset) in places {
+        flip(path, offset)?;
+        let before = cluster.nodes[at].process.log_text().len();
+        cluster.nodes[at].process.start()?;
+        let status = cluster.nodes[at].process.ended(SOON).await?;
+        let told = cluster.nodes[at].process.log_text().split_off(before);
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
+        ensure!(status.code() == Some(1), "{name} at {offset}: {status}: {told}");
+        ensure!(told.contains("HF") && told.contains(name), "{name} at {offset}: {told}");
+        flip(path, offset)?;
+    }
+
+    // The history is no witness of anything: it is made again from the log.
+    let history = data.join("history");
+    let mut flipped = 0;
+    for entry in fs::read_dir(&history)? {
+        let path = entry?.path();
+        if path.is_file() && fs::metadata(&path)?.len() > 64 {
+            flip(&path, 40)?;
+            flipped += 1;
+        }
+    }
+    ensure!(flipped > 0, "no file of the history in {history:?}");
+    comes_back(&mut cluster, &load).await
+}
