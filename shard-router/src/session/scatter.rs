@@ -37,7 +37,6 @@ pub(crate) struct Scatter {
 pub(crate) struct Running {
     parts: Vec<Part>,
     merger: Merger,
-    given: u64,
     done: bool,
 }
 
@@ -389,7 +388,7 @@ impl Session {
             }
         }
         let merger = merger.expect("a plan over several sources has parts");
-        Ok(Running { parts, merger, given: 0, done: false })
+        Ok(Running { parts, merger, done: false })
     }
 
     /// Merges rows and says them, until there are no more or as many as the client wants.
@@ -404,7 +403,6 @@ impl Session {
                 Outcome::Row(row) => {
                     self.say(|out| frame::put(out, b'D', |out| out.extend_from_slice(&row)));
                     said += 1;
-                    running.given += 1;
                     if self.to_client.len() > WRITE_AT {
                         self.flush_client().await.map_err(Stopped::End)?;
                     }
@@ -419,8 +417,8 @@ impl Session {
         for part in &mut running.parts {
             part.drain().await;
         }
-        let given = running.given;
-        self.say(|out| frame::put_complete(out, &format!("SELECT {given}")));
+        // PostgreSQL counts the rows of this execute alone.
+        self.say(|out| frame::put_complete(out, &format!("SELECT {said}")));
         Ok(())
     }
 }
