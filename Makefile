@@ -68,10 +68,11 @@ bench: deps ## Measure the coordinator and transfers beside bars of the same run
 	cargo bench --locked -p holdfast-txn
 
 # The tests of the chaos folder run the holdfast program of the debug profile, which has kill points.
-chaos: deps ## Break everything once: 2,000 seeds, 20 seeds of the real log, every kill point, the network, drills, planted bugs
+chaos: deps ## Break everything once: 2,000 seeds, 20,000 statements, 20 seeds of the real log, every kill point, the network, drills, planted bugs
 	cargo build --locked --bins
 	cargo build --release --locked -p holdfast-cli
 	$(TARGET)/release/holdfast chaos sim --seeds 2000
+	$(TARGET)/release/holdfast chaos router-diff --statements 20000
 	cargo test --release --locked -p holdfast-sim --test mutants
 	cargo test --locked -p holdfast-raft --features simulation --test simulated -- --nocapture
 	HOLDFAST_CHAOS=full cargo test --locked -p holdfast-chaos-tests --test kill_points --test network_faults --test drill_ends -- --nocapture

@@ -23,6 +23,11 @@ fn find() -> anyhow::Result<PathBuf> {
         ensure!(named.is_file(), "HOLDFAST_BIN names {}, which is no file", named.display());
         return Ok(named);
     }
+    // The command itself starts stories too.
+    let own = std::env::current_exe().context("where this program is")?;
+    if own.file_name().is_some_and(|name| name == "holdfast") {
+        return Ok(own);
+    }
     // The test is target/<profile>/deps/<test>; the program is target/<profile>/holdfast.
     let test = std::env::current_exe().context("where this test is")?;
     let profile =

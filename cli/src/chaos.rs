@@ -38,7 +38,7 @@ Examples:
   holdfast chaos router-diff --statements 1000 --json
   holdfast chaos router-diff --seed 7 --world 12 --statements 400
 
-It starts a PostgreSQL and routers of its own, and leaves nothing behind. Each statement has the same rows and the same effect as on one database, or is refused. Exit code 1 when one differed.")]
+It starts a PostgreSQL, coordinators and routers of its own, and leaves nothing behind. Each statement has the same rows and the same effect as on one database, or is refused. Exit code 1 when one differed.")]
     RouterDiff(RouterDiffArgs),
 }
 

@@ -94,7 +94,8 @@ async fn one_world(
     found: &mut Difference,
 ) -> anyhow::Result<()> {
     stage.make(world).await.context("making a world")?;
-    let router = stage.router(world).await?;
+    // Without coordinators nothing is written to several shards at once: what is refused then has no effect.
+    let router = stage.router(world, number % 4 != 3).await?;
     let mut sessions = Vec::new();
     for name in 0..SESSIONS {
         sessions.push(Session::open(stage, &router, name).await?);

@@ -1,9 +1,12 @@
-//! The stage: one PostgreSQL with a database for each shard and one for the whole, and a router in front of the shards.
+//! The stage: one PostgreSQL with a database for each shard and one for the whole, a router in front of the shards, and coordinators that
+//! decide about what is written to several of them.
+
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use holdfast_shard_router::{
     Router, RouterConfig,
-    config::{Authentication, Endpoint, Limits, SourceConfig},
+    config::{Authentication, CoordinatorConfig, Endpoint, Limits, SourceConfig},
 };
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_util::sync::CancellationToken;
@@ -12,13 +15,19 @@ use super::{
     SHARDS,
     world::{SHARDED, World},
 };
-use crate::{Folder, Postgres};
+use crate::{Cluster, Folder, Postgres};
 
 /// The database that holds everything.
 const WHOLE: &str = "whole";
 
+/// For a decision, on a machine that is busy with other things.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Nothing here is left behind for another router to find.
+const ORPHAN_AGE: Duration = Duration::from_secs(600);
+
 /// Databases, and connections to them beside the router.
 pub(super) struct Stage {
+    cluster: Cluster,
     server: Postgres,
     folder: Folder,
     whole: Client,
@@ -52,6 +61,7 @@ impl Running {
 impl Stage {
     pub(super) async fn set() -> anyhow::Result<Self> {
         let folder = Folder::make()?;
+        let cluster = Cluster::start(0).await?;
         let server = Postgres::start(folder.path()).await?;
         server.create(WHOLE).await?;
         let whole = server.connect(WHOLE).await?;
@@ -61,11 +71,11 @@ impl Stage {
             shards.push(server.connect(&format!("s{shard}")).await?);
         }
         // Nothing here outlives the run.
-        for setting in ["fsync = off", "synchronous_commit = off", "max_connections = 100"] {
+        for setting in ["fsync = off", "synchronous_commit = off"] {
             whole.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await?;
         }
         whole.batch_execute("SELECT pg_reload_conf()").await?;
-        Ok(Self { server, folder, whole, shards })
+        Ok(Self { cluster, server, folder, whole, shards })
     }
 
     /// A connection to the single database.
@@ -82,20 +92,26 @@ impl Stage {
         Ok(())
     }
 
-    /// A router by a world's rules.
-    pub(super) async fn router(&self, world: &World) -> anyhow::Result<Running> {
+    /// A router by a world's rules; only one that `decides` knows the coordinators.
+    pub(super) async fn router(&self, world: &World, decides: bool) -> anyhow::Result<Running> {
+        let coordinator = decides.then(|| CoordinatorConfig {
+            addresses: self.cluster.addresses(),
+            credentials: None,
+            decision_timeout: DECISION_TIMEOUT,
+            orphan_age: ORPHAN_AGE,
+        });
         let rules = self.folder.write("rules.toml", world.rules_text())?;
         let address = Endpoint::Tcp(format!("127.0.0.1:{}", self.server.port()).into());
         let source = |shard: usize| SourceConfig {
             name: format!("p{shard}").into(),
             addresses: vec![address.clone()],
             database: Some(format!("s{shard}")),
-            user: None,
+            user: Some("holdfast".to_owned()),
             password: None,
             weak_authentication: false,
         };
         let router = Router::start(RouterConfig {
-            coordinator: None,
+            coordinator,
             listen: "127.0.0.1:0".parse().expect("an address"),
             workers: 2,
             rules: Some(rules),
