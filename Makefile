@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test verify fix bench chaos soak deploy-check api-check clean
+.PHONY: help deps clients demo test verify fix bench chaos soak deploy-check api-check clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # More options for the demo, for example: make demo ARGS="--kill postgres --duration 30s"
@@ -34,6 +34,15 @@ deps: ## Install what is missing: PostgreSQL's server programs and a C compiler 
 	trap "$$as_root rm -f $$settings/no-main-cluster.conf" EXIT; \
 	$$as_root apt-get update -q; \
 	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing
+
+# The tests use them where they are there; nothing else does. Debian's own Python and Node may be older than the drivers, so these have a folder.
+clients: deps ## Install drivers of other languages below target/clients, so that `make test` goes through the router by them too
+	@command -v python3 >/dev/null && command -v npm >/dev/null || { echo "python3 or npm is missing (Debian: python3-venv, npm)." >&2; exit 1; }
+	python3 -m venv target/clients/python
+	target/clients/python/bin/pip install -q --disable-pip-version-check 'psycopg[binary]' asyncpg
+	npm install --silent --no-audit --no-fund --prefix target/clients pg
+	@[ -f /usr/share/java/postgresql.jar ] || { apt-get update -q && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libpostgresql-jdbc-java default-jdk-headless; }
 
 demo: deps ## Run three coordinators and four PostgreSQL servers, kill the leader, audit the money (ARGS="...")
 	cargo build --release --locked -p holdfast-cli

@@ -119,18 +119,31 @@ async fn pgbench_speaks_all_three_protocols() {
     assert_eq!((row.get::<_, i64>(0), row.get::<_, bool>(1)), (1_200, true));
 }
 
+/// What `make clients` has installed, or the program of that name.
+fn python() -> String {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients/python/bin/python");
+    if own.is_file() { own.display().to_string() } else { "python3".to_owned() }
+}
+
+/// Where Node finds what `make clients` has installed.
+fn node_path() -> String {
+    format!("{}/../target/clients/node_modules", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// A script of another language; says so where that language's driver is not there.
 async fn script(place: &Place, driver: &str, probe: &[&str], run: &[&str], text: &str) {
-    let there = Command::new(probe[0]).args(&probe[1..]).output().await;
+    let there = Command::new(probe[0]).args(&probe[1..]).env("NODE_PATH", node_path()).output();
+    let there = there.await;
     if !there.is_ok_and(|output| output.status.success()) {
         // Kept by the test harness unless it is told to show what tests say.
-        eprintln!("not run: {driver} is not installed");
+        eprintln!("not run: {driver} is not installed (make clients)");
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary directory can be made");
-    let file: &Path = &folder.path().join("script");
+    let file: &Path = &folder.path().join("Probe.java");
     std::fs::write(file, text).expect("the folder is ours");
     let mut command = place.command(run[0]);
+    command.env("NODE_PATH", node_path());
     let output = command.args(&run[1..]).arg(file).output().await.expect("it was there");
     assert!(out(&output).contains("all right"), "{}", out(&output));
 }
@@ -166,8 +179,9 @@ with psycopg.connect(f"dbname={os.environ['PGDATABASE']}", prepare_threshold=1) 
 print("all right")
 "#;
     let place = place().await;
-    let probe = ["python3", "-c", "import psycopg"];
-    script(&place, "psycopg", &probe, &["python3"], text).await;
+    let python = python();
+    let probe = [python.as_str(), "-c", "import psycopg"];
+    script(&place, "psycopg", &probe, &[&python], text).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,8 +208,9 @@ asyncio.run(main())
 print("all right")
 "#;
     let place = place().await;
-    let probe = ["python3", "-c", "import asyncpg"];
-    script(&place, "asyncpg", &probe, &["python3"], text).await;
+    let python = python();
+    let probe = [python.as_str(), "-c", "import asyncpg"];
+    script(&place, "asyncpg", &probe, &[&python], text).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,4 +233,80 @@ const { Client } = require("pg");
     let place = place().await;
     let probe = ["node", "-e", "require('pg')"];
     script(&place, "node-postgres", &probe, &["node"], text).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jdbc_prepares_batches_fetches_and_saves() {
+    let text = r#"
+import java.sql.*;
+import java.util.Properties;
+
+public class Probe {
+    static void check(boolean right, String what) {
+        if (!right) throw new RuntimeException(what);
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        String url = "jdbc:postgresql://" + System.getenv("PGHOST") + ":" + System.getenv("PGPORT") + "/" + System.getenv("PGDATABASE");
+        Properties properties = new Properties();
+        properties.setProperty("user", System.getenv("PGUSER"));
+        properties.setProperty("sslmode", "disable");
+        // The driver names a statement, and asks for binary, when it is executed for the second time.
+        properties.setProperty("prepareThreshold", "2");
+        try (Connection c = DriverManager.getConnection(url, properties)) {
+            try (Statement s = c.createStatement()) {
+                s.execute("CREATE TABLE j (a int PRIMARY KEY, b text, at timestamptz DEFAULT now())");
+            }
+            c.setAutoCommit(false);
+            try (PreparedStatement p = c.prepareStatement("INSERT INTO j (a, b) VALUES (?, ?)")) {
+                for (int n = 0; n < 100; n++) {
+                    p.setInt(1, n);
+                    p.setString(2, "x" + n);
+                    p.addBatch();
+                }
+                check(p.executeBatch().length == 100, "the batch");
+            }
+            c.commit();
+            for (int n = 0; n < 10; n++) {
+                try (PreparedStatement p = c.prepareStatement("SELECT b, at FROM j WHERE a = ?")) {
+                    p.setInt(1, n);
+                    ResultSet r = p.executeQuery();
+                    check(r.next() && r.getString(1).equals("x" + n) && r.getTimestamp(2) != null, "row " + n);
+                }
+            }
+            try (PreparedStatement p = c.prepareStatement("SELECT a FROM j ORDER BY a")) {
+                p.setFetchSize(7);
+                ResultSet r = p.executeQuery();
+                for (int n = 0; n < 100; n++) check(r.next() && r.getInt(1) == n, "fetched " + n);
+            }
+            Savepoint saved = c.setSavepoint();
+            try (Statement s = c.createStatement()) {
+                s.executeUpdate("INSERT INTO j (a) VALUES (1)");
+                throw new RuntimeException("a key twice");
+            } catch (SQLException e) {
+                check(e.getSQLState().equals("23505"), e.getSQLState());
+            }
+            c.rollback(saved);
+            try (Statement s = c.createStatement()) {
+                check(s.executeUpdate("UPDATE j SET b = 'changed' WHERE a < 5") == 5, "after the savepoint");
+            }
+            c.rollback();
+            c.setAutoCommit(true);
+            ResultSet tables = c.getMetaData().getColumns(null, "public", "j", null);
+            int columns = 0;
+            while (tables.next()) columns++;
+            check(columns == 3, "columns " + columns);
+            try (Statement s = c.createStatement()) {
+                ResultSet r = s.executeQuery("SELECT count(*) FILTER (WHERE b = 'changed'), count(*) FROM j");
+                check(r.next() && r.getInt(1) == 0 && r.getInt(2) == 100, "rolled back");
+            }
+        }
+        System.out.println("all right");
+    }
+}
+"#;
+    let place = place().await;
+    let jar = "/usr/share/java/postgresql.jar";
+    let probe = ["sh", "-c", "test -f /usr/share/java/postgresql.jar && command -v javac && java -version"];
+    script(&place, "JDBC", &probe, &["java", "-cp", jar], text).await;
 }
