@@ -307,6 +307,7 @@ public class Probe {
 "#;
     let place = place().await;
     let jar = "/usr/share/java/postgresql.jar";
-    let probe = ["sh", "-c", "test -f /usr/share/java/postgresql.jar && command -v javac && java -version"];
+    let probe =
+        ["sh", "-c", "test -f /usr/share/java/postgresql.jar && command -v javac && java -version"];
     script(&place, "JDBC", &probe, &["java", "-cp", jar], text).await;
 }

@@ -77,7 +77,20 @@ async fn a_reset_that_is_rolled_back_leaves_the_settings_to_their_session() {
     one.simple_query("SELECT 1").await.expect("right");
     one.batch_execute("RESET ALL").await.expect("right");
     one.batch_execute("COMMIT").await.expect("right");
-    assert_eq!((zone(&other).await, zone(&one).await), (usual.clone(), usual));
+    assert_eq!((zone(&other).await, zone(&one).await), (usual.clone(), usual.clone()));
+    // What a session began with is what it goes back to.
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(place.router.port).user("postgres").dbname(&place.database);
+    config.options("-c TimeZone=Asia/Tokyo");
+    let (began, connection) = config.connect(tokio_postgres::NoTls).await.expect("let in");
+    tokio::spawn(connection);
+    began.batch_execute("SET TimeZone = 'Europe/Paris'").await.expect("right");
+    began.batch_execute("BEGIN").await.expect("right");
+    began.simple_query("SELECT 1").await.expect("right");
+    began.batch_execute("RESET ALL").await.expect("right");
+    assert_eq!(zone(&began).await, "Asia/Tokyo");
+    began.batch_execute("COMMIT").await.expect("right");
+    assert_eq!((zone(&began).await, zone(&other).await), ("Asia/Tokyo".to_owned(), usual));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,6 +51,8 @@ impl Running {
     pub(super) async fn connect(&self) -> anyhow::Result<Client> {
         let mut config = Config::new();
         config.host("127.0.0.1").port(self.port).user("holdfast").dbname("any");
+        // Another session may look at once, as it may in PostgreSQL.
+        config.options("-c holdfast.read_own_writes=all");
         let (client, connection) =
             config.connect(NoTls).await.context("connecting to the router")?;
         tokio::spawn(connection);

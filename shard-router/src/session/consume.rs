@@ -1,5 +1,7 @@
 //! The client's messages in order, as far as they can be taken without waiting.
 
+use std::io;
+
 use holdfast_route::Access;
 
 use super::{
@@ -35,6 +37,11 @@ pub(super) enum Taken {
 impl Session {
     /// Takes messages until one must wait. What is not taken stays in the inbox and is looked at again.
     pub(super) fn consume(&mut self) -> Result<Next, End> {
+        if self.torn {
+            return Err(End::Client(io::Error::other(
+                "its server was lost in the middle of a row",
+            )));
+        }
         self.worker.follow_rules();
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut taken = 0;

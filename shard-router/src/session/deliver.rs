@@ -309,6 +309,7 @@ impl Session {
     pub(super) fn server_lost(&mut self, why: &str) {
         let Some(bound) = self.bound.take() else { return };
         self.ticket.points_nowhere();
+        self.torn |= bound.server.passing > 0;
         bound.pool.closed();
         let source = bound.pool.source.name().to_owned();
         let why = self.last_words.take().unwrap_or_else(|| why.to_owned());

@@ -165,6 +165,8 @@ pub(crate) struct Session {
     changes: u64,
     /// What was read back so far; `Some` while reading.
     read_back: Option<Vec<(String, String)>>,
+    /// A server was lost in the middle of a message that the client has the beginning of: nothing can be said behind it.
+    torn: bool,
     /// What a server said before it closed.
     last_words: Option<String>,
     /// A server was lost while nobody waited for an answer: the next statement is told.
@@ -218,6 +220,7 @@ impl Session {
             touched: Vec::new(),
             changes: 0,
             read_back: None,
+            torn: false,
             last_words: None,
             untold: None,
         }

@@ -5,7 +5,7 @@
 
 use std::{io, rc::Rc};
 
-use super::{Bound, Session, expect::Expect};
+use super::{Bound, FAILED, Session, expect::Expect};
 use crate::{
     backend::{Reading, Server, Settings},
     frame::{self, Body},
@@ -109,8 +109,21 @@ impl Session {
     /// `RESET ALL`: whatever the session has set. It may be rolled back, so the server is asked for each afterwards.
     pub(super) fn touch_all(&mut self) {
         let set = self.settings.as_ref().map(|settings| settings.pairs.clone()).unwrap_or_default();
-        let names: Vec<String> = set.into_iter().map(|(name, _)| name).collect();
+        let names: Vec<String> =
+            set.into_iter().chain(self.identity.settings.clone()).map(|(name, _)| name).collect();
         self.touch(&names);
+    }
+
+    /// Behind `RESET ALL`, which puts a server back to what it began with: what this session began with.
+    pub(super) fn begin_again(&mut self) {
+        if self.identity.settings.is_empty() || self.status == FAILED {
+            return;
+        }
+        let identity = Rc::clone(&self.identity);
+        let pairs = identity.settings.iter();
+        let pairs = pairs.map(|(name, value)| vec![name.as_bytes(), value.as_bytes()]);
+        put_calls(&mut self.to_server, SET, pairs);
+        self.expected.push_back(Expect::HiddenBatch);
     }
 
     /// The session may have changed settings on its server: asks for them before the server is released.

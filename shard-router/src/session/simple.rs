@@ -104,6 +104,9 @@ impl Session {
         // Whatever was left without a Sync ends with it.
         self.batch_open = false;
         self.expected.push_back(Expect::Query);
+        if matches!(meaning.act(), Act::ResetAll) {
+            self.begin_again();
+        }
         Ok(Taken::Done)
     }
 
