@@ -237,3 +237,38 @@ impl<'t> Words<'t> {
         Kind::Explain
     }
 }
+
+/// The same statement with the row locks that the parser knows: `FOR NO KEY UPDATE` and `FOR KEY SHARE` lock the same rows as `FOR UPDATE` and
+/// `FOR SHARE`, only less, which is nothing to where they go. For reading alone: a server is sent the client's own words. `None`: it has none.
+pub(super) fn plain_locks(template: &str) -> Option<String> {
+    let mut lexer = Lexer::of_template(template);
+    let mut before: Vec<Token> = Vec::new();
+    let mut plain = String::with_capacity(template.len());
+    let mut copied = 0;
+    while let Ok(Some(token)) = lexer.next() {
+        before.push(token);
+        let ends_with = |words: &[&str]| {
+            let from = before.len().checked_sub(words.len());
+            from.is_some_and(|from| {
+                before[from..].iter().zip(words).all(|(token, word)| {
+                    token.kind == TokenKind::Word
+                        && template[token.place.clone()].eq_ignore_ascii_case(word)
+                })
+            })
+        };
+        let dropped = if ends_with(&["for", "no", "key", "update"]) {
+            2
+        } else if ends_with(&["for", "key", "share"]) {
+            1
+        } else {
+            0
+        };
+        if dropped > 0 {
+            let strength = before.len() - 1;
+            plain.push_str(&template[copied..before[strength - dropped].place.start]);
+            copied = before[strength].place.start;
+        }
+    }
+    plain.push_str(&template[copied..]);
+    (copied > 0).then_some(plain)
+}

@@ -92,8 +92,14 @@ fn writes(query: &sqlparser::ast::Query) -> bool {
 /// The one statement of a template.
 pub(super) fn parse(template: &str) -> Result<Statement, Refused> {
     let dialect = PostgreSqlDialect {};
-    let parser = Parser::new(&dialect).with_recursion_limit(PARSER_DEPTH_MAX);
-    let parsed = parser.try_with_sql(template).and_then(|mut parser| parser.parse_statements());
+    let attempt = |text: &str| {
+        let parser = Parser::new(&dialect).with_recursion_limit(PARSER_DEPTH_MAX);
+        parser.try_with_sql(text).and_then(|mut parser| parser.parse_statements())
+    };
+    let parsed = attempt(template).or_else(|error| match keyword::plain_locks(template) {
+        Some(plain) => attempt(&plain),
+        None => Err(error),
+    });
     let refuse = |class, cause: String| {
         Refused::new(class, cause, "Write it another way, or send it to the source itself")
     };
