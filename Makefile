@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps clients demo test verify fix bench chaos soak deploy-check api-check clean
+.PHONY: help deps bench-deps clients demo test verify fix bench chaos soak deploy-check api-check clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # More options for the demo, for example: make demo ARGS="--kill postgres --duration 30s"
@@ -69,11 +69,19 @@ fix: ## Format, and apply what clippy can mend by itself
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-# A quick look at the coordinator: make bench ARGS=--quick
-bench: deps ## Measure the coordinator and transfers beside bars of the same run, and the transaction machine (ARGS="...")
+# Its service is neither made nor started: the bench starts pgbouncers of its own.
+bench-deps: deps ## Install pgbouncer, beside which the router is measured (Debian; as root)
+	@[ -x /usr/sbin/pgbouncer ] || { apt-get update -q && \
+	  printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends pgbouncer; rm -f /usr/sbin/policy-rc.d; }
+
+# A quick look: make bench ARGS=--quick
+bench: deps ## Measure the coordinator, transfers and the router beside bars of the same run, and the transaction machine (ARGS="...")
 	cargo build --release --locked -p holdfast-cli
 	$(TARGET)/release/holdfast bench coordinator $(ARGS)
 	$(TARGET)/release/holdfast bench transfer
+	@command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || echo "pgbouncer is not installed: the router's goals beside it are not measured (make bench-deps)." >&2
+	$(TARGET)/release/holdfast bench router $(filter --quick,$(ARGS))
 	cargo bench --locked -p holdfast-txn
 
 # The tests of the chaos folder run the holdfast program of the debug profile, which has kill points.

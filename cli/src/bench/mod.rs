@@ -21,6 +21,7 @@ mod nodes;
 mod participant;
 mod router;
 mod router_idle;
+mod router_miss;
 mod router_pgbench;
 mod router_sides;
 mod show;

@@ -11,6 +11,7 @@ use super::{
     goal::{Bound, Goal},
     machine::Machine,
     router_idle,
+    router_miss::{self, Taken},
     router_pgbench::{Protocol, Run, Work},
     router_sides::Sides,
     show::{self, note},
@@ -73,9 +74,9 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
     let scratch = tokio::task::spawn_blocking(move || Scratch::create(keep)).await??;
     let measured = Box::pin(measure(&args, scratch.path())).await;
     let cleaned = tokio::task::spawn_blocking(|| scratch.clean_up()).await?;
-    let (setup, cells, idle) = measured?;
+    let (setup, cells, idle, taken) = measured?;
     cleaned?;
-    let goals = goals(&cells, idle);
+    let goals = goals(&cells, idle, taken);
     let told = show::Told { setup, cells: &cells, bars: &[], columns: &COLUMNS, goals: &goals };
     told.show(args.json)?;
     Ok(ExitCode::SUCCESS)
@@ -84,7 +85,10 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
 /// Shown to people; JSON has all.
 const COLUMNS: [&str; 4] = ["per_s", "mean_us", "p50_us", "cpu_us"];
 
-async fn measure(args: &RouterArgs, folder: &Path) -> anyhow::Result<(Value, Cells, Option<f64>)> {
+async fn measure(
+    args: &RouterArgs,
+    folder: &Path,
+) -> anyhow::Result<(Value, Cells, Option<f64>, Taken)> {
     let begun = Instant::now();
     let machine = Machine::look(folder);
     note(&format!("{}\n", machine.to_text()));
@@ -95,6 +99,8 @@ async fn measure(args: &RouterArgs, folder: &Path) -> anyhow::Result<(Value, Cel
             "pgbouncer is not installed (Debian: apt-get install pgbouncer): goals beside it are not measured\n",
         );
     }
+    // Before anything else runs: it is a matter of microseconds.
+    let taken = router_miss::measure(&sides.rules)?;
     let mut cells = Cells::default();
     for round in 1..=args.rounds() {
         note(&format!("Round {round} of {}\n", args.rounds()));
@@ -132,9 +138,11 @@ async fn measure(args: &RouterArgs, folder: &Path) -> anyhow::Result<(Value, Cel
         "pgbouncer_prepared": "session pooling with 64 connections: this version keeps no statements in transaction pooling",
         "silent_clients": SILENT,
         "bytes_a_silent_client": idle.map(figures::rounded),
+        "plan_cache_miss_us": figures::rounded(taken.miss_us),
+        "plan_cache_hit_us": figures::rounded(taken.hit_us),
         "whole_seconds": figures::rounded(begun.elapsed().as_secs_f64()),
     });
-    Ok((setup, cells, idle))
+    Ok((setup, cells, idle, taken))
 }
 
 /// The sides of one cell, one behind the other.
@@ -204,7 +212,7 @@ fn name(side: &str, work: &str, protocol: Protocol) -> &'static str {
     NAMES.into_iter().find(|name| *name == wanted).expect("every side is in the list")
 }
 
-fn goals(cells: &Cells, idle: Option<f64>) -> Vec<Goal> {
+fn goals(cells: &Cells, idle: Option<f64>, taken: Taken) -> Vec<Goal> {
     use Bound::{AtLeast, AtMost};
     let mut goals = Vec::new();
     for protocol in PROTOCOLS {
@@ -234,6 +242,7 @@ fn goals(cells: &Cells, idle: Option<f64>) -> Vec<Goal> {
         }
     }
     let kib = idle.map(|bytes| bytes / 1024.0);
+    goals.push(Goal::new("plan-cache miss, us", Some(taken.miss_us), AtMost(60.0)));
     goals.push(Goal::new(format!("KiB of each of {SILENT} silent clients"), kib, AtMost(16.0)));
     goals
 }

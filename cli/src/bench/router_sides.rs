@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct Sides {
     pub(crate) pgbouncer_session: Option<Pooler>,
     pub(crate) router: Pooler,
     pub(crate) sharded: Pooler,
+    /// Of the router that divides.
+    pub(crate) rules: Arc<Topology>,
     pub(crate) select: PathBuf,
     pub(crate) tpc_b: PathBuf,
 }
@@ -121,7 +124,18 @@ impl Sides {
              END;\n"
             ),
         )?;
-        Ok(Self { password, servers, pgbouncer, pgbouncer_session, router, sharded, select, tpc_b })
+        let rules = Arc::new(rules);
+        Ok(Self {
+            password,
+            servers,
+            pgbouncer,
+            pgbouncer_session,
+            router,
+            sharded,
+            rules,
+            select,
+            tpc_b,
+        })
     }
 }
 
