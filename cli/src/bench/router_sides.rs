@@ -71,6 +71,7 @@ impl Sides {
     pub(crate) async fn start(folder: &Path, pool_size: u32) -> anyhow::Result<Self> {
         let installation = Installation::find()?;
         let password = postgres::new_password();
+        fs::create_dir(folder.join(POSTGRES))?;
         let template = installation.make_template(&folder.join(POSTGRES), &password).await?;
         add_settings(&folder.join(POSTGRES).join("template/postgresql.conf"))?;
         let ports = ports::free(9)?;
