@@ -10,7 +10,7 @@ export PGOPTIONS='-c intervalstyle=postgres_verbose' PG_ABS_SRCDIR=$suite PG_ABS
 tests=$(sed -n 's/^test: //p' "$suite/parallel_schedule" | tr ' ' '\n')
 run() { # SIDE PORT: all tests in the order of the schedule, one after the other
   local side=$1 port=$2
-  psql -qX -p "$direct" -d postgres -c 'DROP DATABASE IF EXISTS regression' -c 'CREATE DATABASE regression TEMPLATE template0' >/dev/null
+  psql -qX -p "$direct" -d postgres -c 'DROP DATABASE IF EXISTS regression WITH (FORCE)' -c 'CREATE DATABASE regression TEMPLATE template0' >/dev/null
   for test in $tests; do
     timeout 300 psql -X -a -q -p "$port" -d regression -v HIDE_TABLEAM=on -v HIDE_TOAST_COMPRESSION=on \
       <"$suite/sql/$test.sql" >"$output/$side/$test.out" 2>&1 || true
@@ -18,7 +18,7 @@ run() { # SIDE PORT: all tests in the order of the schedule, one after the other
 }
 run direct "$direct"
 # Roles and tablespaces belong to the whole server, so what the first run left of them is removed.
-psql -qXAt -p "$direct" -d postgres -c 'DROP DATABASE regression' \
+psql -qXAt -p "$direct" -d postgres -c 'DROP DATABASE regression WITH (FORCE)' \
   -c "SELECT format('DROP ROLE %I', rolname) FROM pg_roles WHERE rolname LIKE 'regress%'" | psql -qX -p "$direct" -d postgres 2>/dev/null || true
 run router "$router"
 same=0; all=0; different=""
