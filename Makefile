@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help deps bench-deps clients demo test verify fix bench chaos soak deploy-check api-check clean
+.PHONY: help deps bench-deps clients demo test verify fix bench chaos soak fuzz deploy-check api-check clean
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # More options for the demo, for example: make demo ARGS="--kill postgres --duration 30s"
@@ -85,15 +85,30 @@ bench: deps ## Measure the coordinator, transfers and the router beside bars of 
 	cargo bench --locked -p holdfast-txn
 
 # The tests of the chaos folder run the holdfast program of the debug profile, which has kill points.
-chaos: deps ## Break everything once: 2,000 seeds, 20,000 statements, 20 seeds of the real log, every kill point, the network, drills, planted bugs
+chaos: deps ## Break everything once: 2,000 seeds, 20,000 statements, 20 seeds of the real log, every kill point, the network, disks, drills, planted bugs
 	cargo build --locked --bins
 	cargo build --release --locked -p holdfast-cli
-	$(TARGET)/release/holdfast chaos sim --seeds 2000
-	$(TARGET)/release/holdfast chaos router-diff --statements 20000
-	cargo test --release --locked -p holdfast-sim --test mutants
-	cargo test --locked -p holdfast-raft --features simulation --test simulated -- --nocapture
-	HOLDFAST_CHAOS=full cargo test --locked -p holdfast-chaos-tests --test kill_points --test network_faults --test drill_ends -- --nocapture
-	$(TARGET)/release/holdfast drill run leader-kill --repeat 3
+	@part() { begun=$$SECONDS; echo "chaos: $$1"; "$${@:2}"; echo "chaos: $$1 took $$(( SECONDS - begun )) s"; }; \
+	part "2,000 seeds of the protocol" $(TARGET)/release/holdfast chaos sim --seeds 2000; \
+	part "20,000 statements through the router" $(TARGET)/release/holdfast chaos router-diff --statements 20000; \
+	part "planted bugs" cargo test --release --locked -p holdfast-sim --test mutants; \
+	part "20 seeds of the real log" cargo test --locked -p holdfast-raft --features simulation --test simulated -- --nocapture; \
+	part "kill points, network, disks, drills" env HOLDFAST_CHAOS=full cargo test --locked -p holdfast-chaos-tests \
+	  --test kill_points --test network_faults --test disks --test drill_ends -- --nocapture; \
+	part "the leader killed three times" $(TARGET)/release/holdfast drill run leader-kill --repeat 3
+
+# For example: make fuzz SECONDS=600 TARGETS="json raft_rpc"
+SECONDS_EACH := $(or $(SECONDS),60)
+TARGETS ?= log_record raft_snapshot raft_rpc entry state request json filter token
+fuzz: ## Fuzz each reader of foreign bytes for SECONDS seconds (nightly compiler and cargo-fuzz; see fuzz/README.md)
+	@command -v c++ >/dev/null || { echo "A C++ compiler is missing: apt-get install g++" >&2; exit 1; }
+	@cargo +nightly --version >/dev/null 2>&1 || { echo "A nightly compiler is missing: rustup toolchain install nightly" >&2; exit 1; }
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install --locked cargo-fuzz" >&2; exit 1; }
+	@for target in $(TARGETS); do \
+	  found=$$(mktemp -d); \
+	  cargo +nightly fuzz run $$target $$found fuzz/corpus/$$target -- -max_total_time=$(SECONDS_EACH) -rss_limit_mb=2048 -max_len=65536; \
+	  rm -rf $$found; \
+	done
 
 # For example: make soak HOURS=8
 HOURS ?= 1

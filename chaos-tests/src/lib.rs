@@ -12,6 +12,7 @@
 //! - [`Load`]: transfers that are pursued until their fate is known; [`checker`]: what that history is held against.
 //! - [`matrix`]: kill points, one after the other, under load.
 //! - [`proxy`]: spoils what passes between two programs.
+//! - [`fuzzed`]: every reader of foreign bytes, for a fuzzer and for the corpus that every build replays.
 //! - [`http`]: one request over a bare socket, right or wrong. - [`journal`]: what the books say of each gid, by plain SQL.
 //!
 //! With `HOLDFAST_KEEP=1` the folders with logs, data and configuration stay.
@@ -22,6 +23,7 @@ pub mod checker;
 mod cluster;
 pub mod demo;
 mod folder;
+pub mod fuzzed;
 pub mod http;
 pub mod journal;
 mod load;

@@ -40,6 +40,8 @@ mod coordinator;
 mod dispatcher;
 mod endpoints;
 mod fault;
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 pub mod http;
 mod meters;

@@ -4,6 +4,8 @@ mod agent;
 mod at_start;
 mod bank;
 mod coordinator;
+#[cfg(test)]
+mod fuzzed;
 mod mistake;
 mod origin;
 mod port_owner;

@@ -70,6 +70,8 @@ mod consensus;
 mod convert;
 mod enroll;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod leadership;
 mod log;
 mod machine;

@@ -455,7 +455,7 @@ pub(super) async fn read<T: DeserializeOwned + Default>(
     parse(&bytes)
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let deep = depth(bytes);
     if deep > DEPTH_MAX {
         return Err(Problem::bad_json(format!(

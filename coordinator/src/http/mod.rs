@@ -5,6 +5,7 @@
 
 mod body;
 mod events;
+pub(crate) mod fuzzed;
 mod instant;
 mod openapi;
 mod operating;

@@ -9,7 +9,14 @@
 mod oracle;
 mod world;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use oracle::Found;
 use world::{Run, run};
@@ -21,14 +28,38 @@ fn number(name: &str, usual: u64) -> u64 {
     std::env::var(name).ok().and_then(|words| words.parse().ok()).unwrap_or(usual)
 }
 
+/// Runs the seeds, as many at once as the machine has cores: a run lives on one thread and shares nothing with others.
+fn runs(seeds: std::ops::Range<u64>) -> BTreeMap<u64, Run> {
+    let next = AtomicU64::new(seeds.start);
+    let done = Mutex::new(BTreeMap::new());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores.min(seeds.clone().count()) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    let one = run(seed);
+                    done.lock().expect("no holder panics").insert(seed, one);
+                }
+            });
+        }
+    });
+    done.into_inner().expect("no holder panics")
+}
+
 #[test]
 fn the_real_log_keeps_its_promises_in_every_seed() {
     let first = number("HOLDFAST_FIRST_SEED", 0);
     let seeds = number("HOLDFAST_SEEDS", SEEDS);
     let mut happened = BTreeSet::new();
     let (mut acknowledged, mut terms) = (0, 0);
-    for seed in first..first + seeds {
-        let Run { found, acknowledged: told, term, happened: these, .. } = run(seed);
+    let begun = Instant::now();
+    let done = runs(first..first + seeds);
+    assert_eq!(done.len() as u64, seeds, "a seed is missing");
+    for (seed, Run { found, acknowledged: told, term, happened: these, .. }) in done {
         let again = format!(
             "HOLDFAST_FIRST_SEED={seed} HOLDFAST_SEEDS=1 cargo test -p holdfast-raft --features simulation --test simulated"
         );
@@ -38,7 +69,10 @@ fn the_real_log_keeps_its_promises_in_every_seed() {
         terms += term;
         happened.extend(these);
     }
-    println!("{seeds} seeds: {acknowledged} entries acknowledged, {terms} terms, {happened:?}");
+    let took = begun.elapsed().as_secs();
+    println!(
+        "{seeds} seeds in {took} s: {acknowledged} entries acknowledged, {terms} terms, {happened:?}"
+    );
     if seeds >= SEEDS {
         for what in ["crash", "partition", "one-way", "snapshot", "five nodes", "all crash"] {
             assert!(happened.contains(what), "no seed had {what}: {happened:?}");

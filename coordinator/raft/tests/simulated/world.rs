@@ -201,6 +201,11 @@ fn plan(chance: &mut StdRng, nodes: usize) -> Vec<(u64, Blow)> {
     plan
 }
 
+/// In memory where there is a place for it: what a crash loses is decided here, so the syncs of a real disk would only cost time.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().expect("a folder"))
+}
+
 /// Runs a seed.
 pub(crate) fn run(seed: u64) -> Run {
     let mut chance = StdRng::seed_from_u64(seed);
@@ -208,7 +213,7 @@ pub(crate) fn run(seed: u64) -> Run {
     let snapshot_every = if seed % 2 == 0 { 60 } else { 100_000 };
     let plan = plan(&mut chance, nodes);
     seed_disks(chance.random());
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder();
     let seen: Seen =
         Arc::new(Mutex::new(Shared { states: vec![Vec::new(); nodes], ..Shared::default() }));
     let mut sim = turmoil::Builder::new()

@@ -1,0 +1,51 @@
+//! Every reader of bytes that others wrote, under a name: what `fuzz/` throws bytes at, and what every build replays the corpus on.
+//!
+//! A function returns whatever the bytes are, and panics when a promise of its reader is broken: what is read is read again from what
+//! it is written as, nothing is longer than its limit, and no reader panics.
+
+use holdfast_coordinator::fuzzing as coordinator;
+use holdfast_raft::fuzzing as raft;
+
+/// A reader, by the name of its target and of its folder in `fuzz/corpus`.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name.
+    pub name: &'static str,
+    /// Reads bytes.
+    pub read: fn(&[u8]),
+}
+
+/// Every one. The configuration's reader is part of the program, and replays its corpus there.
+pub const TARGETS: [Target; 9] = [
+    Target { name: "log_record", read: raft::record },
+    Target { name: "raft_snapshot", read: raft::snapshot },
+    Target { name: "raft_rpc", read: raft::rpc },
+    Target { name: "entry", read: coordinator::entry },
+    Target { name: "state", read: coordinator::state },
+    Target { name: "request", read: coordinator::request },
+    Target { name: "json", read: coordinator::json },
+    Target { name: "filter", read: coordinator::filter },
+    Target { name: "token", read: token },
+];
+
+/// The target of that name, which must be one of [`TARGETS`].
+#[must_use]
+pub fn of(name: &str) -> Target {
+    let found = TARGETS.into_iter().find(|target| target.name == name);
+    found.unwrap_or_else(|| panic!("no target is called {name}"))
+}
+
+/// Bytes as the words that a caller shows: a token, its hash, the name in a certificate, and a certificate itself.
+pub fn token(bytes: &[u8]) {
+    drop(holdfast_security::certificate::read(&bytes.into()));
+    let Ok(words) = std::str::from_utf8(bytes) else { return };
+    if let Ok(token) = holdfast_security::Token::parse(words) {
+        assert_eq!(token.reveal(), words, "a token changes by being read");
+        assert!(token.hash().matches(&token.hash()), "a token is not its own");
+        assert!(words.contains(token.id()), "an id that is not in its token");
+    }
+    if let Ok(name) = holdfast_security::Name::parse(words) {
+        let again = holdfast_security::Name::parse(&name.to_string());
+        assert_eq!(again.ok(), Some(name), "a name changes by being shown");
+    }
+}

@@ -1,0 +1,104 @@
+//! Every reader of foreign bytes takes the corpus of `fuzz/`, each file as it is and in many mutations, without breaking a promise.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, ensure};
+use holdfast_chaos_tests::fuzzed::TARGETS;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
+/// Mutations of each file.
+const MUTATIONS: u64 = 400;
+/// Bytes after which a mutation grows no further.
+const BYTES_MAX: usize = 64 * 1024;
+
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
+}
+
+/// The files of a folder, by name.
+fn files(folder: &Path) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("{}", folder.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?;
+        files.push((name.to_owned(), fs::read(&path)?));
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// One to four changes, of which `other` may lend some bytes.
+fn mutate(bytes: &mut Vec<u8>, other: &[u8], chance: &mut StdRng) {
+    for _ in 0..chance.random_range(1..=4) {
+        let at = chance.random_range(0..=bytes.len());
+        match chance.random_range(0..7) {
+            0..3 if at < bytes.len() => bytes[at] ^= 1 << chance.random_range(0..8),
+            3 if at < bytes.len() => {
+                bytes[at] = [0, 1, 0x7f, 0x80, 0xff][chance.random_range(0..5)]
+            }
+            4 => bytes.truncate(at),
+            5 if bytes.len() < BYTES_MAX => {
+                let from = chance.random_range(0..=other.len());
+                let until = chance.random_range(from..=other.len());
+                bytes.splice(at..at, other[from..until].iter().copied());
+            }
+            _ => bytes.insert(at, chance.random()),
+        }
+    }
+}
+
+#[test]
+fn the_corpus_and_its_mutations_break_no_promise_of_any_reader() -> anyhow::Result<()> {
+    for target in TARGETS {
+        let files = files(&fuzz().join("corpus").join(target.name))?;
+        ensure!(files.len() >= 4, "{} has {} files", target.name, files.len());
+        for (nth, (name, sound)) in files.iter().enumerate() {
+            let other = &files[(nth + 1) % files.len()].1;
+            for seed in 0..=MUTATIONS {
+                let mut bytes = sound.clone();
+                if seed > 0 {
+                    mutate(&mut bytes, other, &mut StdRng::seed_from_u64(seed));
+                }
+                let read = catch_unwind(AssertUnwindSafe(|| (target.read)(&bytes)));
+                ensure!(
+                    read.is_ok(),
+                    "{}: {name} under mutation {seed}: {bytes:02x?}",
+                    target.name
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn each_target_has_a_program_and_each_folder_a_reader() -> anyhow::Result<()> {
+    let names: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
+    let programs = files(&fuzz().join("fuzz_targets"))?;
+    let programs = programs.iter().map(|(name, _)| name.trim_end_matches(".rs").to_owned());
+    ensure!(programs.collect::<BTreeSet<_>>() == names, "fuzz_targets and TARGETS differ");
+    let manifest = fs::read_to_string(fuzz().join("Cargo.toml"))?;
+    for name in &names {
+        let listed = manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\""));
+        ensure!(listed, "fuzz/Cargo.toml lists no {name}");
+        let program = fs::read_to_string(fuzz().join(format!("fuzz_targets/{name}.rs")))?;
+        ensure!(program.contains(&format!("of(\"{name}\")")), "{name}.rs reads for another");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_reader_that_breaks_a_promise_is_noticed() {
+    let planted = |bytes: &[u8]| assert!(!bytes.contains(&0xff), "planted");
+    let mut bytes = vec![0; 64];
+    let noticed = (0..MUTATIONS).any(|seed| {
+        mutate(&mut bytes, b"other", &mut StdRng::seed_from_u64(seed));
+        catch_unwind(AssertUnwindSafe(|| planted(&bytes))).is_err()
+    });
+    assert!(noticed, "no mutation reached it");
+}

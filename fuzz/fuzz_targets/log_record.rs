@@ -1,0 +1,5 @@
+//! Bytes as a record of the log.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| (holdfast_chaos_tests::fuzzed::of("log_record").read)(bytes));
