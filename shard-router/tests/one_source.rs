@@ -84,6 +84,12 @@ async fn a_reset_that_is_rolled_back_leaves_the_settings_to_their_session() {
     config.options("-c TimeZone=Asia/Tokyo");
     let (began, connection) = config.connect(tokio_postgres::NoTls).await.expect("let in");
     tokio::spawn(connection);
+    for back in ["RESET TimeZone", "SET TimeZone TO DEFAULT;"] {
+        began.batch_execute("SET TimeZone = 'Europe/Paris'").await.expect("right");
+        assert_eq!(zone(&began).await, "Europe/Paris");
+        began.batch_execute(back).await.expect("right");
+        assert_eq!(zone(&began).await, "Asia/Tokyo", "{back}");
+    }
     began.batch_execute("SET TimeZone = 'Europe/Paris'").await.expect("right");
     began.batch_execute("BEGIN").await.expect("right");
     began.simple_query("SELECT 1").await.expect("right");

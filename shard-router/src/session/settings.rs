@@ -114,15 +114,22 @@ impl Session {
         self.touch(&names);
     }
 
-    /// Behind `RESET ALL`, which puts a server back to what it began with: what this session began with.
-    pub(super) fn begin_again(&mut self) {
-        if self.identity.settings.is_empty() || self.status == FAILED {
+    /// Behind a `RESET`, which puts a server back to what it began with: what this session began with. `only`: these; all otherwise.
+    pub(super) fn begin_again(&mut self, only: Option<&[String]>) {
+        let identity = Rc::clone(&self.identity);
+        let meant = |name: &str| {
+            only.is_none_or(|only| only.iter().any(|one| one.eq_ignore_ascii_case(name)))
+        };
+        let pairs: Vec<_> = identity
+            .settings
+            .iter()
+            .filter(|(name, _)| meant(name))
+            .map(|(name, value)| vec![name.as_bytes(), value.as_bytes()])
+            .collect();
+        if pairs.is_empty() || self.status == FAILED {
             return;
         }
-        let identity = Rc::clone(&self.identity);
-        let pairs = identity.settings.iter();
-        let pairs = pairs.map(|(name, value)| vec![name.as_bytes(), value.as_bytes()]);
-        put_calls(&mut self.to_server, SET, pairs);
+        put_calls(&mut self.to_server, SET, pairs.into_iter());
         self.expected.push_back(Expect::HiddenBatch);
     }
 

@@ -6,7 +6,7 @@ use super::{
     Bound, End, IDLE, Scatter, Session, Span, consume::Taken, ending::check_setting, expect::Expect,
 };
 use crate::{
-    classify::Act,
+    classify::{Act, Token, Tokens},
     frame::{self, HEADER},
     meaning::{Aim, Meaning},
     refusal::Refusal,
@@ -104,8 +104,10 @@ impl Session {
         // Whatever was left without a Sync ends with it.
         self.batch_open = false;
         self.expected.push_back(Expect::Query);
-        if matches!(meaning.act(), Act::ResetAll) {
-            self.begin_again();
+        match meaning.act() {
+            Act::ResetAll => self.begin_again(None),
+            Act::Set(names) if goes_back(sql) => self.begin_again(Some(names)),
+            _ => {}
         }
         Ok(Taken::Done)
     }
@@ -228,4 +230,11 @@ impl Session {
             Refusal::new("HF3206", "25P02", cause, "ROLLBACK, then begin it again")
         })
     }
+}
+
+/// Whether a statement that sets something puts it back: `RESET x`, `SET x TO DEFAULT`.
+fn goes_back(sql: &str) -> bool {
+    let word = |token: Option<Token<'_>>, wanted: &str| matches!(token, Some(Token::Word(text)) if text.eq_ignore_ascii_case(wanted));
+    let mut tokens = Tokens::new(sql).filter(|token| *token != Token::Sign(b';'));
+    word(tokens.next(), "reset") || word(tokens.last(), "default")
 }
