@@ -5,8 +5,18 @@ use std::{env, fs, path::PathBuf};
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["transaction", "participant", "admin", "raft", "record", "services", "history"]
-        .map(|name| format!("holdfast/v1/{name}.proto"));
+    let files = [
+        "transaction",
+        "participant",
+        "admin",
+        "raft",
+        "record",
+        "services",
+        "history",
+        "shards",
+        "audit",
+    ]
+    .map(|name| format!("holdfast/v1/{name}.proto"));
     for file in &files {
         println!("cargo::rerun-if-changed={file}");
     }

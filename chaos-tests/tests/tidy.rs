@@ -45,7 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coordinator/txn", &[]),
     ("coordinator/raft", &["proto", "security", "fault"]),
     ("coordinator/history", &["proto"]),
-    ("coordinator", &["proto", "client", "security", "fault", "txn", "raft", "history"]),
+    ("coordinator", &["proto", "client", "security", "fault", "txn", "raft", "history", "route"]),
     ("shard-router/route", &[]),
     ("shard-router", &["proto", "client", "fault", "route"]),
     ("tcc-agent/branch", &[]),

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    account, agent, bank, barrier, bench, certs, chaos, check, cluster, config_cmd, coordinator,
-    demo, dev, drill, explain, locate, manual, output::Output, router, rules, services, top, tx,
+    account, agent, audit, bank, barrier, bench, certs, chaos, check, cluster, config_cmd,
+    coordinator, demo, dev, drill, explain, locate, manual, output::Output, router, rules,
+    services, top, tx,
 };
 
 /// Distributed transactions for banks: freeze, confirm, recover.
@@ -69,7 +70,7 @@ Examples:
   holdfast drill run leader-kill --repeat 20 --json
   holdfast drill status")]
     Drill(drill::DrillArgs),
-    /// Submit, read, wait for, list, roll back and retry global transactions
+    /// Submit, read, wait for, list, roll back, retry and resolve global transactions
     Tx(tx::TxArgs),
     /// Show services, and weigh, drain, throttle and color their instances
     Services(services::ServicesArgs),
@@ -79,10 +80,12 @@ Examples:
     Check(check::CheckArgs),
     /// Watch the cluster live; read-only
     Top(top::TopArgs),
-    /// Check shard rules
+    /// Check shard rules, put them into force, and show which are
     Rules(rules::RulesArgs),
     /// Say where a key lives
     Locate(locate::LocateArgs),
+    /// Show, verify and export who did what
+    Audit(audit::AuditArgs),
     /// Make account numbers that carry their slot, and check them
     Account(account::AccountArgs),
     /// Install the barrier in a service's database
@@ -120,8 +123,9 @@ impl Holdfast {
             Command::Cluster(args) => Box::pin(cluster::run(args, output)).await,
             Command::Check(args) => Box::pin(check::run(args, output)).await,
             Command::Top(args) => Box::pin(top::run(args)).await,
-            Command::Rules(args) => rules::run(&args, output),
-            Command::Locate(args) => locate::run(&args, output),
+            Command::Rules(args) => Box::pin(rules::run(args, output)).await,
+            Command::Locate(args) => Box::pin(locate::run(args, output)).await,
+            Command::Audit(args) => Box::pin(audit::run(args, output)).await,
             Command::Account(args) => account::run(&args, output),
             Command::Barrier(args) => Box::pin(barrier::run(args)).await,
             Command::Certs(args) => certs::run(&args, output),

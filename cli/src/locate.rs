@@ -1,25 +1,30 @@
-//! `holdfast locate`: where a key lives, by the rules in a file.
+//! `holdfast locate`: where a key lives, by the rules in force or by those in a file.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
+use holdfast_route::Topology;
 
 use crate::{
     exit::{self, Usage},
     output::{self, Output},
     rules,
+    tx::ClusterAddresses,
 };
 
 /// Says in which slot, on which shard and at which data source a key lives.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  holdfast locate account A-17
   holdfast locate --rules config/shards.toml account A-17
   holdfast locate --rules config/shards.toml account A-17 B-42 --output json")]
 pub(crate) struct LocateArgs {
-    /// The shard rules
+    #[command(flatten)]
+    cluster: ClusterAddresses,
+    /// Rules of a file, instead of those in force in the cluster
     #[arg(long, value_name = "FILE", env = "HOLDFAST_RULES")]
-    rules: PathBuf,
+    rules: Option<PathBuf>,
     /// The data group
     group: String,
     /// One or more keys
@@ -30,8 +35,17 @@ pub(crate) struct LocateArgs {
 /// Prints a row for each key.
 /// # Errors
 /// The rules are mistaken, or a key has no place: refused, for it would have none the next time either.
-pub(crate) fn run(args: &LocateArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let topology = rules::load(&args.rules)?.map_err(|mistakes| Usage(mistakes.to_string()))?;
+pub(crate) async fn run(args: LocateArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let topology = match &args.rules {
+        Some(file) => rules::load(file)?.map_err(|mistakes| Usage(mistakes.to_string()))?,
+        None => {
+            let known = args.cluster.client()?.rules(0).await?;
+            let read = Topology::parse(&known.text);
+            let read = read
+                .map_err(|_| Usage("the rules in force are newer than this program".to_owned()))?;
+            read.at_epoch(known.epoch)
+        }
+    };
     let mut located = Vec::with_capacity(args.keys.len());
     for key in &args.keys {
         match topology.locate(&args.group, key) {

@@ -2,6 +2,7 @@
 
 mod account;
 mod agent;
+mod audit;
 mod bank;
 mod barrier;
 mod bench;
@@ -25,6 +26,7 @@ mod manual;
 mod output;
 mod router;
 mod rules;
+mod rules_cluster;
 mod rules_plan;
 mod service_json;
 mod services;
@@ -34,6 +36,7 @@ mod telemetry;
 mod timeline;
 mod top;
 mod tx;
+mod tx_operate;
 
 use std::process::ExitCode;
 

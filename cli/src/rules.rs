@@ -1,4 +1,4 @@
-//! `holdfast rules`: whether shard rules are right, and what they say.
+//! `holdfast rules`: whether shard rules are right, what they say, and which are in force.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,16 +11,21 @@ use crate::{
     config,
     exit::{self, Usage},
     output::{self, Output},
+    rules_cluster::{self, Say},
     rules_plan,
+    tx::ClusterAddresses,
 };
 
-/// Checks shard rules and shows what they say.
+/// Checks shard rules, shows what they say, and puts them into force.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   holdfast rules check config/shards.toml
-  holdfast rules check config/shards.toml --output json")]
+  holdfast rules apply config/shards.toml --reason \"the first rules\" --dry-run
+  holdfast rules show")]
 pub(crate) struct RulesArgs {
+    #[command(flatten)]
+    cluster: ClusterAddresses,
     #[command(subcommand)]
     command: RulesCommand,
 }
@@ -52,6 +57,39 @@ enum RulesCommand {
         #[arg(long, value_name = "FILE", requires = "group")]
         keys: Option<PathBuf>,
     },
+    /// Put rules into force: kept in the coordinator's log, followed by routers
+    #[command(
+        after_help = "Examples:\n  holdfast rules apply config/shards.toml --reason \"shard-2 is full\" --dry-run\n  holdfast rules apply config/shards.toml --reason \"shard-2 is full\" --expected-epoch 6"
+    )]
+    Apply {
+        /// The rules, TOML
+        file: PathBuf,
+        #[command(flatten)]
+        say: Say,
+    },
+    /// Put the rules of a former epoch into force again, as a new epoch
+    #[command(
+        after_help = "Examples:\n  holdfast rules revert --reason \"more scatter than planned\" --dry-run\n  holdfast rules revert --to 6 --reason \"more scatter than planned\""
+    )]
+    Revert {
+        /// The epoch; without it, the one before
+        #[arg(long, value_name = "EPOCH")]
+        to: Option<u64>,
+        #[command(flatten)]
+        say: Say,
+    },
+    /// Show the rules in force, or those of a former epoch
+    #[command(
+        after_help = "Examples:\n  holdfast rules show > shards.toml\n  holdfast rules show --epoch 6"
+    )]
+    Show {
+        /// The epoch; 0: in force
+        #[arg(long, default_value_t = 0)]
+        epoch: u64,
+    },
+    /// List the versions that are kept: epoch, when, by whom, why
+    #[command(after_help = "Examples:\n  holdfast rules history")]
+    History,
     /// Tell where statements would go
     #[command(
         after_help = "Examples:\n  holdfast rules simulate config/shards.toml --statements day.sql"
@@ -65,18 +103,28 @@ enum RulesCommand {
     },
 }
 
-/// Checks the file.
+/// Carries out one command.
 /// # Errors
-/// It cannot be read.
-pub(crate) fn run(args: &RulesArgs, output: Output) -> anyhow::Result<ExitCode> {
-    match &args.command {
-        RulesCommand::Check { file } => check(file, output),
+/// A file cannot be read, or the cluster refuses or cannot be reached.
+pub(crate) async fn run(args: RulesArgs, output: Output) -> anyhow::Result<ExitCode> {
+    match args.command {
+        RulesCommand::Apply { file, say } => {
+            rules_cluster::apply(&args.cluster.client()?, &file, say, output).await
+        }
+        RulesCommand::Revert { to, say } => {
+            rules_cluster::revert(&args.cluster.client()?, to, say, output).await
+        }
+        RulesCommand::Show { epoch } => {
+            rules_cluster::show(&args.cluster.client()?, epoch, output).await
+        }
+        RulesCommand::History => rules_cluster::history(&args.cluster.client()?, output).await,
+        RulesCommand::Check { file } => check(&file, output),
         RulesCommand::Plan { old, new, statements, group, keys } => {
             let keys = group.as_deref().zip(keys.as_deref());
-            rules_plan::plan(old, new, statements.as_deref(), keys, output)
+            rules_plan::plan(&old, &new, statements.as_deref(), keys, output)
         }
         RulesCommand::Simulate { file, statements } => {
-            rules_plan::simulate(file, statements, output)
+            rules_plan::simulate(&file, &statements, output)
         }
     }
 }

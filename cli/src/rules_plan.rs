@@ -42,6 +42,24 @@ fn route(sql: &str, rules: &Arc<Topology>) -> String {
     }
 }
 
+/// How many slots of each group move from which source to which.
+pub(crate) fn moves(
+    before: &Topology,
+    after: &Topology,
+) -> BTreeMap<(String, String, String), u32> {
+    let mut moves: BTreeMap<(String, String, String), u32> = BTreeMap::new();
+    for (name, group) in before.groups() {
+        let Some(other) = after.groups().get(name) else { continue };
+        for slot in Slot::all() {
+            let (from, to) = (source(before, group, slot), source(after, other, slot));
+            if from != to {
+                *moves.entry((name.to_string(), from, to)).or_default() += 1;
+            }
+        }
+    }
+    moves
+}
+
 /// Says which slots move from the rules in `old` to those in `new`, which statements would go elsewhere, and how even the keys lie.
 /// # Errors
 /// A file cannot be read, or rules are mistaken.
@@ -53,16 +71,7 @@ pub(crate) fn plan(
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let (before, after) = (read(old)?, read(new)?);
-    let mut moves: BTreeMap<(String, String, String), u32> = BTreeMap::new();
-    for (name, group) in before.groups() {
-        let Some(other) = after.groups().get(name) else { continue };
-        for slot in Slot::all() {
-            let (from, to) = (source(&before, group, slot), source(&after, other, slot));
-            if from != to {
-                *moves.entry((name.to_string(), from, to)).or_default() += 1;
-            }
-        }
-    }
+    let moves = moves(&before, &after);
     let mut changed = Vec::new();
     if let Some(file) = captured {
         let sql = text(file)?;

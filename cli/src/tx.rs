@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use holdfast_client::{
     Answer, Client, ClientOptions, Credentials, Files, Filter, Mode, Outcome, Status, Token,
-    Transaction, Wait,
+    Transaction, Wait, wire::OperatorAct,
 };
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     output::{self, Output},
     submission,
     timeline::{self, Finished},
+    tx_operate::{self, Found},
 };
 
 /// Submits, reads, waits for, lists, rolls back and retries global transactions.
@@ -217,6 +218,44 @@ Exit codes: 0 it went on, 3 refused or needs attention again, 4 unknown: ask aga
         #[arg(long, value_enum, default_value_t = Until::End)]
         wait: Until,
     },
+    /// Propose that a branch counts as done or as refused; a second person must approve
+    #[command(after_help = "\
+Examples:
+  holdfast tx resolve payroll-2026-11-0042 --branch 2 --found done --reason \"booked by hand, ticket 7311\" --dry-run
+  holdfast tx resolve payroll-2026-11-0042 --branch 2 --found done --reason \"booked by hand, ticket 7311\"
+  holdfast tx approve payroll-2026-11-0042 --reason \"seen in the ledger\"")]
+    Resolve {
+        /// The transaction
+        gid: String,
+        /// The branch
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=128))]
+        branch: u32,
+        /// What people found out about it
+        #[arg(long, value_enum)]
+        found: Found,
+        #[command(flatten)]
+        say: tx_operate::Say,
+    },
+    /// Propose to end a transaction as if every branch had done what is still asked of it; a second person must approve
+    #[command(
+        after_help = "Examples:\n  holdfast tx abandon payroll-2026-11-0042 --reason \"the bank is dissolved\" --dry-run"
+    )]
+    Abandon {
+        /// The transaction
+        gid: String,
+        #[command(flatten)]
+        say: tx_operate::Say,
+    },
+    /// Approve what another person proposed; then it is done
+    #[command(
+        after_help = "Examples:\n  holdfast tx approve payroll-2026-11-0042 --reason \"seen in the ledger\""
+    )]
+    Approve {
+        /// The transaction
+        gid: String,
+        #[command(flatten)]
+        say: tx_operate::Say,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -301,6 +340,18 @@ pub(crate) async fn run(args: TxArgs, output: Output) -> anyhow::Result<ExitCode
                 Outcome::Unknown => ExitCode::from(exit::UNKNOWN),
             })
         }
+        TxCommand::Resolve { gid, branch, found, say } => {
+            let client = args.cluster.client()?;
+            tx_operate::run(&client, gid, found.into(), branch, say, output).await
+        }
+        TxCommand::Abandon { gid, say } => {
+            let client = args.cluster.client()?;
+            tx_operate::run(&client, gid, OperatorAct::Abandon, 0, say, output).await
+        }
+        TxCommand::Approve { gid, say } => {
+            let client = args.cluster.client()?;
+            tx_operate::run(&client, gid, OperatorAct::Approve, 0, say, output).await
+        }
         TxCommand::Retry { gid, reason, wait } => {
             must_say_why(&reason)?;
             let answer = args.cluster.client()?.retry(&gid, &reason, wait.into()).await?;
@@ -362,7 +413,7 @@ fn status_word(status: Option<Status>) -> &'static str {
     status.map_or("unknown to this program", Status::as_str)
 }
 
-fn show(answer: &Answer, output: Output) -> anyhow::Result<()> {
+pub(crate) fn show(answer: &Answer, output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
         return output::print_json(&serde_json::json!({
             "gid": answer.gid,

@@ -205,6 +205,20 @@ impl Client {
         self.fate(gid.to_owned(), false, request, wait, self.inner.options.patience()).await
     }
 
+    /// An operator's act on one transaction. Without `dry_run` it is waited for as a retry is; what is only proposed is not waited
+    /// for. Asked again after a lost answer, so that a repeat may be refused because the first took effect: then its fate is told.
+    /// # Errors
+    /// [`ClientError`]: refused, or nothing was done.
+    pub async fn operate(
+        &self,
+        request: wire::OperateRequest,
+        wait: Wait,
+    ) -> Result<Answer, ClientError> {
+        let gid = request.gid.clone();
+        let patience = self.inner.options.patience();
+        self.fate(gid, false, Request::Operate(request), wait, patience).await
+    }
+
     /// The transaction as of now: everything acknowledged before is seen.
     /// # Errors
     /// [`ClientError`]; an unknown gid is refused with HF2001.
@@ -394,7 +408,7 @@ impl Client {
                         ErrorKind::Refused
                             if futile.sent
                                 && error.code == WRONG_STATUS
-                                && matches!(request, Request::Retry(_)) =>
+                                && matches!(request, Request::Retry(_) | Request::Operate(_)) =>
                         {
                             begun = true;
                             request = wait_for(gid, wait.unwrap_or(Wait::None));
@@ -511,6 +525,7 @@ fn set_wait(request: &mut Request, deadline: Instant) {
         Request::SubmitBegun(request) => request.wait_timeout_ms = ms,
         Request::RollBack(request) => request.wait_timeout_ms = ms,
         Request::Retry(request) => request.wait_timeout_ms = ms,
+        Request::Operate(request) => request.wait_timeout_ms = ms,
         Request::Wait(request) => request.wait_timeout_ms = ms,
         Request::Begin(_) | Request::AddBranch(_) | Request::Get(_) | Request::Finish(_) => {}
     }

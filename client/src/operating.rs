@@ -1,9 +1,12 @@
 //! Services and history: what operators ask of a cluster, beside transactions.
 
 use holdfast_proto::v1::{
-    HistoryRecord, ListServicesReply, ListServicesRequest, SearchHistoryReply,
-    SearchHistoryRequest, SetPolicyReply, SetServicePolicyRequest, ShowRequest,
-    history_client::HistoryClient, services_client::ServicesClient,
+    ApplyRulesReply, ApplyRulesRequest, HistoryRecord, ListRecordsReply, ListRecordsRequest,
+    ListServicesReply, ListServicesRequest, ListVersionsRequest, LocateReply, LocateRequest,
+    RevertRulesRequest, SearchHistoryReply, SearchHistoryRequest, SetPolicyReply,
+    SetServicePolicyRequest, ShardRules, ShowRequest, ShowRulesRequest, VerifyAuditReply,
+    VerifyAuditRequest, WatchRulesRequest, audit_client::AuditClient,
+    history_client::HistoryClient, services_client::ServicesClient, shards_client::ShardsClient,
 };
 
 use crate::{Client, ClientError};
@@ -60,5 +63,82 @@ impl Client {
     pub async fn show(&self, gid: &str) -> Result<HistoryRecord, ClientError> {
         let request = ShowRequest { gid: gid.to_owned() };
         self.on_any(async |channel| HistoryClient::new(channel).show(request.clone()).await).await
+    }
+
+    /// The shard rules of `epoch`, if they are still kept; 0: those in force.
+    /// # Errors
+    /// [`ClientError`]; refused with HF2409 if there are none.
+    pub async fn rules(&self, epoch: u64) -> Result<ShardRules, ClientError> {
+        let request = ShowRulesRequest { epoch, stale: false };
+        self.on_any(async |channel| ShardsClient::new(channel).show(request).await).await
+    }
+
+    /// The versions of the shard rules that are kept, the newest last, without their texts.
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rules_versions(&self) -> Result<Vec<ShardRules>, ClientError> {
+        let request = ListVersionsRequest { stale: false };
+        let reply =
+            self.on_any(async |channel| ShardsClient::new(channel).list_versions(request).await);
+        Ok(reply.await?.versions)
+    }
+
+    /// Puts shard rules into force. The same again, after a lost answer, changes nothing.
+    /// # Errors
+    /// [`ClientError`]; refused with HF2408 if they are mistaken, with HF2009 if somebody changed them meanwhile.
+    pub async fn apply_rules(
+        &self,
+        request: ApplyRulesRequest,
+    ) -> Result<ApplyRulesReply, ClientError> {
+        self.on_any(async |channel| ShardsClient::new(channel).apply(request.clone()).await).await
+    }
+
+    /// Puts the shard rules of a former epoch into force again.
+    /// # Errors
+    /// As [`Self::apply_rules`]; refused with HF2409 if they are not kept.
+    pub async fn revert_rules(
+        &self,
+        request: RevertRulesRequest,
+    ) -> Result<ApplyRulesReply, ClientError> {
+        self.on_any(async |channel| ShardsClient::new(channel).revert(request.clone()).await).await
+    }
+
+    /// The shard rules as they change, from one node: those in force if they are newer than `after_epoch`, then each that follows.
+    /// # Errors
+    /// [`ClientError`], if it does not begin.
+    pub async fn watch_rules(
+        &self,
+        after_epoch: u64,
+    ) -> Result<tonic::Streaming<ShardRules>, ClientError> {
+        let request = WatchRulesRequest { after_epoch };
+        self.on_any(async |channel| ShardsClient::new(channel).watch(request).await).await
+    }
+
+    /// Where keys live, by the rules in force.
+    /// # Errors
+    /// [`ClientError`]; refused if a key has no place.
+    pub async fn locate(&self, group: &str, keys: &[String]) -> Result<LocateReply, ClientError> {
+        let request = LocateRequest { group: group.to_owned(), keys: keys.to_vec() };
+        self.on_any(async |channel| ShardsClient::new(channel).locate(request.clone()).await).await
+    }
+
+    /// At most `limit` audit records behind number `after`, as one node has applied them.
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn audit_records(
+        &self,
+        after: u64,
+        limit: u32,
+    ) -> Result<ListRecordsReply, ClientError> {
+        let request = ListRecordsRequest { after, limit };
+        self.on_any(async |channel| AuditClient::new(channel).list_records(request).await).await
+    }
+
+    /// Whether the chain of what the node at `address` keeps is whole.
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn verify_audit_of(&self, address: &str) -> Result<VerifyAuditReply, ClientError> {
+        let request = VerifyAuditRequest {};
+        self.on_one(address, &async |channel| AuditClient::new(channel).verify(request).await).await
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use holdfast_proto::v1;
 use holdfast_raft::{Leadership, Log, Member, MemberStatus, Role};
-use holdfast_txn::{Command, Digest, Gid, GlobalTransaction, Outcome, Rejection, Status};
+use holdfast_txn::{Books, Command, Digest, Gid, GlobalTransaction, Outcome, Rejection, Status};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -31,6 +31,7 @@ use crate::{
     history::History,
     meters::Meters,
     proposer::Proposer,
+    record,
     registry::{spread::Spread, store::Registry},
     replica::{Replica, SharedState, Touched},
     waiters::{self, Waiters},
@@ -46,6 +47,7 @@ pub struct Coordinator {
 struct Inner {
     config: Config,
     log: Arc<Log<Replica>>,
+    clock: Arc<Clock>,
     state: SharedState,
     waiters: Arc<Waiters>,
     proposer: Proposer,
@@ -213,7 +215,7 @@ impl Coordinator {
             touched,
             waiters: Arc::clone(&waiters),
             proposer: proposer.clone(),
-            clock,
+            clock: Arc::clone(&clock),
             meters,
             log: Arc::clone(&log),
             calling_term: Arc::clone(&calling_term),
@@ -228,6 +230,7 @@ impl Coordinator {
         let inner = Inner {
             config,
             log,
+            clock,
             state,
             waiters,
             proposer,
@@ -271,6 +274,14 @@ impl Coordinator {
     /// [`ProposeError`]; a refusal by the machine is no error but part of [`Applied`].
     pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
         self.must_lead()?;
+        let needs = record::format_of(&command);
+        // What every version reads costs no look at the members.
+        if needs > 1 {
+            let reads = self.cluster_format();
+            if needs > reads {
+                return Err(ProposeError::TooNew { needs, reads });
+            }
+        }
         self.inner.proposer.propose(&command).await
     }
 
@@ -286,6 +297,20 @@ impl Coordinator {
             self.inner.log.read_barrier().await?;
         }
         Ok(self.inner.state.get(gid))
+    }
+
+    /// Shard rules, audit trail and proposals as this node has applied them.
+    pub(crate) fn books(&self) -> Arc<Books> {
+        Arc::clone(self.inner.state.held().machine.books())
+    }
+
+    /// What would become of a known transaction by `command`.
+    pub(crate) fn foresee(
+        &self,
+        gid: &Gid,
+        command: Command,
+    ) -> Result<(Outcome, Arc<GlobalTransaction>), Rejection> {
+        self.inner.state.foresee(gid, command, self.inner.clock.now())
     }
 
     /// The transaction as this node knows it now.

@@ -25,6 +25,16 @@ pub enum ProposeError {
         /// How many wait.
         waiting: usize,
     },
+    /// HF2105, retry: nothing happened. Once every member runs this version, it can be done.
+    #[error(
+        "this needs entries of format {needs}, and not every member of the cluster reads more than {reads} yet. Nothing happened; run this version on every node, then try again"
+    )]
+    TooNew {
+        /// The format that it needs.
+        needs: u32,
+        /// The format that every member reads.
+        reads: u32,
+    },
     /// HF2104, retry: this node is stopping, and nothing happened here.
     #[error("this node is stopping. Nothing happened; ask another node")]
     Stopped,
@@ -43,6 +53,7 @@ impl ProposeError {
             Self::Unknown { .. } => "HF2102",
             Self::Overloaded { .. } => "HF2103",
             Self::Stopped => "HF2104",
+            Self::TooNew { .. } => "HF2105",
         }
     }
 

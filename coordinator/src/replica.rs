@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use holdfast_fault::{Site, reached};
 use holdfast_raft::{Capture, Position, StateMachine};
-use holdfast_txn::{Gid, GlobalTransaction, Machine, Outcome, Rejection, Status};
+use holdfast_txn::{
+    Command, Gid, GlobalTransaction, Machine, Outcome, Rejection, Snapshot, Status, Timestamp,
+};
 use tokio::sync::Notify;
 
 use crate::{history::History, meters::Meters, record, waiters::Waiters, watchers::Watchers};
@@ -31,6 +33,27 @@ impl SharedState {
 
     pub(crate) fn held(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("the machine never panics")
+    }
+
+    /// What would become of a known transaction by `command` at `at`: the same rules, on a machine of its own.
+    pub(crate) fn foresee(
+        &self,
+        gid: &Gid,
+        command: Command,
+        at: Timestamp,
+    ) -> Result<(Outcome, Arc<GlobalTransaction>), Rejection> {
+        let snapshot = {
+            let state = self.held();
+            let known = state.machine.get(gid);
+            let known = known.ok_or_else(|| Rejection::UnknownGid { gid: gid.clone() })?.clone();
+            let (clock, books) = (state.machine.clock(), Arc::clone(state.machine.books()));
+            let (open, finished) =
+                if known.status.is_final() { (vec![], vec![known]) } else { (vec![known], vec![]) };
+            Snapshot { clock, open, finished, books }
+        };
+        let mut machine = Machine::restore(snapshot);
+        let outcome = machine.apply(at, command)?;
+        Ok((outcome, machine.share(gid).expect("it is there")))
     }
 
     /// The transaction as it is now; cheap.
@@ -141,9 +164,9 @@ impl StateMachine for Replica {
         let mut results = Vec::with_capacity(commands.len());
         let mut state = self.state.held();
         for command in commands {
-            let gid = command.gid().clone();
+            let gid = command.gid().cloned();
             let result = state.machine.apply(at, command);
-            if let Ok(outcome) = &result
+            if let (Ok(outcome), Some(gid)) = (&result, gid)
                 && !outcome.repeated
             {
                 if let Some(moved) = outcome.moved
@@ -166,6 +189,7 @@ impl StateMachine for Replica {
             results.push(result);
         }
         state.applied_index = position.index;
+        self.watchers.rules_at(state.machine.books().epoch());
         drop(state);
         reached(Site::ReplicaAppliedUntold);
         self.touched.add(touched);
@@ -184,6 +208,7 @@ impl StateMachine for Replica {
         let (snapshot, applied_index) =
             record::decode_snapshot(bytes).map_err(|fault| fault.to_string())?;
         let machine = Machine::restore(snapshot);
+        self.watchers.rules_at(machine.books().epoch());
         *self.state.held() = State { machine, applied_index };
         self.touched.everything();
         if let Some(history) = &self.history {
@@ -208,7 +233,7 @@ fn stop(index: u64, fault: &record::RecordError) -> ! {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_txn::{BranchSpec, Command, Mode, Options, Participant, Timestamp};
+    use holdfast_txn::{BranchSpec, Mode, Options, Participant};
 
     use super::*;
 

@@ -146,6 +146,8 @@ impl Coordinator {
             .add_service(rpc::transactions::service(desk.clone()))
             .add_service(rpc::services::service(desk.clone()))
             .add_service(rpc::history::service(desk.clone()))
+            .add_service(rpc::shards::service(desk.clone()))
+            .add_service(rpc::audit::service(desk.clone()))
             .add_service(rpc::admin::service(desk))
             .add_service(rpc::participants::service(&self))
             .serve_with_incoming_shutdown(incoming, async move { closing.cancelled().await })

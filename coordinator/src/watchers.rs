@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use holdfast_proto::v1;
 use holdfast_txn::GlobalTransaction;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
 
 use crate::{config::limit, rpc::show};
 
@@ -13,6 +13,8 @@ use crate::{config::limit, rpc::show};
 pub(crate) struct Watchers {
     told: broadcast::Sender<Arc<v1::Transaction>>,
     places: Arc<Semaphore>,
+    /// The epoch of the shard rules here.
+    epoch: watch::Sender<u64>,
 }
 
 /// One who watches. Dropping it gives the place back.
@@ -25,7 +27,11 @@ pub(crate) struct Watching {
 impl Watchers {
     pub(crate) fn new() -> Arc<Self> {
         let places = Arc::new(Semaphore::new(limit::WATCHERS_MAX));
-        Arc::new(Self { told: broadcast::Sender::new(limit::MOVES_BEHIND_MAX), places })
+        Arc::new(Self {
+            told: broadcast::Sender::new(limit::MOVES_BEHIND_MAX),
+            places,
+            epoch: watch::Sender::new(0),
+        })
     }
 
     /// Tells those who watch. Never waits: who is too slow finds that it missed some.
@@ -34,6 +40,17 @@ impl Watchers {
             // The last one may just have gone.
             let _gone = self.told.send(Arc::new(show::transaction(transaction)));
         }
+    }
+
+    /// The shard rules have this epoch now.
+    pub(crate) fn rules_at(&self, epoch: u64) {
+        self.epoch.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
+    }
+
+    /// The epoch of the shard rules, as it changes, and a place; `None` when all are taken.
+    pub(crate) fn watch_rules(&self) -> Option<(watch::Receiver<u64>, OwnedSemaphorePermit)> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some((self.epoch.subscribe(), place))
     }
 
     /// Takes a place; `None` when all are taken.

@@ -100,7 +100,8 @@ pub const fn scope(role: Role, right: Right) -> Scope {
     match (right, role) {
         (Right::Probe | Right::Reflect, _)
         | (Right::Exchange | Right::Locate | Right::Observe | Right::Administer, Role::Node)
-        | (Right::Replicate, Role::Node)
+        // A member hands on what a person with the right asked it for, with that person's name.
+        | (Right::Replicate | Right::Rule, Role::Node)
         | (Right::Exchange, Role::App | Role::Sre | Role::Auditor)
         | (Right::Read | Right::Search, Role::Sre | Role::Auditor)
         | (Right::RollBack | Right::Operate | Right::Administer, Role::Sre)
@@ -137,6 +138,8 @@ pub const RPCS: &[(&str, Right)] = &[
     ("/holdfast.v1.Admin/RemoveMember", Right::Administer),
     ("/holdfast.v1.Admin/SwapMember", Right::Administer),
     ("/holdfast.v1.Admin/TransferLeadership", Right::Administer),
+    ("/holdfast.v1.Audit/ListRecords", Right::Audit),
+    ("/holdfast.v1.Audit/Verify", Right::Audit),
     ("/holdfast.v1.History/Search", Right::Search),
     ("/holdfast.v1.History/Show", Right::Search),
     ("/holdfast.v1.Participants/Session", Right::Serve),
@@ -149,12 +152,19 @@ pub const RPCS: &[(&str, Right)] = &[
     ("/holdfast.v1.Services/ListServices", Right::Observe),
     ("/holdfast.v1.Services/SetCallerPolicy", Right::Administer),
     ("/holdfast.v1.Services/SetServicePolicy", Right::Administer),
+    ("/holdfast.v1.Shards/Apply", Right::Rule),
+    ("/holdfast.v1.Shards/ListVersions", Right::Locate),
+    ("/holdfast.v1.Shards/Locate", Right::Locate),
+    ("/holdfast.v1.Shards/Revert", Right::Rule),
+    ("/holdfast.v1.Shards/Show", Right::Locate),
+    ("/holdfast.v1.Shards/Watch", Right::Locate),
     ("/holdfast.v1.Transactions/AddBranch", Right::Transact),
     ("/holdfast.v1.Transactions/Begin", Right::Transact),
     ("/holdfast.v1.Transactions/Exchange", Right::Exchange),
     ("/holdfast.v1.Transactions/Finish", Right::Transact),
     ("/holdfast.v1.Transactions/Get", Right::Read),
     ("/holdfast.v1.Transactions/List", Right::Read),
+    ("/holdfast.v1.Transactions/Operate", Right::Operate),
     ("/holdfast.v1.Transactions/Retry", Right::Operate),
     ("/holdfast.v1.Transactions/RollBack", Right::RollBack),
     ("/holdfast.v1.Transactions/Submit", Right::Transact),
@@ -168,23 +178,31 @@ pub const ROUTES: &[(&str, &str, Right)] = &[
     ("GET", "/metrics", Right::Observe),
     ("GET", "/openapi.json", Right::Reflect),
     ("GET", "/readyz", Right::Probe),
+    ("GET", "/v1/audit", Right::Audit),
+    ("GET", "/v1/audit/verify", Right::Audit),
     ("GET", "/v1/events", Right::Search),
     ("GET", "/v1/history", Right::Search),
     ("GET", "/v1/services", Right::Observe),
     ("GET", "/v1/services/{service}", Right::Observe),
+    ("GET", "/v1/shards/locate", Right::Locate),
+    ("GET", "/v1/shards/rules", Right::Locate),
+    ("GET", "/v1/shards/rules/versions", Right::Locate),
     ("GET", "/v1/status", Right::Observe),
     ("GET", "/v1/transactions", Right::Read),
     ("GET", "/v1/transactions/{gid}", Right::Read),
     ("GET", "/v1/transactions/{gid}/events", Right::Search),
     ("GET", "/v1/transactions/{gid}/timeline", Right::Search),
     ("GET", "/v1/transactions/{gid}/wait", Right::Read),
+    ("POST", "/v1/shards/rules/revert", Right::Rule),
     ("POST", "/v1/transactions", Right::Transact),
     ("POST", "/v1/transactions/{gid}/branches", Right::Transact),
     ("POST", "/v1/transactions/{gid}/finish", Right::Transact),
+    ("POST", "/v1/transactions/{gid}/operate", Right::Operate),
     ("POST", "/v1/transactions/{gid}/retry", Right::Operate),
     ("POST", "/v1/transactions/{gid}/rollback", Right::RollBack),
     ("POST", "/v1/transactions/{gid}/submit", Right::Transact),
     ("PUT", "/v1/services/{service}/policy", Right::Administer),
+    ("PUT", "/v1/shards/rules", Right::Rule),
 ];
 
 /// The right that the RPC at exactly this path needs; `None`: nobody may.

@@ -8,8 +8,8 @@ use holdfast_client::{
     ClientOptions, Link,
     wire::{
         AddBranchRequest, BeginRequest, ExchangeReply, ExchangeRequest, FinishRequest, GetRequest,
-        ListReply, ListRequest, RetryRequest, RollBackRequest, SubmitBegunRequest, SubmitRequest,
-        TransactionReply, WaitRequest, exchange_reply, exchange_request,
+        ListReply, ListRequest, OperateRequest, RetryRequest, RollBackRequest, SubmitBegunRequest,
+        SubmitRequest, TransactionReply, WaitRequest, exchange_reply, exchange_request,
         transactions_client::TransactionsClient,
         transactions_server::{Transactions, TransactionsServer},
     },
@@ -123,6 +123,13 @@ impl Transactions for Echo {
     }
 
     async fn retry(&self, _: Request<RetryRequest>) -> Result<Response<TransactionReply>, Status> {
+        unsupported()
+    }
+
+    async fn operate(
+        &self,
+        _: Request<OperateRequest>,
+    ) -> Result<Response<TransactionReply>, Status> {
         unsupported()
     }
 

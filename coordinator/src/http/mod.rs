@@ -15,6 +15,7 @@ mod problem;
 mod routes;
 mod serve;
 mod service_view;
+mod shards;
 mod view;
 mod whole;
 

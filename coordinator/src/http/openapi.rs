@@ -13,7 +13,7 @@ use axum::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::{body, operating, policy, problem, routes::Door, service_view, view};
+use super::{body, operating, policy, problem, routes::Door, service_view, shards, view};
 use crate::rpc::show;
 
 /// The routes.
@@ -77,6 +77,7 @@ fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 const REPLY: Answer = Answer::Json(schema::<view::Reply>);
 const FATE: &[(u16, Answer)] = &[(200, REPLY), (202, REPLY)];
 const OF_A_CHANGE: &[u16] = &[400, 404, 408, 409, 413, 415, 503, 504];
+const OF_A_DECISION: &[u16] = &[400, 403, 404, 408, 409, 413, 415, 503, 504];
 const OF_A_READ: &[u16] = &[400, 404, 503, 504];
 const STALE: Parameter = ("stale", Kind::Flag, "this node's own word, which may lag behind");
 const GID: &str = "^[A-Za-z0-9-]{1,35}$";
@@ -260,6 +261,81 @@ const ROUTES: &[Route] = &[
         body: Some(schema::<policy::SetPolicy>),
         answers: &[(200, Answer::Json(schema::<service_view::Set>))],
         problems: &[400, 408, 409, 412, 413, 415, 503, 504],
+    },
+    Route {
+        method: "post",
+        path: "/v1/transactions/{gid}/operate",
+        summary: "An operator's act; what can lose money is proposed to a second person",
+        parameters: &[],
+        body: Some(schema::<operating::Operate>),
+        answers: FATE,
+        problems: OF_A_DECISION,
+    },
+    Route {
+        method: "get",
+        path: "/v1/shards/rules",
+        summary: "Show the shard rules in force, or of a former epoch",
+        parameters: &[("epoch", Kind::Count(1_000_000), "this epoch; 0 = in force"), STALE],
+        body: None,
+        answers: &[(200, Answer::Json(schema::<shards::Rules>))],
+        problems: OF_A_READ,
+    },
+    Route {
+        method: "put",
+        path: "/v1/shards/rules",
+        summary: "Put shard rules into force",
+        parameters: &[],
+        body: Some(schema::<shards::ApplyRules>),
+        answers: &[(200, Answer::Json(schema::<shards::Applied>))],
+        problems: OF_A_DECISION,
+    },
+    Route {
+        method: "post",
+        path: "/v1/shards/rules/revert",
+        summary: "Put the shard rules of a former epoch into force again",
+        parameters: &[],
+        body: Some(schema::<shards::RevertRules>),
+        answers: &[(200, Answer::Json(schema::<shards::Applied>))],
+        problems: OF_A_DECISION,
+    },
+    Route {
+        method: "get",
+        path: "/v1/shards/rules/versions",
+        summary: "List the versions of the shard rules that are kept",
+        parameters: &[STALE],
+        body: None,
+        answers: &[(200, Answer::Json(schema::<shards::Versions>))],
+        problems: OF_A_READ,
+    },
+    Route {
+        method: "get",
+        path: "/v1/shards/locate",
+        summary: "Say where a key lives",
+        parameters: &[("group", Kind::Text, "the data group"), ("key", Kind::Text, "the key")],
+        body: None,
+        answers: &[(200, Answer::Json(schema::<shards::Place>))],
+        problems: &[400, 404],
+    },
+    Route {
+        method: "get",
+        path: "/v1/audit",
+        summary: "List audit records by number",
+        parameters: &[
+            ("after", Kind::Count(1_000_000), "behind this number"),
+            ("limit", Kind::Count(1_000), "records on the page; 0 = 100"),
+        ],
+        body: None,
+        answers: &[(200, Answer::Json(schema::<shards::Records>))],
+        problems: &[400],
+    },
+    Route {
+        method: "get",
+        path: "/v1/audit/verify",
+        summary: "Compute the chain of the audit records anew",
+        parameters: &[],
+        body: None,
+        answers: &[(200, Answer::Json(schema::<shards::Verified>))],
+        problems: &[],
     },
     Route {
         method: "get",
@@ -454,6 +530,7 @@ mod tests {
         let sources = [
             include_str!("routes.rs"),
             include_str!("operating.rs"),
+            include_str!("shards.rs"),
             include_str!("events.rs"),
             include_str!("openapi.rs"),
         ];

@@ -6,18 +6,20 @@ use axum::{
     extract::{Query, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
-    routing::{get, put},
+    routing::{get, post, put},
 };
 use holdfast_proto::v1;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    body::{self, Wait},
     instant,
     policy::SetPolicy,
     problem::Problem,
     routes::{Door, Name, asked, bad_query, json, named},
     service_view, view,
+    whole::Whole,
 };
 use crate::rpc::{Hop, show};
 
@@ -26,6 +28,7 @@ pub(super) fn routes() -> Router<Door> {
     Router::new()
         .route("/v1/history", get(history))
         .route("/v1/transactions/{gid}/timeline", get(timeline))
+        .route("/v1/transactions/{gid}/operate", post(operate))
         .route("/v1/services", get(services))
         .route("/v1/services/{service}", get(service))
         .route("/v1/services/{service}/policy", put(set_policy))
@@ -135,6 +138,63 @@ async fn history(
         gaps: reply.gaps,
     };
     Ok(json(StatusCode::OK, &page))
+}
+
+/// `POST /v1/transactions/{gid}/operate`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(extend("required" = ["act", "reason"]))]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Operate {
+    act: Option<Act>,
+    #[schemars(range(max = holdfast_txn::limit::BRANCHES_MAX))]
+    branch: Whole<u32>,
+    #[schemars(length(min = 1, max = holdfast_txn::limit::REASON_BYTES_MAX), regex(pattern = r"^[ -~]*[!-~][ -~]*$"))]
+    reason: String,
+    dry_run: bool,
+    #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{0,32}$"))]
+    dev_name: String,
+    wait: Option<Wait>,
+    #[schemars(range(max = 60_000))]
+    wait_timeout_ms: Whole<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Act {
+    Retry,
+    RollBack,
+    MarkDone,
+    MarkRefused,
+    Abandon,
+    Approve,
+}
+
+async fn operate(
+    door: Door,
+    gid: Name,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let operate: Operate = door.read(&headers, body, false).await?;
+    let act = operate.act.map_or(v1::OperatorAct::Unspecified, |act| match act {
+        Act::Retry => v1::OperatorAct::Retry,
+        Act::RollBack => v1::OperatorAct::RollBack,
+        Act::MarkDone => v1::OperatorAct::MarkDone,
+        Act::MarkRefused => v1::OperatorAct::MarkRefused,
+        Act::Abandon => v1::OperatorAct::Abandon,
+        Act::Approve => v1::OperatorAct::Approve,
+    });
+    let request = v1::OperateRequest {
+        gid: named(gid)?,
+        act: act.into(),
+        branch: operate.branch.0,
+        reason: operate.reason,
+        dry_run: operate.dry_run,
+        dev_name: operate.dev_name,
+        wait: body::wait(operate.wait),
+        wait_timeout_ms: operate.wait_timeout_ms.0,
+    };
+    door.fate(v1::exchange_request::Request::Operate(request)).await
 }
 
 /// A transaction with what was seen of its calls.

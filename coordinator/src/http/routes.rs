@@ -20,7 +20,7 @@ use super::{
     body::{self, AddBranch, Close, Finish, Retry, RollBack, Submit, Wait},
     events, openapi, operating,
     problem::Problem,
-    view,
+    shards, view,
 };
 use crate::{
     rights::{Shown, guard},
@@ -56,6 +56,7 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .route("/v1/transactions/{gid}/finish", post(finish))
         .route("/v1/transactions/{gid}/wait", get(wait))
         .merge(operating::routes())
+        .merge(shards::routes())
         .merge(events::routes())
         .merge(openapi::routes())
         .route("/v1/status", get(status))
@@ -104,7 +105,7 @@ impl Door {
         body::read(headers, body, bytes_max, may_be_empty).await
     }
 
-    async fn fate(&self, request: Request) -> Result<Response, Problem> {
+    pub(super) async fn fate(&self, request: Request) -> Result<Response, Problem> {
         let told = self.desk.answer(request, Hop::May).await?;
         let status = match told.reply.outcome() {
             v1::Outcome::Committed | v1::Outcome::RolledBack => StatusCode::OK,

@@ -40,7 +40,7 @@ impl Entries for HeldLog {
     async fn propose(&self, entry: Bytes) -> Result<Results, ProposeError> {
         let (at, commands) = record::decode_entry(&entry).unwrap();
         let results = commands.iter().map(|command| match command.gid() {
-            gid if gid.as_str() == "bad" => Err(Rejection::UnknownGid { gid: gid.clone() }),
+            Some(gid) if gid.as_str() == "bad" => Err(Rejection::UnknownGid { gid: gid.clone() }),
             _ => Ok(Outcome { moved: None, repeated: false }),
         });
         let results = results.collect();

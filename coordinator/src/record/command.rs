@@ -10,7 +10,7 @@ use holdfast_txn::{
     Report, RetryPolicy, TriedBy,
 };
 
-use super::{RecordError, closed_sets::Numbered, gid, participant};
+use super::{RecordError, books, closed_sets::Numbered, gid, participant};
 
 /// The oldest format that can say `command`.
 pub(super) fn format_of(command: &Command) -> u32 {
@@ -30,6 +30,7 @@ pub(super) fn format_of(command: &Command) -> u32 {
         // A report of an XA transaction names verbs of format 2, but follows a begin of that format.
         Command::Report { .. } => 1,
         Command::Fence { .. } | Command::Finish { .. } | Command::Nest { .. } => 2,
+        Command::Operate { .. } | Command::SetRules { .. } | Command::Note { .. } => 3,
     }
 }
 
@@ -83,13 +84,26 @@ pub(super) fn to_record(command: &Command) -> v1::RecordedCommand {
                 decision: decision.number(),
             }),
         ),
+        Command::Operate { gid, act, by, reason } => {
+            (gid, Kind::Operate(books::act_to_record(*act, by, reason)))
+        }
+        Command::SetRules { .. } | Command::Note { .. } => return books::to_record(command),
     };
     v1::RecordedCommand { gid: gid.as_str().to_owned(), command: Some(kind) }
 }
 
 pub(super) fn of_record(record: v1::RecordedCommand) -> Result<Command, RecordError> {
+    let kind = match record.command.ok_or(RecordError::Missing("command"))? {
+        Kind::SetRules(rules) if record.gid.is_empty() => return Ok(books::rules_of_record(rules)),
+        Kind::Note(deed) if record.gid.is_empty() => {
+            return Ok(Command::Note { deed: books::deed_of_record(deed) });
+        }
+        kind => kind,
+    };
     let gid = gid(&record.gid)?;
-    Ok(match record.command.ok_or(RecordError::Missing("command"))? {
+    Ok(match kind {
+        Kind::SetRules(_) | Kind::Note(_) => return Err(RecordError::value("gid", gid)),
+        Kind::Operate(act) => books::act_of_record(gid, act)?,
         Kind::Begin(begin) => Command::Begin {
             gid,
             mode: Mode::read(begin.mode)?,

@@ -6,8 +6,8 @@ use std::{fs, path::PathBuf};
 
 use bytes::Bytes;
 use holdfast_txn::{
-    Answer, BranchId, BranchSpec, Command, Decision, Gid, Machine, Mode, Op, Options, Participant,
-    Refusal, Report, Timestamp,
+    Act, Answer, BranchId, BranchSpec, Command, Decision, Deed, Gid, Machine, Mode, Op, Options,
+    Participant, Refusal, Remedy, Report, Timestamp,
 };
 
 use super::{EncodedCommand, decode_entry, decode_snapshot, encode_entry, encode_snapshot};
@@ -91,6 +91,52 @@ fn commands_of_format_2() -> Vec<Command> {
     ]
 }
 
+/// What format 3 has beyond.
+fn commands_of_format_3() -> Vec<Command> {
+    let said = |branch, op, answer| Report { branch: BranchId(branch), op, answer };
+    let silence = || Answer::GivenUp { attempts: 3, last: "silence".to_owned() };
+    let report = |reports| Command::Report { gid: gid("tcc"), reports };
+    let operate = |act, by: &str| Command::Operate {
+        gid: gid("tcc"),
+        act,
+        by: by.to_owned(),
+        reason: "ticket 7311".to_owned(),
+    };
+    let rules = |text: &str, expected| Command::SetRules {
+        text: text.to_owned(),
+        expected,
+        by: "user/dora".to_owned(),
+        reason: "shard-2 is full".to_owned(),
+    };
+    let deed = Deed {
+        by: "user/sam".to_owned(),
+        act: "cluster.add".to_owned(),
+        about: "node 4".to_owned(),
+        words: "done".to_owned(),
+    };
+    vec![
+        begin("tcc", Mode::Tcc, &["debit@a", "credit@b"]),
+        report(vec![said(1, Op::Try, Answer::Done), said(2, Op::Try, Answer::Done)]),
+        report(vec![said(2, Op::Confirm, silence())]),
+        operate(Act::Retry, "user/alice"),
+        report(vec![said(2, Op::Confirm, silence())]),
+        operate(Act::Propose(Remedy::MarkDone(BranchId(2))), "user/alice"),
+        operate(Act::Approve, "user/bob"),
+        report(vec![said(1, Op::Confirm, silence())]),
+        operate(Act::Propose(Remedy::Abandon), "user/bob"),
+        Command::Operate {
+            gid: gid("tcc"),
+            act: Act::Propose(Remedy::MarkRefused(BranchId(1))),
+            by: "user/bob".to_owned(),
+            reason: "refused by the machine".to_owned(),
+        },
+        operate(Act::RollBack, "user/alice"),
+        rules("first", 0),
+        rules("second", 1),
+        Command::Note { deed },
+    ]
+}
+
 fn entry(commands: &[Command]) -> Vec<u8> {
     let encoded: Vec<_> = commands.iter().map(EncodedCommand::of).collect();
     encode_entry(Timestamp(1_700_000_000_000), encoded.iter()).to_vec()
@@ -126,6 +172,11 @@ fn entries_and_snapshots_of_format_2_are_read() {
     hold(2, commands_of_format_2());
 }
 
+#[test]
+fn entries_and_snapshots_of_format_3_are_read() {
+    hold(3, commands_of_format_3());
+}
+
 /// A node of the version before still reads what it must, while nothing new is asked for.
 #[test]
 fn what_format_1_can_say_is_written_in_format_1() {
@@ -133,4 +184,6 @@ fn what_format_1_can_say_is_written_in_format_1() {
     let snapshot = machine(commands_of_format_1()).snapshot();
     assert_eq!(encode_snapshot(&snapshot, 7)[..2], [8, 1]);
     assert_eq!(entry(&commands_of_format_2())[..2], [8, 2]);
+    let snapshot = machine(commands_of_format_3()).snapshot();
+    assert_eq!(encode_snapshot(&snapshot, 7)[..2], [8, 3]);
 }

@@ -3,6 +3,7 @@
 //! Reading never guesses: bytes that do not say exactly one thing are a [`RecordError`], and a node that meets one in an
 //! applied entry stops, because whatever it did instead could make its state another one than its peers'.
 
+mod books;
 mod closed_sets;
 mod command;
 #[cfg(test)]
@@ -22,9 +23,10 @@ use prost::{
 pub(crate) use snapshot::{decode_snapshot, encode_snapshot};
 
 /// The newest format of entries and of snapshots. 1: TCC and Saga. 2: XA, fences, second phases finished by the caller.
+/// 3: operators' acts, shard rules, audit records.
 ///
 /// Each entry and each snapshot is written in the oldest format that can say it, and every older one is read.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// Number of the field `commands` in `LogEntry`.
 const COMMANDS_FIELD: u32 = 3;
@@ -99,6 +101,11 @@ impl EncodedCommand {
         let length = self.bytes.len();
         key_len(COMMANDS_FIELD) + encoded_len_varint(length as u64) + length
     }
+}
+
+/// The oldest format that can say `command`.
+pub(crate) fn format_of(command: &Command) -> u32 {
+    command::format_of(command)
 }
 
 /// One entry of `commands`, all carried out at `at`.

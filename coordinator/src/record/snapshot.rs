@@ -8,7 +8,7 @@ use holdfast_txn::{
 use prost::Message as _;
 
 use super::{
-    RecordError,
+    RecordError, books,
     closed_sets::Numbered,
     command::{
         options_of_record, options_to_record, refusal_of_record, refusal_to_record, spec_of_record,
@@ -19,14 +19,16 @@ use super::{
 
 /// Writes `snapshot`, the state after the entry `applied_index`. Equal snapshots give equal bytes.
 pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8> {
-    let Snapshot { clock, open, finished } = snapshot;
-    let format = open.iter().chain(finished).map(format_of).max().unwrap_or(1);
+    let Snapshot { clock, open, finished, books } = snapshot;
+    let of_books = if books.is_empty() { 1 } else { 3 };
+    let format = open.iter().chain(finished).map(format_of).max().unwrap_or(1).max(of_books);
     v1::MachineSnapshot {
         format,
         clock_ms: clock.0,
         open: open.iter().map(to_record).collect(),
         finished: finished.iter().map(to_record).collect(),
         applied_index,
+        books: (!books.is_empty()).then(|| books::books_to_record(books)),
     }
     .encode_to_vec()
 }
@@ -41,6 +43,7 @@ pub(crate) fn decode_snapshot(bytes: &[u8]) -> Result<(Snapshot, u64), RecordErr
         clock: Timestamp(record.clock_ms),
         open: record.open.into_iter().map(of_record).collect::<Result<_, _>>()?,
         finished: record.finished.into_iter().map(of_record).collect::<Result<_, _>>()?,
+        books: record.books.map(books::books_of_record).transpose()?.unwrap_or_default().into(),
     };
     Ok((snapshot, record.applied_index))
 }
@@ -51,6 +54,11 @@ fn format_of(transaction: &GlobalTransaction) -> u32 {
         Mode::Tcc | Mode::Saga => 1,
         Mode::Xa => 2,
     }
+}
+
+pub(super) fn digest(field: &'static str, bytes: &[u8]) -> Result<Digest, RecordError> {
+    let whole = <[u8; 32]>::try_from(bytes);
+    whole.map(Digest).map_err(|_| RecordError::value(field, format!("{} bytes", bytes.len())))
 }
 
 fn to_record(transaction: &GlobalTransaction) -> v1::RecordedTransaction {
@@ -91,13 +99,11 @@ fn to_record(transaction: &GlobalTransaction) -> v1::RecordedTransaction {
 }
 
 fn of_record(record: v1::RecordedTransaction) -> Result<GlobalTransaction, RecordError> {
-    let content = <[u8; 32]>::try_from(record.content.as_ref())
-        .map_err(|_| RecordError::value("content", format!("{} bytes", record.content.len())))?;
     Ok(GlobalTransaction {
         gid: gid(&record.gid)?,
         mode: Mode::read(record.mode)?,
         options: options_of_record(record.options.ok_or(RecordError::Missing("options"))?)?,
-        content: Digest(content),
+        content: digest("content", &record.content)?,
         enlisted: record.enlisted,
         status: Status::read(record.status)?,
         interrupted: Status::read_optional(record.interrupted)?,

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use holdfast_txn::{
-    Answer, Branch, BranchId, BranchSpec, BranchState, Command, Decision, Digest, Gid,
-    GlobalTransaction, Mode, Op, Options, Order, Participant, Recovery, Refusal, Report,
-    RetryPolicy, Snapshot, Status, Timestamp, TriedBy,
+    Act, Answer, AuditRecord, Books, Branch, BranchId, BranchSpec, BranchState, Command, Decision,
+    Deed, Digest, Gid, GlobalTransaction, Mode, Op, Options, Order, Participant, Proposal,
+    Recovery, Refusal, Remedy, Report, RetryPolicy, RulesVersion, Snapshot, Status, Timestamp,
+    Trail, TriedBy,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -119,7 +120,75 @@ fn commands() -> impl Strategy<Value = Command> {
         (gids(), texts()).prop_map(|(gid, reason)| Command::Fence { gid, reason }),
         (gids(), vec(any::<u32>().prop_map(BranchId), 0..4), decisions())
             .prop_map(|(gid, branches, decision)| Command::Finish { gid, branches, decision }),
+        (gids(), acts(), texts(), texts()).prop_map(|(gid, act, by, reason)| Command::Operate {
+            gid,
+            act,
+            by,
+            reason
+        }),
+        (texts(), any::<u64>(), texts(), texts()).prop_map(|(text, expected, by, reason)| {
+            Command::SetRules { text, expected, by, reason }
+        }),
+        deeds().prop_map(|deed| Command::Note { deed }),
     ]
+}
+
+fn remedies() -> impl Strategy<Value = Remedy> {
+    prop_oneof![
+        any::<u32>().prop_map(|branch| Remedy::MarkDone(BranchId(branch))),
+        any::<u32>().prop_map(|branch| Remedy::MarkRefused(BranchId(branch))),
+        Just(Remedy::Abandon),
+    ]
+}
+
+fn acts() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        Just(Act::Retry),
+        Just(Act::RollBack),
+        remedies().prop_map(Act::Propose),
+        Just(Act::Approve),
+    ]
+}
+
+fn deeds() -> impl Strategy<Value = Deed> {
+    (texts(), texts(), texts(), texts()).prop_map(|(by, act, about, words)| Deed {
+        by,
+        act,
+        about,
+        words,
+    })
+}
+
+fn books() -> impl Strategy<Value = Books> {
+    let versions = (any::<u64>(), texts(), any::<u64>(), texts(), texts()).prop_map(
+        |(epoch, text, at, by, reason)| {
+            RulesVersion { epoch, text, at: Timestamp(at), by, reason }.into()
+        },
+    );
+    let records = (any::<u64>(), any::<u64>(), deeds(), any::<[u8; 32]>()).prop_map(
+        |(number, at, deed, before)| {
+            AuditRecord { number, at: Timestamp(at), deed, before: Digest(before) }.into()
+        },
+    );
+    let proposals = (remedies(), texts(), texts(), any::<u64>(), any::<u64>()).prop_map(
+        |(remedy, by, reason, at, until)| Proposal {
+            remedy,
+            by,
+            reason,
+            at: Timestamp(at),
+            until: Timestamp(until),
+        },
+    );
+    (
+        vec(versions, 0..3),
+        (any::<u64>(), any::<[u8; 32]>(), vec(records, 0..4)),
+        proptest::collection::btree_map(gids(), proposals, 0..3),
+    )
+        .prop_map(|(rules, (count, head, kept), proposals)| Books {
+            rules: rules.into(),
+            trail: Trail { count, head: Digest(head), kept: kept.into() },
+            proposals,
+        })
 }
 
 fn decisions() -> impl Strategy<Value = Decision> {
@@ -194,9 +263,11 @@ proptest! {
         clock in any::<u64>(),
         open in vec(transactions(), 0..4),
         finished in vec(transactions(), 0..4),
+        books in option::of(books()),
         index in any::<u64>(),
     ) {
-        let snapshot = Snapshot { clock: Timestamp(clock), open, finished };
+        let books = books.filter(|books| !books.is_empty()).unwrap_or_default().into();
+        let snapshot = Snapshot { clock: Timestamp(clock), open, finished, books };
         let bytes = encode_snapshot(&snapshot, index);
         prop_assert_eq!(decode_snapshot(&bytes), Ok((snapshot, index)));
     }

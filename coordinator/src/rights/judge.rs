@@ -22,7 +22,7 @@ const fn right(request: &Request) -> Right {
         | Request::Finish(_) => Right::Transact,
         Request::RollBack(_) => Right::RollBack,
         Request::Get(_) | Request::Wait(_) => Right::Read,
-        Request::Retry(_) => Right::Operate,
+        Request::Retry(_) | Request::Operate(_) => Right::Operate,
     }
 }
 
@@ -40,7 +40,8 @@ pub(crate) fn allow(caller: &Caller, request: &Request) -> Result<Scope, Fault> 
         | Request::Get(_)
         | Request::Wait(_)
         | Request::Finish(_)
-        | Request::Retry(_) => &[],
+        | Request::Retry(_)
+        | Request::Operate(_) => &[],
     };
     match branches.iter().position(|branch| !caller.may_call(&branch.participant)) {
         None => Ok(scope),
@@ -71,7 +72,8 @@ pub(crate) fn stamp(caller: &Caller, request: &mut Request) {
         | Request::Get(_)
         | Request::Wait(_)
         | Request::Finish(_)
-        | Request::Retry(_) => return,
+        | Request::Retry(_)
+        | Request::Operate(_) => return,
     };
     let headers = &mut options.get_or_insert_default().headers;
     headers.retain(|name, _| !name.to_ascii_lowercase().starts_with(RESERVED));

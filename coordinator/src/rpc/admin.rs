@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::desk::Desk;
+use crate::rights::Shown;
 
 /// Pieces of a backup that wait for a slow receiver.
 const CHUNKS_WAITING_MAX: usize = 4;
@@ -43,34 +44,43 @@ impl Service for Admin {
     }
 
     async fn add_member(&self, request: Request<AddMemberRequest>) -> Reply {
+        let desk = self.desk(&request)?;
         let AddMemberRequest { node, raft } = request.into_inner();
         let begun = Instant::now();
+        noted(&desk, "cluster.add", format!("node {node}"), format!("at {raft}")).await?;
         tracing::info!(node, raft, "an operator adds a member");
         told(begun, self.desk.coordinator().log().add_learner(node, &raft).await.map(drop))
     }
 
     async fn promote_member(&self, request: Request<MemberRequest>) -> Reply {
+        let desk = self.desk(&request)?;
         let node = request.into_inner().node;
         let begun = Instant::now();
+        noted(&desk, "cluster.promote", format!("node {node}"), String::new()).await?;
         tracing::info!(node, "an operator gives a member its vote");
         told(begun, self.desk.coordinator().log().promote(node).await)
     }
 
     async fn remove_member(&self, request: Request<MemberRequest>) -> Reply {
+        let desk = self.desk(&request)?;
         let node = request.into_inner().node;
         let begun = Instant::now();
+        noted(&desk, "cluster.remove", format!("node {node}"), String::new()).await?;
         tracing::info!(node, "an operator removes a member");
         told(begun, self.desk.coordinator().log().remove(node).await)
     }
 
     async fn swap_member(&self, request: Request<SwapMemberRequest>) -> Reply {
+        let desk = self.desk(&request)?;
         let SwapMemberRequest { old, new } = request.into_inner();
         let begun = Instant::now();
+        noted(&desk, "cluster.replace", format!("node {old}"), format!("by node {new}")).await?;
         tracing::info!(old, new, "an operator replaces a member");
         told(begun, self.desk.coordinator().log().swap(old, new).await)
     }
 
     async fn transfer_leadership(&self, request: Request<TransferLeadershipRequest>) -> Reply {
+        let desk = self.desk(&request)?;
         let to = request.into_inner().to;
         let begun = Instant::now();
         let log = self.desk.coordinator().log();
@@ -80,6 +90,7 @@ impl Service for Admin {
                 "no other voter answers this node, or it does not lead; nobody can take over";
             return told(begun, self.not_leader().and(Err(refused("HF2513", cause.to_owned()))));
         };
+        noted(&desk, "cluster.transfer", format!("node {to}"), String::new()).await?;
         tracing::info!(to, "an operator has the leadership handed over");
         let handed = log.hand_over(to).await.map_err(|error| match error {
             ControlError::NotLeader { leader } => ChangeError::NotLeader { leader },
@@ -96,8 +107,14 @@ impl Service for Admin {
 
     async fn backup(
         &self,
-        _request: Request<BackupRequest>,
+        request: Request<BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
+        let desk = self.desk(&request)?;
+        // A backup is taken of any node, also without a leader; then nobody can write down that it was.
+        if desk.leading().0 {
+            let node = desk.coordinator().config().node.id;
+            noted(&desk, "cluster.backup", format!("node {node}"), String::new()).await?;
+        }
         let backup = self.desk.coordinator().backup().await;
         let backup = backup.map_err(|error| Status::unavailable(error.to_string()))?;
         let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
@@ -115,7 +132,21 @@ impl Service for Admin {
     }
 }
 
+/// Writes an operator's act into the audit trail before it is done; on a node that does not lead, it will be refused anyway.
+async fn noted(desk: &Desk, act: &str, about: String, words: String) -> Result<(), Status> {
+    if !desk.leading().0 {
+        return Ok(());
+    }
+    desk.note(act, about, words).await.map_err(|fault| fault.to_status())
+}
+
 impl Admin {
+    /// The desk as it serves whoever asks.
+    fn desk<T>(&self, request: &Request<T>) -> Result<Desk, Status> {
+        let shown = request.extensions().get::<Shown>();
+        self.desk.serving(shown).map_err(|fault| fault.to_status())
+    }
+
     /// An error unless this node leads.
     fn not_leader(&self) -> Result<(), ChangeError> {
         let leadership = self.desk.coordinator().leadership();

@@ -7,8 +7,8 @@ use holdfast_proto::v1::{
     SubmitRequest, exchange_request::Request,
 };
 use holdfast_txn::{
-    BranchId, BranchSpec, Command, Decision, Gid, Mode, Options, Order, Participant, Recovery,
-    RetryPolicy, TriedBy, limit,
+    Act as OperatorAct, BranchId, BranchSpec, Command, Decision, Gid, Mode, Options, Order,
+    Participant, Recovery, Remedy, RetryPolicy, TriedBy, limit,
 };
 
 use super::fault::{Fault, Findings};
@@ -76,6 +76,7 @@ pub(crate) fn check(request: &mut Request, timeouts: &config::Timeouts) -> Resul
         }
         Request::RollBack(request) => roll_back(request),
         Request::Retry(request) => retry(request),
+        Request::Operate(request) => operate(request),
         Request::Finish(request) => finished(request),
         Request::Get(request) => {
             let mut findings = Findings::default();
@@ -233,9 +234,55 @@ fn retry(request: &RetryRequest) -> Result<Checked, Fault> {
         Ok(v1::Wait::None | v1::Wait::Decision | v1::Wait::End) | Err(_) => request.wait,
     };
     let patience = patience(&mut findings, wait, request.wait_timeout_ms);
-    let (reason, most) = (&request.reason, limit::REASON_BYTES_MAX);
+    reason(&mut findings, &request.reason);
+    let command = gid.map(|gid| Command::Retry { gid, reason: request.reason.clone() });
+    propose(findings, command, Some(patience))
+}
+
+/// An operator's act. Who acts, the desk fills in.
+fn operate(request: &v1::OperateRequest) -> Result<Checked, Fault> {
+    let mut findings = Findings::default();
+    let gid = gid(&mut findings, &request.gid);
+    let branch = BranchId(request.branch);
+    let (act, names_branch) = match request.act() {
+        v1::OperatorAct::Retry => (OperatorAct::Retry, false),
+        v1::OperatorAct::RollBack => (OperatorAct::RollBack, false),
+        v1::OperatorAct::MarkDone => (OperatorAct::Propose(Remedy::MarkDone(branch)), true),
+        v1::OperatorAct::MarkRefused => (OperatorAct::Propose(Remedy::MarkRefused(branch)), true),
+        v1::OperatorAct::Abandon => (OperatorAct::Propose(Remedy::Abandon), false),
+        v1::OperatorAct::Approve => (OperatorAct::Approve, false),
+        v1::OperatorAct::Unspecified => {
+            findings.add(
+                "act",
+                "missing; say retry, roll_back, mark_done, mark_refused, abandon or approve",
+            );
+            (OperatorAct::Approve, request.branch > 0)
+        }
+    };
+    if names_branch != (request.branch > 0) {
+        findings.add("branch", "name one for mark_done and mark_refused, and none otherwise");
+    }
+    let wait = match (v1::Wait::try_from(request.wait), act) {
+        (Ok(v1::Wait::Unspecified), OperatorAct::Propose(_)) => v1::Wait::None.into(),
+        (Ok(v1::Wait::Unspecified), _) => v1::Wait::End.into(),
+        _ => request.wait,
+    };
+    let patience = patience(&mut findings, wait, request.wait_timeout_ms);
+    reason(&mut findings, &request.reason);
+    let command = gid.map(|gid| Command::Operate {
+        gid,
+        act,
+        by: String::new(),
+        reason: request.reason.clone(),
+    });
+    propose(findings, command, Some(patience))
+}
+
+/// Why somebody acts: evidence for an audit, so it is checked and never cut.
+pub(super) fn reason(findings: &mut Findings, reason: &str) {
+    let most = limit::REASON_BYTES_MAX;
     if reason.trim().is_empty() {
-        findings.add("reason", "missing; say why it may go on, for the people who read it later");
+        findings.add("reason", "missing; say why, for the people who read it later");
     } else if reason.len() > most {
         let bytes = reason.len();
         findings.add("reason", format_args!("{bytes} bytes, allowed is 1 to {most}"));
@@ -243,8 +290,6 @@ fn retry(request: &RetryRequest) -> Result<Checked, Fault> {
     if reason.chars().any(char::is_control) {
         findings.add("reason", "holds control characters; write it in one line of plain text");
     }
-    let command = gid.map(|gid| Command::Retry { gid, reason: reason.clone() });
-    propose(findings, command, Some(patience))
 }
 
 /// A caller's word that it has carried out the second phase.
@@ -276,7 +321,7 @@ fn propose(
     patience: Option<Option<Patience>>,
 ) -> Result<Checked, Fault> {
     let checked = command.map(|command| {
-        let gid = command.gid().clone();
+        let gid = command.gid().expect("it is about a transaction").clone();
         Checked { gid, act: Act::Propose(command, patience.flatten()) }
     });
     finish(findings, checked)

@@ -10,7 +10,7 @@ use holdfast_proto::v1::{
     exchange_request::Request,
 };
 use holdfast_security::{Caller, Right, Scope};
-use holdfast_txn::{Gid, GlobalTransaction};
+use holdfast_txn::{Command, Gid, GlobalTransaction};
 use metrics::Counter;
 use tokio::time::Instant;
 
@@ -123,7 +123,12 @@ impl Desk {
         let Checked { gid, act } =
             check::check(request, &self.inner.coordinator.config().timeouts)?;
         let (wait, here) = match act {
+            Act::Propose(command, _) if dry_run(request) => {
+                let command = self.signed(command, request)?;
+                (Duration::ZERO, self.foresee(&gid, command))
+            }
             Act::Propose(command, patience) => {
+                let command = self.signed(command, request)?;
                 let wait = patience.map_or(Duration::ZERO, |patience| patience.at_most);
                 let here = match self.not_own(&gid, scope, begins) {
                     Some(here) => here,
@@ -136,7 +141,7 @@ impl Desk {
         };
         let told = |reply| Ok(Told { gid: gid.to_string(), reply });
         match here {
-            Here::Told(reply) => told(reply),
+            Here::Told(reply) => told(self.with_proposal(&gid, reply)),
             Here::Fault(fault) => Err(fault.about(&gid)),
             Here::Elsewhere(Some(leader), _) if hop == Hop::May => {
                 let request = request.clone();
@@ -148,6 +153,66 @@ impl Desk {
             }
             Here::Elsewhere(_, fault) => Err(fault.about(&gid)),
         }
+    }
+
+    /// The command of an operator, with its name; other commands as they are.
+    fn signed(&self, command: Command, request: &Request) -> Result<Command, Fault> {
+        let by = match request {
+            Request::Operate(operate) => self.signature(&operate.dev_name)?,
+            _ => self.signature("")?,
+        };
+        Ok(match command {
+            Command::Operate { gid, act, reason, .. } => Command::Operate { gid, act, by, reason },
+            // An operator's retry is an operator's act, as soon as every member can read one.
+            Command::Retry { gid, reason } if self.inner.coordinator.cluster_format() >= 3 => {
+                Command::Operate { gid, act: holdfast_txn::Act::Retry, by, reason }
+            }
+            other => other,
+        })
+    }
+
+    /// Who acts, in audit records. Without identities, in mode dev-plaintext, a name may be given; it proves nothing, and the
+    /// record shows that.
+    /// # Errors
+    /// HF2301: a name is given beside an identity, or is none.
+    pub(super) fn signature(&self, dev_name: &str) -> Result<String, Fault> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+        let words = if dev_name.is_empty() {
+            return Ok(self.caller.name.clone());
+        } else if !self.caller.is_dev() {
+            format!(
+                "you are {}; a name counts only in mode dev-plaintext. Leave it away",
+                self.caller.name
+            )
+        } else if dev_name.len() > 32 || !dev_name.bytes().all(fits) {
+            "the name is 1 to 32 letters, digits, points, hyphens and underscores".to_owned()
+        } else {
+            return Ok(format!("dev:{dev_name}"));
+        };
+        Err(Fault::new(Class::BadInput, "HF2301", format!("nothing was done: {words}")))
+    }
+
+    /// What would come of `command`, without it.
+    fn foresee(&self, gid: &Gid, command: Command) -> Here {
+        let coordinator = &self.inner.coordinator;
+        if !coordinator.leads() {
+            let leader = coordinator.leadership().borrow().leader.clone();
+            return Here::of(&ProposeError::NotLeader { leader });
+        }
+        match coordinator.foresee(gid, command) {
+            Ok((outcome, then)) => Here::Told(show::reply(Some(&then), outcome.repeated)),
+            Err(rejection) => Here::Fault(Fault::rejected(&rejection)),
+        }
+    }
+
+    /// The same reply, with what is proposed for the transaction.
+    fn with_proposal(&self, gid: &Gid, mut reply: TransactionReply) -> TransactionReply {
+        let status = reply.transaction.as_ref().map(v1::Transaction::status);
+        if status == Some(v1::Status::NeedsAttention) {
+            let books = self.inner.coordinator.books();
+            reply.proposal = books.proposals.get(gid).map(show::proposal);
+        }
+        reply
     }
 
     /// Why a command of somebody who may act on its own alone goes no further here. Asked of the leader's state, in which
@@ -286,6 +351,7 @@ impl Here {
             }
             ProposeError::Unknown { .. }
             | ProposeError::Overloaded { .. }
+            | ProposeError::TooNew { .. }
             | ProposeError::Stopped => Self::Fault(fault),
         }
     }
@@ -301,9 +367,14 @@ impl Here {
     }
 }
 
+/// Whether an operator only wants to see.
+fn dry_run(request: &Request) -> bool {
+    matches!(request, Request::Operate(operate) if operate.dry_run)
+}
+
 /// Requests by kind and by result.
 #[derive(Debug)]
-struct Counts([Results; 9]);
+struct Counts([Results; 10]);
 
 /// The results of one kind of request.
 struct Results {
@@ -331,6 +402,7 @@ impl Default for Counts {
             "wait",
             "retry",
             "finish",
+            "operate",
         ];
         Self(names.map(|request| {
             let counter = |result: &'static str| {
@@ -358,6 +430,7 @@ impl Counts {
             Request::Wait(_) => 6,
             Request::Retry(_) => 7,
             Request::Finish(_) => 8,
+            Request::Operate(_) => 9,
         };
         &self.0[index]
     }

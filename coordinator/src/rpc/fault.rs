@@ -116,7 +116,11 @@ impl Fault {
         let class = match rejection {
             Rejection::UnknownGid { .. } => Class::NotFound,
             Rejection::GidTaken { .. } | Rejection::BranchTaken { .. } => Class::Taken,
-            Rejection::WrongStatus { .. } | Rejection::Fenced { .. } => Class::WrongStatus,
+            Rejection::WrongStatus { .. }
+            | Rejection::Fenced { .. }
+            | Rejection::RulesChanged { .. }
+            | Rejection::Proposal { .. } => Class::WrongStatus,
+            Rejection::SecondPerson { .. } => Class::Denied,
             Rejection::OutOfRange { .. } | Rejection::Malformed { .. } => Class::BadInput,
             Rejection::TooManyOpen { .. } => Class::Full,
         };
@@ -126,7 +130,9 @@ impl Fault {
     /// A command, or a read, that came to nothing here.
     pub(crate) fn not_proposed(error: &ProposeError) -> Self {
         let class = match error {
-            ProposeError::NotLeader { .. } | ProposeError::Stopped => Class::Unavailable,
+            ProposeError::NotLeader { .. }
+            | ProposeError::TooNew { .. }
+            | ProposeError::Stopped => Class::Unavailable,
             ProposeError::Overloaded { .. } => Class::Full,
             ProposeError::Unknown { .. } => Class::Unknown,
         };

@@ -84,7 +84,7 @@ impl Forward {
 }
 
 /// The caller, as one node tells another.
-fn on_behalf(caller: &Caller) -> v1::OnBehalf {
+pub(super) fn on_behalf(caller: &Caller) -> v1::OnBehalf {
     v1::OnBehalf {
         name: caller.name.clone(),
         roles: caller.roles.iter().map(|role| role.as_str().to_owned()).collect(),

@@ -1,6 +1,7 @@
 //! The gRPC doors, a file per service, and the desk that they share with HTTP.
 
 pub mod admin;
+pub mod audit;
 pub(crate) mod check;
 mod desk;
 pub(crate) mod fault;
@@ -8,6 +9,7 @@ mod forward;
 pub mod history;
 pub mod participants;
 pub mod services;
+pub mod shards;
 pub(crate) mod show;
 pub mod transactions;
 

@@ -107,7 +107,7 @@ impl Desk {
         let SetServicePolicyRequest { policy, expected, reason, dry_run } = request;
         let policy = given(policy, &reason)?;
         let what = format!("service {}", policy.service);
-        let set = move |current: &Policies| current.with_service(policy);
+        let set = move |current: &Policies| current.with_service(policy.clone());
         self.decide(set, Decision { what, expected, reason, dry_run }).await
     }
 
@@ -126,13 +126,13 @@ impl Desk {
         let SetCallerPolicyRequest { policy, expected, reason, dry_run } = request;
         let policy = given(policy, &reason)?;
         let what = format!("caller {}", policy.caller);
-        let set = move |current: &Policies| current.with_caller(policy);
+        let set = move |current: &Policies| current.with_caller(policy.clone());
         self.decide(set, Decision { what, expected, reason, dry_run }).await
     }
 
     async fn decide(
         &self,
-        set: impl FnOnce(&Policies) -> Result<Policies, Fault>,
+        set: impl Fn(&Policies) -> Result<Policies, Fault>,
         decision: Decision,
     ) -> Result<SetPolicyReply, Fault> {
         let Decision { what, expected, reason, dry_run } = decision;
@@ -148,6 +148,8 @@ impl Desk {
             let version = Some(change(&registry.current())?.version.into());
             return Ok(SetPolicyReply { version, nodes: 0, nodes_all: 0 });
         }
+        change(&registry.current())?;
+        self.note("services.set", what.clone(), reason.clone()).await?;
         let policies = registry.change(change, |fault| {
             Fault::new(
                 Class::Unavailable,

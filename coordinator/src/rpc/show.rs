@@ -1,7 +1,7 @@
 //! How a transaction is shown to callers.
 
 use holdfast_proto::v1;
-use holdfast_txn::{Decision, GlobalTransaction, Mode, Status};
+use holdfast_txn::{Decision, GlobalTransaction, Mode, Proposal, Remedy, Status};
 
 use crate::NodeStatus;
 
@@ -56,6 +56,23 @@ pub(crate) fn transaction(known: &GlobalTransaction) -> v1::Transaction {
         finished_at_ms: known.finished_at.map_or(0, |at| at.0),
         reason: known.reason.clone().unwrap_or_default(),
         tags: known.options.tags.clone().into_iter().collect(),
+    }
+}
+
+/// What waits for a second person.
+pub(crate) fn proposal(known: &Proposal) -> v1::OpenProposal {
+    let (act, branch) = match known.remedy {
+        Remedy::MarkDone(branch) => (v1::OperatorAct::MarkDone, branch.0),
+        Remedy::MarkRefused(branch) => (v1::OperatorAct::MarkRefused, branch.0),
+        Remedy::Abandon => (v1::OperatorAct::Abandon, 0),
+    };
+    v1::OpenProposal {
+        act: act.into(),
+        branch,
+        by: known.by.clone(),
+        reason: known.reason.clone(),
+        at_ms: known.at.0,
+        until_ms: known.until.0,
     }
 }
 

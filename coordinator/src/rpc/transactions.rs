@@ -6,8 +6,8 @@ use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER};
 use holdfast_proto::v1::{
     AddBranchRequest, BeginRequest, ExchangeReply, ExchangeRequest, FinishRequest, GetRequest,
-    ListReply, ListRequest, OnBehalf, RetryRequest, RollBackRequest, SubmitBegunRequest,
-    SubmitRequest, TransactionReply, WaitRequest,
+    ListReply, ListRequest, OnBehalf, OperateRequest, RetryRequest, RollBackRequest,
+    SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
     exchange_reply::Reply,
     exchange_request::Request as Asked,
     transactions_server::{Transactions as Service, TransactionsServer},
@@ -117,6 +117,13 @@ impl Service for Transactions {
         self.unary(request, Asked::Retry).await
     }
 
+    async fn operate(
+        &self,
+        request: Request<OperateRequest>,
+    ) -> Result<Response<TransactionReply>, Status> {
+        self.unary(request, Asked::Operate).await
+    }
+
     async fn finish(
         &self,
         request: Request<FinishRequest>,
@@ -212,7 +219,11 @@ fn desk_for(
     shown: Option<&Shown>,
     on_behalf_of: Option<&OnBehalf>,
 ) -> Result<Desk, Fault> {
-    let desk = desk.serving(shown)?;
+    behalf(desk.serving(shown)?, on_behalf_of)
+}
+
+/// The desk as it serves whom a node asks for.
+pub(super) fn behalf(desk: Desk, on_behalf_of: Option<&OnBehalf>) -> Result<Desk, Fault> {
     let (dev, node) = (desk.caller().is_dev(), desk.caller().roles.contains(&Role::Node));
     match on_behalf_of {
         None => Ok(desk),

@@ -1,6 +1,6 @@
 //! What the machine can be told, and what it answers.
 
-use crate::{BranchId, BranchSpec, Decision, Gid, Mode, Op, Options, Status};
+use crate::{BranchId, BranchSpec, Decision, Deed, Gid, Mode, Op, Options, Remedy, Status};
 
 /// A command, as the log holds it. Ids are made and times stamped by whoever proposes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,13 +89,54 @@ pub enum Command {
         /// What it did to them: it must be what was decided.
         decision: Decision,
     },
+    /// An operator's act, written into the audit trail if it does anything.
+    Operate {
+        /// The transaction.
+        gid: Gid,
+        /// What is to be done.
+        act: Act,
+        /// Who does it, as the door knows it. Whether two acts come of one person is decided by this text alone.
+        by: String,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Puts shard rules into force that the proposer has checked.
+    SetRules {
+        /// The rules, as their file has them.
+        text: String,
+        /// The epoch of the rules that they follow; 0: there are none. Otherwise nothing is done.
+        expected: u64,
+        /// Who does it.
+        by: String,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Writes into the audit trail what somebody did elsewhere than in this machine, or was refused.
+    Note {
+        /// What was done.
+        deed: Deed,
+    },
+}
+
+/// What an operator does to a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// As [`Command::Retry`].
+    Retry,
+    /// As [`Command::RollBack`].
+    RollBack,
+    /// What can lose money is proposed, and waits for another person.
+    Propose(Remedy),
+    /// Another person's yes: what was proposed is done.
+    Approve,
 }
 
 impl Command {
-    /// The transaction that it is about.
+    /// The transaction that it is about, if it is about one.
     #[must_use]
-    pub fn gid(&self) -> &Gid {
+    pub fn gid(&self) -> Option<&Gid> {
         match self {
+            Self::SetRules { .. } | Self::Note { .. } => None,
             Self::Begin { gid, .. }
             | Self::AddBranch { gid, .. }
             | Self::Nest { gid, .. }
@@ -105,7 +146,8 @@ impl Command {
             | Self::Expire { gid }
             | Self::Retry { gid, .. }
             | Self::Fence { gid, .. }
-            | Self::Finish { gid, .. } => gid,
+            | Self::Finish { gid, .. }
+            | Self::Operate { gid, .. } => Some(gid),
         }
     }
 }
@@ -244,6 +286,36 @@ pub enum Rejection {
         /// The gid.
         gid: Gid,
     },
+    /// HF2009.
+    #[error(
+        "the shard rules are at epoch {epoch} and were expected at {expected}: somebody changed them meanwhile. Nothing changed; read them, plan anew, and apply with the epoch that is there"
+    )]
+    RulesChanged {
+        /// The epoch that is there.
+        epoch: u64,
+        /// The epoch that was expected.
+        expected: u64,
+    },
+    /// HF2010.
+    #[error(
+        "{gid}: {by} proposed this and cannot approve it. Nothing changed; another person must look at it and approve"
+    )]
+    SecondPerson {
+        /// The transaction.
+        gid: Gid,
+        /// Who proposed it.
+        by: String,
+    },
+    /// HF2011.
+    #[error(
+        "{gid}: {what}. Nothing changed; look at the transaction, and propose what is to be done"
+    )]
+    Proposal {
+        /// The transaction.
+        gid: Gid,
+        /// What is with the proposal.
+        what: String,
+    },
 }
 
 impl Rejection {
@@ -259,6 +331,9 @@ impl Rejection {
             Self::Malformed { .. } => "HF2006",
             Self::TooManyOpen { .. } => "HF2007",
             Self::Fenced { .. } => "HF2008",
+            Self::RulesChanged { .. } => "HF2009",
+            Self::SecondPerson { .. } => "HF2010",
+            Self::Proposal { .. } => "HF2011",
         }
     }
 }

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Branch, BranchSpec, BranchState, Decision, Digest, GlobalTransaction, Mode, Options, Order,
-    Recovery, Status, Timestamp, TriedBy,
+    AuditRecord, Books, Branch, BranchSpec, BranchState, Decision, Digest, GlobalTransaction, Mode,
+    Options, Order, Recovery, Status, Timestamp, TriedBy,
 };
 
 /// Of what begins a transaction: a repeat must match.
@@ -33,11 +33,12 @@ pub(crate) fn of_fence() -> Digest {
     Writer::new("holdfast fence 1").finish()
 }
 
-/// Of a machine: the clock and all transactions, of which the first `open` are open.
+/// Of a machine: the clock, all transactions, of which the first `open` are open, and the books.
 pub(crate) fn of_state<'a>(
     clock: Timestamp,
     open: usize,
     transactions: impl Iterator<Item = &'a GlobalTransaction>,
+    books: &Books,
 ) -> Digest {
     let mut writer = Writer::new("holdfast machine state 1");
     writer.time(clock);
@@ -48,6 +49,23 @@ pub(crate) fn of_state<'a>(
         total += 1;
     }
     writer.count(total);
+    // Books that nobody ever wrote into leave no mark: older states keep their digest.
+    if !books.is_empty() {
+        writer.books(books);
+    }
+    writer.finish()
+}
+
+/// Of a record of the audit trail, which the next one bears.
+pub(crate) fn of_record(record: &AuditRecord) -> Digest {
+    let AuditRecord { number, at, deed, before } = record;
+    let mut writer = Writer::new("holdfast audit record 1");
+    writer.number(*number);
+    writer.time(*at);
+    for words in [&deed.by, &deed.act, &deed.about, &deed.words] {
+        writer.text(words);
+    }
+    writer.bytes(&before.0);
     writer.finish()
 }
 
@@ -217,6 +235,30 @@ impl Writer {
             Status::Committed => 7,
             Status::RolledBack => 8,
             Status::NeedsAttention => 9,
+        });
+    }
+
+    fn books(&mut self, books: &Books) {
+        let Books { rules, trail, proposals } = books;
+        self.text("books");
+        self.list(rules.len(), rules.iter(), |writer, version| {
+            writer.number(version.epoch);
+            writer.time(version.at);
+            for words in [&version.text, &version.by, &version.reason] {
+                writer.text(words);
+            }
+        });
+        // The head stands for every record; that each is as it was written, the chain says.
+        self.number(trail.count);
+        self.bytes(&trail.head.0);
+        self.count(trail.kept.len());
+        self.list(proposals.len(), proposals.iter(), |writer, (gid, proposal)| {
+            writer.text(gid.as_str());
+            writer.text(&proposal.remedy.to_string());
+            writer.text(&proposal.by);
+            writer.text(&proposal.reason);
+            writer.time(proposal.at);
+            writer.time(proposal.until);
         });
     }
 

@@ -53,7 +53,14 @@
 //!
 //! **Needs attention** keeps the decision, the evidence and the way on: a refused or given-up second phase, and a first
 //! phase that can go neither on nor back. It owes no calls and has no deadline. Answers that still come in are written
-//! down; only [`Command::Retry`] (or a rollback, if nothing is decided) moves it.
+//! down; only [`Command::Retry`] (or a rollback, if nothing is decided) moves it, or two people: what can lose money, to mark a
+//! branch done or refused and to abandon ([`Remedy`]), is proposed by one operator and approved by another.
+//!
+//! # The books
+//!
+//! Beside transactions the machine keeps [`Books`]: the shard rules with their epoch, open proposals, and the audit trail, in
+//! which each record bears the hash of the one before. They are replicated because they must outlive every node and be the same
+//! everywhere; the machine decides nothing about a transaction from them but who may approve.
 //!
 //! # Progress is volatile, on purpose
 //!
@@ -116,11 +123,13 @@
 //! - No pacing: when to ask again, breakers and backoff are a leader's memory. The machine only hears that it gave up.
 //! - No *failed*: an answer is done, refused or unknown, and unknown never decides for commit.
 //! - No look into payloads, headers or words: nothing is decided from text.
-//! - No way to drop a transaction or to end one by hand: what needs attention waits until it is retried.
+//! - No way to drop a transaction, and none for one person to end one by hand.
+//! - No look into shard rules: whoever proposes them checks them.
 //! - No encoding: how entries and snapshots look on disk is the shell's; the canonical encoding here is hashed only.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod books;
 mod command;
 mod digest;
 mod ids;
@@ -129,7 +138,10 @@ pub mod mode;
 mod status;
 mod transaction;
 
-pub use command::{Answer, Command, Moved, Outcome, Refusal, Rejection, Report};
+pub use books::{
+    AuditRecord, Books, Broken, Deed, Proposal, Remedy, RulesVersion, Trail, check_chain,
+};
+pub use command::{Act, Answer, Command, Moved, Outcome, Refusal, Rejection, Report};
 pub use ids::{BadGid, BadName, BranchId, Digest, Gid, Participant, Timestamp};
 pub use machine::{Due, Machine, Snapshot};
 pub use mode::{Mode, Next};
@@ -158,6 +170,16 @@ pub mod limit {
     pub const SECOND_PHASE_GRACE_MS_MAX: u64 = 10_000;
     /// Open transactions; one more begin is rejected.
     pub const OPEN_MAX: usize = 2_000_000;
+    /// Bytes of the text of the shard rules.
+    pub const RULES_BYTES_MAX: usize = 512 * 1024;
+    /// Versions of the shard rules that are kept, oldest forgotten first.
+    pub const RULES_KEPT_MAX: usize = 8;
+    /// Audit records that the machine keeps, oldest forgotten first: by then they are exported.
+    pub const AUDIT_KEPT_MAX: usize = 20_000;
+    /// Remedies that wait for a second person.
+    pub const PROPOSALS_MAX: usize = 1_024;
+    /// How long a second person may take, ms.
+    pub const PROPOSAL_MS: u64 = 3_600_000;
     /// Finished transactions that the machine remembers, oldest forgotten first: the window of idempotent gids.
     pub const FINISHED_MAX: usize = 200_000;
 }

@@ -377,7 +377,7 @@ proptest! {
                     prop_assert_eq!((before.open, before.finished), (after.open, after.finished));
                 }
                 Ok(outcome) => {
-                    let gid = command.gid();
+                    let gid = command.gid().expect("it is about a transaction");
                     let known = before.open.iter().find(|one| one.gid == *gid);
                     let (from, to) = (known.map(|one| one.status), machine.get(gid).unwrap().status);
                     match outcome.moved {

@@ -193,6 +193,9 @@ fn shown(commands: &[Command]) -> String {
         Command::Retry { gid, .. } => format!("retry {gid}"),
         Command::Fence { gid, .. } => format!("fence {gid}"),
         Command::Finish { gid, branches, .. } => format!("finish {gid} {branches:?}"),
+        Command::Operate { gid, act, by, .. } => format!("operate {gid} {act:?} by {by}"),
+        Command::SetRules { expected, .. } => format!("set rules after epoch {expected}"),
+        Command::Note { deed } => format!("note {}", deed.act),
         Command::Report { gid, reports } => {
             let heard: Vec<_> = reports
                 .iter()

@@ -217,7 +217,10 @@ fn worth_minor(command: &Command) -> i64 {
         | Command::Expire { .. }
         | Command::Retry { .. }
         | Command::Fence { .. }
-        | Command::Finish { .. } => &[],
+        | Command::Finish { .. }
+        | Command::Operate { .. }
+        | Command::SetRules { .. }
+        | Command::Note { .. } => &[],
     };
     let worth = |spec: &holdfast_txn::BranchSpec| {
         let words = words(&spec.payload);
@@ -270,5 +273,5 @@ fn count_style(known: &holdfast_txn::GlobalTransaction, one_shard: bool, counts:
 
 /// The transaction that a command is about.
 pub(crate) fn gid_of(command: &Command) -> &Gid {
-    command.gid()
+    command.gid().expect("the world proposes nothing beside transactions")
 }

@@ -15,7 +15,7 @@ use super::{
 };
 
 impl Outcome {
-    const UNCHANGED: Self = Self { moved: None, repeated: true };
+    pub(super) const UNCHANGED: Self = Self { moved: None, repeated: true };
 }
 
 impl Machine {
@@ -38,6 +38,11 @@ impl Machine {
             Command::Retry { gid, reason } => self.retry(&gid, &reason),
             Command::Fence { gid, reason } => self.fence(gid, reason),
             Command::Finish { gid, branches, decision } => self.finish(&gid, &branches, decision),
+            Command::Operate { gid, act, by, reason } => self.operate(gid, act, by, reason),
+            Command::SetRules { text, expected, by, reason } => {
+                self.set_rules(text, expected, by, reason)
+            }
+            Command::Note { deed } => Ok(self.note(deed)),
         }
     }
 
@@ -202,7 +207,7 @@ impl Machine {
         }))
     }
 
-    fn roll_back(&mut self, gid: &Gid, reason: String) -> Result<Outcome, Rejection> {
+    pub(super) fn roll_back(&mut self, gid: &Gid, reason: String) -> Result<Outcome, Rejection> {
         let transaction = self.known(gid)?;
         match transaction.decision {
             Some(Decision::RollBack) => return Ok(Outcome::UNCHANGED),
@@ -213,6 +218,7 @@ impl Machine {
         let Some(status) = rules.way_back(&View::of(transaction)) else {
             return Err(transaction.wrong_status("rollback behind the pivot"));
         };
+        self.withdraw(gid);
         Ok(self.change(gid, |_| (Next::Become(status, Some(Decision::RollBack)), Some(reason))))
     }
 
@@ -256,12 +262,13 @@ impl Machine {
         }))
     }
 
-    fn retry(&mut self, gid: &Gid, reason: &str) -> Result<Outcome, Rejection> {
+    pub(super) fn retry(&mut self, gid: &Gid, reason: &str) -> Result<Outcome, Rejection> {
         let transaction = self.known(gid)?;
         let Some(interrupted) = transaction.interrupted else {
             return Err(transaction.wrong_status("retry"));
         };
         let reason = format!("retried: {reason}");
+        self.withdraw(gid);
         Ok(self.change(gid, |_| (Next::Become(interrupted, None), Some(reason))))
     }
 
@@ -319,12 +326,12 @@ impl Machine {
         self.report(gid, &reports)
     }
 
-    fn known(&self, gid: &Gid) -> Result<&GlobalTransaction, Rejection> {
+    pub(super) fn known(&self, gid: &Gid) -> Result<&GlobalTransaction, Rejection> {
         self.get(gid).ok_or_else(|| Rejection::UnknownGid { gid: gid.clone() })
     }
 
     /// Changes a known transaction, lets it settle from what `judge` answers, and keeps the index.
-    fn change(
+    pub(super) fn change(
         &mut self,
         gid: &Gid,
         judge: impl FnOnce(&mut GlobalTransaction) -> (Next, Option<String>),
@@ -408,7 +415,7 @@ impl GlobalTransaction {
         Next::Become(Status::Committing, Some(Decision::Commit))
     }
 
-    fn wrong_status(&self, wanted: &'static str) -> Rejection {
+    pub(super) fn wrong_status(&self, wanted: &'static str) -> Rejection {
         Rejection::WrongStatus { gid: self.gid.clone(), status: self.status, wanted }
     }
 }

@@ -7,17 +7,21 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Digest, Gid, GlobalTransaction, Next, Report, Status, Timestamp, digest, limit};
+use crate::{
+    Books, Digest, Gid, GlobalTransaction, Next, Report, Status, Timestamp, digest, limit,
+};
 
 mod admission;
 mod apply;
 mod index;
+mod operate;
 mod progress;
 mod snapshot;
 
 pub use snapshot::Snapshot;
 
 use index::Index;
+pub(crate) use progress::cut;
 
 /// The state that the log replicates.
 ///
@@ -33,6 +37,8 @@ pub struct Machine {
     finished: VecDeque<Gid>,
     /// Follows from the above.
     index: Index,
+    /// Shared with copies, as transactions are.
+    books: Arc<Books>,
     open_max: usize,
     finished_max: usize,
 }
@@ -80,6 +86,7 @@ impl Machine {
             transactions: BTreeMap::new(),
             finished: VecDeque::new(),
             index: Index::default(),
+            books: Arc::default(),
             open_max,
             finished_max,
         }
@@ -176,6 +183,12 @@ impl Machine {
         self.transactions.len() - self.finished.len()
     }
 
+    /// Shard rules, audit trail and open proposals, as the machine shares them: cheap to take and to keep for a moment.
+    #[must_use]
+    pub fn books(&self) -> &Arc<Books> {
+        &self.books
+    }
+
     /// The highest time seen in the log.
     #[must_use]
     pub fn clock(&self) -> Timestamp {
@@ -186,7 +199,7 @@ impl Machine {
     /// every transaction.
     #[must_use]
     pub fn state_hash(&self) -> Digest {
-        digest::of_state(self.clock, self.open(), self.in_order())
+        digest::of_state(self.clock, self.open(), self.in_order(), &self.books)
     }
 
     /// Open transactions in gid order, then finished ones in the order in which they finished.

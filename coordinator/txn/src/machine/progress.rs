@@ -117,6 +117,6 @@ impl GlobalTransaction {
 }
 
 /// Cuts words for people to the length that is kept, at a character.
-pub(super) fn cut(words: &mut String) {
+pub(crate) fn cut(words: &mut String) {
     words.truncate(words.floor_char_boundary(limit::REASON_BYTES_MAX));
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{GlobalTransaction, Next, Timestamp, mode::View};
+use crate::{Books, GlobalTransaction, Next, Timestamp, mode::View};
 
 use super::{Machine, index::Standing};
 
@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub open: Vec<GlobalTransaction>,
     /// Finished transactions, in the order in which they finished.
     pub finished: Vec<GlobalTransaction>,
+    /// What is kept beside transactions.
+    pub books: Arc<Books>,
 }
 
 impl Machine {
@@ -27,13 +29,13 @@ impl Machine {
             let part = if transaction.status.is_final() { &mut finished } else { &mut open };
             part.push(transaction.clone());
         }
-        Snapshot { clock: self.clock, open, finished }
+        Snapshot { clock: self.clock, open, finished, books: Arc::clone(&self.books) }
     }
 
     /// A machine with the state of `snapshot`. What follows from the state, it finds again from the rules.
     #[must_use]
     pub fn restore(snapshot: Snapshot) -> Self {
-        let mut machine = Self { clock: snapshot.clock, ..Self::default() };
+        let mut machine = Self { clock: snapshot.clock, books: snapshot.books, ..Self::default() };
         machine.finished.extend(snapshot.finished.iter().map(|done| done.gid.clone()));
         for transaction in snapshot.open.into_iter().chain(snapshot.finished) {
             let owing = match View::of(&transaction).next() {

@@ -9,7 +9,7 @@ mod two_phase;
 mod view;
 mod xa;
 
-pub(crate) use view::Heard;
+pub(crate) use view::{Heard, position};
 pub use view::{Trouble, View};
 
 /// The rules a transaction lives by.

@@ -13,13 +13,15 @@ mod stage;
 mod tell;
 
 /// The folders, each a test below; a folder that nobody runs is a mistake.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 12] = [
     "attention",
+    "books",
     "enlisted",
     "idempotency",
     "leader",
     "limits",
     "nested",
+    "operator",
     "order",
     "saga",
     "tcc",
@@ -62,6 +64,11 @@ fn attention() {
 }
 
 #[test]
+fn books() {
+    run("books");
+}
+
+#[test]
 fn enlisted() {
     run("enlisted");
 }
@@ -84,6 +91,11 @@ fn limits() {
 #[test]
 fn nested() {
     run("nested");
+}
+
+#[test]
+fn operator() {
+    run("operator");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::{error::Error, iter::Peekable};
 use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
 use holdfast_txn::{
-    Answer, BranchId, BranchSpec, Decision, Gid, Mode, Op, Options, Order, Participant, Recovery,
-    Refusal, Report, TriedBy,
+    Act, Answer, BranchId, BranchSpec, Decision, Gid, Mode, Op, Options, Order, Participant,
+    Recovery, Refusal, Remedy, Report, TriedBy,
 };
 
 pub(crate) type Parsed<T> = Result<T, Box<dyn Error>>;
@@ -204,4 +204,19 @@ fn op(text: &str) -> Parsed<Op> {
         .into_iter()
         .find(|op| op.as_str() == text)
         .ok_or_else(|| format!("no operation: {text}").into())
+}
+
+/// `retry|rollback|approve|abandon`, or `done bN`, `refused bN`.
+pub(crate) fn act(args: &mut ArgumentConsumer<'_>) -> Parsed<Act> {
+    let word = args.next_pos().ok_or("which act?")?.to_owned();
+    let mut branch = || branch_id(args.next_pos().ok_or("which branch?")?);
+    Ok(match word.as_str() {
+        "retry" => Act::Retry,
+        "rollback" => Act::RollBack,
+        "approve" => Act::Approve,
+        "abandon" => Act::Propose(Remedy::Abandon),
+        "done" => Act::Propose(Remedy::MarkDone(branch()?)),
+        "refused" => Act::Propose(Remedy::MarkRefused(branch()?)),
+        other => return Err(format!("no act: {other}").into()),
+    })
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, error::Error};
 
 use goldenscript::{ArgumentConsumer, Context, Runner};
-use holdfast_txn::{Command, Digest, Gid, Machine, Next, Report, Timestamp};
+use holdfast_txn::{Command, Deed, Digest, Gid, Machine, Next, Report, Timestamp};
 
 use crate::{
     parse::{self, Parsed},
@@ -117,6 +117,36 @@ impl Stage {
                 let gid = parse::gid(args)?;
                 let reason = parse::words(args, "the operator has looked");
                 self.apply(at, &gid.clone(), Command::Retry { gid, reason })
+            }
+            // operate GID retry|rollback|done|refused|abandon|approve [bN] [by=WHO]
+            "operate" => {
+                let gid = parse::gid(args)?;
+                let act = parse::act(args)?;
+                let by = args.take_key("by").unwrap_or("user/alice").to_owned();
+                let reason = parse::words(args, "ticket 7311");
+                self.apply(at, &gid.clone(), Command::Operate { gid, act, by, reason })
+            }
+            // rules TEXT expected=N [by=WHO]; bytes=N: a text of N bytes.
+            "rules" => {
+                let expected = args.take_key("expected").ok_or("expected=")?.parse()?;
+                let by = args.take_key("by").unwrap_or("user/dora").to_owned();
+                let text = match args.take_key("bytes") {
+                    Some(bytes) => "x".repeat(bytes.parse()?),
+                    None => parse::words(args, "rules"),
+                };
+                let reason = "shard-2 is full".to_owned();
+                self.beside(at, Command::SetRules { text, expected, by, reason })
+            }
+            "note" => {
+                let by = args.take_key("by").unwrap_or("user/sam").to_owned();
+                let words = parse::words(args, "node 4");
+                let (act, about) = ("cluster.add".to_owned(), "node 4".to_owned());
+                self.beside(at, Command::Note { deed: Deed { by, act, about, words } })
+            }
+            "trail" => {
+                let trail = &self.machine.books().trail;
+                trail.check()?;
+                Ok(tell::trail(trail))
             }
             // Puts answers into the log as they are: what a leader did that is somewhere else.
             "report" => {
@@ -239,11 +269,35 @@ impl Stage {
             }
             Err(rejection) => {
                 let after = self.machine.snapshot();
-                if (before.open, before.finished) != (after.open, after.finished) {
+                if (before.open, before.finished, before.books)
+                    != (after.open, after.finished, after.books)
+                {
                     return Err("a refused command changed something".into());
                 }
                 Err(format!("{} {rejection}", rejection.code()).into())
             }
+        }
+    }
+
+    /// Applies what is about no transaction.
+    fn beside(&mut self, at: Timestamp, command: Command) -> Parsed<String> {
+        let before = self.machine.books().clone();
+        self.log.push((at, command.clone()));
+        match self.machine.apply(at, command) {
+            Ok(outcome) => {
+                let books = self.machine.books();
+                let repeated = if outcome.repeated { ", known already" } else { "" };
+                Ok(format!(
+                    "epoch {}, {} versions kept, {} records{repeated}",
+                    books.epoch(),
+                    books.rules.len(),
+                    books.trail.count
+                ))
+            }
+            Err(_) if before != *self.machine.books() => {
+                Err("a refused command changed the books".into())
+            }
+            Err(rejection) => Err(format!("{} {rejection}", rejection.code()).into()),
         }
     }
 

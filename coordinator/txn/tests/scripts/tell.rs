@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use holdfast_txn::{
-    Answer, Decision, GlobalTransaction, Machine, Next, Outcome, Report, Status, Timestamp,
+    Answer, AuditRecord, Decision, Deed, GlobalTransaction, Machine, Next, Outcome, Report, Status,
+    Timestamp, Trail,
 };
 
 /// One line for what a command did; `transaction` is as it stands after it.
@@ -114,4 +115,13 @@ pub(crate) fn census(machine: &Machine) -> String {
     let counts = machine.census();
     let lines: Vec<_> = counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
     if lines.is_empty() { "nothing".to_owned() } else { lines.join("\n") }
+}
+
+/// The audit trail, a line each.
+pub(crate) fn trail(trail: &Trail) -> String {
+    let line = |record: &AuditRecord| {
+        let Deed { by, act, about, words } = &record.deed;
+        format!("{} {} {by} {act} {about}: {words}\n", record.number, time(record.at))
+    };
+    trail.kept.iter().map(|record| line(record)).collect()
 }

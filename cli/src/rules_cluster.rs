@@ -1,0 +1,204 @@
+//! `holdfast rules apply|revert|show|history`: the shard rules in the coordinator's log.
+
+use std::{path::Path, process::ExitCode, sync::Arc};
+
+use holdfast_client::{
+    Client, ClientError,
+    wire::{ApplyRulesReply, ApplyRulesRequest, RevertRulesRequest, ShardRules},
+};
+use holdfast_route::{RuleMistakes, Topology};
+use serde_json::json;
+
+use crate::{
+    config,
+    exit::{self, Usage},
+    output::{self, Output},
+    rules_plan,
+};
+
+/// Why, by whom, against which rules, and whether it is meant.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Say {
+    /// Why, for the people who read it later; 1 to 1,024 bytes
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// The epoch of the rules that these follow (0: there are none); otherwise nothing is done. Without it: those in force now
+    #[arg(long, value_name = "EPOCH")]
+    pub(crate) expected_epoch: Option<u64>,
+    /// Only check, and show what would change
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Who acts, in mode dev-plaintext alone; it proves nothing and is recorded as dev:NAME
+    #[arg(long = "as", value_name = "NAME", default_value = "")]
+    pub(crate) dev_name: String,
+}
+
+/// The rules in force; nothing if none were ever applied.
+async fn in_force(client: &Client) -> anyhow::Result<Option<ShardRules>> {
+    match client.rules(0).await {
+        Ok(rules) => Ok(Some(rules)),
+        Err(ClientError::Refused { code, .. }) if code == "HF2409" => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read(file: &str, text: &str) -> anyhow::Result<Arc<Topology>> {
+    let read = Topology::parse(text);
+    Ok(Arc::new(
+        read.map_err(|mistakes| {
+            Usage(RuleMistakes { file: file.to_owned(), mistakes }.to_string())
+        })?,
+    ))
+}
+
+/// Applies the rules in `file`, or shows what that would change.
+/// # Errors
+/// The file cannot be read or has mistakes, the cluster refuses, or cannot be reached.
+pub(crate) async fn apply(
+    client: &Client,
+    file: &Path,
+    say: Say,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let text = config::read_text(file).map_err(|mistake| Usage(mistake.to_string()))?;
+    let after = read(&file.display().to_string(), &text)?;
+    let now = in_force(client).await?;
+    let expected_epoch = say.expected_epoch.unwrap_or_else(|| epoch_of(now.as_ref()));
+    let dry_run = say.dry_run;
+    let request = ApplyRulesRequest {
+        text,
+        expected_epoch,
+        reason: say.reason,
+        dry_run,
+        dev_name: say.dev_name,
+        on_behalf_of: None,
+    };
+    let reply = client.apply_rules(request).await?;
+    told(now.as_ref(), &after, &reply, dry_run, output)
+}
+
+/// Puts the rules of epoch `to` into force again, or shows what that would change.
+/// # Errors
+/// The cluster refuses, or cannot be reached.
+pub(crate) async fn revert(
+    client: &Client,
+    to: Option<u64>,
+    say: Say,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let now = in_force(client).await?;
+    let epoch = epoch_of(now.as_ref());
+    let to = to.unwrap_or_else(|| epoch.saturating_sub(1));
+    if to == 0 {
+        let words = "there is no epoch before this one to revert to. See: holdfast rules history";
+        return Err(Usage(words.to_owned()).into());
+    }
+    let after = read(&format!("epoch {to}"), &client.rules(to).await?.text)?;
+    let expected_epoch = say.expected_epoch.unwrap_or(epoch);
+    let dry_run = say.dry_run;
+    let request = RevertRulesRequest {
+        to_epoch: to,
+        expected_epoch,
+        reason: say.reason,
+        dry_run,
+        dev_name: say.dev_name,
+        on_behalf_of: None,
+    };
+    let reply = client.revert_rules(request).await?;
+    told(now.as_ref(), &after, &reply, dry_run, output)
+}
+
+fn epoch_of(now: Option<&ShardRules>) -> u64 {
+    now.map_or(0, |rules| rules.epoch)
+}
+
+fn told(
+    now: Option<&ShardRules>,
+    after: &Arc<Topology>,
+    reply: &ApplyRulesReply,
+    dry_run: bool,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let before = now.and_then(|rules| Topology::parse(&rules.text).ok());
+    let moves = before.map(|before| rules_plan::moves(&before, after)).unwrap_or_default();
+    if output == Output::Json {
+        let moves = moves.iter().map(|((group, from, to), slots)| {
+            json!({ "group": group, "from": from, "to": to, "slots": slots })
+        });
+        output::print_json(&json!({
+            "epoch": reply.epoch,
+            "before": epoch_of(now),
+            "repeated": reply.repeated,
+            "dry_run": dry_run,
+            "moves": moves.collect::<Vec<_>>(),
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let what = match (dry_run, reply.repeated) {
+        (true, _) => {
+            format!("Nothing was done. The rules would be in force as epoch {}.", reply.epoch)
+        }
+        (false, true) => format!("They were applied already, as epoch {}.", reply.epoch),
+        (false, false) => format!("The rules are in force as epoch {}.", reply.epoch),
+    };
+    let rows = moves
+        .into_iter()
+        .map(|((group, from, to), slots)| vec![group, slots.to_string(), from, to]);
+    let table = output::table(&["group", "slots that move", "from", "to"], rows);
+    output::print(&format!("{what}\n\n{table}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the rules in force, or those of `epoch`.
+/// # Errors
+/// There are none, or the cluster cannot be reached.
+pub(crate) async fn show(client: &Client, epoch: u64, output: Output) -> anyhow::Result<ExitCode> {
+    let rules = client.rules(epoch).await?;
+    match output {
+        Output::Json => output::print_json(&json!({
+            "epoch": rules.epoch,
+            "at": output::rfc3339(rules.at_ms),
+            "by": rules.by,
+            "reason": rules.reason,
+            "text": rules.text,
+        }))?,
+        Output::Table => {
+            exit::tell(&format!(
+                "# epoch {}, applied {} by {}: {}",
+                rules.epoch,
+                output::rfc3339(rules.at_ms),
+                rules.by,
+                rules.reason
+            ));
+            output::print(rules.text.trim_end())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the versions that are kept.
+/// # Errors
+/// The cluster cannot be reached.
+pub(crate) async fn history(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
+    let versions = client.rules_versions().await?;
+    match output {
+        Output::Json => {
+            let versions = versions.iter().map(|one| {
+                json!({
+                    "epoch": one.epoch,
+                    "at": output::rfc3339(one.at_ms),
+                    "by": one.by,
+                    "reason": one.reason,
+                })
+            });
+            output::print_json(&json!({ "versions": versions.collect::<Vec<_>>() }))?;
+        }
+        Output::Table => {
+            let rows = versions.into_iter().map(|one| {
+                vec![one.epoch.to_string(), output::rfc3339(one.at_ms), one.by, one.reason]
+            });
+            output::print(&output::table(&["epoch", "applied", "by", "reason"], rows))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,91 @@
+//! `holdfast tx resolve|abandon|approve`: ends by hand what a transaction waits for, which takes two people.
+
+use std::process::ExitCode;
+
+use holdfast_client::{
+    Answer, Client, Outcome, Status, Wait,
+    wire::{OperateRequest, OperatorAct},
+};
+
+use crate::{exit, output::Output, tx};
+
+/// Why, by whom, and whether it is meant.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Say {
+    /// Why, for the people who read it later; 1 to 1,024 bytes
+    #[arg(long)]
+    reason: String,
+    /// Only show what would become of the transaction
+    #[arg(long)]
+    dry_run: bool,
+    /// Who acts, in mode dev-plaintext alone; it proves nothing and is recorded as dev:NAME
+    #[arg(long = "as", value_name = "NAME", default_value = "")]
+    dev_name: String,
+}
+
+/// What people found out about a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Found {
+    /// It did what it was asked, or people did it in its place
+    Done,
+    /// It did nothing and never will; only while there is a way back
+    Refused,
+}
+
+impl From<Found> for OperatorAct {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Done => Self::MarkDone,
+            Found::Refused => Self::MarkRefused,
+        }
+    }
+}
+
+/// Carries out one act and shows the transaction as it is then, or would be.
+/// # Errors
+/// The act was refused, or nothing was done.
+pub(crate) async fn run(
+    client: &Client,
+    gid: String,
+    act: OperatorAct,
+    branch: u32,
+    say: Say,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let proposes =
+        matches!(act, OperatorAct::MarkDone | OperatorAct::MarkRefused | OperatorAct::Abandon);
+    let wait = if proposes || say.dry_run { Wait::None } else { Wait::End };
+    let (dry_run, name) = (say.dry_run, gid.clone());
+    let request = OperateRequest {
+        gid,
+        act: act.into(),
+        branch,
+        reason: say.reason,
+        dry_run,
+        dev_name: say.dev_name,
+        wait: holdfast_client::wire::Wait::from(wait).into(),
+        wait_timeout_ms: 0,
+    };
+    let answer = client.operate(request, wait).await?;
+    tx::show(&answer, output)?;
+    if dry_run {
+        exit::tell(&"Nothing was done; so it would be.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if proposes {
+        exit::tell(&format!(
+            "Proposed. Another person approves it within an hour: holdfast tx approve {name} --reason \"what was checked\""
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ended(&answer))
+}
+
+/// How an approval ended: gone on is done, again in need of people is not.
+fn ended(answer: &Answer) -> ExitCode {
+    match (&answer.outcome, answer.status()) {
+        (_, Some(Status::NeedsAttention)) => ExitCode::from(exit::REFUSED),
+        (Outcome::Committed | Outcome::RolledBack { .. }, _) => ExitCode::SUCCESS,
+        (Outcome::Unknown, _) => ExitCode::from(exit::UNKNOWN),
+    }
+}

@@ -1,0 +1,365 @@
+//! The gRPC service of shard rules: read by routers and their callers, changed by DBAs, kept in the log.
+//!
+//! The machine keeps a text; here it is read by the route mind, so that rules with a mistake never come into the log.
+
+use std::sync::{Arc, Mutex};
+
+use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER, Line};
+use holdfast_proto::v1::{
+    ApplyRulesReply, ApplyRulesRequest, KeyPlace, ListVersionsReply, ListVersionsRequest,
+    LocateReply, LocateRequest, RevertRulesRequest, ShardRules, ShowRulesRequest,
+    WatchRulesRequest,
+    shards_client::ShardsClient,
+    shards_server::{Shards as Service, ShardsServer},
+};
+use holdfast_route::{RuleMistakes, Topology};
+use holdfast_security::{Right, Role};
+use holdfast_txn::{Command, RulesVersion, limit};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
+
+use super::{
+    check,
+    desk::{Desk, Hop},
+    fault::{Class, Fault, Findings},
+    forward::on_behalf,
+    transactions::{behalf, hop},
+};
+use crate::rights::{self, Shown};
+
+/// Bytes of a request: the rules, and words beside them.
+const REQUEST_BYTES_MAX: usize = limit::RULES_BYTES_MAX + 16 * 1024;
+/// Keys that one request locates.
+pub(crate) const KEYS_MAX: usize = 1_000;
+
+/// `holdfast.v1.Shards` at one node's desk.
+#[derive(Clone, Debug)]
+pub struct Shards {
+    desk: Desk,
+}
+
+/// The service as tonic serves it.
+#[must_use]
+pub fn service(desk: Desk) -> ShardsServer<Shards> {
+    ShardsServer::new(Shards { desk }).max_decoding_message_size(REQUEST_BYTES_MAX)
+}
+
+impl Shards {
+    fn desk<T>(&self, request: &Request<T>) -> Result<Desk, Status> {
+        let shown = request.extensions().get::<Shown>();
+        self.desk.serving(shown).map_err(|fault| fault.to_status())
+    }
+}
+
+fn answered<T>(answer: Result<T, Fault>) -> Result<Response<T>, Status> {
+    answer.map(Response::new).map_err(|fault| fault.to_status())
+}
+
+#[tonic::async_trait]
+impl Service for Shards {
+    async fn show(
+        &self,
+        request: Request<ShowRulesRequest>,
+    ) -> Result<Response<ShardRules>, Status> {
+        let (desk, hop) = (self.desk(&request)?, hop(request.metadata()));
+        answered(desk.rules(request.into_inner(), hop).await)
+    }
+
+    async fn apply(
+        &self,
+        request: Request<ApplyRulesRequest>,
+    ) -> Result<Response<ApplyRulesReply>, Status> {
+        let (desk, hop) = (self.desk(&request)?, hop(request.metadata()));
+        answered(desk.apply_rules(request.into_inner(), hop).await)
+    }
+
+    async fn revert(
+        &self,
+        request: Request<RevertRulesRequest>,
+    ) -> Result<Response<ApplyRulesReply>, Status> {
+        let (desk, hop) = (self.desk(&request)?, hop(request.metadata()));
+        answered(desk.revert_rules(request.into_inner(), hop).await)
+    }
+
+    async fn list_versions(
+        &self,
+        request: Request<ListVersionsRequest>,
+    ) -> Result<Response<ListVersionsReply>, Status> {
+        let (desk, hop) = (self.desk(&request)?, hop(request.metadata()));
+        answered(desk.rules_versions(request.into_inner(), hop).await)
+    }
+
+    type WatchStream = ReceiverStream<Result<ShardRules, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<WatchRulesRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let desk = self.desk(&request)?;
+        let coordinator = desk.coordinator().clone();
+        let Some((mut epochs, place)) = coordinator.watchers().watch_rules() else {
+            let words = "nothing was done: as many watch here as there is place for. Ask another node, or later";
+            return Err(Fault::new(Class::Full, "HF2310", words.to_owned()).to_status());
+        };
+        let mut sent = request.into_inner().after_epoch;
+        let (sender, rules) = mpsc::channel(1);
+        let stopping = coordinator.stopping();
+        tokio::spawn(async move {
+            let _place = place;
+            loop {
+                // Marked as seen before it is read, so that no change falls between the two.
+                let _seen = *epochs.borrow_and_update();
+                let now = coordinator.books().rules_now().cloned();
+                if let Some(version) = now.filter(|version| version.epoch > sent) {
+                    sent = version.epoch;
+                    if sender.send(Ok(to_wire(&version, true))).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    () = sender.closed() => return,
+                    changed = epochs.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(rules)))
+    }
+
+    async fn locate(
+        &self,
+        request: Request<LocateRequest>,
+    ) -> Result<Response<LocateReply>, Status> {
+        let desk = self.desk(&request)?;
+        answered(desk.locate(&request.into_inner()))
+    }
+}
+
+fn to_wire(version: &RulesVersion, whole: bool) -> ShardRules {
+    ShardRules {
+        epoch: version.epoch,
+        text: if whole { version.text.clone() } else { String::new() },
+        at_ms: version.at.0,
+        by: version.by.clone(),
+        reason: version.reason.clone(),
+    }
+}
+
+/// HF2408: the mistakes, each with line, column and remedy.
+fn read(text: &str) -> Result<Topology, Fault> {
+    Topology::parse(text).map_err(|mistakes| {
+        let mistakes = RuleMistakes { file: "the rules".to_owned(), mistakes };
+        Fault::new(Class::BadInput, "HF2408", format!("nothing was done: {mistakes}"))
+    })
+}
+
+impl Desk {
+    /// The rules in force, or those of a former epoch.
+    pub(crate) async fn rules(
+        &self,
+        request: ShowRulesRequest,
+        hop: Hop,
+    ) -> Result<ShardRules, Fault> {
+        let (leads, leader) = self.leading();
+        if !leads && !request.stale {
+            let mut client = self.leader_of_shards(leader, hop).await?;
+            return handed_on(client.show(never_on(request)).await);
+        }
+        self.kept(request.epoch).map(|version| to_wire(&version, true))
+    }
+
+    /// The versions that are kept.
+    pub(crate) async fn rules_versions(
+        &self,
+        request: ListVersionsRequest,
+        hop: Hop,
+    ) -> Result<ListVersionsReply, Fault> {
+        let (leads, leader) = self.leading();
+        if !leads && !request.stale {
+            let mut client = self.leader_of_shards(leader, hop).await?;
+            return handed_on(client.list_versions(never_on(request)).await);
+        }
+        let books = self.coordinator().books();
+        let versions = books.rules.iter().map(|version| to_wire(version, false)).collect();
+        Ok(ListVersionsReply { versions })
+    }
+
+    /// Checks rules and puts them into force.
+    pub(crate) async fn apply_rules(
+        &self,
+        request: ApplyRulesRequest,
+        hop: Hop,
+    ) -> Result<ApplyRulesReply, Fault> {
+        let desk = self.of_dba(request.on_behalf_of.as_ref())?;
+        let (leads, leader) = self.leading();
+        if !leads {
+            let request = ApplyRulesRequest { on_behalf_of: desk.asker(), ..request };
+            let mut client = self.leader_of_shards(leader, hop).await?;
+            return handed_on(client.apply(never_on(request)).await);
+        }
+        let ApplyRulesRequest { text, expected_epoch, reason, dry_run, dev_name, .. } = request;
+        let by = desk.signature(&dev_name)?;
+        desk.set_rules(text, expected_epoch, by, reason, dry_run).await
+    }
+
+    /// Puts the rules of a former epoch into force again.
+    pub(crate) async fn revert_rules(
+        &self,
+        request: RevertRulesRequest,
+        hop: Hop,
+    ) -> Result<ApplyRulesReply, Fault> {
+        let desk = self.of_dba(request.on_behalf_of.as_ref())?;
+        let (leads, leader) = self.leading();
+        if !leads {
+            let request = RevertRulesRequest { on_behalf_of: desk.asker(), ..request };
+            let mut client = self.leader_of_shards(leader, hop).await?;
+            return handed_on(client.revert(never_on(request)).await);
+        }
+        let RevertRulesRequest { to_epoch, expected_epoch, reason, dry_run, dev_name, .. } =
+            request;
+        if to_epoch == 0 {
+            let mut findings = Findings::default();
+            findings.add("to_epoch", "missing; name the epoch whose rules shall be in force again");
+            findings.verdict()?;
+        }
+        let text = desk.kept(to_epoch)?.text.clone();
+        let by = desk.signature(&dev_name)?;
+        desk.set_rules(text, expected_epoch, by, reason, dry_run).await
+    }
+
+    /// Where keys live.
+    pub(crate) fn locate(&self, request: &LocateRequest) -> Result<LocateReply, Fault> {
+        let count = request.keys.len();
+        if count == 0 || count > KEYS_MAX {
+            let mut findings = Findings::default();
+            findings.add("keys", format_args!("{count} of them, allowed are 1 to {KEYS_MAX}"));
+            findings.verdict()?;
+        }
+        let rules = self.topology()?;
+        let places = request.keys.iter().map(|key| {
+            let place = rules.locate(&request.group, key).map_err(|refused| {
+                Fault::new(Class::BadInput, refused.code(), format!("nothing was found: {refused}"))
+            })?;
+            Ok(KeyPlace {
+                key: key.clone(),
+                slot: place.slot.number().into(),
+                shard: place.shard.to_string(),
+                source: place.source.to_string(),
+                address: place.address.to_string(),
+            })
+        });
+        let places = places.collect::<Result<_, Fault>>()?;
+        Ok(LocateReply { places, epoch: rules.epoch() })
+    }
+
+    async fn set_rules(
+        &self,
+        text: String,
+        expected: u64,
+        by: String,
+        reason: String,
+        dry_run: bool,
+    ) -> Result<ApplyRulesReply, Fault> {
+        let mut findings = Findings::default();
+        check::reason(&mut findings, &reason);
+        let (bytes, most) = (text.len(), limit::RULES_BYTES_MAX);
+        if bytes == 0 || bytes > most {
+            findings.add("text", format_args!("{bytes} bytes, allowed are 1 to {most}"));
+        }
+        findings.verdict()?;
+        read(&text)?;
+        let epoch = expected.saturating_add(1);
+        if dry_run {
+            let now = self.coordinator().books().epoch();
+            return if now == expected {
+                Ok(ApplyRulesReply { epoch, repeated: false })
+            } else {
+                let changed = holdfast_txn::Rejection::RulesChanged { epoch: now, expected };
+                Err(Fault::rejected(&changed))
+            };
+        }
+        let command = Command::SetRules { text, expected, by, reason };
+        let applied = self.coordinator().propose(command).await;
+        let applied = applied.map_err(|error| Fault::not_proposed(&error))?;
+        let outcome = applied.result.map_err(|rejection| Fault::rejected(&rejection))?;
+        Ok(ApplyRulesReply { epoch, repeated: outcome.repeated })
+    }
+
+    /// HF2409: there are no such rules.
+    fn kept(&self, epoch: u64) -> Result<Arc<RulesVersion>, Fault> {
+        let books = self.coordinator().books();
+        let found = match epoch {
+            0 => books.rules_now(),
+            epoch => books.rules.iter().find(|version| version.epoch == epoch),
+        };
+        found.cloned().ok_or_else(|| {
+            let words = match (epoch, books.rules.front()) {
+                (_, None) => {
+                    "no shard rules were ever applied. Apply some: holdfast rules apply".to_owned()
+                }
+                (epoch, Some(oldest)) => format!(
+                    "the rules of epoch {epoch} are not kept; those of {} to {} are",
+                    oldest.epoch,
+                    books.epoch()
+                ),
+            };
+            Fault::new(Class::NotFound, "HF2409", words)
+        })
+    }
+
+    /// The rules in force, read; once for each epoch.
+    fn topology(&self) -> Result<Arc<Topology>, Fault> {
+        static READ: Mutex<Option<(Arc<RulesVersion>, Arc<Topology>)>> = Mutex::new(None);
+        let version = self.kept(0)?;
+        let mut known = READ.lock().expect("nobody panics while holding it");
+        if let Some((of, topology)) = &*known
+            && Arc::ptr_eq(of, &version)
+        {
+            return Ok(Arc::clone(topology));
+        }
+        let topology = Arc::new(read(&version.text)?.at_epoch(version.epoch));
+        *known = Some((version, Arc::clone(&topology)));
+        Ok(topology)
+    }
+
+    /// The desk as it serves whoever changes rules: a person, never a member for itself.
+    fn of_dba(&self, told: Option<&holdfast_proto::v1::OnBehalf>) -> Result<Self, Fault> {
+        let desk = behalf(self.clone(), told)?;
+        rights::require(desk.caller(), Right::Rule)?;
+        if !desk.caller().is_dev() && desk.caller().roles.contains(&Role::Node) {
+            let words = "nothing was done: a node changes no rules by itself".to_owned();
+            return Err(Fault::new(Class::Denied, "HF2602", words));
+        }
+        Ok(desk)
+    }
+
+    fn asker(&self) -> Option<holdfast_proto::v1::OnBehalf> {
+        (!self.caller().is_dev()).then(|| on_behalf(self.caller()))
+    }
+
+    async fn leader_of_shards(
+        &self,
+        leader: Option<String>,
+        hop: Hop,
+    ) -> Result<ShardsClient<Line>, Fault> {
+        let Some(address) = leader.filter(|_| hop == Hop::May) else {
+            return Err(self.not_the_leader());
+        };
+        let options = self.coordinator().config().security.client();
+        let channel = holdfast_client::channel(&address, &options).await;
+        let channel = channel.map_err(|error| Fault::out_of_reach(&error))?;
+        Ok(ShardsClient::new(channel).max_encoding_message_size(REQUEST_BYTES_MAX))
+    }
+}
+
+fn handed_on<T>(reply: Result<Response<T>, Status>) -> Result<T, Fault> {
+    reply.map(Response::into_inner).map_err(|status| Fault::from_status(&status))
+}
+
+fn never_on<T>(request: T) -> Request<T> {
+    let mut request = Request::new(request);
+    let never = AsciiMetadataValue::from_static(FORWARD_NEVER);
+    request.metadata_mut().insert(FORWARD_HEADER, never);
+    request
+}
