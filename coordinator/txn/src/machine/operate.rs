@@ -22,14 +22,9 @@ impl Machine {
         reason: String,
     ) -> Result<Outcome, Rejection> {
         let (act_word, outcome, words) = match act {
-            Act::Retry => {
-                let said = format!("{by}: {reason}");
-                ("tx.retry", self.retry(&gid, &said)?, reason)
-            }
-            Act::RollBack => {
-                let said = format!("{by}: {reason}");
-                ("tx.roll_back", self.roll_back(&gid, said)?, reason)
-            }
+            // The transaction says why; who it was, the trail says.
+            Act::Retry => ("tx.retry", self.retry(&gid, &reason)?, reason),
+            Act::RollBack => ("tx.roll_back", self.roll_back(&gid, reason.clone())?, reason),
             Act::Propose(remedy) => {
                 let words = format!("{remedy}: {reason}");
                 ("tx.propose", self.propose(&gid, remedy, &by, reason)?, words)
