@@ -143,6 +143,7 @@ impl Cluster {
                         ProposeError::NotLeader { .. }
                         | ProposeError::Unknown { .. }
                         | ProposeError::Overloaded { .. }
+                        | ProposeError::TooNew { .. }
                         | ProposeError::Stopped,
                     ) => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
