@@ -75,6 +75,7 @@ fn gid(asked: &Asked) -> &str {
         Asked::SubmitBegun(it) => &it.gid,
         Asked::RollBack(it) => &it.gid,
         Asked::Retry(it) => &it.gid,
+        Asked::Operate(it) => &it.gid,
         Asked::Finish(it) => &it.gid,
         Asked::Get(it) => &it.gid,
         Asked::Wait(it) => &it.gid,
@@ -112,7 +113,7 @@ fn told(gid: &str, status: wire::Status, outcome: wire::Outcome) -> Act {
         transaction,
         outcome: outcome.into(),
         repeated: false,
-        from_history: false,
+        ..TransactionReply::default()
     }))
 }
 
@@ -157,6 +158,9 @@ impl Transactions for Node {
         Err(tonic::Status::unimplemented("scripted nodes only exchange"))
     }
     async fn retry(&self, _: Request<wire::RetryRequest>) -> Unary {
+        Err(tonic::Status::unimplemented("scripted nodes only exchange"))
+    }
+    async fn operate(&self, _: Request<wire::OperateRequest>) -> Unary {
         Err(tonic::Status::unimplemented("scripted nodes only exchange"))
     }
     async fn finish(&self, _: Request<wire::FinishRequest>) -> Unary {
