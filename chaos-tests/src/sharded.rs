@@ -109,7 +109,7 @@ impl Sharded {
             "[router]\nrules = {rules:?}\n[coordinators]\naddresses = {coordinators:?}\n{sources}\
              [auth]\nmode = \"trust-loopback\"\n\
              [bind]\npostgres = \"127.0.0.1:{}\"\nhttp = \"127.0.0.1:{}\"\n\
-             [limits]\npool_size = 20\n[security]\nmode = \"dev-plaintext\"\n",
+             [limits]\npool_size = 20\ndecision_timeout_ms = 3000\n[security]\nmode = \"dev-plaintext\"\n",
             self.ports[at], self.doors[at]
         );
         let config = folder.write(&format!("{name}.toml"), config)?;
@@ -185,7 +185,10 @@ impl Sharded {
     ) -> anyhow::Result<[Vec<String>; 2]> {
         let rows: Vec<String> = (0..count).map(|n| format!("('a-{n}', {balance})")).collect();
         let sql = format!("INSERT INTO account (id, balance) VALUES {}", rows.join(", "));
-        let put = self.connect(0).await?.execute(&sql, &[]).await?;
+        let client = self.connect(0).await?;
+        // The sources are asked next, and not by way of this session.
+        client.batch_execute("SET holdfast.read_own_writes = on").await?;
+        let put = client.execute(&sql, &[]).await?;
         anyhow::ensure!(put == count as u64, "{put} of {count} accounts");
         let mut here = Vec::new();
         for source in self.sources().await? {

@@ -2,7 +2,9 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use holdfast_shard_router::Router;
+use holdfast_shard_router::{Router, RouterConfig, config::{Endpoint, SourceConfig}, participant};
+use holdfast_tcc_agent::{ServeConfig, XaResource, serve};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, ConfigArgs, RouterRole},
@@ -47,6 +49,7 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
     shutdown::until_signal(|token| async move {
         let sources = router.sources.len();
         let workers = router.workers;
+        let ends = second_phases(&router, &token);
         let router = Router::start(router).await?;
         let readiness: health_door::Readiness = Arc::new(router.readiness());
         let (http, door) =
@@ -56,10 +59,65 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
         let served = router.serve(token.clone()).await;
         ready.abort();
         token.cancel();
+        for end in ends {
+            let _ended = end.await;
+        }
         door.await?;
         served.map_err(anyhow::Error::from)
     })
     .await?;
     tracing::info!("router stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// At every source that can be logged in to, this router also ends what the coordinator asks for: what another router has prepared and did
+/// not live to commit.
+fn second_phases(
+    router: &RouterConfig,
+    token: &CancellationToken,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    let Some(coordinator) = &router.coordinator else { return Vec::new() };
+    let served = router.sources.iter().filter_map(|source| {
+        let resource = XaResource::new(account(source)?, &*source.name);
+        let config = ServeConfig {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            credentials: coordinator.credentials.clone(),
+            ..ServeConfig::new(participant(&source.name), coordinator.addresses.clone())
+        };
+        let (token, name) = (token.clone(), source.name.to_string());
+        Some(tokio::spawn(async move {
+            if let Err(error) = serve(config, resource, token).await {
+                tracing::error!(source = name, %error, "no second phase is carried out for others");
+            }
+        }))
+    });
+    served.collect()
+}
+
+/// How to connect to the primary of a source; `None` if it has no account of its own. Where there are several hosts, the one that takes
+/// writes is looked for.
+fn account(source: &SourceConfig) -> Option<tokio_postgres::Config> {
+    let mut config = tokio_postgres::Config::new();
+    config.user(source.user.as_ref()?).dbname(source.database.as_ref()?);
+    if let Some(password) = &source.password {
+        config.password(password);
+    }
+    for address in &source.addresses {
+        match address {
+            Endpoint::Tcp(address) => {
+                let (host, port) = address.rsplit_once(':')?;
+                config.host(host.trim_start_matches('[').trim_end_matches(']'));
+                config.port(port.parse().ok()?);
+            }
+            Endpoint::Unix(path) => {
+                let file = path.file_name()?.to_str()?;
+                config.host_path(path.parent()?);
+                config.port(file.strip_prefix(".s.PGSQL.")?.parse().ok()?);
+            }
+        }
+    }
+    if source.addresses.len() > 1 {
+        config.target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
+    }
+    Some(config)
 }

@@ -16,6 +16,8 @@ use crate::{config::CoordinatorConfig, refusal::Refusal};
 pub(crate) const PREFIX: &str = "holdfast:";
 /// For so long after the decision the router that made it carries it out before the coordinator asks anybody else to, ms.
 const GRACE_MS: u64 = 2_000;
+/// For a word about a transaction, on a client's behalf.
+const STATE_MAX: Duration = Duration::from_secs(1);
 /// Bytes of the name of a source that still fit into a participant's name.
 const SOURCE_BYTES_MAX: usize = 57;
 
@@ -123,12 +125,19 @@ impl Decider {
 
     /// Makes sure that `gid` is decided: rolled back, unless it is decided already. Only this answer allows to end what is prepared.
     pub(crate) async fn fence(&self, gid: &str, reason: &str) -> Decision {
-        let refused = match self.client.fence(gid, reason, self.patience).await {
+        let patience = self.patience / 4;
+        let refused = match self.client.fence(gid, reason, patience).await {
             Ok(answer) => match answer.outcome {
                 Outcome::RolledBack { reason } => return Decision::RollBack(reason),
                 Outcome::Committed => return Decision::Commit,
-                Outcome::Unknown => "nor to the question for its fate".to_owned(),
+                Outcome::Unknown => {
+                    let ms = patience.as_millis();
+                    return Decision::Unknown(format!("nor to the question for its fate, within {ms} ms"));
+                }
             },
+            Err(error) if error.kind() != ErrorKind::Refused => {
+                return Decision::Unknown(error.to_string());
+            }
             Err(error) => error.to_string(),
         };
         // A fence is refused where something is decided already; what, the transaction itself says.
@@ -152,7 +161,9 @@ impl Decider {
 
     /// What the coordinator knows of `gid`, in a word or two.
     pub(crate) async fn state(&self, gid: &str) -> String {
-        match self.client.get(gid).await {
+        let asked = tokio::time::timeout(STATE_MAX, self.client.get(gid)).await;
+        let Ok(asked) = asked else { return "not reached".to_owned() };
+        match asked {
             Ok(answer) => answer.status().map_or_else(|| "unknown".to_owned(), |s| s.to_string()),
             Err(error) if error.code() == Some("HF2001") => "not known".to_owned(),
             Err(_) => "not reached".to_owned(),

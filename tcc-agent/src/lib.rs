@@ -1,7 +1,8 @@
 //! Lives beside a participant, as library or sidecar, and makes every branch operation take effect once.
 //!
 //! [`serve`] keeps a session to every coordinator node and hands its calls to a [`Handler`]: a [`PostgresResource`], which carries
-//! them out in this process through a [`Participant`], or a [`Sidecar`], which posts them to a service in any language.
+//! them out in this process through a [`Participant`]; an [`XaResource`], which ends what others have prepared at a PostgreSQL; or a
+//! [`Sidecar`], which posts them to a service in any language.
 
 mod announce;
 mod barrier_store;
@@ -20,7 +21,7 @@ pub use announce::{BadConfig, ServeConfig};
 pub use barrier_store::{BARRIER_SQL, install};
 pub use handler::{Asked, Handler, Reply, ask};
 pub use participant::{Answer, BadGid, Call, Gid, LocalTransaction, Op, Participant};
-pub use resource::{Counts, Limits, PostgresResource};
+pub use resource::{Counts, Limits, PostgresResource, XaResource};
 pub use serve::serve;
 pub use sidecar::{Sidecar, SidecarConfig};
 pub use status::Status;

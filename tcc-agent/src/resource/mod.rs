@@ -3,5 +3,7 @@
 mod postgres;
 mod queue;
 mod suspects;
+mod xa;
 
 pub use postgres::{Counts, Limits, PostgresResource};
+pub use xa::XaResource;
