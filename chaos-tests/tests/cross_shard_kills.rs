@@ -150,7 +150,9 @@ async fn a_deadlock_across_sources_has_one_victim_and_what_is_in_doubt_is_shown(
     let waiter = place.connect(0).await?;
     let waits = tokio::spawn({
         let id = here[3].clone();
-        async move { waiter.execute("UPDATE account SET balance = balance + 1 WHERE id = $1", &[&id]).await }
+        async move {
+            waiter.execute("UPDATE account SET balance = balance + 1 WHERE id = $1", &[&id]).await
+        }
     });
     let viewer = place.connect(1).await?;
     let row = until("it is shown with who waits for it", SOON, async || {
@@ -164,7 +166,7 @@ async fn a_deadlock_across_sources_has_one_victim_and_what_is_in_doubt_is_shown(
     ensure!(row.get::<_, String>("state") == "not known", "{row:?}");
     ensure!(row.get::<_, String>("age_ms").parse::<u64>()? < 60_000);
     // Then a router asks for its fate, which nobody can decide any more but as a rollback.
-    ensure!(tokio::time::timeout(SOON, waits).await???== 1);
+    ensure!(tokio::time::timeout(SOON, waits).await??? == 1);
     ensure!(balance(&viewer, &here[3]).await? == BALANCE + 1);
     let answer = place.cluster.client().await?.get("01LOST").await?;
     ensure!(format!("{:?}", answer.outcome).starts_with("RolledBack"), "{answer:?}");

@@ -1,5 +1,7 @@
 //! Disks that fill up, cannot be written, cannot be synced or forget: a node that cannot keep its word ends, and never acknowledges.
 
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},

@@ -2,7 +2,11 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use holdfast_shard_router::{Router, RouterConfig, config::{Endpoint, SourceConfig}, participant};
+use holdfast_shard_router::{
+    Router, RouterConfig,
+    config::{Endpoint, SourceConfig},
+    participant,
+};
 use holdfast_tcc_agent::{ServeConfig, XaResource, serve};
 use tokio_util::sync::CancellationToken;
 

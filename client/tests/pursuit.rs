@@ -24,7 +24,7 @@ use tonic::{Request, Response, Streaming};
 
 /// What a node does with a request.
 enum Act {
-    Reply(Reply),
+    Reply(Box<Reply>),
     /// Ends the stream with an error, as a node that dies does.
     Break,
     Silence,
@@ -109,12 +109,12 @@ fn told(gid: &str, status: wire::Status, outcome: wire::Outcome) -> Act {
     let transaction =
         wire::Transaction { gid: gid.to_owned(), status: status.into(), ..Default::default() };
     let transaction = Some(transaction);
-    Act::Reply(Reply::Transaction(TransactionReply {
+    Act::Reply(Box::new(Reply::Transaction(TransactionReply {
         transaction,
         outcome: outcome.into(),
         repeated: false,
         ..TransactionReply::default()
-    }))
+    })))
 }
 
 fn committed(asked: &Asked) -> Act {
@@ -122,12 +122,12 @@ fn committed(asked: &Asked) -> Act {
 }
 
 fn error(kind: wire::ErrorKind, code: &str, leader: &str) -> Act {
-    Act::Reply(Reply::Error(wire::Error {
+    Act::Reply(Box::new(Reply::Error(wire::Error {
         kind: kind.into(),
         code: code.to_owned(),
         message: "as the script says".to_owned(),
         leader: leader.to_owned(),
-    }))
+    })))
 }
 
 fn impatient(patience_ms: u64) -> ClientOptions {
@@ -206,7 +206,7 @@ impl Transactions for Node {
                 };
                 match (node.script)(number, &asked) {
                     Act::Reply(reply) => {
-                        let reply = Some(reply);
+                        let reply = Some(*reply);
                         Some(Ok(ExchangeReply { request_id: request.request_id, reply }))
                     }
                     Act::Break => Some(Err(tonic::Status::internal("the node died"))),

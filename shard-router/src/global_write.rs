@@ -132,7 +132,9 @@ impl Decider {
                 Outcome::Committed => return Decision::Commit,
                 Outcome::Unknown => {
                     let ms = patience.as_millis();
-                    return Decision::Unknown(format!("nor to the question for its fate, within {ms} ms"));
+                    return Decision::Unknown(format!(
+                        "nor to the question for its fate, within {ms} ms"
+                    ));
                 }
             },
             Err(error) if error.kind() != ErrorKind::Refused => {

@@ -1,7 +1,7 @@
 //! Checkers: each holds a history against one promise, and is itself tested on histories with planted bugs.
 //!
 //! They see what anybody outside sees: what clients were told and when, what the books say by plain SQL, what each node says of
-//! itself. Only [`replay`] looks into the log, and it reads the files rather than ask the node that wrote them.
+//! itself.
 
 pub mod exactly_once;
 pub mod history;

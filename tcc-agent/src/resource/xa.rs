@@ -71,9 +71,16 @@ impl XaResource {
         let ended = match call.op {
             Op::Commit => self.finish("COMMIT", &prepared).await,
             Op::Rollback => self.finish("ROLLBACK", &prepared).await,
-            _ => return refused("no-such-verb", format!("{} is not for what the caller prepares", call.op)),
+            _ => {
+                return refused(
+                    "no-such-verb",
+                    format!("{} is not for what the caller prepares", call.op),
+                );
+            }
         };
-        ended.unwrap_or_else(|message| Answer::Unknown { message: format!("{}: {message}", self.source) })
+        ended.unwrap_or_else(|message| Answer::Unknown {
+            message: format!("{}: {message}", self.source),
+        })
     }
 
     async fn finish(&self, verb: &str, prepared: &Prepared) -> Result<Answer, String> {
@@ -106,8 +113,14 @@ fn judge(verb: &str, status: Option<&str>) -> Answer {
         // What was never prepared, or is forgotten, has no effect to take back: nothing was decided but its rollback.
         ("ROLLBACK", None) => Answer::Done,
         (_, Some("in progress")) => Answer::Unknown { message: "another is ending it".to_owned() },
-        (_, Some(other)) => refused("ended-otherwise", format!("the decision is {verb}, and it was {other} by hand")),
-        (_, None) => refused("no-proof", "nothing is prepared, and nothing proves that it was committed".to_owned()),
+        (_, Some(other)) => refused(
+            "ended-otherwise",
+            format!("the decision is {verb}, and it was {other} by hand"),
+        ),
+        (_, None) => refused(
+            "no-proof",
+            "nothing is prepared, and nothing proves that it was committed".to_owned(),
+        ),
     }
 }
 
@@ -118,14 +131,20 @@ fn refused(code: &str, message: String) -> Answer {
 /// The payload of a call, if it names what may be ended for this gid.
 fn read(call: &Call) -> Result<Prepared, String> {
     if call.payload.len() > PAYLOAD_BYTES_MAX {
-        return Err(format!("a payload of {} bytes; {PAYLOAD_BYTES_MAX} are allowed", call.payload.len()));
+        return Err(format!(
+            "a payload of {} bytes; {PAYLOAD_BYTES_MAX} are allowed",
+            call.payload.len()
+        ));
     }
     let prepared: Prepared =
         serde_json::from_slice(&call.payload).map_err(|error| error.to_string())?;
     let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.".contains(c);
     let fits = (1..=XID_BYTES_MAX).contains(&prepared.xid.len()) && prepared.xid.chars().all(plain);
     if !fits || !prepared.xid.contains(call.gid.as_str()) {
-        return Err("xid is no name that holds the gid, of 1 to 199 letters, digits, ':', '-', '_' and '.'".to_owned());
+        return Err(
+            "xid is no name that holds the gid, of 1 to 199 letters, digits, ':', '-', '_' and '.'"
+                .to_owned(),
+        );
     }
     if !prepared.xact.bytes().all(|byte| byte.is_ascii_digit()) || prepared.xact.len() > 20 {
         return Err("xact is no number of a transaction".to_owned());
@@ -193,11 +212,9 @@ mod tests {
         assert_eq!(judge("COMMIT", Some("committed")), Answer::Done);
         assert_eq!(judge("ROLLBACK", Some("aborted")), Answer::Done);
         assert_eq!(judge("ROLLBACK", None), Answer::Done);
-        for (verb, status) in [
-            ("COMMIT", None),
-            ("COMMIT", Some("aborted")),
-            ("ROLLBACK", Some("committed")),
-        ] {
+        for (verb, status) in
+            [("COMMIT", None), ("COMMIT", Some("aborted")), ("ROLLBACK", Some("committed"))]
+        {
             assert!(matches!(judge(verb, status), Answer::Refused { .. }), "{verb} {status:?}");
         }
         assert!(matches!(judge("COMMIT", Some("in progress")), Answer::Unknown { .. }));

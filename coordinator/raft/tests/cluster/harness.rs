@@ -141,7 +141,6 @@ pub(crate) enum Change {
     Add(u64, String),
     Promote(u64),
     Remove(u64),
-    Swap(u64, u64),
 }
 
 /// Three nodes, or another number.
@@ -238,7 +237,6 @@ impl Cluster {
                 Change::Add(node, raft) => log.add_learner(*node, raft).await.map(drop),
                 Change::Promote(node) => log.promote(*node).await,
                 Change::Remove(node) => log.remove(*node).await,
-                Change::Swap(old, new) => log.swap(*old, *new).await,
             };
             match answer {
                 Err(

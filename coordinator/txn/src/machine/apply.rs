@@ -38,7 +38,7 @@ impl Machine {
             Command::Retry { gid, reason } => self.retry(&gid, &reason),
             Command::Fence { gid, reason } => self.fence(gid, reason),
             Command::Finish { gid, branches, decision } => self.finish(&gid, &branches, decision),
-            Command::Operate { gid, act, by, reason } => self.operate(gid, act, by, reason),
+            Command::Operate { gid, act, by, reason } => self.operate(&gid, act, by, reason),
             Command::SetRules { text, expected, by, reason } => {
                 self.set_rules(text, expected, by, reason)
             }

@@ -16,21 +16,21 @@ impl Machine {
     /// An operator's act. What changes something is written down; what is refused or repeated is not.
     pub(super) fn operate(
         &mut self,
-        gid: Gid,
+        gid: &Gid,
         act: Act,
         by: String,
         reason: String,
     ) -> Result<Outcome, Rejection> {
         let (act_word, outcome, words) = match act {
             // The transaction says why; who it was, the trail says.
-            Act::Retry => ("tx.retry", self.retry(&gid, &reason)?, reason),
-            Act::RollBack => ("tx.roll_back", self.roll_back(&gid, reason.clone())?, reason),
+            Act::Retry => ("tx.retry", self.retry(gid, &reason)?, reason),
+            Act::RollBack => ("tx.roll_back", self.roll_back(gid, reason.clone())?, reason),
             Act::Propose(remedy) => {
                 let words = format!("{remedy}: {reason}");
-                ("tx.propose", self.propose(&gid, remedy, &by, reason)?, words)
+                ("tx.propose", self.propose(gid, remedy, &by, reason)?, words)
             }
             Act::Approve => {
-                let (outcome, words) = self.approve(&gid, &by, &reason)?;
+                let (outcome, words) = self.approve(gid, &by, &reason)?;
                 ("tx.approve", outcome, words)
             }
         };
