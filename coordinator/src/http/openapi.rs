@@ -88,7 +88,7 @@ const SEARCH: &[Parameter] = &[
     ("status", Kind::Words(&["committed", "rolled_back"]), "of these, with commas between"),
     ("mode", Kind::Words(&["tcc", "saga", "xa"]), "of these, with commas between"),
     ("participant", Kind::Like("^[a-z0-9.@-]{0,64}$"), "with a branch of this service"),
-    ("tag", Kind::Like("^[a-z]{1,40}=[a-z0-9]{0,40}$"), "NAME=VALUE; several times: all of them"),
+    ("tag", Kind::Like("="), "NAME=VALUE; several times: all of them"),
     (
         "amount_min",
         Kind::Like(AMOUNT),
@@ -311,7 +311,10 @@ const ROUTES: &[Route] = &[
         method: "get",
         path: "/v1/shards/locate",
         summary: "Say where a key lives",
-        parameters: &[("group", Kind::Text, "the data group"), ("key", Kind::Text, "the key")],
+        parameters: &[
+            ("group", Kind::Text, "the data group"),
+            ("key", Kind::Like("^.{1,64}$"), "the key"),
+        ],
         body: None,
         answers: &[(200, Answer::Json(schema::<shards::Place>))],
         problems: &[400, 404],
@@ -321,7 +324,7 @@ const ROUTES: &[Route] = &[
         path: "/v1/audit",
         summary: "List audit records by number",
         parameters: &[
-            ("after", Kind::Count(1_000_000), "behind this number"),
+            ("after", Kind::Count(u64::MAX), "behind this number"),
             ("limit", Kind::Count(1_000), "records on the page; 0 = 100"),
         ],
         body: None,

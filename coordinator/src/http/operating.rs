@@ -145,6 +145,7 @@ async fn history(
 #[schemars(extend("required" = ["act", "reason"]))]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Operate {
+    #[schemars(with = "Act")]
     act: Option<Act>,
     #[schemars(range(max = holdfast_txn::limit::BRANCHES_MAX))]
     branch: Whole<u32>,
