@@ -11,7 +11,7 @@ use crate::{
     Answer, BranchSpec, ClientError, ClientOptions, Page, Status, Submission, Terms, Transaction,
     Wait,
     leader::Leader,
-    link::{Line, OpenError, channel},
+    link::OpenError,
     wire::{
         self, AddBranchRequest, BeginRequest, ErrorKind, GetRequest, ListRequest, RetryRequest,
         RollBackRequest, SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
@@ -296,6 +296,10 @@ impl Client {
         .await
     }
 
+    pub(crate) fn options(&self) -> &ClientOptions {
+        &self.inner.options
+    }
+
     pub(crate) fn patience(&self) -> Duration {
         self.inner.options.patience()
     }
@@ -450,42 +454,6 @@ impl Client {
             }
         }
     }
-
-    /// Asks one node after the other until one answers.
-    pub(crate) async fn on_any<T>(
-        &self,
-        ask: impl AsyncFn(Line) -> Result<tonic::Response<T>, tonic::Status>,
-    ) -> Result<T, ClientError> {
-        let mut error = None;
-        for address in self.inner.leader.addresses() {
-            match self.on_one(&address, &ask).await {
-                Ok(reply) => return Ok(reply),
-                Err(refused @ ClientError::Refused { .. }) => return Err(refused),
-                Err(other) => error = Some(other),
-            }
-        }
-        Err(error.expect("a client has at least one address"))
-    }
-
-    pub(crate) async fn on_one<T>(
-        &self,
-        address: &str,
-        ask: &impl AsyncFn(Line) -> Result<tonic::Response<T>, tonic::Status>,
-    ) -> Result<T, ClientError> {
-        let options = &self.inner.options;
-        let patience_ms = options.patience_ms;
-        let unreachable = |last: String| ClientError::Unreachable { patience_ms, last };
-        let deadline = Instant::now() + options.patience();
-        let asked = async {
-            let channel =
-                channel(address, options).await.map_err(|e| unreachable(e.to_string()))?;
-            ask(channel).await.map_err(|status| from_status(&status, patience_ms))
-        };
-        timeout_at(deadline, asked)
-            .await
-            .map_err(|_| unreachable(format!("{address} did not answer in time")))?
-            .map(tonic::Response::into_inner)
-    }
 }
 
 impl Futile {
@@ -552,18 +520,4 @@ async fn pause(options: &ClientOptions, attempt: u32, deadline: Instant) -> bool
     let left = deadline.saturating_duration_since(Instant::now());
     sleep(options.pause(attempt).min(left)).await;
     Instant::now() < deadline
-}
-
-/// A unary answer's status, by the code in its metadata.
-fn from_status(status: &tonic::Status, patience_ms: u64) -> ClientError {
-    let code = status.metadata().get("holdfast-code").and_then(|code| code.to_str().ok());
-    let Some(code) = code.map(str::to_owned) else {
-        let last = format!("{}: {}", status.code(), status.message());
-        return ClientError::Unreachable { patience_ms, last };
-    };
-    let message = status.message().to_owned();
-    match status.metadata().get("holdfast-kind").and_then(|kind| kind.to_str().ok()) {
-        Some("refused") => ClientError::Refused { code, message },
-        _ => ClientError::Retry { code, message },
-    }
 }

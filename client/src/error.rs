@@ -43,9 +43,11 @@ pub enum ClientError {
         last: String,
     },
     /// It was sent, and no answer came: it may have happened.
-    #[error("whether the request for {gid} was carried out is unknown ({last}). Ask with this gid")]
+    #[error(
+        "whether the request for {gid} was carried out is unknown ({last}). Ask for it before you repeat it"
+    )]
     Unknown {
-        /// The transaction to ask for.
+        /// The transaction to ask for, or what else was to change.
         gid: String,
         /// The last fault.
         last: String,

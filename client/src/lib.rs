@@ -37,6 +37,7 @@ mod operator;
 mod options;
 mod second_phase;
 mod submission;
+mod unary;
 
 /// Messages of `holdfast.v1`, as they go over the wire.
 pub use holdfast_proto::v1 as wire;

@@ -14,6 +14,9 @@ use crate::{Client, ClientError};
 /// Bytes of an answer: a page of a thousand transactions with long tags fits in.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// What a change of them is about.
+const SHARD_RULES: &str = "new shard rules";
+
 impl Client {
     /// The services, one or all (empty), with their sessions and policies, as the leader sees them.
     /// # Errors
@@ -30,12 +33,12 @@ impl Client {
 
     /// Sets the whole policy of one service.
     /// # Errors
-    /// [`ClientError`]; refused with HF2404 if it was changed since the expected version.
+    /// [`ClientError`], [`ClientError::Unknown`] if it may have happened; refused with HF2404 if it was changed since the expected version.
     pub async fn set_service_policy(
         &self,
         request: SetServicePolicyRequest,
     ) -> Result<SetPolicyReply, ClientError> {
-        self.on_any(async |channel| {
+        self.change_on_any("the policy of a service", async |channel| {
             ServicesClient::new(channel).set_service_policy(request.clone()).await
         })
         .await
@@ -85,12 +88,13 @@ impl Client {
 
     /// Puts shard rules into force. The same again, after a lost answer, changes nothing.
     /// # Errors
-    /// [`ClientError`]; refused with HF2408 if they are mistaken, with HF2009 if somebody changed them meanwhile.
+    /// [`ClientError`], [`ClientError::Unknown`] if it may have happened; refused with HF2408 if they are mistaken, with HF2009 if somebody changed them meanwhile.
     pub async fn apply_rules(
         &self,
         request: ApplyRulesRequest,
     ) -> Result<ApplyRulesReply, ClientError> {
-        self.on_any(async |channel| ShardsClient::new(channel).apply(request.clone()).await).await
+        let ask = async |channel| ShardsClient::new(channel).apply(request.clone()).await;
+        self.change_on_any(SHARD_RULES, ask).await
     }
 
     /// Puts the shard rules of a former epoch into force again.
@@ -100,7 +104,8 @@ impl Client {
         &self,
         request: RevertRulesRequest,
     ) -> Result<ApplyRulesReply, ClientError> {
-        self.on_any(async |channel| ShardsClient::new(channel).revert(request.clone()).await).await
+        let ask = async |channel| ShardsClient::new(channel).revert(request.clone()).await;
+        self.change_on_any(SHARD_RULES, ask).await
     }
 
     /// The shard rules as they change, from one node: those in force if they are newer than `after_epoch`, then each that follows.

@@ -9,6 +9,8 @@ use crate::{Client, ClientError, link::Line, wire};
 
 /// Between two attempts while nobody leads.
 const PAUSE: Duration = Duration::from_millis(100);
+/// What a change of them is about.
+const MEMBERS: &str = "the change of the members";
 
 /// A change of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,10 +66,15 @@ impl Client {
     pub async fn change(&self, change: &Change) -> Result<u64, ClientError> {
         let deadline = Instant::now() + self.patience();
         let mut last = ClientError::Unreachable { patience_ms: 0, last: "no address".to_owned() };
+        // Behind a lost answer the same change may be refused because it has happened.
+        let mut lost = None;
         loop {
             let mut addresses = self.addresses();
             while let Some(address) = addresses.pop() {
-                match self.on_one(&address, &async |channel| change.ask(channel).await).await {
+                match self
+                    .change_on_one(&address, MEMBERS, &async |channel| change.ask(channel).await)
+                    .await
+                {
                     Ok(reply) => match reply.outcome {
                         Some(Outcome::Done(done)) => return Ok(done.took_ms),
                         Some(Outcome::NotLeader(elsewhere)) => {
@@ -82,29 +89,31 @@ impl Client {
                         }
                         Some(Outcome::Refused(refused)) => {
                             let wire::ChangeRefused { code, cause } = refused;
-                            return Err(ClientError::Refused { code, message: cause });
+                            let refused = ClientError::Refused { code, message: cause };
+                            return Err(lost.unwrap_or(refused));
                         }
                         Some(Outcome::Unknown(unknown)) => {
                             return Err(ClientError::Unknown {
-                                gid: "the change of the members".to_owned(),
+                                gid: MEMBERS.to_owned(),
                                 last: unknown.cause,
                             });
                         }
                         None => {
                             last = ClientError::Unknown {
-                                gid: "the change of the members".to_owned(),
+                                gid: MEMBERS.to_owned(),
                                 last: "no outcome".to_owned(),
                             }
                         }
                     },
+                    Err(error @ ClientError::Unknown { .. }) => lost = Some(error),
                     Err(error) => last = error,
                 }
                 if Instant::now() >= deadline {
-                    return Err(last);
+                    return Err(lost.unwrap_or(last));
                 }
             }
             if Instant::now() + PAUSE >= deadline {
-                return Err(last);
+                return Err(lost.unwrap_or(last));
             }
             sleep(PAUSE).await;
         }
