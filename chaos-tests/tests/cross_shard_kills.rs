@@ -116,7 +116,7 @@ async fn a_deadlock_across_sources_has_one_victim_and_what_is_in_doubt_is_shown(
     let place = Sharded::start().await?;
     let [here, there] = place.open_accounts(16, BALANCE).await?;
     let sql = "UPDATE account SET balance = balance + 1 WHERE id = $1";
-    // The two sessions are those of two routers, of which neither knows the other.
+    // Within one router, then over two of which neither knows the other.
     for turn in 0..2 {
         let (one, two) = (place.connect(0).await?, place.connect(turn).await?);
         one.batch_execute("BEGIN").await?;
@@ -135,7 +135,7 @@ async fn a_deadlock_across_sources_has_one_victim_and_what_is_in_doubt_is_shown(
         };
         let crossing = futures::future::join(async { one.execute(sql, &[&there[1]]).await }, waits);
         let (first, second) = tokio::time::timeout(SOON, crossing).await.context("both wait")?;
-        println!("a circle over two routers: {} ms", begun.elapsed().as_millis());
+        println!("a circle over {} routers: {} ms", turn + 1, begun.elapsed().as_millis());
         let error = second.expect_err("the younger gives way");
         ensure!(error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED), "{error}");
         ensure!(first? == 1, "the elder goes on");

@@ -263,7 +263,7 @@ async fn verify(
             "nodes": nodes,
         }))?,
         Output::Table if broken.is_empty() => output::print(&format!(
-            "Whole: records {first} to {number}, head {head}; {nodes} nodes hold the same chain by their own account."
+            "Whole: records {first} to {number}, head {head}; {nodes} nodes say that their own chain is whole."
         ))?,
         Output::Table => broken.iter().for_each(|what| exit::tell(what)),
     }

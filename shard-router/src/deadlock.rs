@@ -26,6 +26,8 @@ use crate::{
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(300);
+/// Entries from which on those that ended are dropped before another one is kept.
+const ENDED_MAX: usize = 1_024;
 /// For one source to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Of a tag; behind it stands the gid. Both fit into PostgreSQL's 63 bytes.
@@ -81,7 +83,7 @@ impl Deadlocks {
             was_chosen: AtomicBool::new(false),
         });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= 1024 {
+        if open.len() >= ENDED_MAX {
             open.retain(|_, entry| entry.strong_count() > 0);
         }
         open.insert(gid.to_owned(), Arc::downgrade(&entry));
