@@ -1,6 +1,6 @@
 //! Commands: one function each, which judges first and then changes.
 
-use std::{collections::btree_map::Entry, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     Answer, Branch, BranchId, BranchSpec, BranchState, Command, Decision, Gid, GlobalTransaction,
@@ -54,21 +54,18 @@ impl Machine {
         branches: Vec<BranchSpec>,
         enlisted: bool,
     ) -> Result<Outcome, Rejection> {
-        let open = self.open();
-        let place = match self.transactions.entry(gid.clone()) {
-            Entry::Occupied(known) => {
-                let content = digest::of_content(mode, &options, &branches, enlisted);
-                return if known.get().content == content {
-                    Ok(Outcome::UNCHANGED)
-                } else if known.get().content == digest::of_fence() {
-                    Err(Rejection::Fenced { gid })
-                } else {
-                    Err(Rejection::GidTaken { gid })
-                };
-            }
-            Entry::Vacant(place) => place,
-        };
+        if let Some(known) = self.get(&gid) {
+            let content = digest::of_content(mode, &options, &branches, enlisted);
+            return if known.content == content {
+                Ok(Outcome::UNCHANGED)
+            } else if known.content == digest::of_fence() {
+                Err(Rejection::Fenced { gid })
+            } else {
+                Err(Rejection::GidTaken { gid })
+            };
+        }
         admission::check_begin(&gid, mode, &options, &branches, enlisted)?;
+        let open = self.open();
         if open >= self.open_max {
             return Err(Rejection::TooManyOpen { open });
         }
@@ -97,7 +94,7 @@ impl Machine {
         let owing = transaction.settle(next, self.clock, None);
         self.index.update(&gid, None, Some(Standing::of(&transaction, owing)));
         let moved = Moved { from: None, to: transaction.status };
-        place.insert(Arc::new(transaction));
+        self.transactions.insert(gid, Arc::new(transaction));
         Ok(Outcome { moved: Some(moved), repeated: false })
     }
 
@@ -279,8 +276,7 @@ impl Machine {
         let fence = GlobalTransaction::fence(gid.clone(), self.clock, reason);
         self.index.update(&gid, None, Some(Standing::of(&fence, false)));
         let moved = Moved { from: None, to: fence.status };
-        self.transactions.insert(gid.clone(), Arc::new(fence));
-        self.finished.push_back(gid);
+        self.transactions.insert(gid, Arc::new(fence));
         self.forget_oldest();
         Ok(Outcome { moved: Some(moved), repeated: false })
     }
@@ -345,16 +341,14 @@ impl Machine {
     }
 
     fn remember_finished(&mut self, gid: &Gid) {
-        self.finished.push_back(gid.clone());
+        self.transactions.finish(gid);
         self.forget_oldest();
     }
 
     /// Keeps the window of finished transactions at its size.
     fn forget_oldest(&mut self) {
-        while self.finished.len() > self.finished_max {
-            let oldest = self.finished.pop_front().expect("it is longer than its bound");
-            let gone = self.transactions.remove(&oldest).expect("a finished one is remembered");
-            self.index.update(&oldest, Some(Standing::of(&gone, false)), None);
+        while let Some(gone) = self.transactions.forget_oldest(self.finished_max) {
+            self.index.update(&gone.gid, Some(Standing::of(&gone, false)), None);
         }
     }
 }

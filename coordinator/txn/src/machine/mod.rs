@@ -1,11 +1,6 @@
 //! The machine: every open transaction and the recently finished ones, moved by commands alone.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fmt,
-    ops::Bound,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{
     Books, Digest, Gid, GlobalTransaction, Next, Report, Status, Timestamp, digest, limit,
@@ -14,6 +9,7 @@ use crate::{
 mod admission;
 mod apply;
 mod index;
+mod known;
 mod operate;
 mod progress;
 mod snapshot;
@@ -21,6 +17,7 @@ mod snapshot;
 pub use snapshot::Snapshot;
 
 use index::Index;
+use known::Known;
 pub(crate) use progress::cut;
 
 /// The state that the log replicates.
@@ -32,9 +29,7 @@ pub struct Machine {
     /// The highest time seen in the log.
     clock: Timestamp,
     /// Open and finished ones.
-    transactions: BTreeMap<Gid, Arc<GlobalTransaction>>,
-    /// In the order in which they finished.
-    finished: VecDeque<Gid>,
+    transactions: Known,
     /// Follows from the above.
     index: Index,
     /// Shared with copies, as transactions are.
@@ -64,7 +59,7 @@ impl fmt::Debug for Machine {
         f.debug_struct("Machine")
             .field("clock", &self.clock)
             .field("open", &self.open())
-            .field("finished", &self.finished.len())
+            .field("finished", &self.transactions.finished_count())
             .finish_non_exhaustive()
     }
 }
@@ -83,8 +78,7 @@ impl Machine {
     pub fn bounded(open_max: usize, finished_max: usize) -> Self {
         Self {
             clock: Timestamp::default(),
-            transactions: BTreeMap::new(),
-            finished: VecDeque::new(),
+            transactions: Known::default(),
             index: Index::default(),
             books: Arc::default(),
             open_max,
@@ -154,11 +148,7 @@ impl Machine {
         &self,
         since: Timestamp,
     ) -> impl Iterator<Item = &Arc<GlobalTransaction>> {
-        let known = |gid: &Gid| {
-            self.transactions.get(gid).expect("what is in the order of finishing is remembered")
-        };
-        let before = |gid: &Gid| known(gid).finished_at.is_some_and(|at| at < since);
-        self.finished.range(self.finished.partition_point(before)..).map(known)
+        self.transactions.finished(move |known| known.finished_at.is_some_and(|at| at < since))
     }
 
     /// Transactions in gid order, behind `after`.
@@ -166,8 +156,7 @@ impl Machine {
         &'a self,
         after: Option<&Gid>,
     ) -> impl Iterator<Item = &'a GlobalTransaction> + use<'a> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.transactions.range((start, Bound::Unbounded)).map(|(_, transaction)| &**transaction)
+        self.transactions.behind(after).map(AsRef::as_ref)
     }
 
     /// How many transactions are in each status, open and finished ones that are remembered; statuses that nobody is in
@@ -180,7 +169,7 @@ impl Machine {
     /// How many transactions are open.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.transactions.len() - self.finished.len()
+        self.transactions.open_count()
     }
 
     /// Shard rules, audit trail and open proposals, as the machine shares them: cheap to take and to keep for a moment.
@@ -204,11 +193,6 @@ impl Machine {
 
     /// Open transactions in gid order, then finished ones in the order in which they finished.
     fn in_order(&self) -> impl Iterator<Item = &GlobalTransaction> {
-        let open = self.list(None).filter(|transaction| !transaction.status.is_final());
-        open.chain(
-            self.finished
-                .iter()
-                .map(|gid| self.get(gid).expect("what is in the order of finishing is remembered")),
-        )
+        self.transactions.open().chain(self.transactions.finished(|_| false)).map(AsRef::as_ref)
     }
 }

@@ -23,20 +23,19 @@ impl Machine {
     /// The whole state.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let (mut open, mut finished) =
-            (Vec::with_capacity(self.open()), Vec::with_capacity(self.finished.len()));
-        for transaction in self.in_order() {
-            let part = if transaction.status.is_final() { &mut finished } else { &mut open };
-            part.push(transaction.clone());
+        let copy = |transaction: &Arc<GlobalTransaction>| (**transaction).clone();
+        Snapshot {
+            clock: self.clock,
+            open: self.transactions.open().map(copy).collect(),
+            finished: self.transactions.finished(|_| false).map(copy).collect(),
+            books: Arc::clone(&self.books),
         }
-        Snapshot { clock: self.clock, open, finished, books: Arc::clone(&self.books) }
     }
 
     /// A machine with the state of `snapshot`. What follows from the state, it finds again from the rules.
     #[must_use]
     pub fn restore(snapshot: Snapshot) -> Self {
         let mut machine = Self { clock: snapshot.clock, books: snapshot.books, ..Self::default() };
-        machine.finished.extend(snapshot.finished.iter().map(|done| done.gid.clone()));
         for transaction in snapshot.open.into_iter().chain(snapshot.finished) {
             let owing = match View::of(&transaction).next() {
                 Next::Call(_) => true,
