@@ -16,6 +16,8 @@ use crate::{
 const PAGE_TERMS: usize = 512;
 /// Bytes that a block or a page may unfold to; what says more is not ours.
 const UNFOLDED_MAX: usize = 256 * 1024 * 1024;
+/// The field of [`HistoryBlock`] that holds its records.
+const BLOCK_RECORDS_TAG: u32 = 1;
 /// The only format there is.
 const FORMAT: u32 = 1;
 
@@ -60,9 +62,7 @@ pub(crate) fn order(one: &HistoryRecord, other: &HistoryRecord) -> Ordering {
 pub(crate) fn encode(number: u64, records: &[Arc<HistoryRecord>]) -> (Head, Vec<Change>) {
     let mut changes = Vec::new();
     for (n, chunk) in (0..).zip(records.chunks(limit::BLOCK_RECORDS)) {
-        let block =
-            HistoryBlock { records: chunk.iter().map(|record| (**record).clone()).collect() };
-        changes.push((key(b'b', number, Some(n)), Some(fold(&block))));
+        changes.push((key(b'b', number, Some(n)), Some(fold_bytes(&block_of_records(chunk)))));
     }
     let blocks = u32::try_from(changes.len()).expect("a sheet is bounded");
     let mut places: Vec<(u64, u32)> = Vec::with_capacity(records.len() * 8);
@@ -230,8 +230,21 @@ impl Head {
     }
 }
 
+/// The bytes of a [`HistoryBlock`] of `records`, which are shared and therefore not moved into one.
+fn block_of_records(records: &[Arc<HistoryRecord>]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(records.len() * 256);
+    for record in records {
+        prost::encoding::message::encode(BLOCK_RECORDS_TAG, &**record, &mut bytes);
+    }
+    bytes
+}
+
 fn fold(message: &impl Message) -> Vec<u8> {
-    lz4_flex::compress_prepend_size(&message.encode_to_vec())
+    fold_bytes(&message.encode_to_vec())
+}
+
+fn fold_bytes(bytes: &[u8]) -> Vec<u8> {
+    lz4_flex::compress_prepend_size(bytes)
 }
 
 fn unfold<M: Message + Default>(bytes: &[u8]) -> Result<M, ShelfError> {
@@ -242,4 +255,17 @@ fn unfold<M: Message + Default>(bytes: &[u8]) -> Result<M, ShelfError> {
     }
     let unfolded = lz4_flex::decompress(folded, size).map_err(|_| bad("cannot be unfolded"))?;
     M::decode(unfolded.as_slice()).map_err(|_| bad("cannot be read"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_of_shared_records_reads_as_a_block() {
+        let record = |node| HistoryRecord { attempts_node: node, ..HistoryRecord::default() };
+        let shared: Vec<_> = [1, 2].map(record).into_iter().map(Arc::new).collect();
+        let block = HistoryBlock { records: [1, 2].map(record).into() };
+        assert_eq!(block_of_records(&shared), block.encode_to_vec());
+    }
 }
