@@ -246,7 +246,10 @@ impl Client {
     pub async fn get_stale(&self, gid: &str) -> Result<Answer, ClientError> {
         let request = GetRequest { gid: gid.to_owned(), stale: true };
         let reply = self
-            .on_any(async |channel| TransactionsClient::new(channel).get(request.clone()).await)
+            .on_any(|channel| {
+                let request = request.clone();
+                async move { TransactionsClient::new(channel).get(request).await }
+            })
             .await?;
         Ok(Answer::of(gid.to_owned(), reply))
     }
@@ -261,10 +264,13 @@ impl Client {
             limit: filter.limit,
         };
         let reply = self
-            .on_any(async |channel| {
-                let mut client =
-                    TransactionsClient::new(channel).max_decoding_message_size(64 * 1024 * 1024);
-                client.list(request.clone()).await
+            .on_any(|channel| {
+                let request = request.clone();
+                async move {
+                    let mut client = TransactionsClient::new(channel)
+                        .max_decoding_message_size(64 * 1024 * 1024);
+                    client.list(request).await
+                }
             })
             .await?;
         Ok(Page {
@@ -277,7 +283,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn node_status(&self) -> Result<wire::NodeStatusReply, ClientError> {
-        self.on_any(async |channel| {
+        self.on_any(|channel| async move {
             AdminClient::new(channel).node_status(wire::NodeStatusRequest {}).await
         })
         .await
@@ -290,7 +296,7 @@ impl Client {
         &self,
         address: &str,
     ) -> Result<wire::NodeStatusReply, ClientError> {
-        self.on_one(address, &async |channel| {
+        self.on_one(address, &|channel| async move {
             AdminClient::new(channel).node_status(wire::NodeStatusRequest {}).await
         })
         .await

@@ -23,10 +23,13 @@ impl Client {
     /// [`ClientError`].
     pub async fn services(&self, service: &str) -> Result<ListServicesReply, ClientError> {
         let request = ListServicesRequest { service: service.to_owned(), stale: false };
-        self.on_any(async |channel| {
-            let mut client =
-                ServicesClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-            client.list_services(request.clone()).await
+        self.on_any(|channel| {
+            let request = request.clone();
+            async move {
+                let mut client =
+                    ServicesClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+                client.list_services(request).await
+            }
         })
         .await
     }
@@ -38,8 +41,9 @@ impl Client {
         &self,
         request: SetServicePolicyRequest,
     ) -> Result<SetPolicyReply, ClientError> {
-        self.change_on_any("the policy of a service", async |channel| {
-            ServicesClient::new(channel).set_service_policy(request.clone()).await
+        self.change_on_any("the policy of a service", |channel| {
+            let request = request.clone();
+            async move { ServicesClient::new(channel).set_service_policy(request).await }
         })
         .await
     }
@@ -51,10 +55,13 @@ impl Client {
         &self,
         request: SearchHistoryRequest,
     ) -> Result<SearchHistoryReply, ClientError> {
-        self.on_any(async |channel| {
-            let mut client =
-                HistoryClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-            client.search(request.clone()).await
+        self.on_any(|channel| {
+            let request = request.clone();
+            async move {
+                let mut client =
+                    HistoryClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+                client.search(request).await
+            }
         })
         .await
     }
@@ -65,7 +72,11 @@ impl Client {
     /// [`ClientError`]; refused with HF2001 if no node knows it.
     pub async fn show(&self, gid: &str) -> Result<HistoryRecord, ClientError> {
         let request = ShowRequest { gid: gid.to_owned() };
-        self.on_any(async |channel| HistoryClient::new(channel).show(request.clone()).await).await
+        self.on_any(|channel| {
+            let request = request.clone();
+            async move { HistoryClient::new(channel).show(request).await }
+        })
+        .await
     }
 
     /// The shard rules of `epoch`, if they are still kept; 0: those in force.
@@ -73,7 +84,7 @@ impl Client {
     /// [`ClientError`]; refused with HF2409 if there are none.
     pub async fn rules(&self, epoch: u64) -> Result<ShardRules, ClientError> {
         let request = ShowRulesRequest { epoch, stale: false };
-        self.on_any(async |channel| ShardsClient::new(channel).show(request).await).await
+        self.on_any(|channel| async move { ShardsClient::new(channel).show(request).await }).await
     }
 
     /// The versions of the shard rules that are kept, the newest last, without their texts.
@@ -81,8 +92,9 @@ impl Client {
     /// [`ClientError`].
     pub async fn rules_versions(&self) -> Result<Vec<ShardRules>, ClientError> {
         let request = ListVersionsRequest { stale: false };
-        let reply =
-            self.on_any(async |channel| ShardsClient::new(channel).list_versions(request).await);
+        let reply = self.on_any(|channel| async move {
+            ShardsClient::new(channel).list_versions(request).await
+        });
         Ok(reply.await?.versions)
     }
 
@@ -93,7 +105,10 @@ impl Client {
         &self,
         request: ApplyRulesRequest,
     ) -> Result<ApplyRulesReply, ClientError> {
-        let ask = async |channel| ShardsClient::new(channel).apply(request.clone()).await;
+        let ask = |channel| {
+            let request = request.clone();
+            async move { ShardsClient::new(channel).apply(request).await }
+        };
         self.change_on_any(SHARD_RULES, ask).await
     }
 
@@ -104,7 +119,10 @@ impl Client {
         &self,
         request: RevertRulesRequest,
     ) -> Result<ApplyRulesReply, ClientError> {
-        let ask = async |channel| ShardsClient::new(channel).revert(request.clone()).await;
+        let ask = |channel| {
+            let request = request.clone();
+            async move { ShardsClient::new(channel).revert(request).await }
+        };
         self.change_on_any(SHARD_RULES, ask).await
     }
 
@@ -116,7 +134,7 @@ impl Client {
         after_epoch: u64,
     ) -> Result<tonic::Streaming<ShardRules>, ClientError> {
         let request = WatchRulesRequest { after_epoch };
-        self.on_any(async |channel| ShardsClient::new(channel).watch(request).await).await
+        self.on_any(|channel| async move { ShardsClient::new(channel).watch(request).await }).await
     }
 
     /// Where keys live, by the rules in force.
@@ -124,7 +142,11 @@ impl Client {
     /// [`ClientError`]; refused if a key has no place.
     pub async fn locate(&self, group: &str, keys: &[String]) -> Result<LocateReply, ClientError> {
         let request = LocateRequest { group: group.to_owned(), keys: keys.to_vec() };
-        self.on_any(async |channel| ShardsClient::new(channel).locate(request.clone()).await).await
+        self.on_any(|channel| {
+            let request = request.clone();
+            async move { ShardsClient::new(channel).locate(request).await }
+        })
+        .await
     }
 
     /// At most `limit` audit records behind number `after`, as one node has applied them.
@@ -136,7 +158,8 @@ impl Client {
         limit: u32,
     ) -> Result<ListRecordsReply, ClientError> {
         let request = ListRecordsRequest { after, limit };
-        self.on_any(async |channel| AuditClient::new(channel).list_records(request).await).await
+        self.on_any(|channel| async move { AuditClient::new(channel).list_records(request).await })
+            .await
     }
 
     /// Whether the chain of what the node at `address` keeps is whole.
@@ -144,6 +167,10 @@ impl Client {
     /// [`ClientError`].
     pub async fn verify_audit_of(&self, address: &str) -> Result<VerifyAuditReply, ClientError> {
         let request = VerifyAuditRequest {};
-        self.on_one(address, &async |channel| AuditClient::new(channel).verify(request).await).await
+        self.on_one(
+            address,
+            &|channel| async move { AuditClient::new(channel).verify(request).await },
+        )
+        .await
     }
 }

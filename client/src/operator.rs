@@ -71,10 +71,7 @@ impl Client {
         loop {
             let mut addresses = self.addresses();
             while let Some(address) = addresses.pop() {
-                match self
-                    .change_on_one(&address, MEMBERS, &async |channel| change.ask(channel).await)
-                    .await
-                {
+                match self.change_on_one(&address, MEMBERS, &|channel| change.ask(channel)).await {
                     Ok(reply) => match reply.outcome {
                         Some(Outcome::Done(done)) => return Ok(done.took_ms),
                         Some(Outcome::NotLeader(elsewhere)) => {
@@ -126,7 +123,7 @@ impl Client {
         &self,
         address: &str,
     ) -> Result<tonic::Streaming<wire::BackupChunk>, ClientError> {
-        self.on_one(address, &async |channel| {
+        self.on_one(address, &|channel| async move {
             AdminClient::new(channel).backup(wire::BackupRequest {}).await
         })
         .await

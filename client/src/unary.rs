@@ -9,10 +9,10 @@ use crate::{
 
 impl Client {
     /// Asks one node after the other until one answers.
-    pub(crate) async fn on_any<T>(
-        &self,
-        ask: impl AsyncFn(Line) -> Result<tonic::Response<T>, tonic::Status>,
-    ) -> Result<T, ClientError> {
+    pub(crate) async fn on_any<T, F>(&self, ask: impl Fn(Line) -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
         let mut error = None;
         for address in self.addresses() {
             match self.on_one(&address, &ask).await {
@@ -26,11 +26,14 @@ impl Client {
 
     /// Has one node after the other carry out a change, until one answers. A change whose answer is lost is not asked for again: it may
     /// have happened. `what` says what it is about.
-    pub(crate) async fn change_on_any<T>(
+    pub(crate) async fn change_on_any<T, F>(
         &self,
         what: &str,
-        ask: impl AsyncFn(Line) -> Result<tonic::Response<T>, tonic::Status>,
-    ) -> Result<T, ClientError> {
+        ask: impl Fn(Line) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
         let mut error = None;
         for address in self.addresses() {
             match self.change_on_one(&address, what, &ask).await {
@@ -42,11 +45,14 @@ impl Client {
     }
 
     /// Asks one node. Nothing happens by a question, so one whose answer is lost may be asked again.
-    pub(crate) async fn on_one<T>(
+    pub(crate) async fn on_one<T, F>(
         &self,
         address: &str,
-        ask: &impl AsyncFn(Line) -> Result<tonic::Response<T>, tonic::Status>,
-    ) -> Result<T, ClientError> {
+        ask: &impl Fn(Line) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
         let patience_ms = self.options().patience_ms;
         self.change_on_one(address, "a question", ask).await.map_err(|error| match error {
             ClientError::Unknown { last, .. } => ClientError::Unreachable { patience_ms, last },
@@ -55,12 +61,15 @@ impl Client {
     }
 
     /// Has one node carry out a change. [`ClientError::Unknown`]: it was sent, and no answer says what came of it.
-    pub(crate) async fn change_on_one<T>(
+    pub(crate) async fn change_on_one<T, F>(
         &self,
         address: &str,
         what: &str,
-        ask: &impl AsyncFn(Line) -> Result<tonic::Response<T>, tonic::Status>,
-    ) -> Result<T, ClientError> {
+        ask: &impl Fn(Line) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
         let options = self.options();
         let patience_ms = options.patience_ms;
         let unreachable = |last: String| ClientError::Unreachable { patience_ms, last };
@@ -106,6 +115,25 @@ mod tests {
     use tonic::{Code, Status, metadata::MetadataMap};
 
     use super::*;
+
+    /// Holds at compile time: a caller may wait in a task of its own.
+    #[test]
+    fn what_asks_any_node_may_be_spawned() {
+        fn spawned<T: Send>(_: impl Future<Output = T> + Send) {}
+        let client = Client::lazy(["127.0.0.1:1"], crate::ClientOptions::default())
+            .expect("an address and the default options are good");
+        spawned(client.get_stale("g1"));
+        spawned(client.list(crate::Filter::default()));
+        spawned(client.node_status());
+        spawned(client.node_status_of("127.0.0.1:1"));
+        spawned(client.services(""));
+        spawned(client.show("g1"));
+        spawned(client.rules(0));
+        spawned(client.watch_rules(0));
+        spawned(client.locate("customers", &[]));
+        spawned(client.audit_records(0, 1));
+        spawned(client.apply_rules(crate::wire::ApplyRulesRequest::default()));
+    }
 
     fn told(kind: &'static str) -> ClientError {
         let mut metadata = MetadataMap::new();

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use holdfast_client::{
-    Answer, Client, ClientError, ClientOptions,
+    Answer, Client, ClientError, ClientOptions, Status, Wait,
     wire::{Outcome, transactions_client::TransactionsClient},
 };
 use tokio::{
@@ -31,6 +31,8 @@ use crate::demo::{
 /// From start to a leader and open sessions.
 const READY_MAX: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// Between two looks of a caller that waits for nothing.
+const LOOK_IN: Duration = Duration::from_millis(2);
 /// Bytes of an HTTP answer's head.
 const HEAD_MAX: usize = 8 * 1024;
 
@@ -102,6 +104,12 @@ impl Nodes {
             async move { committed(client.submit(submission::of(mode)).await) }
         };
         self.metered(shape, ask).await
+    }
+
+    /// Sagas whose caller is told that they are durable, looks in now and then, and waits for nothing.
+    pub(crate) async fn run_unwaited(&mut self, shape: Shape) -> anyhow::Result<Figures> {
+        let client = self.client.clone();
+        self.metered(shape, move |_| Box::pin(unwaited(client.clone()))).await
     }
 
     /// By unary calls to the leader.
@@ -251,6 +259,20 @@ impl Processes {
             lazy: counter("holdfast_proposals_total{kind=\"lazy\"}"),
         })
     }
+}
+
+/// One Saga; true once it is seen to have committed.
+async fn unwaited(client: Client) -> bool {
+    let mut answer = client.submit(submission::of(Mode::Saga).wait(Wait::None)).await;
+    // No answer, or one about nothing, is a failure.
+    while let Ok(Answer { transaction: Some(known), .. }) = answer {
+        if known.status.is_some_and(Status::is_final) {
+            return known.status == Some(Status::Committed);
+        }
+        sleep(LOOK_IN).await;
+        answer = client.get_stale(&known.gid).await;
+    }
+    false
 }
 
 fn committed(answer: Result<Answer, ClientError>) -> bool {
