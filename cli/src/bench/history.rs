@@ -199,7 +199,7 @@ fn fill_and_search(
     let seconds = began.elapsed().as_secs_f64();
     let cpu_us = (meters::cpu_us(pid)? - cpu) / args.count as f64 - making_us;
     let figures = archive.figures();
-    let resident = resident_bytes()?;
+    let resident = meters::resident_bytes(std::process::id())?;
     drop(archive);
     let began = Instant::now();
     let archive = open(folder)?;
@@ -239,7 +239,7 @@ fn fill_and_search(
         let bound = Bound::AtMost(PAGE_MS_MAX);
         goals.push(Goal::new(format!("first page by {name}, p99 ms"), Some(at(0.99)), bound));
     }
-    let memory = Some(resident as f64 / count).filter(|_| args.count >= 5_000_000);
+    let memory = Some(resident / count).filter(|_| args.count >= 5_000_000);
     goals.push(Goal::new("bytes in memory a transaction", memory, Bound::AtMost(MEMORY_BYTES_MAX)));
     Ok((filled, Value::Object(searched), goals))
 }
@@ -251,14 +251,6 @@ fn making_us(pid: u32) -> anyhow::Result<f64> {
     let bytes: usize = (0..MADE).map(|n| std::hint::black_box(record(n)).attempts.len()).sum();
     anyhow::ensure!(bytes > 0, "nothing was made");
     Ok((meters::cpu_us(pid)? - before) / MADE as f64)
-}
-
-/// Of this process.
-fn resident_bytes() -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(kilobytes.context("the kernel tells no VmRSS")?.trim().parse::<u64>()? * 1_024)
 }
 
 fn goal_round(value: f64) -> f64 {

@@ -24,6 +24,15 @@ pub(crate) fn family_cpu_us(pid: u32) -> anyhow::Result<f64> {
     Ok((own + ended + children.sum::<f64>()) * tick_us()?)
 }
 
+/// Memory of a process that is in RAM, bytes.
+pub(crate) fn resident_bytes(pid: u32) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        .with_context(|| format!("process {pid} has no status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: f64 = line.context("no VmRSS")?.trim().trim_end_matches("kB").trim_end().parse()?;
+    Ok(kib * 1024.0)
+}
+
 fn tick_us() -> anyhow::Result<f64> {
     let a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?;
     Ok(1e6 / a_second.context("the kernel counts in no ticks")? as f64)

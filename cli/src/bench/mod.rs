@@ -24,6 +24,7 @@ mod router_idle;
 mod router_miss;
 mod router_pgbench;
 mod router_sides;
+mod scale;
 mod show;
 mod submission;
 mod transfer;
@@ -69,6 +70,14 @@ Examples:
 
 Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
     History(history::HistoryArgs),
+    #[command(after_help = "\
+Examples:
+  holdfast bench scale --open 100000 --finished 0
+  holdfast bench scale --json > scale.json
+
+Takes some 20 minutes and 8 GiB of memory with its defaults.
+Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
+    Scale(scale::ScaleArgs),
     /// One log store, for a bench
     #[command(hide = true)]
     Log(bar_log::LogArgs),
@@ -95,6 +104,7 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             Box::pin(history::run(args)).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Bench::Scale(args) => Box::pin(scale::run(args)).await,
         Bench::Log(args) => Box::pin(bar_log::serve(args)).await,
         Bench::RaftNode(args) => Box::pin(bar_raft::serve(args)).await,
         Bench::Echo(args) => Box::pin(bar_echo::serve(args)).await,

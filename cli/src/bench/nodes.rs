@@ -1,16 +1,24 @@
 //! What is measured: three coordinator processes and idle participants, by every way in, with their meters.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, bail, ensure};
 use holdfast_client::{
-    Answer, Client, ClientError, ClientOptions, Status, Wait,
+    Answer, BranchSpec, Client, ClientError, ClientOptions, Status, Terms, Wait,
     wire::{Outcome, transactions_client::TransactionsClient},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::Mutex,
+    task::JoinSet,
     time::{Instant, sleep},
 };
 use tonic::transport::Channel;
@@ -19,7 +27,7 @@ use super::{
     bar_echo::{self, CONNECTIONS},
     figures::{self, Figures},
     load::{self, Shape},
-    meters::{counters, cpu_us},
+    meters::{counters, cpu_us, resident_bytes},
     submission::{self, Mode},
     worker::Worker,
 };
@@ -33,6 +41,10 @@ const READY_MAX: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// Between two looks of a caller that waits for nothing.
 const LOOK_IN: Duration = Duration::from_millis(2);
+/// From the start of nodes with a large state to their service.
+const RESTART_MAX: Duration = Duration::from_secs(120);
+/// The time that is given to transactions that shall stay open, ms.
+const OPEN_FOR_MS: u64 = 24 * 3_600_000;
 /// Bytes of an HTTP answer's head.
 const HEAD_MAX: usize = 8 * 1024;
 
@@ -156,6 +168,60 @@ impl Nodes {
         self.metered(shape, ask).await
     }
 
+    /// Opens transactions of two branches that nobody ends.
+    pub(crate) async fn open(&self, count: u32, at_once: u32, bytes: usize) -> anyhow::Result<()> {
+        let next = Arc::new(AtomicU32::new(0));
+        let mut openers = JoinSet::new();
+        for _ in 0..at_once {
+            let (client, next) = (self.client.clone(), Arc::clone(&next));
+            openers.spawn(async move {
+                while next.fetch_add(1, Ordering::Relaxed) < count {
+                    open_one(&client, bytes).await?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(opened) = openers.join_next().await {
+            opened??;
+        }
+        Ok(())
+    }
+
+    /// Memory of the leader in RAM, bytes.
+    pub(crate) async fn memory_bytes(&self) -> anyhow::Result<f64> {
+        resident_bytes(self.processes().await?.leader)
+    }
+
+    /// Kills all nodes and starts them again: until each has applied what it had before, and until one more transaction
+    /// committed.
+    pub(crate) async fn restart(&mut self) -> anyhow::Result<(Duration, Duration)> {
+        let mut applied = Vec::new();
+        for coordinator in &self.coordinators {
+            let status = status(&coordinator.grpc).await.context("a node does not answer")?;
+            applied.push(status.applied_index);
+        }
+        for coordinator in &mut self.coordinators {
+            coordinator.process.kill().await?;
+        }
+        let begun = Instant::now();
+        for coordinator in &mut self.coordinators {
+            coordinator.process.start()?;
+        }
+        let until = begun + RESTART_MAX;
+        for (coordinator, before) in self.coordinators.iter_mut().zip(applied) {
+            while status(&coordinator.grpc).await.is_none_or(|now| now.applied_index < before) {
+                coordinator.process.check()?;
+                ensure!(Instant::now() < until, "no restart within {} s", RESTART_MAX.as_secs());
+                sleep(LOOK_AGAIN).await;
+            }
+        }
+        let restarted = begun.elapsed();
+        while !committed(self.client.submit(submission::of(Mode::Tcc)).await) {
+            ensure!(Instant::now() < until, "nothing commits after the restart");
+        }
+        Ok((restarted, begun.elapsed()))
+    }
+
     async fn metered<A, F>(&mut self, shape: Shape, ask: A) -> anyhow::Result<Figures>
     where
         A: Fn(u32) -> F + Clone + Send + 'static,
@@ -259,6 +325,16 @@ impl Processes {
             lazy: counter("holdfast_proposals_total{kind=\"lazy\"}"),
         })
     }
+}
+
+/// A transaction that waits for its caller, who never comes back.
+async fn open_one(client: &Client, bytes: usize) -> anyhow::Result<()> {
+    let terms = Terms::tcc().timeout_ms(OPEN_FOR_MS).tried_by_caller();
+    let gid = client.begin(terms).await?.gid;
+    for (number, service) in (1..).zip(submission::SERVICES) {
+        client.add_branch(&gid, number, BranchSpec::new(service, vec![b'x'; bytes])).await?;
+    }
+    Ok(())
 }
 
 /// One Saga; true once it is seen to have committed.

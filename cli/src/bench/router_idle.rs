@@ -1,10 +1,14 @@
 //! Clients that are connected and silent: what each costs a process in memory.
 
-use std::{fs, net::TcpStream, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
 
-use anyhow::{Context, ensure};
-use std::io::{Read, Write};
+use anyhow::ensure;
 
+use super::meters::resident_bytes;
 use crate::demo::postgres::{DATABASE, USER};
 
 /// Raises the limit of open files to what this user may have.
@@ -50,11 +54,4 @@ fn log_in(port: u16) -> anyhow::Result<TcpStream> {
         said.extend_from_slice(&some[..count]);
     }
     Ok(stream)
-}
-
-fn resident_bytes(pid: u32) -> anyhow::Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: f64 = line.context("no VmRSS")?.trim().trim_end_matches("kB").trim_end().parse()?;
-    Ok(kib * 1024.0)
 }
