@@ -6,6 +6,8 @@
 use holdfast_coordinator::fuzzing as coordinator;
 use holdfast_raft::fuzzing as raft;
 
+use crate::fuzzed_router as router;
+
 /// A reader, by the name of its target and of its folder in `fuzz/corpus`.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
@@ -13,19 +15,34 @@ pub struct Target {
     pub name: &'static str,
     /// Reads bytes.
     pub read: fn(&[u8]),
+    /// How many mutations of each file every build replays; fewer where an input costs connections.
+    pub mutations: u64,
+}
+
+const fn of_bytes(name: &'static str, read: fn(&[u8])) -> Target {
+    Target { name, read, mutations: 400 }
+}
+
+const fn of_connections(name: &'static str, read: fn(&[u8])) -> Target {
+    Target { name, read, mutations: 30 }
 }
 
 /// Every one. The configuration's reader is part of the program, and replays its corpus there.
-pub const TARGETS: [Target; 9] = [
-    Target { name: "log_record", read: raft::record },
-    Target { name: "raft_snapshot", read: raft::snapshot },
-    Target { name: "raft_rpc", read: raft::rpc },
-    Target { name: "entry", read: coordinator::entry },
-    Target { name: "state", read: coordinator::state },
-    Target { name: "request", read: coordinator::request },
-    Target { name: "json", read: coordinator::json },
-    Target { name: "filter", read: coordinator::filter },
-    Target { name: "token", read: token },
+pub const TARGETS: [Target; 14] = [
+    of_bytes("log_record", raft::record),
+    of_bytes("raft_snapshot", raft::snapshot),
+    of_bytes("raft_rpc", raft::rpc),
+    of_bytes("entry", coordinator::entry),
+    of_bytes("state", coordinator::state),
+    of_bytes("request", coordinator::request),
+    of_bytes("json", coordinator::json),
+    of_bytes("filter", coordinator::filter),
+    of_bytes("token", token),
+    of_bytes("sql", router::sql),
+    of_bytes("rules", router::rules),
+    of_connections("router_before_login", router::before_login),
+    of_connections("router_after_login", router::after_login),
+    of_connections("router_server", router::server),
 ];
 
 /// The target of that name, which must be one of [`TARGETS`].

@@ -12,7 +12,8 @@
 //! - [`Load`]: transfers that are pursued until their fate is known; [`checker`]: what that history is held against.
 //! - [`matrix`]: kill points, one after the other, under load.
 //! - [`proxy`]: spoils what passes between two programs.
-//! - [`fuzzed`]: every reader of foreign bytes, for a fuzzer and for the corpus that every build replays.
+//! - [`fuzzed`]: every reader of foreign bytes, for a fuzzer and for the corpus that every build replays; [`fuzzed_router`]: those of
+//!   a router.
 //! - [`http`]: one request over a bare socket, right or wrong. - [`journal`]: what the books say of each gid, by plain SQL.
 //!
 //! With `HOLDFAST_KEEP=1` the folders with logs, data and configuration stay.
@@ -24,6 +25,7 @@ mod cluster;
 pub mod demo;
 mod folder;
 pub mod fuzzed;
+pub mod fuzzed_router;
 pub mod http;
 pub mod journal;
 mod load;

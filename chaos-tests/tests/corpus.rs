@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use holdfast_chaos_tests::fuzzed::TARGETS;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
-/// Mutations of each file.
+/// Mutations within which a reader that breaks a promise must be noticed.
 const MUTATIONS: u64 = 400;
 /// Bytes after which a mutation grows no further.
 const BYTES_MAX: usize = 64 * 1024;
@@ -59,7 +59,7 @@ fn the_corpus_and_its_mutations_break_no_promise_of_any_reader() -> anyhow::Resu
         ensure!(files.len() >= 4, "{} has {} files", target.name, files.len());
         for (nth, (name, sound)) in files.iter().enumerate() {
             let other = &files[(nth + 1) % files.len()].1;
-            for seed in 0..=MUTATIONS {
+            for seed in 0..=target.mutations {
                 let mut bytes = sound.clone();
                 if seed > 0 {
                     mutate(&mut bytes, other, &mut StdRng::seed_from_u64(seed));
