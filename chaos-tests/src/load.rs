@@ -9,21 +9,26 @@ use std::{
     time::Duration,
 };
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
 use holdfast_banking::{
     DepositInstruction,
     ledger::{AccountId, Money},
 };
 use holdfast_client::{Client, ClientError, ClientOptions, Outcome, Submission, Terms};
+use holdfast_txn::{Decision, Gid, Participant, Status};
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
     Cluster, SOON,
-    checker::history::{Told, Word},
-    until,
+    checker::{
+        history::{Told, Word},
+        replay::{self, Content, Exchange},
+    },
+    http, until,
 };
 
 /// Accounts of a shard.
@@ -34,6 +39,10 @@ const OPENING_MINOR: i64 = 10_000;
 const PURSUE_MAX: Duration = Duration::from_secs(120);
 /// Bytes that make the log grow, of one branch that is refused.
 const PADDING_BYTES: usize = 60_000;
+/// Looks go to one of so many latest transfers.
+const LOOKED_AT: u64 = 40;
+/// How long a look may take until nobody waits for it any more.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 /// Its branches.
 const PADDING_BRANCHES: usize = 4;
 
@@ -46,6 +55,7 @@ pub struct Load {
     began: Instant,
     next: AtomicU64,
     told: Mutex<BTreeMap<String, Word>>,
+    exchanges: Mutex<Vec<Exchange>>,
 }
 
 /// The clients of a load while they run.
@@ -74,6 +84,7 @@ impl Load {
             began: Instant::now(),
             next: AtomicU64::new(0),
             told: Mutex::default(),
+            exchanges: Mutex::default(),
         }))
     }
 
@@ -99,6 +110,52 @@ impl Load {
     /// What was asked and told so far, by gid.
     pub fn history(&self) -> BTreeMap<String, Word> {
         self.told.lock().expect("no holder panics").clone()
+    }
+
+    /// Every question that was asked and what was told, those of [`Self::look`] among them: for the index replay.
+    pub fn exchanges(&self) -> Vec<Exchange> {
+        self.exchanges.lock().expect("no holder panics").clone()
+    }
+
+    /// Asks the HTTP door at `address` for one of the latest transfers, and writes down what it said. A door that says nothing
+    /// that can be relied on is no error.
+    /// # Errors
+    /// What it said is none of its words.
+    pub async fn look(&self, address: &str) -> anyhow::Result<()> {
+        let next = self.next.load(Ordering::SeqCst);
+        let number = next.saturating_sub(1 + next % LOOKED_AT);
+        let gid = format!("{}-{number}", self.name);
+        let asked_at = self.now();
+        let path = format!("/v1/transactions/{gid}");
+        let asked = timeout(LOOK_MAX, http::get(address, &path)).await;
+        let Ok(Ok(reply)) = asked else { return Ok(()) };
+        let told = match reply.status {
+            200 => {
+                let status = reply.text("/transaction/status").replace('_', " ");
+                let status = Status::ALL.into_iter().find(|known| known.as_str() == status);
+                replay::Told::Status(status.with_context(|| reply.text("/transaction/status"))?)
+            }
+            404 => replay::Told::Absent,
+            _ => return Ok(()),
+        };
+        self.exchanged(&gid, asked_at, replay::Asked::Look, told)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).expect("a load ends within an age")
+    }
+
+    fn exchanged(
+        &self,
+        gid: &str,
+        asked_at: u64,
+        asked: replay::Asked,
+        told: replay::Told,
+    ) -> anyhow::Result<()> {
+        let gid = Gid::parse(gid)?;
+        let exchange = Exchange { gid, asked_at, told_at: self.now(), asked, told };
+        self.exchanges.lock().expect("no holder panics").push(exchange);
+        Ok(())
     }
 
     /// Waits until so many more transfers are answered.
@@ -138,7 +195,19 @@ impl Load {
         let until = Instant::now() + PURSUE_MAX;
         for asked in 0.. {
             let submission = self.submission(gid, number)?.patience_ms(1_000);
-            match self.client.submit(submission).await {
+            let asked_at = self.now();
+            let answered = self.client.submit(submission).await;
+            let told = match &answered {
+                Ok(answer) => match answer.outcome {
+                    Outcome::Committed => replay::Told::Decided(Decision::Commit),
+                    Outcome::RolledBack { .. } => replay::Told::Decided(Decision::RollBack),
+                    Outcome::Unknown => replay::Told::Nothing,
+                },
+                Err(_) => replay::Told::Nothing,
+            };
+            let content = replay::Asked::Begin(self.content(number)?);
+            self.exchanged(gid, asked_at, content, told)?;
+            match answered {
                 Ok(answer) => match answer.outcome {
                     Outcome::Committed => return Ok((Told::Committed, asked)),
                     Outcome::RolledBack { .. } => return Ok((Told::RolledBack, asked)),
@@ -188,7 +257,25 @@ impl Load {
     }
 
     fn submission(&self, gid: &str, number: u64) -> anyhow::Result<Submission> {
-        let mut submission = Submission::tcc().gid(gid);
+        let branches = self.branches(number)?.into_iter();
+        let submission = Submission::tcc().gid(gid);
+        Ok(branches.fold(submission, |submission, (participant, payload)| {
+            submission.branch(participant, payload)
+        }))
+    }
+
+    /// What the log must hold of transfer `number`.
+    fn content(&self, number: u64) -> anyhow::Result<Content> {
+        let branches = self.branches(number)?.into_iter();
+        let branches =
+            branches.map(|(participant, payload)| Ok((Participant::parse(&participant)?, payload)));
+        let branches = branches.collect::<anyhow::Result<_>>()?;
+        Ok(Content { branches, tags: BTreeMap::new() })
+    }
+
+    /// Participants and payloads.
+    fn branches(&self, number: u64) -> anyhow::Result<Vec<(String, Bytes)>> {
+        let mut branches = Vec::new();
         for (shard, account, minor) in self.legs(number) {
             let account = AccountId::parse(&account)?;
             let amount = format!("{}.{:02}", minor.abs() / 100, minor.abs() % 100);
@@ -198,10 +285,9 @@ impl Load {
             } else {
                 DepositInstruction::Credit { account, money }
             };
-            let participant = format!("deposit@shard-{}", shard + 1);
-            submission = submission.branch(participant, leg.to_payload());
+            branches.push((format!("deposit@shard-{}", shard + 1), leg.to_payload()));
         }
-        Ok(submission)
+        Ok(branches)
     }
 }
 

@@ -54,7 +54,9 @@ pub mod rpc;
 mod serve;
 mod waiters;
 mod watchers;
+mod written;
 
 pub use config::Config;
 pub use coordinator::{Applied, Coordinator, Freshness, NodeStatus, WaitEnd, WaitUntil, Waited};
 pub use fault::{ProposeError, ServeError, StartError};
+pub use written::{Written, read_written};

@@ -16,6 +16,7 @@
 
 mod campaign;
 mod chance;
+pub mod checker;
 mod happening;
 pub mod invariant;
 mod mutant;

@@ -77,6 +77,7 @@ mod log;
 mod machine;
 mod membership;
 mod network;
+mod offline;
 mod open;
 mod position;
 mod status;
@@ -93,6 +94,7 @@ pub use self::{
     log::Log,
     machine::{Capture, StateMachine},
     membership::LAG_MAX,
+    offline::{StoppedLog, read_stopped},
     position::Position,
     status::{LogStatus, MemberStatus, Role},
 };

@@ -297,7 +297,7 @@ fn read_found(log: &LogStore, found: Vec<Found>) -> Vec<Entry> {
     entries
 }
 
-fn read_entry(file: &File, named: LogId, located: Located) -> Result<Entry, String> {
+pub(crate) fn read_entry(file: &File, named: LogId, located: Located) -> Result<Entry, String> {
     let mut bytes = vec![0; record::record_bytes(located.payload_bytes as usize)];
     file.read_exact_at(&mut bytes, u64::from(located.place.offset))
         .map_err(|error| error.to_string())?;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::{StoreError, store::segment};
+use crate::{StoreError, read_stopped, store::segment};
 
 #[tokio::test]
 async fn what_was_written_is_there_after_a_restart() -> anyhow::Result<()> {
@@ -180,5 +180,31 @@ async fn a_second_opener_and_a_strangers_directory_are_refused() -> anyhow::Resu
         assert!(matches!(error, StoreError::AnotherNodes { .. }), "{error}");
     }
     open(dir.path())?.close().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stopped_log_is_read_as_it_was_written_and_a_running_one_is_not() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut log = open(dir.path())?;
+    append(&mut log, (1..=300).map(|index| entry(1 + index / 200, index, 100)).collect()).await?;
+    log.truncate_after(Some(log_id(2, 290))).await?;
+    log.purge(log_id(1, 100)).await?;
+    log.save_committed(Some(log_id(2, 280))).await?;
+    let busy = read_stopped(dir.path(), 1).unwrap_err();
+    assert!(matches!(busy, StoreError::InUse { .. }), "{busy}");
+    log.close().await;
+
+    let read = read_stopped(dir.path(), 1)?.remove(0);
+    assert_eq!((read.purged, read.committed), (100, 280));
+    let expected: Vec<(Position, Bytes)> = (101..=290)
+        .map(|index| {
+            let Payload::Normal(content) = entry(1 + index / 200, index, 100).payload else {
+                unreachable!("it has content")
+            };
+            (Position { index, term: 1 + index / 200 }, content.0)
+        })
+        .collect();
+    assert!(read.entries == expected, "{} entries", read.entries.len());
     Ok(())
 }
