@@ -82,7 +82,7 @@ pub(crate) async fn run_chaos(args: &ChaosArgs, output: Output) -> anyhow::Resul
 
 fn mutant_named(name: &str) -> anyhow::Result<Mutant> {
     let named = Mutant::named(name);
-    let known = || Mutant::ALL.map(Mutant::name).join(", ");
+    let known = || Mutant::ALL.iter().map(|mutant| mutant.name()).collect::<Vec<_>>().join(", ");
     Ok(named
         .ok_or_else(|| Usage(format!("no mutant is called {name:?}; there are {}", known())))?)
 }
@@ -182,6 +182,7 @@ fn violation(violation: &Violation, replay: &str) -> Value {
         "commit": env!("HOLDFAST_BUILD"),
         "promise": violation.broken.promise,
         "detail": violation.broken.detail,
+        "trace_hash": format!("{:016x}", violation.run.trace_hash),
         "settings": format!("{:?}", violation.run.settings),
         "last_events": violation.run.lines,
         "replay": replay,

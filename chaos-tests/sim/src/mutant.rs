@@ -1,157 +1,111 @@
 //! Planted bugs: each breaks one promise of the shell, in the model of it, and must be found.
 
-/// A bug that can be planted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mutant {
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// A bug that can be planted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Mutant { $($(#[$doc])* $variant,)* }
+
+        impl Mutant {
+            /// Every one.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Its name, as `--mutant` takes it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+mutants! {
     /// The dispatcher confirms a branch as soon as its try is done.
-    ConfirmBeforeDecision,
+    ConfirmBeforeDecision = "confirm-before-decision",
     /// A timeout is taken for a refusal.
-    UnknownAsRefused,
+    UnknownAsRefused = "unknown-as-refused",
     /// A timeout is taken for success.
-    UnknownAsDone,
+    UnknownAsDone = "unknown-as-done",
     /// A compensation is reported as done without a call.
-    CompensationLost,
+    CompensationLost = "compensation-lost",
     /// A branch whose try has no answer is reported as cancelled without a call.
-    CancelSkipped,
+    CancelSkipped = "cancel-skipped",
     /// The pivot is called before the log says that it is reached.
-    PivotUnrecorded,
+    PivotUnrecorded = "pivot-unrecorded",
     /// The leader rolls back by its own clock, without asking the log's.
-    ExpiresByOwnClock,
+    ExpiresByOwnClock = "expires-by-own-clock",
     /// The caller hears the decision when its report is proposed, not when it is applied.
-    DecisionToldEarly,
+    DecisionToldEarly = "decision-told-early",
     /// A proposal with an unknown outcome is told to the caller as rolled back.
-    UnknownToldAsFailure,
+    UnknownToldAsFailure = "unknown-told-as-failure",
     /// A begin is acknowledged before its entry is in the log.
-    BeginAcknowledgedEarly,
+    BeginAcknowledgedEarly = "begin-acknowledged-early",
     /// A known gid with other content is answered as a repeat.
-    OtherContentAccepted,
+    OtherContentAccepted = "other-content-accepted",
     /// A deposed leader carries out its own entries, which its term no longer carries.
-    OldTermApplied,
+    OldTermApplied = "old-term-applied",
     /// A restart skips the first entry behind the snapshot.
-    ReplaySkipsOne,
+    ReplaySkipsOne = "replay-skips-one",
     /// A snapshot leaves the finished transactions out.
-    SnapshotDropsFinished,
+    SnapshotDropsFinished = "snapshot-drops-finished",
     /// The barrier's rows are gone when the agent restarts.
-    BarrierForgotten,
+    BarrierForgotten = "barrier-forgotten",
     /// A late try is carried out.
-    LateTryAccepted,
+    LateTryAccepted = "late-try-accepted",
     /// The barrier's row is committed, the effect is not.
-    RowBeforeEffect,
+    RowBeforeEffect = "row-before-effect",
     /// The effect is committed, the barrier's row is not.
-    EffectBeforeRow,
+    EffectBeforeRow = "effect-before-row",
     /// The agent answers before its local transaction is committed.
-    AnswerBeforeCommit,
+    AnswerBeforeCommit = "answer-before-commit",
     /// A cancel captures the hold instead of letting it go.
-    ReleaseCaptures,
+    ReleaseCaptures = "release-captures",
     /// A new leader does not ask what is due.
-    DueNotAsked,
+    DueNotAsked = "due-not-asked",
     /// A call without an answer is never made again.
-    RetryForgotten,
+    RetryForgotten = "retry-forgotten",
     /// Nobody looks at deadlines.
-    ExpiryForgotten,
+    ExpiryForgotten = "expiry-forgotten",
     /// A confirm is reported as done without a call.
-    ConfirmLost,
+    ConfirmLost = "confirm-lost",
     /// What was carried out is carried out again when it is asked for again.
-    RepeatCarriedOut,
+    RepeatCarriedOut = "repeat-carried-out",
     /// A cancel before its try leaves no row.
-    EmptyCancelUnrecorded,
+    EmptyCancelUnrecorded = "empty-cancel-unrecorded",
     /// The dispatcher cancels a branch as soon as it refuses, before the log has decided.
-    CancelBeforeDecision,
+    CancelBeforeDecision = "cancel-before-decision",
     /// *Working* is taken for done.
-    WorkingAsDone,
+    WorkingAsDone = "working-as-done",
     /// A late try is turned away and answered as done.
-    LateAsDone,
+    LateAsDone = "late-as-done",
     /// Each posting is written twice.
-    PostingWrittenTwice,
+    PostingWrittenTwice = "posting-written-twice",
     /// A compensation is answered as done and undoes nothing.
-    CompensationEmpty,
+    CompensationEmpty = "compensation-empty",
     /// A snapshot says that it stands one entry before where it stands.
-    SnapshotCountsShort,
+    SnapshotCountsShort = "snapshot-counts-short",
     /// An answer is taken for that of the transaction's first branch.
-    AnswerToAnotherBranch,
+    AnswerToAnotherBranch = "answer-to-another-branch",
+    /// Who looks is answered by a leader that does not ask whether it still leads.
+    LookWithoutQuorum = "look-without-quorum",
+    /// People mark a branch done that they have not done.
+    MarkedDoneUndone = "marked-done-undone",
+    /// A door has an act carried out without writing down who asked for it.
+    ActWithoutName = "act-without-name",
+    /// A snapshot leaves rules and audit records out.
+    SnapshotDropsBooks = "snapshot-drops-books",
+    /// Whoever exports audit records goes on behind the newest one instead of the last that it has.
+    ExportSkips = "export-skips",
+    /// A router takes the rules of whichever node it asks, older ones too.
+    RulesGoBack = "rules-go-back",
+    /// A proposal of new rules is stamped with the epoch that is there, not the one that its author has read.
+    RulesReadBlindly = "rules-read-blindly",
 }
 
 impl Mutant {
-    /// Every mutant.
-    pub const ALL: [Self; 33] = [
-        Self::ConfirmBeforeDecision,
-        Self::UnknownAsRefused,
-        Self::UnknownAsDone,
-        Self::CompensationLost,
-        Self::CancelSkipped,
-        Self::PivotUnrecorded,
-        Self::ExpiresByOwnClock,
-        Self::DecisionToldEarly,
-        Self::UnknownToldAsFailure,
-        Self::BeginAcknowledgedEarly,
-        Self::OtherContentAccepted,
-        Self::OldTermApplied,
-        Self::ReplaySkipsOne,
-        Self::SnapshotDropsFinished,
-        Self::BarrierForgotten,
-        Self::LateTryAccepted,
-        Self::RowBeforeEffect,
-        Self::EffectBeforeRow,
-        Self::AnswerBeforeCommit,
-        Self::ReleaseCaptures,
-        Self::DueNotAsked,
-        Self::RetryForgotten,
-        Self::ExpiryForgotten,
-        Self::ConfirmLost,
-        Self::RepeatCarriedOut,
-        Self::EmptyCancelUnrecorded,
-        Self::CancelBeforeDecision,
-        Self::WorkingAsDone,
-        Self::LateAsDone,
-        Self::PostingWrittenTwice,
-        Self::CompensationEmpty,
-        Self::SnapshotCountsShort,
-        Self::AnswerToAnotherBranch,
-    ];
-
-    /// Its name, as `--mutant` takes it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ConfirmBeforeDecision => "confirm-before-decision",
-            Self::UnknownAsRefused => "unknown-as-refused",
-            Self::UnknownAsDone => "unknown-as-done",
-            Self::CompensationLost => "compensation-lost",
-            Self::CancelSkipped => "cancel-skipped",
-            Self::PivotUnrecorded => "pivot-unrecorded",
-            Self::ExpiresByOwnClock => "expires-by-own-clock",
-            Self::DecisionToldEarly => "decision-told-early",
-            Self::UnknownToldAsFailure => "unknown-told-as-failure",
-            Self::BeginAcknowledgedEarly => "begin-acknowledged-early",
-            Self::OtherContentAccepted => "other-content-accepted",
-            Self::OldTermApplied => "old-term-applied",
-            Self::ReplaySkipsOne => "replay-skips-one",
-            Self::SnapshotDropsFinished => "snapshot-drops-finished",
-            Self::BarrierForgotten => "barrier-forgotten",
-            Self::LateTryAccepted => "late-try-accepted",
-            Self::RowBeforeEffect => "row-before-effect",
-            Self::EffectBeforeRow => "effect-before-row",
-            Self::AnswerBeforeCommit => "answer-before-commit",
-            Self::ReleaseCaptures => "release-captures",
-            Self::DueNotAsked => "due-not-asked",
-            Self::RetryForgotten => "retry-forgotten",
-            Self::ExpiryForgotten => "expiry-forgotten",
-            Self::ConfirmLost => "confirm-lost",
-            Self::RepeatCarriedOut => "repeat-carried-out",
-            Self::EmptyCancelUnrecorded => "empty-cancel-unrecorded",
-            Self::CancelBeforeDecision => "cancel-before-decision",
-            Self::WorkingAsDone => "working-as-done",
-            Self::LateAsDone => "late-as-done",
-            Self::PostingWrittenTwice => "posting-written-twice",
-            Self::CompensationEmpty => "compensation-empty",
-            Self::SnapshotCountsShort => "snapshot-counts-short",
-            Self::AnswerToAnotherBranch => "answer-to-another-branch",
-        }
-    }
-
     /// The mutant of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|mutant| mutant.name() == name)
+        Self::ALL.iter().copied().find(|mutant| mutant.name() == name)
     }
 }

@@ -23,11 +23,15 @@ pub enum Strike {
     TakeSnapshot,
     /// People retry what needs attention.
     OperatorLooks,
+    /// People put other shard rules into force, or write down what they did elsewhere.
+    WriteBooks,
+    /// A router reads the rules, and whoever exports audit records those, of any node.
+    ReadBooks,
 }
 
 impl Strike {
     /// Every strike.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::CrashNode,
         Self::PauseNode,
         Self::PartitionTwoWay,
@@ -37,6 +41,8 @@ impl Strike {
         Self::JumpClock,
         Self::TakeSnapshot,
         Self::OperatorLooks,
+        Self::WriteBooks,
+        Self::ReadBooks,
     ];
 }
 

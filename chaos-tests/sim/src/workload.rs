@@ -1,10 +1,10 @@
 //! What the clients of a run will ask for: transfers of every style, drawn from the seed before anything happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use holdfast_ledger::AccountId;
-use holdfast_route::Topology;
+use holdfast_route::{SLOTS, Topology};
 use holdfast_txn::{
     BranchId, BranchSpec, Command, Gid, Mode, Op, Options, Order, Participant, Recovery,
     RetryPolicy, TriedBy,
@@ -20,7 +20,7 @@ pub(crate) struct Places {
 
 impl Places {
     pub(crate) fn of(settings: &Settings) -> Self {
-        let topology = Topology::parse(&rules(settings.shards)).expect("the rules fit together");
+        let topology = Topology::parse(&rules_of(settings.shards)).expect("the rules fit together");
         let mut accounts = Vec::new();
         let mut on_shard = vec![0_usize; settings.shards];
         // The same number on every shard, so that each style of transfer is possible.
@@ -60,13 +60,41 @@ pub(crate) fn shard_of_participant(participant: &Participant) -> usize {
     shard_number(participant.as_str().trim_start_matches("deposit@"))
 }
 
-fn rules(shards: usize) -> String {
+/// The rules of the beginning: as many slots on each shard.
+pub(crate) fn rules_of(shards: usize) -> String {
+    rules(shards, &(0..SLOTS).map(|slot| usize::from(slot) * shards / 1_024).collect::<Vec<_>>())
+}
+
+/// Other rules, by which the accounts of this run lie where they did: some slots that hold none of them go elsewhere.
+pub(crate) fn other_rules(places: &Places, shards: usize, chance: &mut Chance) -> String {
+    let topology = Topology::parse(&rules_of(shards)).expect("the rules fit together");
+    let taken: BTreeSet<u16> = places
+        .accounts
+        .iter()
+        .map(|(account, _)| topology.locate("account", account.as_str()).expect("any text"))
+        .map(|located| located.slot.number())
+        .collect();
+    let mut shard_of: Vec<usize> =
+        (0..SLOTS).map(|slot| usize::from(slot) * shards / 1_024).collect();
+    let first = chance.index(900);
+    let other = chance.index(shards);
+    for slot in first..first + 100 {
+        if !taken.contains(&u16::try_from(slot).expect("below 1,024")) {
+            shard_of[slot] = other;
+        }
+    }
+    rules(shards, &shard_of)
+}
+
+fn rules(shards: usize, shard_of: &[usize]) -> String {
     let mut text = "[group.account]\nkey = \"account\"\nfunction = \"crc32c\"\n".to_owned();
-    for shard in 0..shards {
-        let (first, last) = (1_024 * shard / shards, 1_024 * (shard + 1) / shards - 1);
+    let mut first = 0;
+    for slots in shard_of.chunk_by(|one, next| one == next) {
+        let (last, shard) = (first + slots.len() - 1, slots[0]);
         text += &format!(
             "[[group.account.slots]]\nfirst = {first}\nlast = {last}\nshard = \"shard-{shard}\"\n"
         );
+        first = last + 1;
     }
     for shard in 0..shards {
         text += &format!("[shard.shard-{shard}]\nsource = \"pg-{shard}\"\n");
@@ -82,6 +110,8 @@ pub(crate) enum Step {
     Propose(Command),
     /// Propose, and wait for the decision.
     Await(Command),
+    /// Ask what is there.
+    Look(Gid),
     /// Call the participant of this branch for its try.
     Try(BranchId),
 }
@@ -123,6 +153,14 @@ impl Plan {
         }
         steps.push(Step::Await(Command::Submit { gid: self.gid.clone() }));
         steps
+    }
+
+    /// What a participant nests in its first branch: a credit, while the branch is called.
+    pub(crate) fn nested(&self, places: &Places, chance: &mut Chance) -> Command {
+        let account = chance.pick(&places.accounts).0;
+        let branch = BranchId(u32::try_from(self.branches.len() + 1).expect("few branches"));
+        let spec = leg(places, &format!("credit {account} {}", chance.between(1, 20)));
+        Command::Nest { gid: self.gid.clone(), parent: BranchId(1), branch, spec }
     }
 
     /// The same gid with other content.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_txn::{Command, Decision, Gid, GlobalTransaction, Timestamp};
+use holdfast_txn::{Act, Command, Decision, Gid, GlobalTransaction, Timestamp};
 
 use super::{Broken, hold};
 
@@ -42,7 +42,7 @@ impl Deadlines {
                 })?;
                 self.expired.insert(gid.clone());
             }
-            Command::RollBack { .. } if has_moved => {
+            Command::RollBack { .. } | Command::Operate { act: Act::RollBack, .. } if has_moved => {
                 hold(self.asked.contains(gid), "I12", || {
                     format!("{gid} was rolled back, and nobody asked for it")
                 })?;

@@ -1,8 +1,10 @@
 //! The promises that a run is held to, one file each; a broken one ends the run.
 
 pub(crate) mod alike;
+pub(crate) mod answers;
 pub(crate) mod bounds;
 pub(crate) mod counters;
+pub(crate) mod deeds;
 pub(crate) mod equal;
 pub(crate) mod expiry;
 pub(crate) mod known;
@@ -13,6 +15,7 @@ pub(crate) mod moves;
 pub(crate) mod opposite;
 pub(crate) mod quiet;
 pub(crate) mod repeats;
+pub(crate) mod rules;
 pub(crate) mod told;
 pub mod vacuous;
 

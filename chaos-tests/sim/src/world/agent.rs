@@ -111,7 +111,7 @@ impl World {
     }
 
     /// Carries the calls out and commits.
-    fn carry(&mut self, shard: usize, batch: &[(Ticket, Call)]) -> Vec<Carried> {
+    pub(super) fn carry(&mut self, shard: usize, batch: &[(Ticket, Call)]) -> Vec<Carried> {
         let carried = self.carry_each(shard, batch);
         for one in &carried {
             let Carried { call, verdict, said, .. } = one;

@@ -16,6 +16,8 @@ use crate::{
 
 /// Attempts after which a client gives up, and is told nothing.
 const TRIES_MAX: u32 = 60;
+/// How often one who looks does so.
+const LOOKS: usize = 4;
 
 /// One program that wants something.
 #[derive(Debug)]
@@ -52,6 +54,18 @@ impl World {
             let rival_ms = (at_ms + drawing.between(0, 2_000)).saturating_sub(200);
             let steps = vec![Step::Await(rival.begin())];
             self.arrive(rival, steps, rival_ms, None);
+        }
+        if plan.options.tried_by == TriedBy::Coordinator && !plan.one_shard && drawing.permille(200)
+        {
+            let nest_ms = at_ms + drawing.between(1, 300);
+            let steps = vec![Step::Propose(plan.nested(&self.places, drawing))];
+            self.arrive(plan.clone(), steps, nest_ms, None);
+        }
+        if drawing.permille(300) {
+            self.count(Happening::ClientLooks);
+            let look_ms = (at_ms + drawing.between(0, 1_000)).saturating_sub(200);
+            let steps = vec![Step::Look(plan.gid.clone()); LOOKS];
+            self.arrive(plan.clone(), steps, look_ms, None);
         }
         if drawing.permille(150) {
             self.count(Happening::ClientRollBack);
@@ -101,6 +115,10 @@ impl World {
         match step {
             Step::Propose(command) => self.ask(client, turn, node, command, false),
             Step::Await(command) => self.ask(client, turn, node, command, true),
+            Step::Look(gid) => {
+                let look = Message::Look { client, turn, gid };
+                self.send(End::Client(client), End::Node(node), look);
+            }
             Step::Try(branch) => {
                 let plan = &self.clients[client].plan;
                 let spec = &plan.branches[branch.0 as usize - 1];
@@ -147,7 +165,11 @@ impl World {
                 self.act_after(client, 0);
             }
             Told::Decided(_) => this.done = true,
-            Told::Refused(code) => {
+            Told::Seen(_) => {
+                this.at += 1;
+                self.act_after(client, 300);
+            }
+            Told::Refused { code, .. } => {
                 let code = *code;
                 let asks_for_fate =
                     matches!(this.steps.get(this.at), Some(Step::Await(Command::Begin { .. })));

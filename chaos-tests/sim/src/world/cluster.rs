@@ -67,7 +67,7 @@ impl World {
             && matches!(self.nodes[node].lead, Lead::Catching { term, .. } | Lead::Leads(term) if term == self.cluster.term)
     }
 
-    fn hears_quorum(&self, node: usize) -> bool {
+    pub(super) fn hears_quorum(&self, node: usize) -> bool {
         let well = |n: usize| self.nodes[n].up && !self.nodes[n].paused;
         let linked = |n: usize| {
             n == node

@@ -198,7 +198,7 @@ impl World {
                         for waiter in self.nodes[node].waiters.clone() {
                             if waiter.gid == known.gid {
                                 let told = Told::Decided(decision);
-                                self.tell(node, waiter.client, waiter.turn, &waiter.command, told);
+                                self.tell(node, &waiter, told);
                             }
                         }
                     }

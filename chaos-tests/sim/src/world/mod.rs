@@ -1,6 +1,7 @@
 //! The world of one run: everything that happens is an event of one queue, and everything that is drawn comes from the seed.
 
 pub(crate) mod agent;
+pub(crate) mod books;
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod database;
@@ -100,6 +101,10 @@ pub(crate) struct World {
     agents: Vec<Agent>,
     clients: Vec<Client>,
     blocked: BTreeSet<(End, End)>,
+    /// Reasons that people gave.
+    reasons: u64,
+    /// What a router and whoever exports the audit trail have read.
+    reader: books::Reader,
     phase: Phase,
     pub(crate) witness: Witness,
     pub(crate) counts: Counts,
@@ -126,6 +131,8 @@ impl World {
             agents: Agent::all(&settings, &places),
             clients: Vec::new(),
             blocked: BTreeSet::new(),
+            reasons: 0,
+            reader: books::Reader::default(),
             phase: Phase::Faults,
             witness: Witness::new(&settings),
             counts: Counts::default(),

@@ -76,6 +76,8 @@ impl World {
             }
             Strike::TakeSnapshot => self.take_snapshot(node),
             Strike::OperatorLooks => self.operator_looks(),
+            Strike::WriteBooks => self.write_books(),
+            Strike::ReadBooks => self.read_books(node),
         }
     }
 

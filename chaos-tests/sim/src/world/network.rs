@@ -1,7 +1,7 @@
 //! The network: delays, loses, repeats, reorders and blocks messages; a lost connection tells nobody.
 
 use holdfast_ledger::BranchKey;
-use holdfast_txn::{Command, Decision, Op};
+use holdfast_txn::{Command, Decision, Gid, Op, Status};
 
 use super::{
     End, Event, World,
@@ -14,6 +14,8 @@ use crate::happening::Happening;
 pub(crate) enum Message {
     /// A client asks a node to have a command carried out.
     Ask { client: usize, turn: u64, command: Command, wait: bool },
+    /// A client asks a node to say what is there.
+    Look { client: usize, turn: u64, gid: Gid },
     /// A node answers.
     Told { turn: u64, told: Told },
     /// Somebody calls a participant.
@@ -38,8 +40,10 @@ pub(crate) enum Told {
     Decided(Decision),
     /// The command is applied.
     Known,
-    /// The command is refused, with this code.
-    Refused(&'static str),
+    /// What is there, if anything is.
+    Seen(Option<Status>),
+    /// The command is refused, with this code, where it stands in the log.
+    Refused { code: &'static str, index: u64, place: usize },
     /// Ask another node, or again: nothing happened.
     NotLeading,
     /// Ask again with this gid.
@@ -83,6 +87,11 @@ impl World {
             (End::Node(node), Message::Ask { client, turn, command, wait }) => {
                 if self.nodes[node].up {
                     self.asked(node, client, turn, command, wait);
+                }
+            }
+            (End::Node(node), Message::Look { client, turn, gid }) => {
+                if self.nodes[node].up {
+                    self.looked(node, client, turn, gid);
                 }
             }
             (End::Node(node), Message::Answer { ticket, key, op, said }) => {

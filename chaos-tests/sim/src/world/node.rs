@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use holdfast_txn::{Command, Gid, Machine, Outcome, Rejection, Snapshot, Status};
+use holdfast_txn::{Act, Books, Command, Gid, Machine, Outcome, Rejection, Snapshot, Status};
 
 use super::{
     End, Event, World,
@@ -45,17 +45,28 @@ impl Lead {
 /// Who waits for the result of a command.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    Caller { client: usize, turn: u64, wait: bool, command: Command },
+    Caller { asker: Asker, wait: bool },
     Dispatcher(Gid),
 }
 
-/// A caller who waits for a decision.
+/// A caller, and what it wants.
 #[derive(Clone, Debug)]
-pub(crate) struct Waiter {
-    pub(crate) gid: Gid,
+pub(crate) struct Asker {
     pub(crate) client: usize,
     pub(crate) turn: u64,
-    pub(crate) command: Command,
+    pub(crate) gid: Gid,
+    /// None: to look.
+    pub(crate) command: Option<Command>,
+    /// When the node was asked.
+    pub(crate) asked_ms: u64,
+}
+
+/// What a command did, and where it stands in the log.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) result: Result<Outcome, Rejection>,
+    pub(crate) index: u64,
+    pub(crate) place: usize,
 }
 
 /// One node.
@@ -77,7 +88,10 @@ pub(crate) struct Node {
     pub(crate) waiting: Vec<(Command, Reply)>,
     /// Entries without a result, by their number.
     pub(crate) pending: BTreeMap<u64, Vec<Reply>>,
-    pub(crate) waiters: Vec<Waiter>,
+    /// Who waits for a decision.
+    pub(crate) waiters: Vec<Asker>,
+    /// Who looks, and how far the log must be applied first.
+    lookers: Vec<(Asker, usize)>,
     pub(crate) opens: BTreeMap<Gid, Open>,
     pub(crate) next_ticket: u64,
     /// What waits for a paused node.
@@ -100,6 +114,7 @@ impl Node {
             waiting: Vec::new(),
             pending: BTreeMap::new(),
             waiters: Vec::new(),
+            lookers: Vec::new(),
             opens: BTreeMap::new(),
             next_ticket: 0,
             stalled: Vec::new(),
@@ -119,47 +134,88 @@ impl World {
         wait: bool,
     ) {
         let leads = matches!(self.nodes[node].lead, Lead::Leads(_));
+        let gid = witness::gid_of(&command);
+        let asked_ms = self.now_ms;
+        let asker = Asker { client, turn, gid, command: Some(command.clone()), asked_ms };
         if !leads || self.nodes[node].waiting.len() >= bounds::COMMANDS_MAX {
-            self.tell(node, client, turn, &command, Told::NotLeading);
+            self.tell(node, &asker, Told::NotLeading);
             return;
         }
         if self.mutates(Mutant::BeginAcknowledgedEarly)
             && !wait
             && matches!(command, Command::Begin { .. })
         {
-            self.tell(node, client, turn, &command, Told::Known);
+            self.tell(node, &asker, Told::Known);
         }
-        let reply = Reply::Caller { client, turn, wait, command: command.clone() };
-        self.nodes[node].waiting.push((command, reply));
+        let command = match command {
+            Command::Operate { gid, act: Act::Retry, reason, .. }
+                if self.mutates(Mutant::ActWithoutName) =>
+            {
+                Command::Retry { gid, reason }
+            }
+            Command::SetRules { text, by, reason, .. }
+                if self.mutates(Mutant::RulesReadBlindly) =>
+            {
+                let expected = self.nodes[node].machine.books().epoch();
+                Command::SetRules { text, expected, by, reason }
+            }
+            command => command,
+        };
+        self.nodes[node].waiting.push((command, Reply::Caller { asker, wait }));
         self.flush(node);
     }
 
+    /// Somebody looks. Only who leads and still hears a quorum knows what is there, once it has applied all that it knows of.
+    pub(super) fn looked(&mut self, node: usize, client: usize, turn: u64, gid: Gid) {
+        let asker = Asker { client, turn, gid, command: None, asked_ms: self.now_ms };
+        let leads = matches!(self.nodes[node].lead, Lead::Leads(_));
+        let knows = self.is_true_leader(node) && self.hears_quorum(node);
+        let full = self.nodes[node].lookers.len() >= bounds::WAITERS_MAX;
+        if self.mutates(Mutant::LookWithoutQuorum) && leads && !full {
+            self.nodes[node].lookers.push((asker, 0));
+        } else if leads && knows && !full {
+            let until = self.cluster.log.len();
+            self.nodes[node].lookers.push((asker, until));
+        } else {
+            self.tell(node, &asker, Told::NotLeading);
+        }
+        self.show(node);
+    }
+
+    /// Answers those who look, as far as the log is applied.
+    fn show(&mut self, node: usize) {
+        let applied = self.nodes[node].applied;
+        let lookers = std::mem::take(&mut self.nodes[node].lookers);
+        let (ready, waiting) = lookers.into_iter().partition(|(_, until)| *until <= applied);
+        self.nodes[node].lookers = waiting;
+        let ready: Vec<(Asker, usize)> = ready;
+        for (asker, _) in ready {
+            let seen = self.nodes[node].machine.get(&asker.gid).map(|known| known.status);
+            self.tell(node, &asker, Told::Seen(seen));
+        }
+    }
+
     /// Answers a caller. What the log must already know of it is checked here, whether or not the answer arrives.
-    pub(super) fn tell(
-        &mut self,
-        node: usize,
-        client: usize,
-        turn: u64,
-        command: &Command,
-        told: Told,
-    ) {
+    pub(super) fn tell(&mut self, node: usize, asker: &Asker, told: Told) {
         let told = match told {
             Told::Unknown if self.mutates(Mutant::UnknownToldAsFailure) => {
                 Told::Decided(holdfast_txn::Decision::RollBack)
             }
             told => told,
         };
-        let gid = witness::gid_of(command);
+        let Asker { client, turn, gid, .. } = asker;
         self.note(|| format!("node {node} tells client {client} of {gid}: {told:?}"));
         match told {
             Told::Decided(_) => self.count(Happening::DecisionTold),
             Told::Unknown => self.count(Happening::ClientToldUnknown),
-            Told::Refused("HF2002") => self.count(Happening::OtherContentRefused),
-            Told::Refused(_) | Told::Known | Told::NotLeading => {}
+            Told::Refused { code: "HF2002", .. } => self.count(Happening::OtherContentRefused),
+            Told::Seen(_) => self.count(Happening::Looked),
+            Told::Refused { .. } | Told::Known | Told::NotLeading => {}
         }
-        let checked = self.witness.told(command, &told);
+        let checked = self.witness.told(asker, &told, self.now_ms);
         self.check(checked);
-        self.send(End::Node(node), End::Client(client), Message::Told { turn, told });
+        let (to, turn) = (End::Client(*client), *turn);
+        self.send(End::Node(node), to, Message::Told { turn, told });
     }
 
     /// What waits goes as one entry, if not too many are under way.
@@ -197,7 +253,7 @@ impl World {
                 {
                     let from = outcome.moved.and_then(|moved| moved.from);
                     let anew = from == Some(Status::NeedsAttention);
-                    touched.push((witness::gid_of(command).clone(), anew));
+                    touched.extend(command.gid().map(|gid| (gid.clone(), anew)));
                 }
                 results.push(result);
             }
@@ -214,12 +270,14 @@ impl World {
                 self.examine(node, &gid);
             }
             if let Some(replies) = self.nodes[node].pending.remove(&entry.proposal) {
-                for (reply, result) in replies.into_iter().zip(results) {
-                    self.resolved(node, reply, Some(result));
+                let index = applied as u64;
+                for (place, (reply, result)) in replies.into_iter().zip(results).enumerate() {
+                    self.resolved(node, reply, Some(Settled { result, index, place }));
                 }
             }
         }
         self.caught_up(node);
+        self.show(node);
         self.flush(node);
     }
 
@@ -231,28 +289,31 @@ impl World {
     }
 
     /// A command has its result; `None`: nobody knows.
-    fn resolved(&mut self, node: usize, reply: Reply, result: Option<Result<Outcome, Rejection>>) {
+    fn resolved(&mut self, node: usize, reply: Reply, settled: Option<Settled>) {
         match reply {
-            Reply::Dispatcher(gid) => self.reported(node, &gid, result),
-            Reply::Caller { client, turn, wait, command } => match result {
-                None => self.tell(node, client, turn, &command, Told::Unknown),
-                Some(Err(Rejection::GidTaken { .. }))
+            Reply::Dispatcher(gid) => {
+                self.reported(node, &gid, settled.map(|settled| settled.result));
+            }
+            Reply::Caller { asker, wait } => match settled {
+                None => self.tell(node, &asker, Told::Unknown),
+                Some(Settled { result: Err(Rejection::GidTaken { .. }), .. })
                     if self.mutates(Mutant::OtherContentAccepted) =>
                 {
-                    self.tell(node, client, turn, &command, Told::Known);
+                    self.tell(node, &asker, Told::Known);
                 }
-                Some(Err(rejection)) => {
-                    self.tell(node, client, turn, &command, Told::Refused(rejection.code()));
+                Some(Settled { result: Err(rejection), index, place }) => {
+                    let code = rejection.code();
+                    self.tell(node, &asker, Told::Refused { code, index, place });
                 }
-                Some(Ok(_)) if !wait => self.tell(node, client, turn, &command, Told::Known),
-                Some(Ok(_)) => {
-                    let gid = witness::gid_of(&command).clone();
-                    self.nodes[node].waiters.push(Waiter {
-                        gid: gid.clone(),
-                        client,
-                        turn,
-                        command,
-                    });
+                Some(Settled { result: Ok(outcome), .. }) if !wait => {
+                    if let (Some(command), false) = (&asker.command, outcome.repeated) {
+                        self.witness.deeds.acknowledged(command);
+                    }
+                    self.tell(node, &asker, Told::Known);
+                }
+                Some(Settled { result: Ok(_), .. }) => {
+                    let gid = asker.gid.clone();
+                    self.nodes[node].waiters.push(asker);
                     let count = self.nodes[node].waiters.len();
                     self.check(bounds::within("waiters", count, bounds::WAITERS_MAX));
                     self.wake(node, &gid);
@@ -272,9 +333,9 @@ impl World {
         let waiters = std::mem::take(&mut self.nodes[node].waiters);
         let (over, waiting) = waiters.into_iter().partition(|waiter| waiter.gid == *gid);
         self.nodes[node].waiters = waiting;
-        let over: Vec<Waiter> = over;
-        for Waiter { client, turn, command, .. } in over {
-            self.tell(node, client, turn, &command, told.clone());
+        let over: Vec<Asker> = over;
+        for asker in over {
+            self.tell(node, &asker, told.clone());
         }
     }
 
@@ -320,11 +381,14 @@ impl World {
         let waiting = std::mem::take(&mut this.waiting);
         let pending = std::mem::take(&mut this.pending);
         let waiters = std::mem::take(&mut this.waiters);
-        for (_, reply) in waiting {
-            // These never left the node.
-            if let Reply::Caller { client, turn, command, .. } = reply {
-                self.tell(node, client, turn, &command, Told::NotLeading);
-            }
+        let lookers = std::mem::take(&mut this.lookers);
+        // These never left the node.
+        let unheard = waiting.into_iter().filter_map(|(_, reply)| match reply {
+            Reply::Caller { asker, .. } => Some(asker),
+            Reply::Dispatcher(_) => None,
+        });
+        for asker in unheard.chain(lookers.into_iter().map(|(asker, _)| asker)) {
+            self.tell(node, &asker, Told::NotLeading);
         }
         for reply in pending.into_values().flatten() {
             if let Reply::Caller { .. } = reply {
@@ -332,8 +396,8 @@ impl World {
                 self.resolved(node, reply, None);
             }
         }
-        for Waiter { client, turn, command, .. } in waiters {
-            self.tell(node, client, turn, &command, Told::Unknown);
+        for asker in waiters {
+            self.tell(node, &asker, Told::Unknown);
         }
     }
 
@@ -352,6 +416,15 @@ impl World {
         let lost =
             old.stalled.iter().filter(|event| matches!(event, Event::Deliver { .. })).count();
         self.in_air -= lost;
+        let queued = old.waiting.iter().map(|(_, reply)| reply);
+        let replies = queued.chain(old.pending.values().flatten());
+        let asking = replies.filter_map(|reply| match reply {
+            Reply::Caller { asker, .. } => Some(asker),
+            Reply::Dispatcher(_) => None,
+        });
+        for asker in asking.chain(&old.waiters) {
+            self.witness.untold(asker, self.now_ms);
+        }
         self.count(Happening::NodeCrashed);
         self.note(|| format!("node {node} dies"));
     }
@@ -363,9 +436,7 @@ impl World {
         self.nodes[node].up = true;
         let happening = match self.nodes[node].snapshot.clone() {
             Some((applied, mut snapshot)) => {
-                if self.mutates(Mutant::SnapshotDropsFinished) {
-                    snapshot.finished.clear();
-                }
+                self.spoil(&mut snapshot);
                 self.nodes[node].machine = Machine::restore(snapshot);
                 self.nodes[node].applied = applied;
                 self.compare(node);
@@ -403,6 +474,16 @@ impl World {
         }
     }
 
+    /// Mutants that lose a part of a snapshot.
+    fn spoil(&self, snapshot: &mut Snapshot) {
+        if self.mutates(Mutant::SnapshotDropsFinished) {
+            snapshot.finished.clear();
+        }
+        if self.mutates(Mutant::SnapshotDropsBooks) {
+            snapshot.books = Books::default().into();
+        }
+    }
+
     /// A node that is far behind gets the leader's snapshot.
     fn install(&mut self, node: usize) -> bool {
         let Some(leader) = self.cluster.leader.filter(|&leader| {
@@ -415,9 +496,7 @@ impl World {
         };
         self.compare(leader);
         let mut snapshot = self.nodes[leader].machine.snapshot();
-        if self.mutates(Mutant::SnapshotDropsFinished) {
-            snapshot.finished.clear();
-        }
+        self.spoil(&mut snapshot);
         let applied = self.nodes[leader].applied;
         self.nodes[node].machine = Machine::restore(snapshot);
         self.nodes[node].applied = applied;

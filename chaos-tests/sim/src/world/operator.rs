@@ -1,11 +1,19 @@
-//! People: look at what needs attention, remove its cause where they can, and have it retried or rolled back.
+//! People: look at what needs attention, remove its cause where they can, have it retried or rolled back, or do by hand what is owed
+//! and have a second person mark it done.
 
 use holdfast_ledger::{AccountId, BranchKey};
-use holdfast_txn::{BranchState, Command, GlobalTransaction, Status};
+use holdfast_txn::{
+    Act, BranchId, BranchState, Command, Gid, GlobalTransaction, Mode, Op, Remedy, Status,
+};
 
-use super::{End, World, database, network::Message};
+use super::{
+    End, World,
+    database::{self, Call},
+    network::{Message, Ticket},
+};
 use crate::{
     happening::Happening,
+    mutant::Mutant,
     workload::{Plan, shard_of_participant},
 };
 
@@ -13,6 +21,8 @@ use crate::{
 const OPERATOR: usize = usize::MAX;
 /// What an account that lacks money is given, minor units.
 const TOP_UP_MINOR: u64 = 5_000;
+/// Who they are.
+const PEOPLE: [&str; 2] = ["user/alice", "user/bob"];
 /// Transactions looked at in one round.
 const LOOKED_AT_MAX: usize = 16;
 
@@ -36,23 +46,94 @@ impl World {
                 } else {
                     Command::Submit { gid }
                 }
-            } else if known.decision.is_none() && self.asking.permille(300) {
-                Command::RollBack { gid, reason }
+            } else if let Some(command) = self.by_hand(&known) {
+                command
             } else {
-                if !self.is_faulty() {
-                    self.mend(&known);
+                let act = if known.decision.is_none() && self.asking.permille(300) {
+                    Act::RollBack
+                } else {
+                    if !self.is_faulty() {
+                        self.mend(&known);
+                    }
+                    self.count(Happening::OperatorRetry);
+                    Act::Retry
+                };
+                if self.asking.permille(500) {
+                    self.act(gid, act)
+                } else if act == Act::Retry {
+                    Command::Retry { gid, reason }
+                } else {
+                    Command::RollBack { gid, reason }
                 }
-                self.count(Happening::OperatorRetry);
-                Command::Retry { gid, reason }
             };
-            if let Command::RollBack { gid, .. } = &command {
-                self.witness.deadlines.asked(gid);
+            let rolls_back = matches!(
+                command,
+                Command::RollBack { .. } | Command::Operate { act: Act::RollBack, .. }
+            );
+            if rolls_back {
+                self.witness.deadlines.asked(&known.gid);
             }
-            // They look again instead of waiting for an answer.
-            let operator = OPERATOR;
-            let ask = Message::Ask { client: operator, turn: 0, command, wait: false };
-            self.send(End::Client(operator), End::Node(leader), ask);
+            self.people_ask(leader, command);
         }
+    }
+
+    /// People ask the leader; they look again instead of waiting for an answer.
+    pub(super) fn people_ask(&mut self, leader: usize, command: Command) {
+        let operator = OPERATOR;
+        let ask = Message::Ask { client: operator, turn: 0, command, wait: false };
+        self.send(End::Client(operator), End::Node(leader), ask);
+    }
+
+    /// An act of one of them, with a reason that no other act has.
+    pub(super) fn act(&mut self, gid: Gid, act: Act) -> Command {
+        let by = self.somebody();
+        Command::Operate { gid, act, by, reason: self.reason() }
+    }
+
+    pub(super) fn somebody(&mut self) -> String {
+        self.asking.pick(&PEOPLE).to_owned()
+    }
+
+    pub(super) fn reason(&mut self) -> String {
+        self.reasons += 1;
+        format!("reason {}", self.reasons)
+    }
+
+    /// Now and then they end a TCC transaction that is decided by hand: do at the database what a branch still owes, and have it marked
+    /// done. One proposes, another one approves; each tries both. What can never be done by hand in good faith, to abandon, they
+    /// leave alone.
+    fn by_hand(&mut self, known: &GlobalTransaction) -> Option<Command> {
+        if known.mode != Mode::Tcc || known.status != Status::NeedsAttention {
+            return None;
+        }
+        let (op, ended) = match known.interrupted {
+            Some(Status::Committing) => (Op::Confirm, BranchState::Confirmed),
+            Some(Status::RollingBack) => (Op::Cancel, BranchState::Undone),
+            _ => return None,
+        };
+        let gid = known.gid.clone();
+        if self.witness.log.books().proposals.contains_key(&gid) {
+            return self.asking.permille(700).then(|| self.act(gid, Act::Approve));
+        }
+        let owing = known.numbered().find(|(_, branch)| branch.state != ended)?.0;
+        if !self.asking.permille(400) || !self.does_by_hand(known, owing, op) {
+            return None;
+        }
+        Some(self.act(gid, Act::Propose(Remedy::MarkDone(owing))))
+    }
+
+    /// Carries out one call at the database, as the agent would. True: it is done.
+    fn does_by_hand(&mut self, known: &GlobalTransaction, branch: BranchId, op: Op) -> bool {
+        let spec = &known.branch(branch).expect("it owes").spec;
+        let shard = shard_of_participant(&spec.participant);
+        let key = BranchKey::new(known.gid.as_str(), branch.0);
+        let call = Call { key, op, payload: spec.payload.clone() };
+        let nobody = Ticket { from: End::Client(OPERATOR), stint: 0, number: 0 };
+        if self.mutates(Mutant::MarkedDoneUndone) {
+            return true;
+        }
+        let carried = self.carry(shard, &[(nobody, call)]);
+        matches!(carried[0].said, database::Said::Done)
     }
 
     /// It says so itself; or it has lost its caller and no deadline ends it.

@@ -123,11 +123,12 @@ impl World {
         let databases = self.agents.iter().map(|agent| &agent.database);
         let held = quiet::at_quiet(&self.witness.log, databases);
         self.check(held);
-        let kept = self.witness.at_quiet();
+        let kept = self.witness.at_quiet(&self.cluster.log);
         self.check(kept);
         for node in 0..self.nodes.len() {
             self.compare(node);
         }
+        self.judge_books();
         let left = self.nodes.iter().map(|node| node.opens.len() + node.waiters.len()).sum();
         let forgotten = bounds::within("what leaders remember of finished transactions", left, 0);
         self.check(forgotten);

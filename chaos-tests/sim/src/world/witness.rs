@@ -1,22 +1,29 @@
 //! The witness: sees every entry, local transaction, call and answer, replays the log by itself, and asks every invariant.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use holdfast_branch::Verdict;
 use holdfast_ledger::Posting;
-use holdfast_txn::{BranchId, Command, Decision, Gid, Machine, Order, Recovery, Status, TriedBy};
+use holdfast_txn::{
+    Act, BranchId, Command, Decision, Gid, Machine, Order, Outcome, Recovery, Rejection, Status,
+    TriedBy,
+};
 
 use super::{
     cluster::Entry,
     database::{Call, Carried, Database, Said, words},
     network::Told,
+    node::Asker,
 };
 use crate::{
     happening::{Counts, Happening},
     invariant::{
-        Checked, alike::Effects, counters::Folds, equal::Prefixes, expiry::Deadlines, hold, known,
-        late::Undone, money::Money, moves::Moves, opposite::SecondPhases, repeats::Owners,
-        told::ToldDecisions,
+        Checked, alike::Effects, answers::Exchanges, counters::Folds, deeds::Deeds,
+        equal::Prefixes, expiry::Deadlines, hold, known, late::Undone, money::Money, moves::Moves,
+        opposite::SecondPhases, repeats::Owners, rules::Rules, told::ToldDecisions,
     },
     settings::Settings,
     workload::Plan,
@@ -41,6 +48,9 @@ pub(crate) struct Witness {
     /// caller vanished before all branches were there.
     worth_minor: BTreeMap<Gid, i64>,
     one_shard: BTreeSet<Gid>,
+    pub(crate) rules: Rules,
+    pub(crate) deeds: Deeds,
+    exchanges: Exchanges,
 }
 
 impl Witness {
@@ -60,6 +70,9 @@ impl Witness {
             undone: Undone::default(),
             worth_minor: BTreeMap::new(),
             one_shard: BTreeSet::new(),
+            rules: Rules::default(),
+            deeds: Deeds::default(),
+            exchanges: Exchanges::default(),
         }
     }
 
@@ -84,8 +97,13 @@ impl Witness {
     /// An entry is committed.
     pub(crate) fn committed(&mut self, entry: &Entry, counts: &mut Counts) -> Checked {
         for command in &entry.commands {
-            let gid = gid_of(command);
-            let Ok(outcome) = self.log.apply(entry.at, command.clone()) else { continue };
+            let result = self.log.apply(entry.at, command.clone());
+            count_people(command, &result, counts);
+            let Ok(outcome) = result else { continue };
+            if let (Command::SetRules { expected, text, .. }, false) = (command, outcome.repeated) {
+                self.rules.applied(*expected, text)?;
+            }
+            let Some(gid) = command.gid() else { continue };
             if let (Command::Begin { .. }, false) = (command, outcome.repeated) {
                 self.owners.begun(gid, command)?;
             }
@@ -155,9 +173,18 @@ impl Witness {
         self.second_phases.sent(&call.key, call.op, self.log.get(&gid))
     }
 
+    /// A caller will never be answered.
+    pub(crate) fn untold(&mut self, asker: &Asker, now_ms: u64) {
+        self.exchanges.told(asker, &Told::Unknown, now_ms);
+    }
+
     /// A caller is answered.
-    pub(crate) fn told(&mut self, command: &Command, told: &Told) -> Checked {
-        let gid = gid_of(command);
+    pub(crate) fn told(&mut self, asker: &Asker, told: &Told, now_ms: u64) -> Checked {
+        self.exchanges.told(asker, told, now_ms);
+        let Asker { gid, command: Some(command), .. } = asker else { return Ok(()) };
+        if command.gid().is_none() {
+            return Ok(());
+        }
         match told {
             Told::Decided(decision) => {
                 self.told.decided(&self.log, gid, *decision)?;
@@ -167,7 +194,7 @@ impl Witness {
                 ToldDecisions::acknowledged(&self.log, gid)?;
                 self.owners.accepted(gid, command)
             }
-            Told::Refused(_) | Told::NotLeading | Told::Unknown => Ok(()),
+            Told::Seen(_) | Told::Refused { .. } | Told::NotLeading | Told::Unknown => Ok(()),
         }
     }
 
@@ -181,7 +208,8 @@ impl Witness {
     }
 
     /// Nothing moves any more.
-    pub(crate) fn at_quiet(&self) -> Checked {
+    pub(crate) fn at_quiet(&self, log: &[Rc<Entry>]) -> Checked {
+        self.exchanges.judged(log)?;
         self.told.at_quiet(&self.log)?;
         for known in self.log.list(None) {
             self.effects.at_end(known)?;
@@ -271,7 +299,28 @@ fn count_style(known: &holdfast_txn::GlobalTransaction, one_shard: bool, counts:
     }
 }
 
-/// The transaction that a command is about.
-pub(crate) fn gid_of(command: &Command) -> &Gid {
-    command.gid().expect("the world proposes nothing beside transactions")
+/// What people did, by what came of it.
+fn count_people(command: &Command, result: &Result<Outcome, Rejection>, counts: &mut Counts) {
+    let took = result.as_ref().is_ok_and(|outcome| !outcome.repeated);
+    let happening = match (command, result) {
+        (Command::Operate { act: Act::Approve, .. }, Ok(_)) if took => {
+            Happening::OperatorMarkedDone
+        }
+        (Command::Operate { .. }, Ok(_)) if took => Happening::OperatorActed,
+        (Command::Operate { .. }, Err(Rejection::SecondPerson { .. })) => {
+            Happening::SecondPersonRefused
+        }
+        (Command::SetRules { .. }, Ok(_)) if took => Happening::RulesApplied,
+        (Command::SetRules { .. }, Err(Rejection::RulesChanged { .. })) => Happening::RulesRefused,
+        (Command::Note { .. }, Ok(_)) => Happening::AuditNoted,
+        (Command::Nest { .. }, Ok(_)) if took => Happening::Nested,
+        _ => return,
+    };
+    counts.count(happening);
+}
+
+/// The transaction that a command is about; what is about none goes by a name of its own.
+pub(crate) fn gid_of(command: &Command) -> Gid {
+    let books = || Gid::parse("the-books").expect("a short gid");
+    command.gid().cloned().unwrap_or_else(books)
 }
