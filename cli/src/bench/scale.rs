@@ -61,12 +61,8 @@ impl ScaleArgs {
 /// Something could not be started, or broke down.
 pub(crate) async fn run(args: ScaleArgs) -> anyhow::Result<ExitCode> {
     ensure!((0.05..=60.0).contains(&args.seconds), "--seconds is from 0.05 to 60");
-    let keep = args.keep;
-    let scratch = tokio::task::spawn_blocking(move || Scratch::create(keep)).await??;
-    let measured = Box::pin(measure(&args, scratch.path())).await;
-    let cleaned = tokio::task::spawn_blocking(|| scratch.clean_up()).await?;
-    let (setup, cells) = measured?;
-    cleaned?;
+    let (setup, cells) =
+        Scratch::during(args.keep, async |folder| measure(&args, folder).await).await?;
     let goals = goals(&cells);
     let columns = ["per_s", "p50_us", "p99_us", "bytes_per_open", "restart_s", "first_commit_s"];
     let told = show::Told { setup, cells: &cells, bars: &[], columns: &columns, goals: &goals };

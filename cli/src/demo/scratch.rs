@@ -63,6 +63,19 @@ impl Scratch {
         Self::create_in(&parent, keep)
     }
 
+    /// Runs `work` in a folder of its own, and cleans up behind it however it ended.
+    pub(crate) async fn during<T>(
+        keep: bool,
+        work: impl AsyncFnOnce(&Path) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let scratch = tokio::task::spawn_blocking(move || Self::create(keep)).await??;
+        let done = Box::pin(work(scratch.path())).await;
+        let cleaned = tokio::task::spawn_blocking(|| scratch.clean_up()).await?;
+        let done = done?;
+        cleaned?;
+        Ok(done)
+    }
+
     fn create_in(parent: &Path, keep: bool) -> anyhow::Result<Self> {
         let path = tempfile::Builder::new()
             .prefix(PREFIX)
