@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::Semaphore,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -89,7 +89,7 @@ impl Client {
                 Err(_) => {}
             }
             attempt += 1;
-            if !pause(options, attempt, deadline).await {
+            if !client.pause(attempt, deadline).await {
                 return Err(ClientError::Unreachable { patience_ms: options.patience_ms, last });
             }
         }
@@ -359,6 +359,20 @@ impl Client {
         }
     }
 
+    /// Pauses before the next attempt; false once the time is up. While no leader is known, the pause ends when another request
+    /// has found it.
+    async fn pause(&self, attempt: u32, deadline: Instant) -> bool {
+        let Inner { options, leader, .. } = &*self.inner;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if leader.is_known() {
+            sleep(options.pause(attempt).min(left)).await;
+        } else {
+            let pause = options.search_pause(attempt).min(left);
+            let _found = timeout(pause, leader.found()).await;
+        }
+        Instant::now() < deadline
+    }
+
     /// Sends `request` until it is answered or `patience` is over, to whoever leads then.
     async fn pursue(
         &self,
@@ -449,13 +463,15 @@ impl Client {
                         futile.last = lost.to_string();
                     }
                     Err(_) => {
+                        // It did not even say that its own wait was over: as good as gone.
+                        leader.abandon(&link, None);
                         futile.sent = true;
                         futile.last = format!("{} did not answer in time", link.address());
                     }
                 }
             }
             attempt += 1;
-            if !pause(options, attempt, deadline).await {
+            if !self.pause(attempt, deadline).await {
                 return known.ok_or_else(|| futile.told(gid, patience));
             }
         }
@@ -519,11 +535,4 @@ fn is_reached(reply: &TransactionReply, wait: Wait) -> bool {
         Wait::Decision => decided || ended,
         Wait::End => ended,
     }
-}
-
-/// Pauses before the next attempt; false once the time is up.
-async fn pause(options: &ClientOptions, attempt: u32, deadline: Instant) -> bool {
-    let left = deadline.saturating_duration_since(Instant::now());
-    sleep(options.pause(attempt).min(left)).await;
-    Instant::now() < deadline
 }

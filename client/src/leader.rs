@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::{sync::Notify, time::Instant};
+
 use crate::{
     ClientOptions,
     link::{Link, OpenError},
@@ -14,6 +16,11 @@ use crate::{
 const ADDRESSES_MAX: usize = 64;
 /// A stream that goes by way of a follower is looked at again after so long: the leader may be in reach by then.
 const DETOUR_MAX: Duration = Duration::from_secs(5);
+/// A node that was given up is not asked again for so long, where others are known: one that was stopped takes connections and
+/// answers nothing, so that asking it costs the whole time-out.
+const SHUN_MAX: Duration = Duration::from_secs(3);
+/// Between two looks for a leader that nobody knew, however many requests wait for it.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Where the leader is, as far as is known, and the stream to it.
 #[derive(Debug)]
@@ -22,6 +29,8 @@ pub(crate) struct Leader {
     state: Mutex<State>,
     /// Held by whoever opens a stream; the others wait for its result.
     opening: tokio::sync::Mutex<()>,
+    /// Wakes those who wait for a stream.
+    opened: Notify,
 }
 
 #[derive(Debug)]
@@ -30,16 +39,30 @@ struct State {
     current: Option<Arc<Link>>,
     hint: Option<String>,
     turn: usize,
-    /// How often opening failed, and how the last time.
+    /// The node that was given up last.
+    shunned: Option<(String, Instant)>,
+    /// How often opening failed, and how and when the last time.
     failures: u64,
-    last: Option<OpenError>,
+    last: Option<(OpenError, Instant)>,
 }
 
 impl Leader {
     pub(crate) fn new(addresses: Vec<String>, options: ClientOptions) -> Self {
-        let state =
-            State { addresses, current: None, hint: None, turn: 0, failures: 0, last: None };
-        Self { options, state: Mutex::new(state), opening: tokio::sync::Mutex::new(()) }
+        let state = State {
+            addresses,
+            current: None,
+            hint: None,
+            turn: 0,
+            shunned: None,
+            failures: 0,
+            last: None,
+        };
+        Self {
+            options,
+            state: Mutex::new(state),
+            opening: tokio::sync::Mutex::default(),
+            opened: Notify::new(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -62,10 +85,12 @@ impl Leader {
             let state = self.state();
             match state.serving() {
                 Ok(link) => return Ok(link),
-                Err(now) if now > failures => {
-                    return Err(state.last.clone().expect("a failure leaves its error"));
-                }
-                Err(_) => {}
+                Err(now) => match &state.last {
+                    Some((error, at)) if now > failures || at.elapsed() < SEARCH_INTERVAL => {
+                        return Err(error.clone());
+                    }
+                    Some(_) | None => {}
+                },
             }
         }
         let candidate = self.state().candidate();
@@ -76,13 +101,30 @@ impl Leader {
                 let link = Arc::new(link);
                 state.learn(&link);
                 state.current = Some(Arc::clone(&link));
+                self.opened.notify_waiters();
                 Ok(link)
             }
             Err(error) => {
                 state.failures += 1;
-                state.last = Some(error.clone());
+                state.last = Some((error.clone(), Instant::now()));
                 Err(error)
             }
+        }
+    }
+
+    /// Whether there is a stream in use.
+    pub(crate) fn is_known(&self) -> bool {
+        self.state().serving().is_ok()
+    }
+
+    /// Returns when there is a stream in use that another request opened.
+    pub(crate) async fn found(&self) {
+        let opened = self.opened.notified();
+        tokio::pin!(opened);
+        // From here on no opening is missed.
+        opened.as_mut().enable();
+        if !self.is_known() {
+            opened.await;
         }
     }
 
@@ -117,6 +159,7 @@ impl Leader {
         if state.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
             state.current = None;
             state.hint = hint.filter(|hint| hint != link.address());
+            state.shunned = Some((link.address().to_owned(), Instant::now()));
         }
     }
 }
@@ -135,9 +178,16 @@ impl State {
         if let Some(hint) = self.hint.take() {
             return hint;
         }
-        let address = self.addresses[self.turn % self.addresses.len()].clone();
-        self.turn = self.turn.wrapping_add(1);
-        address
+        let shunned = self.shunned.take_if(|(_, at)| at.elapsed() >= SHUN_MAX);
+        drop(shunned);
+        for _ in 0..self.addresses.len() {
+            let address = &self.addresses[self.turn % self.addresses.len()];
+            self.turn = self.turn.wrapping_add(1);
+            if self.shunned.as_ref().is_none_or(|(shunned, _)| shunned != address) {
+                return address.clone();
+            }
+        }
+        self.addresses[0].clone()
     }
 
     fn learn(&mut self, link: &Link) {
@@ -146,5 +196,33 @@ impl State {
                 self.addresses.push(node.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(addresses: &[&str]) -> State {
+        let addresses = addresses.iter().map(|&address| address.to_owned()).collect();
+        Leader::new(addresses, ClientOptions::default()).state.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_node_that_was_given_up_is_not_asked_for_a_while_unless_there_is_no_other() {
+        let mut state = state(&["a", "b", "c"]);
+        state.shunned = Some(("b".to_owned(), Instant::now()));
+        let asked: Vec<String> = (0..4).map(|_| state.candidate()).collect();
+        assert_eq!(asked, ["a", "c", "a", "c"]);
+        // Whoever is said to lead is asked all the same.
+        state.hint = Some("b".to_owned());
+        assert_eq!(state.candidate(), "b");
+        let past = Instant::now().checked_sub(SHUN_MAX).expect("the machine is up for longer");
+        state.shunned = Some(("b".to_owned(), past));
+        let asked: Vec<String> = (0..3).map(|_| state.candidate()).collect();
+        assert_eq!(asked, ["a", "b", "c"]);
+        let mut alone = self::state(&["a"]);
+        alone.shunned = Some(("a".to_owned(), Instant::now()));
+        assert_eq!(alone.candidate(), "a");
     }
 }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use holdfast_security::{Credentials, Token};
 
+/// The longest pause between two looks for the leader, ms.
+const SEARCH_CEILING_MS: u64 = 100;
+
 /// Limits of a client. The defaults suit a service beside its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientOptions {
@@ -11,7 +14,8 @@ pub struct ClientOptions {
     pub patience_ms: u64,
     /// For opening one connection, ms.
     pub connect_timeout_ms: u64,
-    /// A connection that was silent so long is given up, ms. Half of it is the interval of the pings.
+    /// A connection that was silent so long is given up, ms. Half of it is the interval of the pings. A node that was stopped or cut
+    /// off keeps its sockets open, so this is how long its clients wait for it while another node leads already.
     pub silence_max_ms: u64,
     /// Requests under way at once; one more waits for its turn. A coordinator serves at most 4,096 a stream.
     pub in_flight_max: usize,
@@ -31,7 +35,7 @@ impl Default for ClientOptions {
         Self {
             patience_ms: 30_000,
             connect_timeout_ms: 1_000,
-            silence_max_ms: 4_000,
+            silence_max_ms: 1_500,
             in_flight_max: 4_096,
             pause_first_ms: 5,
             pause_ceiling_ms: 500,
@@ -56,8 +60,18 @@ impl ClientOptions {
 
     /// The pause before attempt `attempt` (from 1), somewhere between half of its length and all of it.
     pub(crate) fn pause(&self, attempt: u32) -> Duration {
+        self.pause_below(attempt, self.pause_ceiling_ms)
+    }
+
+    /// As [`Self::pause`], while no leader is found: an election is shorter than the longest pause of a busy cluster, and all
+    /// requests of a client share one search.
+    pub(crate) fn search_pause(&self, attempt: u32) -> Duration {
+        self.pause_below(attempt, self.pause_ceiling_ms.min(SEARCH_CEILING_MS))
+    }
+
+    fn pause_below(&self, attempt: u32, ceiling_ms: u64) -> Duration {
         let doubled = self.pause_first_ms.max(1).saturating_mul(1 << attempt.min(16));
-        let whole = doubled.min(self.pause_ceiling_ms.max(1));
+        let whole = doubled.min(ceiling_ms.max(1));
         Duration::from_millis(rand::random_range(whole / 2..=whole))
     }
 }
@@ -75,6 +89,7 @@ mod tests {
                 pause <= Duration::from_millis(options.pause_ceiling_ms),
                 "{attempt}: {pause:?}"
             );
+            assert!(options.search_pause(attempt) <= Duration::from_millis(SEARCH_CEILING_MS));
         }
         assert!(options.pause(1) <= Duration::from_millis(10));
         assert!(options.pause(100) >= Duration::from_millis(options.pause_ceiling_ms / 2));

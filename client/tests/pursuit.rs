@@ -19,7 +19,11 @@ use holdfast_client::{
         transactions_server::{Transactions, TransactionsServer},
     },
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
 use tonic::{Request, Response, Streaming};
 
 /// What a node does with a request.
@@ -247,6 +251,68 @@ async fn a_request_whose_stream_broke_is_sent_again_with_the_same_gid() {
         panic!("both are submissions: {heard:?}");
     };
     assert_eq!((&first.options, &first.branches), (&second.options, &second.branches));
+}
+
+/// A way to a node. Once it stands still nothing passes and nothing closes, and who comes is taken in and left: as with a process
+/// that was stopped, or a connection that is open at one end alone.
+struct Way {
+    address: String,
+    still: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn stood_still(mut stands: watch::Receiver<bool>) {
+    if stands.wait_for(|still| *still).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn way_to(node: &str) -> Way {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let (still, stands) = watch::channel(false);
+    let node = node.to_owned();
+    let task = tokio::spawn(async move {
+        let mut relays = JoinSet::new();
+        while let Ok((mut near, _)) = listener.accept().await {
+            let (node, stands) = (node.clone(), stands.clone());
+            relays.spawn(async move {
+                let mut far = TcpStream::connect(node).await.expect("the node listens");
+                tokio::select! {
+                    biased;
+                    // Both ends stay open, and nobody reads.
+                    () = stood_still(stands) => std::future::pending().await,
+                    _ended = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                }
+            });
+        }
+    });
+    Way { address, still, task }
+}
+
+#[tokio::test]
+async fn a_leader_that_stands_still_with_its_sockets_open_is_left_for_the_next() {
+    let (first, second) = (
+        serve(true, "", |_, asked| committed(asked)).await,
+        serve(true, "", |_, asked| committed(asked)).await,
+    );
+    let way = way_to(&first.address).await;
+    let options = ClientOptions { silence_max_ms: 400, ..impatient(30_000) };
+    let client = Client::connect([&way.address, &second.address], options).await.unwrap();
+    assert_eq!(client.submit(transfer()).await.unwrap().outcome, Outcome::Committed);
+    way.still.send_replace(true);
+    let began = Instant::now();
+    let answers = join_all((0..64).map(|_| client.submit(transfer()))).await;
+    assert!(answers.iter().all(|told| told.as_ref().unwrap().outcome == Outcome::Committed));
+    // Long before the callers' patience ends: they learn of the silence by pings.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!((first.gids().len(), second.gids().len()), (1, 64));
 }
 
 #[tokio::test]

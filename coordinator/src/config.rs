@@ -222,8 +222,8 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             heartbeat_ms: 60,
-            election_min_ms: 300,
-            election_max_ms: 400,
+            election_min_ms: 250,
+            election_max_ms: 320,
             global_timeout_ms: 30_000,
             call_timeout_ms: 3_000,
         }

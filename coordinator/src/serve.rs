@@ -79,11 +79,12 @@ impl Coordinator {
             ended = &mut grpc => Some(broken("grpc", ended)),
             ended = &mut http => Some(broken("http", ended)),
         };
+        // Another node leads before the doors close: meanwhile callers are told where, and agents still answer.
+        self.hand_over().await;
         tracing::info!("the doors close");
         closing.cancel();
-        // Sessions end and another node takes over; what callers sent is answered while the log still runs.
+        // Sessions end; what callers sent is answered while the log still runs.
         self.begin_stop();
-        self.hand_over().await;
         for door in [&mut grpc, &mut http] {
             if !door.is_finished() && timeout(DRAIN_MAX, &mut *door).await.is_err() {
                 tracing::warn!("a door still had requests under way and was shut");

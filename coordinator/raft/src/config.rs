@@ -174,8 +174,8 @@ pub(crate) mod tests {
             reads_format: 1,
             credentials: None,
             heartbeat_ms: 60,
-            election_min_ms: 300,
-            election_max_ms: 400,
+            election_min_ms: 250,
+            election_max_ms: 320,
             segment_bytes: 64 * 1024 * 1024,
             snapshot_every: 50_000,
         }

@@ -179,8 +179,8 @@ pub(crate) fn config(dir: &Path, network: [u8; 2], node: u64, nodes: u64) -> Con
         groups: 1,
         reads_format: 1,
         heartbeat_ms: 60,
-        election_min_ms: 300,
-        election_max_ms: 400,
+        election_min_ms: 250,
+        election_max_ms: 320,
         segment_bytes: 256 * 1024,
         snapshot_every: 100_000,
     }
