@@ -49,5 +49,5 @@ pub use ports::free as free_ports;
 pub use postgres::Postgres;
 pub use process::{Process, Program};
 pub use service::{Asked, Service};
-pub use sharded::{ROUTERS, Sharded};
+pub use sharded::{ROUTERS, RULES, Sharded};
 pub use until::{SOON, until};

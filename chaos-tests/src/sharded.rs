@@ -14,7 +14,8 @@ use crate::{
 /// Routers of a place.
 pub const ROUTERS: usize = 2;
 const DATABASES: [&str; 2] = ["pg-1", "pg-2"];
-const RULES: &str = r#"
+/// The file that the routers have beside their coordinators.
+pub const RULES: &str = r#"
 [router]
 collation = "C"
 
@@ -65,6 +66,13 @@ impl Sharded {
     /// # Errors
     /// Something does not start.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with("").await
+    }
+
+    /// Starts everything, with these lines more below `[limits]` of the routers.
+    /// # Errors
+    /// Something does not start.
+    pub async fn start_with(limits: &str) -> anyhow::Result<Self> {
         let cluster = Cluster::start(0).await?;
         let postgres = Postgres::start(cluster.folder.path()).await?;
         let rules = cluster.folder.write("rules.toml", RULES)?;
@@ -80,7 +88,7 @@ impl Sharded {
         let doors = free.split_off(ROUTERS);
         let mut place = Self { routers: Vec::new(), ports: free, doors, postgres, cluster };
         for at in 0..ROUTERS {
-            let router = place.router(at, &rules, &addresses)?;
+            let router = place.router(at, &rules, &addresses, limits)?;
             place.routers.push(router);
             place.routers[at].start()?;
         }
@@ -95,6 +103,7 @@ impl Sharded {
         at: usize,
         rules: &PathBuf,
         coordinators: &[String],
+        limits: &str,
     ) -> anyhow::Result<Process> {
         let name = format!("router-{at}");
         let folder = &self.cluster.folder;
@@ -109,7 +118,7 @@ impl Sharded {
             "[router]\nrules = {rules:?}\n[coordinators]\naddresses = {coordinators:?}\n{sources}\
              [auth]\nmode = \"trust-loopback\"\n\
              [bind]\npostgres = \"127.0.0.1:{}\"\nhttp = \"127.0.0.1:{}\"\n\
-             [limits]\npool_size = 20\ndecision_timeout_ms = 3000\n[security]\nmode = \"dev-plaintext\"\n",
+             [limits]\npool_size = 20\ndecision_timeout_ms = 3000\n{limits}\n[security]\nmode = \"dev-plaintext\"\n",
             self.ports[at], self.doors[at]
         );
         let config = folder.write(&format!("{name}.toml"), config)?;
@@ -138,6 +147,13 @@ impl Sharded {
         });
         let ready = ready.await;
         ready.map_err(|error| error.context(process.complaint("is not ready")))?
+    }
+
+    /// What a router's `/readyz` says.
+    /// # Errors
+    /// It does not answer.
+    pub async fn readiness(&self, at: usize) -> anyhow::Result<http::Reply> {
+        http::get(&format!("127.0.0.1:{}", self.doors[at]), "/readyz").await
     }
 
     /// Where a router listens for PostgreSQL clients.

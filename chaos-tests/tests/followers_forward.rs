@@ -230,5 +230,6 @@ fn submission(gid: &str, minor: i64) -> wire::SubmitRequest {
         wait: wire::Wait::Decision.into(),
         wait_timeout_ms: 20_000,
         options: None,
+        rules_epoch: None,
     }
 }

@@ -1,6 +1,9 @@
 //! `holdfast router`: PostgreSQL clients in, each statement to its shards.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+};
 
 use holdfast_shard_router::{
     Router, RouterConfig,
@@ -32,7 +35,7 @@ pub(crate) struct RouterArgs {
     /// Health and metrics (bind.http)
     #[arg(long, value_name = "ADDRESS")]
     http: Option<String>,
-    /// The rules file; none: everything goes to the only source (router.rules)
+    /// The rules file; with coordinators it counts only until rules are applied to them (router.rules)
     #[arg(long, value_name = "FILE")]
     rules: Option<String>,
 }
@@ -54,10 +57,16 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
         let sources = router.sources.len();
         let workers = router.workers;
         let ends = second_phases(&router, &token);
-        let router = Router::start(router).await?;
-        let readiness: health_door::Readiness = Arc::new(router.readiness());
+        // Open before there are rules, so that one can see what is waited for.
+        let started = Arc::new(Started::new());
+        let readiness = readiness(&started);
         let (http, door) =
             health_door::open(http, metrics, Arc::clone(&readiness), token.clone()).await?;
+        let router = tokio::select! {
+            router = Router::start(router) => router?,
+            () = token.cancelled() => return Ok(()),
+        };
+        let _first = started.set(Box::new(router.readiness()));
         tracing::info!(postgres = %router.address(), %http, sources, workers, "router starts");
         let ready = tokio::spawn(health_door::log_ready(readiness, "router"));
         let served = router.serve(token.clone()).await;
@@ -72,6 +81,19 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
     .await?;
     tracing::info!("router stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the router says of itself, as soon as it has its rules.
+type Started = OnceLock<Box<dyn Fn() -> Result<(), String> + Send + Sync>>;
+
+fn readiness(started: &Arc<Started>) -> health_door::Readiness {
+    let started = Arc::clone(started);
+    Arc::new(move || {
+        match started.get() {
+        Some(of_router) => of_router(),
+        None => Err("waiting for the shard rules; check [coordinators] addresses, and that rules were applied".to_owned()),
+    }
+    })
 }
 
 /// At every source that can be logged in to, this router also ends what the coordinator asks for: what another router has prepared and did

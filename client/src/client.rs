@@ -117,7 +117,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]: refused, or nothing was done. Never for an open outcome.
     pub async fn submit(&self, submission: Submission) -> Result<Answer, ClientError> {
-        let Submission { terms, branches, wait, patience_ms } = submission;
+        let Submission { terms, branches, wait, patience_ms, rules_epoch } = submission;
         let (gid, own) = gid_of(terms.gid);
         let request = Request::Submit(SubmitRequest {
             gid: gid.clone(),
@@ -126,6 +126,7 @@ impl Client {
             branches,
             wait: wire::Wait::from(wait).into(),
             wait_timeout_ms: 0,
+            rules_epoch,
         });
         let patience = patience_ms.map_or(self.inner.options.patience(), Duration::from_millis);
         self.fate(gid, own, request, wait, patience).await

@@ -188,13 +188,15 @@ pub struct Submission {
     pub(crate) branches: Vec<wire::BranchSpec>,
     pub(crate) wait: Wait,
     pub(crate) patience_ms: Option<u64>,
+    pub(crate) rules_epoch: Option<u64>,
 }
 
 impl Submission {
     /// On these terms, without branches yet; the answer is due at the decision.
     #[must_use]
     pub fn new(terms: Terms) -> Self {
-        Self { terms, branches: Vec::new(), wait: Wait::Decision, patience_ms: None }
+        let (branches, wait) = (Vec::new(), Wait::Decision);
+        Self { terms, branches, wait, patience_ms: None, rules_epoch: None }
     }
 
     /// A TCC transaction on default terms.
@@ -239,6 +241,14 @@ impl Submission {
     #[must_use]
     pub fn wait(mut self, wait: Wait) -> Self {
         self.wait = wait;
+        self
+    }
+
+    /// The epoch of the shard rules by which the caller has placed what it wrote. If newer ones are in force the transaction is refused
+    /// with HF2410, and nothing happened.
+    #[must_use]
+    pub fn rules_epoch(mut self, epoch: u64) -> Self {
+        self.rules_epoch = Some(epoch);
         self
     }
 

@@ -294,9 +294,15 @@ impl Coordinator {
         freshness: Freshness,
     ) -> Result<Option<Arc<GlobalTransaction>>, ProposeError> {
         if freshness == Freshness::Linearizable {
-            self.inner.log.read_barrier().await?;
+            self.barrier().await?;
         }
         Ok(self.inner.state.get(gid))
+    }
+
+    /// What this node says behind it is as new as everything acknowledged before.
+    pub(crate) async fn barrier(&self) -> Result<(), ProposeError> {
+        self.inner.log.read_barrier().await?;
+        Ok(())
     }
 
     /// Shard rules, audit trail and proposals as this node has applied them.

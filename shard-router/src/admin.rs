@@ -4,7 +4,7 @@ use crate::{
     classify::Act, frame, refusal::Refusal, session::Session, source::Source, worker::Worker,
 };
 
-const SHOWN: [&str; 5] = ["shards", "slots", "pools", "plans", IN_DOUBT];
+const SHOWN: [&str; 6] = ["shards", "slots", "rules", "pools", "plans", IN_DOUBT];
 /// What is prepared and not ended.
 pub(crate) const IN_DOUBT: &str = "in_doubt";
 
@@ -14,6 +14,7 @@ pub(crate) fn columns(act: &Act) -> &'static [&'static str] {
         Act::Show(what) => match what.as_str() {
             "shards" => &["shard", "source", "addresses", "primary", "reachable"],
             "slots" => &["group", "first", "last", "shard", "source", "epoch"],
+            "rules" => &["epoch", "from", "confirmed_ms_ago", "newer", "why"],
             "pools" => &["source", "user", "database", "open", "idle", "waiting"],
             "plans" => &["kind", "count"],
             IN_DOUBT => &["gid", "branch", "source", "shard", "age_ms", "state", "blocked"],
@@ -32,6 +33,7 @@ pub(crate) fn show(worker: &Worker, what: &str, out: &mut Vec<u8>) -> Result<(),
     let rows = match what {
         "shards" => shards(worker),
         "slots" => slots(worker),
+        "rules" => rules(worker),
         "pools" => pools(worker),
         "plans" => vec![
             vec!["shapes".to_owned(), worker.meanings.borrow().len().to_string()],
@@ -110,6 +112,22 @@ fn slots(worker: &Worker) -> Vec<Vec<String>> {
             ]
         })
         .collect()
+}
+
+/// One row: which rules count, since when the leader has not said so, and what keeps newer ones out.
+fn rules(worker: &Worker) -> Vec<Vec<String>> {
+    let Some(rules) = &worker.shared().rules else { return Vec::new() };
+    let view = rules.view();
+    let followed = worker.config().coordinator.is_some();
+    let (newer, why) = view.untaken.map_or_else(Default::default, |(e, why)| (e.to_string(), why));
+    let why = view.held.map_or(why, |held| held.to_string());
+    vec![vec![
+        view.epoch.to_string(),
+        if view.from_log { "log" } else { "file" }.to_owned(),
+        if followed { view.age_ms.to_string() } else { String::new() },
+        newer,
+        why,
+    ]]
 }
 
 /// A row for each pool of the worker that was asked.

@@ -11,9 +11,10 @@ pub struct RouterConfig {
     pub listen: SocketAddr,
     /// Threads, each with its own clients and its own share of every pool.
     pub workers: usize,
-    /// The rules file; `None` passes everything to the only source.
+    /// The rules file. With coordinators it counts only as long as their log has no rules. Without it, and with one source only, everything
+    /// goes to that source, whatever the log says.
     pub rules: Option<PathBuf>,
-    /// Every source that the rules name, in any order; exactly one without rules.
+    /// Every source that the rules name, in any order, and others that they may name later; exactly one without rules.
     pub sources: Vec<SourceConfig>,
     /// The only database name that clients may ask for; `None` takes every name.
     pub database: Option<String>,
@@ -42,6 +43,8 @@ pub struct CoordinatorConfig {
     pub decision_timeout: Duration,
     /// What is prepared for so long is an orphan: any router asks what was decided, and ends it so.
     pub orphan_age: Duration,
+    /// Rules that no leader has confirmed for so long are not gone by.
+    pub rules_age_max: Duration,
 }
 
 /// How clients prove who they are.

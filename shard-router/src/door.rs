@@ -2,16 +2,20 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use holdfast_route::{RuleMistakes, Topology};
+use holdfast_route::RuleMistakes;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::RouterConfig, shared::Shared, worker};
+use crate::{
+    config::RouterConfig,
+    follow::Follower,
+    rules::{Placed, Rules, read_file},
+    shared::Shared,
+    worker,
+};
 
 /// Clients on their way to one worker.
 const ARRIVALS_MAX: usize = 1024;
-/// Between two looks at the rules file.
-const LOOK_AT_RULES: Duration = Duration::from_secs(1);
 /// Before the door looks again when the process has no descriptor left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
@@ -59,29 +63,29 @@ pub enum NoStart {
 }
 
 impl Router {
-    /// Reads the rules and opens the door.
+    /// Gets the rules and opens the door. Where coordinators are named it waits for their word as long as it takes, and nobody is let in.
     /// # Errors
     /// [`NoStart`].
     pub async fn start(config: RouterConfig) -> Result<Self, NoStart> {
-        let rules = match &config.rules {
-            None => None,
-            Some(path) => Some(Arc::new(read_rules(path)?)),
-        };
-        check_sources(&config, rules.as_deref())?;
+        let config = Arc::new(config);
         let address = config.listen;
-        let opened = async {
+        let opened = || {
             let socket = match address {
                 SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
                 SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
             };
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
-            let listener = socket.listen(4096)?;
-            let address = listener.local_addr()?;
-            Ok((listener, address))
+            Ok(socket)
         };
-        let (listener, address) = opened.await.map_err(|error| NoStart::Door { address, error })?;
-        Ok(Self { shared: Arc::new(Shared::new(config, rules)), listener, address })
+        // The address is taken at once, and nobody knocks before there is somebody to open.
+        let no_door = |error| NoStart::Door { address, error };
+        let socket = opened().map_err(no_door)?;
+        let (rules, follower) = first_rules(&config).await?;
+        let listener = socket.listen(4096).map_err(no_door)?;
+        let address = listener.local_addr().map_err(no_door)?;
+        let shared = Arc::new(Shared::new(config, rules, follower));
+        Ok(Self { shared, listener, address })
     }
 
     /// Where clients connect; the port may have been 0.
@@ -94,6 +98,9 @@ impl Router {
     pub fn readiness(&self) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
         let shared = Arc::clone(&self.shared);
         move || {
+            if let Some(held) = shared.rules.as_ref().and_then(|rules| rules.in_force().held) {
+                return Err(held.to_string());
+            }
             let lost = shared.sources.iter().find(|source| !source.is_reachable());
             lost.map_or(Ok(()), |source| Err(format!("source {} was not reached", source.name())))
         }
@@ -123,7 +130,6 @@ impl Router {
         }
         tokio::select! {
             () = self.accept(&doors) => {}
-            () = self.watch_rules() => {}
             () = stop.cancelled() => {}
         }
         drop(doors);
@@ -131,33 +137,6 @@ impl Router {
             let _ended = end.await;
         }
         Ok(())
-    }
-
-    /// Reads the rules file again when it has changed. Mistaken rules are told and not taken; no session notices either.
-    async fn watch_rules(&self) {
-        let (Some(path), Some(first)) = (&self.shared.config.rules, &self.shared.rules) else {
-            return std::future::pending().await;
-        };
-        let mut known = std::fs::read_to_string(path).unwrap_or_default();
-        let mut epoch = first.epoch();
-        loop {
-            tokio::time::sleep(LOOK_AT_RULES).await;
-            let Ok(text) = std::fs::read_to_string(path) else { continue };
-            if text == known {
-                continue;
-            }
-            let read = read_rules(path)
-                .and_then(|rules| check_sources(&self.shared.config, Some(&rules)).map(|()| rules));
-            match read {
-                Ok(rules) => {
-                    epoch += 1;
-                    tracing::info!(epoch, "new rules");
-                    self.shared.publish(Arc::new(rules.at_epoch(epoch)));
-                }
-                Err(error) => tracing::error!(%error, "the new rules are not taken"),
-            }
-            known = text;
-        }
     }
 
     async fn accept(
@@ -186,38 +165,25 @@ impl Router {
     }
 }
 
-fn read_rules(path: &std::path::Path) -> Result<Topology, NoStart> {
-    let file = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| NoStart::Unreadable { file: file.clone(), error })?;
-    Ok(Topology::parse(&text).map_err(|mistakes| RuleMistakes { file, mistakes })?)
-}
-
-/// Every source of the rules has addresses, and without rules there is one.
-fn check_sources(config: &RouterConfig, rules: Option<&Topology>) -> Result<(), NoStart> {
-    let configured = |name: &str| config.sources.iter().any(|source| &*source.name == name);
-    let Some(rules) = rules else {
-        return match config.sources.len() {
-            1 => Ok(()),
-            count => Err(NoStart::Sources(format!(
-                "{count} sources and no rules. Name the rules file (router.rules), or keep one source"
-            ))),
-        };
-    };
-    for name in rules.sources().keys() {
-        if !configured(name.as_str()) {
-            return Err(NoStart::Sources(format!(
-                "the rules name source {name}, which the router's configuration does not have. Add it to [[sources.source]]"
-            )));
+/// The rules to begin with, and who follows them.
+async fn first_rules(
+    config: &Arc<RouterConfig>,
+) -> Result<(Option<Rules>, Option<Follower>), NoStart> {
+    let sources = config.sources.len();
+    match (&config.coordinator, &config.rules) {
+        (_, None) if sources == 1 => Ok((None, None)),
+        (None, None) => Err(NoStart::Sources(format!(
+            "{sources} sources and no rules. Name the coordinators (coordinators.addresses) or the rules file (router.rules), or keep one source"
+        ))),
+        (None, Some(path)) => {
+            let placed = Placed::new(config, read_file(path)?).map_err(NoStart::Sources)?;
+            Ok((Some(Rules::new(placed, false)), None))
+        }
+        (Some(coordinator), _) => {
+            let follower = Follower::new(config, coordinator)
+                .map_err(|error| NoStart::Sources(error.to_string()))?;
+            let (placed, from_log) = follower.first().await?;
+            Ok((Some(Rules::new(placed, from_log)), Some(follower)))
         }
     }
-    for source in &config.sources {
-        if !rules.sources().contains_key(&*source.name) {
-            return Err(NoStart::Sources(format!(
-                "source {} is in the router's configuration and not in the rules. Remove it, or add it to the rules",
-                source.name
-            )));
-        }
-    }
-    Ok(())
 }

@@ -27,6 +27,8 @@ pub(crate) enum Decision {
     Commit,
     /// And why, for people.
     RollBack(String),
+    /// Never: it was planned by rules that are not in force any more.
+    Outdated,
     /// Nobody could say, and why. What is prepared stays prepared.
     Unknown(String),
 }
@@ -94,14 +96,24 @@ impl Decider {
         Ok(Self { client, patience: config.decision_timeout })
     }
 
-    /// The decision about what was prepared under `gid` by this router, which is the only one that submits it.
-    pub(crate) async fn decide(&self, gid: &str, branches: &[Prepared]) -> Decision {
+    /// The decision about what was prepared under `gid` by this router, which is the only one that submits it. `epoch`: of the rules by
+    /// which its rows were placed; the coordinator does not commit what newer ones may place elsewhere.
+    pub(crate) async fn decide(
+        &self,
+        gid: &str,
+        branches: &[Prepared],
+        epoch: Option<u64>,
+    ) -> Decision {
         let terms = Terms::xa().gid(gid).second_phase_grace_ms(GRACE_MS).tag("by", "router");
         let submission = branches.iter().fold(Submission::new(terms), |submission, branch| {
             let payload =
                 format!(r#"{{"xid":"{}","xact":"{}"}}"#, xid(gid, branch.branch), branch.xact);
             submission.branch(participant(&branch.source), payload)
         });
+        let submission = match epoch {
+            Some(epoch) => submission.rules_epoch(epoch),
+            None => submission,
+        };
         let why = match self.client.submit(submission.wait(Wait::Decision)).await {
             Ok(answer) => match answer.outcome {
                 Outcome::Committed => return Decision::Commit,
@@ -114,11 +126,13 @@ impl Decider {
             Err(error) if error.kind() == ErrorKind::Retry => {
                 return Decision::RollBack(error.to_string());
             }
+            // Refused before it was begun, and nobody else would ever submit it.
+            Err(error) if error.code() == Some("HF2410") => return Decision::Outdated,
             Err(error) => error.to_string(),
         };
         match self.fence(gid, "its router did not hear an answer to its submit").await {
             Decision::RollBack(_) => Decision::RollBack(why),
-            Decision::Commit => Decision::Commit,
+            ended @ (Decision::Commit | Decision::Outdated) => ended,
             Decision::Unknown(later) => Decision::Unknown(format!("{why}; {later}")),
         }
     }

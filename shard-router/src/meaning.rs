@@ -6,14 +6,15 @@
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
 use holdfast_route::{
-    Access, Format, Literal, Parameter, Plan, Refused, Shape, SourceIndex, Target, Template,
-    Topology, Values, statements,
+    Access, Format, Literal, Parameter, Plan, Refused, Shape, Target, Template, Topology, Values,
+    statements,
 };
 
 use crate::{
     classify::{self, Act},
     frame::Body,
     refusal::Refusal,
+    rules::{InForce, Placed},
     session::Statement,
     shared::Shared,
 };
@@ -21,7 +22,7 @@ use crate::{
 /// Bytes that a remembered meaning costs beside its template and shape.
 const MEANING_COST: usize = 256;
 
-/// Where one execution goes.
+/// Where one execution goes. Sources are numbered as in the configuration.
 #[derive(Debug)]
 pub(crate) enum Aim {
     /// Wherever the session is already, or any source.
@@ -53,6 +54,11 @@ impl Meaning {
         matches!(self.act, Act::Commit | Act::Rollback)
     }
 
+    /// Whether it may touch rows: everything but the ends of transactions, settings, and questions to the router.
+    pub(crate) fn asks_for_rows(&self) -> bool {
+        matches!(self.act, Act::Statement | Act::Several { .. } | Act::Pin(_))
+    }
+
     fn bytes(&self) -> usize {
         let shape = self.shape.as_ref().and_then(|shape| shape.as_ref().ok());
         MEANING_COST + shape.map_or(0, Shape::bytes)
@@ -62,7 +68,9 @@ impl Meaning {
 /// What is remembered of texts: two generations, so that what is used stays and what is not goes, in bounded memory.
 pub(crate) struct Meanings {
     plain: Rc<Meaning>,
-    rules: Option<Arc<Topology>>,
+    rules: Option<Placed>,
+    /// Why nothing may be planned now.
+    held: Option<Refusal>,
     /// Of the query at hand; filled again and again.
     template: Template,
     young: HashMap<Box<str>, Rc<Meaning>>,
@@ -76,7 +84,7 @@ pub(crate) struct Meanings {
 impl Meanings {
     pub(crate) fn new(shared: &Shared) -> Self {
         Self {
-            rules: shared.rules.clone(),
+            rules: shared.rules.as_ref().map(|rules| rules.in_force().placed),
             bytes_max: shared.config.limits.plan_bytes_max,
             hits: shared.counts.plan_hits.clone(),
             misses: shared.counts.plan_misses.clone(),
@@ -89,6 +97,7 @@ impl Meanings {
         Self {
             plain: Rc::new(Meaning::new(Act::Statement)),
             rules: None,
+            held: None,
             template: Template::default(),
             young: HashMap::new(),
             old: HashMap::new(),
@@ -101,11 +110,31 @@ impl Meanings {
 
     /// The rules by which plans are made.
     pub(crate) fn rules(&self) -> Option<&Arc<Topology>> {
-        self.rules.as_ref()
+        self.rules.as_ref().map(|placed| &placed.rules)
+    }
+
+    /// Why nothing may be planned now.
+    pub(crate) fn held(&self) -> Option<&Refusal> {
+        self.held.as_ref()
+    }
+
+    /// The rules by which a plan may be made now; `None` without rules.
+    fn planning(&self) -> Result<Option<&Placed>, Refusal> {
+        match &self.held {
+            Some(held) => Err(held.clone()),
+            None => Ok(self.rules.as_ref()),
+        }
+    }
+
+    /// Where there are rules, but nothing to ask of them: the end of a transaction, a setting.
+    fn needs_no_plan(&self, meaning: &Meaning) -> bool {
+        let several = matches!(meaning.act, Act::Several { .. });
+        meaning.shape.is_none() && self.rules.is_some() && !several
     }
 
     /// From here on these rules count. What was read under others and would be read differently is forgotten.
-    pub(crate) fn follow(&mut self, rules: &Arc<Topology>) {
+    pub(crate) fn follow(&mut self, now: InForce) {
+        let rules = &now.placed.rules;
         for known in [&mut self.young, &mut self.old] {
             known.retain(|_, meaning| match &meaning.shape {
                 Some(Ok(shape)) => shape.fits(rules),
@@ -113,7 +142,8 @@ impl Meanings {
                 None => true,
             });
         }
-        self.rules = Some(Arc::clone(rules));
+        self.rules = Some(now.placed);
+        self.held = now.held;
     }
 
     /// How many shapes are remembered.
@@ -123,7 +153,7 @@ impl Meanings {
 
     /// Of a simple query. The template at hand becomes that of this query.
     pub(crate) fn of_query(&mut self, sql: &str) -> Rc<Meaning> {
-        let Some(rules) = &self.rules else {
+        let Some(Placed { rules, .. }) = &self.rules else {
             return match classify::classify(sql) {
                 Act::Statement => Rc::clone(&self.plain),
                 act => Rc::new(Meaning::new(act)),
@@ -184,17 +214,24 @@ impl Meanings {
 
     /// Where the simple query that was asked for last goes.
     pub(crate) fn aim_query(&self, meaning: &Meaning, sql: &str) -> Result<Aim, Refusal> {
-        let Some(rules) = &self.rules else { return Ok(Aim::Any(Access::Write)) };
+        if self.needs_no_plan(meaning) {
+            return Ok(Aim::Any(Access::Read));
+        }
+        let Some(placed) = self.planning()? else { return Ok(Aim::Any(Access::Write)) };
         if let Act::Several { .. } = meaning.act {
-            return aim_several(sql, rules);
+            return aim_several(sql, placed);
         }
         let values = Values { sql, literals: self.template.literals(), parameters: &[] };
-        aim(meaning, rules, &values)
+        aim(meaning, placed, &values)
     }
 
     /// Where a bound statement goes; `rest` is the bind message behind its names.
     pub(crate) fn aim_bind(&self, statement: &Statement, rest: &[u8]) -> Result<Aim, Refusal> {
-        let Some(rules) = &self.rules else { return Ok(Aim::Any(Access::Write)) };
+        if self.needs_no_plan(&statement.meaning) {
+            return Ok(Aim::Any(Access::Read));
+        }
+        let Some(placed) = self.planning()? else { return Ok(Aim::Any(Access::Write)) };
+        let rules = &placed.rules;
         let parameters = parameters(statement, rest).ok_or_else(|| {
             Refusal::new("HF3209", "08P01", "a bind message is malformed", "Mend the driver")
         })?;
@@ -208,16 +245,16 @@ impl Meanings {
         {
             let template = Template::of(values.sql).map_err(refusal)?;
             let shape = Shape::read(template.text(), rules).map_err(refusal)?;
-            return aimed(&shape, rules, &values);
+            return aimed(&shape, placed, &values);
         }
-        aim(&statement.meaning, rules, &values)
+        aim(&statement.meaning, placed, &values)
     }
 
     /// The plan of a statement that is not executed, and the rules by which it was made; `None` without rules.
     /// # Errors
     /// It would be refused.
     pub(crate) fn plan_of(&self, sql: &str) -> Result<Option<(Plan, Arc<Topology>)>, Refusal> {
-        let Some(rules) = &self.rules else { return Ok(None) };
+        let Some(Placed { rules, .. }) = self.planning()? else { return Ok(None) };
         let template = Template::of(sql).map_err(refusal)?;
         let shape = Shape::read(template.text(), rules).map_err(refusal)?;
         let values = Values { sql, literals: template.literals(), parameters: &[] };
@@ -227,10 +264,10 @@ impl Meanings {
 
     /// A source that can describe it: one that has its tables.
     pub(crate) fn describer(&self, statement: &Statement) -> Option<usize> {
-        let rules = self.rules.as_ref()?;
+        let placed = self.rules.as_ref()?;
         let values =
             Values { sql: statement.sql(), literals: &statement.literals, parameters: &[] };
-        match aim(&statement.meaning, rules, &values) {
+        match aim(&statement.meaning, placed, &values) {
             Ok(Aim::One(source, _)) => Some(source),
             Ok(Aim::Several(plan)) => sources(&plan).first().copied(),
             Ok(Aim::Any(_)) | Err(_) => None,
@@ -238,7 +275,7 @@ impl Meanings {
     }
 }
 
-/// The sources of a plan over several.
+/// The sources of an aim at several.
 pub(crate) fn sources(plan: &Plan) -> Vec<usize> {
     match &plan.target {
         Target::Any => Vec::new(),
@@ -252,25 +289,31 @@ pub(crate) fn refusal(refused: Refused) -> Refusal {
     Refusal::new(refused.code(), refused.sqlstate(), refused.cause, refused.remedy)
 }
 
-fn aim(meaning: &Meaning, rules: &Arc<Topology>, values: &Values<'_>) -> Result<Aim, Refusal> {
+fn aim(meaning: &Meaning, placed: &Placed, values: &Values<'_>) -> Result<Aim, Refusal> {
     match &meaning.shape {
         None => Ok(Aim::Any(Access::Read)),
         Some(Err(refused)) => Err(refusal(refused.clone())),
-        Some(Ok(shape)) => aimed(shape, rules, values),
+        Some(Ok(shape)) => aimed(shape, placed, values),
     }
 }
 
-fn aimed(shape: &Shape, rules: &Arc<Topology>, values: &Values<'_>) -> Result<Aim, Refusal> {
-    let plan = shape.plan(rules, values).map_err(refusal)?;
-    Ok(match plan.target {
+fn aimed(shape: &Shape, placed: &Placed, values: &Values<'_>) -> Result<Aim, Refusal> {
+    let mut plan = shape.plan(&placed.rules, values).map_err(refusal)?;
+    Ok(match &mut plan.target {
         Target::Any => Aim::Any(plan.access),
-        Target::One(SourceIndex(source)) => Aim::One(usize::from(source), plan.access),
-        Target::Several(_) => Aim::Several(Box::new(plan)),
+        Target::One(source) => Aim::One(usize::from(placed.place(*source).0), plan.access),
+        Target::Several(parts) => {
+            for part in parts {
+                part.source = placed.place(part.source);
+            }
+            Aim::Several(Box::new(plan))
+        }
     })
 }
 
 /// Several statements in one query: all for one source, or refused.
-fn aim_several(sql: &str, rules: &Arc<Topology>) -> Result<Aim, Refusal> {
+fn aim_several(sql: &str, placed: &Placed) -> Result<Aim, Refusal> {
+    let rules = &placed.rules;
     let mut source = None;
     for place in statements(sql).map_err(refusal)? {
         let part = &sql[place];
@@ -280,7 +323,7 @@ fn aim_several(sql: &str, rules: &Arc<Topology>) -> Result<Aim, Refusal> {
         let template = Template::of(part).map_err(refusal)?;
         let shape = Shape::read(template.text(), rules).map_err(refusal)?;
         let values = Values { sql: part, literals: template.literals(), parameters: &[] };
-        match (aimed(&shape, rules, &values)?, source) {
+        match (aimed(&shape, placed, &values)?, source) {
             (Aim::Any(_), _) => {}
             (Aim::One(one, _), None) => source = Some(one),
             (Aim::One(one, _), Some(before)) if one == before => {}

@@ -123,7 +123,7 @@ async fn end(
     let reason = format!("prepared at {} for {age_ms} ms, and nobody ended it", source.name());
     let commit = match decider.fence(&gid, &reason).await {
         Decision::Commit => true,
-        Decision::RollBack(_) => false,
+        Decision::RollBack(_) | Decision::Outdated => false,
         Decision::Unknown(why) => {
             tracing::warn!(gid, source = source.name(), age_ms, why, "in doubt, and left so");
             return;

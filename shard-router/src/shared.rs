@@ -1,14 +1,18 @@
 //! What all workers share: the configuration, the rules, the sources, the clients' count, and nothing that a statement waits for.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
-use holdfast_route::Topology;
-
 use crate::{
-    cancel::Cancels, config::RouterConfig, counts::Counts, deadlock::Deadlocks, source::Source,
+    cancel::Cancels,
+    config::RouterConfig,
+    counts::Counts,
+    deadlock::Deadlocks,
+    follow::{Follower, watch_file},
+    rules::Rules,
+    source::Source,
 };
 
 /// Connections that may be on their way in beside those that have a place.
@@ -17,12 +21,12 @@ const ARRIVING_MAX: usize = 1024;
 /// One router's common ground.
 pub(crate) struct Shared {
     pub(crate) config: Arc<RouterConfig>,
-    /// In the order of their names, which is the rules' order.
+    /// In the order of their names.
     pub(crate) sources: Vec<Arc<Source>>,
-    pub(crate) rules: Option<Arc<Topology>>,
-    /// Rules that came after the first, and how many there were.
-    later_rules: Mutex<Option<Arc<Topology>>>,
-    rules_version: AtomicU64,
+    /// `None`: everything goes to the only source.
+    pub(crate) rules: Option<Rules>,
+    /// `None`: there are no coordinators, or no rules.
+    follower: Option<Follower>,
     pub(crate) cancels: Arc<Cancels>,
     pub(crate) deadlocks: Deadlocks,
     pub(crate) counts: Counts,
@@ -52,17 +56,20 @@ impl Drop for Visitor {
 }
 
 impl Shared {
-    pub(crate) fn new(config: RouterConfig, rules: Option<Arc<Topology>>) -> Self {
+    pub(crate) fn new(
+        config: Arc<RouterConfig>,
+        rules: Option<Rules>,
+        follower: Option<Follower>,
+    ) -> Self {
         let mut sources = config.sources.clone();
         sources.sort_by(|a, b| a.name.cmp(&b.name));
         let sources: Vec<_> = sources.into_iter().map(Source::new).collect();
         let counts = Counts::new(sources.iter().map(|source| source.name()));
         Self {
-            config: Arc::new(config),
+            config,
             sources,
             rules,
-            later_rules: Mutex::new(None),
-            rules_version: AtomicU64::new(0),
+            follower,
             cancels: Arc::default(),
             deadlocks: Deadlocks::default(),
             counts,
@@ -70,20 +77,16 @@ impl Shared {
         }
     }
 
-    /// From here on these rules count, for every statement that is not planned yet.
-    pub(crate) fn publish(&self, rules: Arc<Topology>) {
-        *self.later_rules.lock().unwrap_or_else(PoisonError::into_inner) = Some(rules);
-        self.rules_version.fetch_add(1, Ordering::Release);
-    }
-
-    /// How often rules were published.
-    pub(crate) fn rules_version(&self) -> u64 {
-        self.rules_version.load(Ordering::Acquire)
-    }
-
-    /// The rules that were published last.
-    pub(crate) fn later_rules(&self) -> Option<Arc<Topology>> {
-        self.later_rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Keeps the rules as new as the log or the file that they come from.
+    pub(crate) async fn follow_rules(&self) {
+        match (&self.rules, &self.follower, &self.config.rules) {
+            (Some(rules), Some(follower), _) => follower.follow(rules).await,
+            // Each change of the file is one epoch.
+            (Some(rules), None, Some(path)) => {
+                watch_file(path, rules, &self.config, |epoch| epoch + 1).await;
+            }
+            _ => {}
+        }
     }
 
     /// Counts a client in, unless there are so many that not even a word to it can be afforded.

@@ -55,6 +55,7 @@ pub(crate) struct Worker {
     last_change: Cell<u64>,
     draining: Cell<bool>,
     rules_version: Cell<u64>,
+    layout: Cell<u64>,
 }
 
 /// A session in its worker's list; off it when dropped.
@@ -86,7 +87,9 @@ impl Worker {
             last_session: Cell::new(0),
             last_change: Cell::new(0),
             draining: Cell::new(false),
-            rules_version: Cell::new(0),
+            // Whatever the version is, the first look takes the rules.
+            rules_version: Cell::new(u64::MAX),
+            layout: Cell::new(0),
             shared,
         }
     }
@@ -105,12 +108,23 @@ impl Worker {
 
     /// Takes newer rules, if there are any. Costs one look.
     pub(crate) fn follow_rules(&self) {
-        let version = self.shared.rules_version();
-        if self.rules_version.replace(version) != version
-            && let Some(rules) = self.shared.later_rules()
-        {
-            self.meanings.borrow_mut().follow(&rules);
+        let Some(rules) = &self.shared.rules else { return };
+        let version = rules.version();
+        if self.rules_version.replace(version) != version {
+            let now = rules.in_force();
+            self.layout.set(now.layout);
+            self.meanings.borrow_mut().follow(now);
         }
+    }
+
+    /// Grows whenever rows may have got other places.
+    pub(crate) fn layout(&self) -> u64 {
+        self.layout.get()
+    }
+
+    /// The epoch of the rules by which plans are made; `None` without rules.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        self.meanings.borrow().rules().map(|rules| rules.epoch())
     }
 
     /// Whether there are no rules, so that everything goes to the only source.
@@ -242,6 +256,8 @@ pub(crate) fn run(
     local.block_on(&runtime, async {
         let drain_timeout = shared.config.limits.drain_timeout;
         if number == 0 {
+            let rules = Arc::clone(&shared);
+            tokio::task::spawn_local(async move { rules.follow_rules().await });
             for source in &shared.sources {
                 let watched = crate::health::watch(Arc::clone(source), Arc::clone(&shared.config));
                 tokio::task::spawn_local(watched);

@@ -101,6 +101,7 @@ impl Stage {
             credentials: None,
             decision_timeout: DECISION_TIMEOUT,
             orphan_age: ORPHAN_AGE,
+            rules_age_max: DECISION_TIMEOUT * 10,
         });
         let rules = self.folder.write("rules.toml", world.rules_text())?;
         let address = Endpoint::Tcp(format!("127.0.0.1:{}", self.server.port()).into());

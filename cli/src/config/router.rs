@@ -127,6 +127,8 @@ fn coordinator(reader: &mut Reader) -> Option<Option<CoordinatorConfig>> {
     };
     let decision_timeout = span("limits.decision_timeout_ms", 600_000, 10_000);
     let orphan_age = span("limits.orphan_age_ms", 3_600_000, 3_000);
+    // Above the time between two questions, and below what a person who moves rows would wait.
+    let rules_age_max = span("limits.rules_age_max_ms", 3_600_000, 300_000);
     if !reader.is_given("coordinators.addresses") {
         reader.know("coordinators.addresses");
         return Some(None);
@@ -137,6 +139,7 @@ fn coordinator(reader: &mut Reader) -> Option<Option<CoordinatorConfig>> {
         credentials: None,
         decision_timeout: decision_timeout?,
         orphan_age: orphan_age?,
+        rules_age_max: rules_age_max?,
     }))
 }
 

@@ -236,6 +236,7 @@ impl Submit {
             branches,
             wait: wait(self.wait),
             wait_timeout_ms: self.wait_timeout_ms.unwrap_or_default().0,
+            rules_epoch: None,
         }))
     }
 }

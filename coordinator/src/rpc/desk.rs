@@ -130,7 +130,8 @@ impl Desk {
             Act::Propose(command, patience) => {
                 let command = self.signed(command, request)?;
                 let wait = patience.map_or(Duration::ZERO, |patience| patience.at_most);
-                let here = match self.not_own(&gid, scope, begins) {
+                let outdated = self.outdated(&gid, request).map(Here::Fault);
+                let here = match outdated.or_else(|| self.not_own(&gid, scope, begins)) {
                     Some(here) => here,
                     None => self.propose(&gid, command, patience, began).await,
                 };

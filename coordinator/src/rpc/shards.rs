@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER, Line};
 use holdfast_proto::v1::{
     ApplyRulesReply, ApplyRulesRequest, KeyPlace, ListVersionsReply, ListVersionsRequest,
-    LocateReply, LocateRequest, RevertRulesRequest, ShardRules, ShowRulesRequest,
-    WatchRulesRequest,
+    LocateReply, LocateRequest, RevertRulesRequest, ShardRules, ShowRulesRequest, SubmitRequest,
+    WatchRulesRequest, exchange_request,
     shards_client::ShardsClient,
     shards_server::{Shards as Service, ShardsServer},
 };
 use holdfast_route::{RuleMistakes, Topology};
 use holdfast_security::Right;
-use holdfast_txn::{Command, RulesVersion, limit};
+use holdfast_txn::{Command, Gid, RulesVersion, limit};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
@@ -180,6 +180,11 @@ impl Desk {
             let mut client = self.leader_of_shards(leader, hop).await?;
             return handed_on(client.list_versions(never_on(request)).await);
         }
+        if !request.stale {
+            // Routers take it as the word that there is nothing newer.
+            let fresh = self.coordinator().barrier().await;
+            fresh.map_err(|error| Fault::not_proposed(&error))?;
+        }
         let books = self.coordinator().books();
         let versions = books.rules.iter().map(|version| to_wire(version, false)).collect();
         Ok(ListVersionsReply { versions })
@@ -284,6 +289,24 @@ impl Desk {
         let applied = applied.map_err(|error| Fault::not_proposed(&error))?;
         let outcome = applied.result.map_err(|rejection| Fault::rejected(&rejection))?;
         Ok(ApplyRulesReply { epoch, repeated: outcome.repeated })
+    }
+
+    /// HF2410: what a transaction has written was placed by rules that are not in force any more. A transaction that is known already is
+    /// not judged again.
+    pub(crate) fn outdated(&self, gid: &Gid, request: &exchange_request::Request) -> Option<Fault> {
+        use exchange_request::Request::Submit;
+        let Submit(SubmitRequest { rules_epoch: Some(by), .. }) = request else {
+            return None;
+        };
+        let coordinator = self.coordinator();
+        let now = coordinator.books().epoch();
+        if *by >= now || !coordinator.leads() || coordinator.known(gid).is_some() {
+            return None;
+        }
+        let words = format!(
+            "nothing was done: what was written was placed by shard rules of epoch {by}, and those of epoch {now} are in force. Begin again by these"
+        );
+        Some(Fault::new(Class::WrongStatus, "HF2410", words))
     }
 
     /// HF2409: there are no such rules.

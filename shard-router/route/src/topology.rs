@@ -302,6 +302,35 @@ impl Topology {
                 .all(|((name, group), (same, its))| name == same && meaning(group) == meaning(its))
     }
 
+    /// Whether every row lies where it lies by `other`: nothing has moved, whatever else was changed. A table that only one of them knows
+    /// has not moved either.
+    #[must_use]
+    pub fn places_like(&self, other: &Self) -> bool {
+        let groups = self.groups.iter().all(|(name, group)| match other.groups.get(name) {
+            Some(its) => {
+                (&group.key, group.function, group.key_type)
+                    == (&its.key, its.function, its.key_type)
+                    && Slot::all().all(|slot| {
+                        let here = &self.shards[group.shard_of(slot)].source;
+                        here == &other.shards[its.shard_of(slot)].source
+                    })
+            }
+            None => true,
+        });
+        let tables = self.tables.iter().all(|(name, here)| match (here, other.tables.get(name)) {
+            (_, None) => true,
+            (Placement::Sharded(here), Some(Placement::Sharded(there))) => {
+                here.group == there.group && here.columns.first() == there.columns.first()
+            }
+            // A copy on a source that only one of them knows is a copy that was not written.
+            (Placement::Reference, Some(Placement::Reference)) => {
+                self.sources.keys().eq(other.sources.keys())
+            }
+            (here, Some(there)) => here == there,
+        });
+        groups && tables
+    }
+
     /// The data sources, by name; also those that keep no shard yet.
     #[must_use]
     pub fn sources(&self) -> &BTreeMap<SourceId, DataSource> {

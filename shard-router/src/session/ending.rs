@@ -91,6 +91,11 @@ impl Session {
             self.roll_back().await;
             return Ok("ROLLBACK");
         }
+        if let Some(refusal) = self.must_not_commit() {
+            Counts::refused(refusal.code);
+            self.roll_back().await;
+            return Err(refusal.into());
+        }
         let members = self.take_members();
         let global = self.global.take();
         let ended = self.commit_members(members, global).await;
@@ -135,6 +140,8 @@ impl Session {
             give_back_all(readers.into_iter().chain(writers), canceled);
             return ended;
         }
+        // Before anything is waited for: by these rules it was planned.
+        let epoch = self.worker.epoch();
         let gid = global.map_or_else(|| ulid::Ulid::new().to_string(), |global| global.gid);
         reached(Site::RouterBeforePrepare);
         let (read, prepared) =
@@ -151,7 +158,7 @@ impl Session {
         give_back_all(readers, canceled);
         reached(Site::RouterPrepared);
         let decider = self.worker.decider().cloned().expect("a second writer needs one");
-        let decision = decider.decide(&gid, &prepared).await;
+        let decision = decider.decide(&gid, &prepared, epoch).await;
         reached(Site::RouterDecided);
         match decision {
             Decision::Commit => {
@@ -165,6 +172,11 @@ impl Session {
                     "the coordinator did not commit transaction {gid}: {why}. It is rolled back on every source"
                 );
                 Err(Refusal::new("HF3218", "40000", cause, "Begin it again").into())
+            }
+            Decision::Outdated => {
+                Counts::global("rolled_back");
+                self.undo(writers, gid, canceled);
+                Err(crate::rules::moved().into())
             }
             Decision::Unknown(why) => {
                 Counts::global("unknown");

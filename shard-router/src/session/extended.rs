@@ -153,6 +153,12 @@ impl Session {
         if self.must_end(&meaning) {
             return Err(self.aborted());
         }
+        let outdated = self.outdated();
+        if meaning.asks_for_rows()
+            && let Some(refusal) = outdated
+        {
+            return Err(refusal);
+        }
         if let Act::Impossible(why) = meaning.act()
             && !self.worker.passes_everything()
         {

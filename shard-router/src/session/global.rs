@@ -58,6 +58,9 @@ pub(super) enum Verb {
 impl Session {
     /// What the router itself has all servers of the transaction do; `None` if the statement is for one of them, or for no transaction.
     pub(super) fn spans(&self, meaning: &Meaning) -> Option<Verb> {
+        if matches!(meaning.act(), Act::Commit) && self.must_not_commit().is_some() {
+            return Some(Verb::Commit);
+        }
         self.global.as_ref()?;
         match meaning.act() {
             Act::Commit => Some(Verb::Commit),

@@ -143,6 +143,8 @@ pub(crate) struct Session {
     opening: Opening,
     /// Whether the server at work may have written or locked in this transaction.
     wrote: bool,
+    /// The layout by which the servers in use were chosen; see [`Worker::layout`].
+    layout: u64,
     /// Set while more than one source takes part.
     global: Option<Box<Global>>,
     /// The transaction has failed at one source, and the others do not know.
@@ -207,6 +209,7 @@ impl Session {
             deferred_bytes: 0,
             opening: Opening::default(),
             wrote: false,
+            layout: 0,
             global: None,
             dooming: false,
             pending: None,
@@ -320,6 +323,29 @@ impl Session {
     /// Whether the server was only asked what a statement looks like: the transaction is not bound to it and has not begun there.
     fn is_visiting(&self) -> bool {
         self.bound.is_some() && !self.deferred.is_empty()
+    }
+
+    /// Why the transaction must not go on: since it began, rows may have got other places.
+    fn outdated(&mut self) -> Option<Refusal> {
+        let between = self.status == IDLE && !self.batch_open && self.expected.is_empty();
+        if self.bound.is_none() || between || self.is_visiting() {
+            self.layout = self.worker.layout();
+        }
+        let outdated = self.status != FAILED && self.layout != self.worker.layout();
+        outdated.then(crate::rules::moved)
+    }
+
+    /// Why the transaction must not commit: what it has written may lie where nobody looks for it any more.
+    fn must_not_commit(&self) -> Option<Refusal> {
+        let parked = self.global.iter().flat_map(|global| &global.parked);
+        let wrote = self.wrote || parked.into_iter().any(|member| member.wrote);
+        if self.bound.is_none() || !wrote || self.status != IN_TRANSACTION || self.is_visiting() {
+            return None;
+        }
+        if self.layout != self.worker.layout() {
+            return Some(crate::rules::moved());
+        }
+        self.worker.meanings.borrow().held().cloned()
     }
 
     /// The server in use is the one for this transaction: what waited goes there first.

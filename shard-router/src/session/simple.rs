@@ -47,6 +47,12 @@ impl Session {
         if self.must_end(&meaning) {
             return Err(self.aborted());
         }
+        let outdated = self.outdated();
+        if meaning.asks_for_rows()
+            && let Some(refusal) = outdated
+        {
+            return Err(refusal);
+        }
         check_setting(meaning.act(), sql)?;
         if let Some(verb) = self.spans(&meaning) {
             self.unnamed = None;
@@ -197,8 +203,7 @@ impl Session {
 
     /// Whether the statement must wait for what this session has committed.
     pub(super) fn is_to_settle(&mut self, meaning: &Meaning) -> bool {
-        matches!(meaning.act(), Act::Statement | Act::Several { .. } | Act::Pin(_))
-            && self.must_settle()
+        meaning.asks_for_rows() && self.must_settle()
     }
 
     fn pin(&mut self, why: Option<&'static str>) -> Result<(), Refusal> {
