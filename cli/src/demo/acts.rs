@@ -17,13 +17,14 @@ use tokio_util::sync::CancellationToken;
 use super::args::{DemoArgs, TRANSFERS_MAX};
 use super::audit::{Findings, Memory, audit};
 use super::cluster::{COORDINATORS, Cluster};
+use super::dba;
 use super::driver::{Load, Record, Tally, Told};
 use super::kill::{Plan, Recovery, Tickets};
 use super::latency::Figures;
 use super::postgres::DATABASE;
 use super::progress::Progress;
 use super::replay::Replay;
-use super::report::{Kill, LatencyMs, Report, Sagas, Setup, Transfers, Verdict, grouped};
+use super::report::{Kill, LatencyMs, Report, Sagas, Setup, Transfers, Verdict, amount, grouped};
 use super::saga::{self, Ending, Rounds};
 use super::ticker::{self, Held};
 use super::workload::Bank;
@@ -86,6 +87,16 @@ pub(crate) async fn play(
     if let Some(path) = &args.balances_out {
         write_balances(path, &bank, &findings.balances)?;
     }
+    progress.now("Counting the money through a router");
+    let example = &bank.accounts.first().context("a bank has accounts")?.id;
+    let router = dba::play(&cluster, folder, example.as_str()).await?;
+    if router.money_minor != findings.money.closing_minor {
+        problems.push(format!(
+            "through the router there are {}, on the shards {}",
+            amount(router.money_minor, bank.currency),
+            amount(findings.money.closing_minor, bank.currency)
+        ));
+    }
     problems.extend(of_memory(&memory));
     problems.extend(of_kills(&kills));
     match open_left {
@@ -126,6 +137,7 @@ pub(crate) async fn play(
         open_transactions_left: open_left,
         prepared_left: Some(prepared_left),
         journal_ok,
+        router,
         verdict: if problems.is_empty() { Verdict::Good } else { Verdict::Bad },
         problems,
         setup: Setup {

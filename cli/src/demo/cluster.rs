@@ -401,7 +401,7 @@ pub(crate) fn coordinator_config(
 }
 
 /// A recipe for `holdfast <role> --config <file>`, with the file written.
-fn role(
+pub(super) fn role(
     role: &str,
     name: &str,
     config: &toml::Table,
@@ -423,7 +423,7 @@ fn role(
 }
 
 /// Changes a value of a shipped file. A key that the file does not have is a mistake of ours: the file has changed shape.
-fn set(
+pub(super) fn set(
     config: &mut toml::Table,
     section: &str,
     key: &str,
@@ -475,7 +475,7 @@ fn logs(folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(logs)
 }
 
-fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(super) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let mut file =

@@ -2,12 +2,14 @@
 //!
 //! [`acts`] plays it: [`cluster`] brings up [`processes`] and [`postgres`] in a [`scratch`] folder; [`workload`] (or
 //! [`replay`]) says who pays whom; [`driver`] submits and writes down what it was told, with [`kill`] in between and
-//! [`saga`]s beside; [`audit`] then compares that with the books, by plain SQL; [`report`] is the result.
+//! [`saga`]s beside; [`audit`] then compares that with the books, by plain SQL; [`dba`] counts the money once more, through a router;
+//! [`report`] is the result.
 
 pub(crate) mod acts;
 pub(crate) mod args;
 pub(crate) mod audit;
 pub(crate) mod cluster;
+mod dba;
 pub(crate) mod driver;
 pub(crate) mod kill;
 pub(crate) mod latency;

@@ -9,6 +9,8 @@ use comfy_table::{CellAlignment, Table};
 use holdfast_ledger::{Currency, decimal};
 use serde::Serialize;
 
+use super::dba::{Routed, Step};
+
 /// The whole result of a run. Field names and order are a format that programs read.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Report {
@@ -27,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) prepared_left: Option<u64>,
     /// Counters are the fold of the journals, debits equal credits, and the journals say what the clients were told.
     pub(crate) journal_ok: bool,
+    /// The same money by one statement through a router, and how a DBA came to it.
+    pub(crate) router: Routed,
     pub(crate) verdict: Verdict,
     /// What is off, a sentence each; empty when the verdict is good.
     pub(crate) problems: Vec<String>,
@@ -156,6 +160,11 @@ impl Report {
             money(self.money.closing_minor),
             &money(self.money.opening_minor),
         );
+        row(
+            "  in one statement, by the router",
+            money(self.router.money_minor),
+            &money(self.money.opening_minor),
+        );
         let left = |count: Option<u64>| count.map_or("not known".to_owned(), grouped);
         row("holds left", left(self.holds_left), "0");
         row("open transactions left", left(self.open_transactions_left), "0");
@@ -168,6 +177,14 @@ impl Report {
         }
 
         let mut text = format!("{table}\n\n");
+        text.push_str("What a DBA typed meanwhile:\n");
+        for Step { typed, said } in &self.router.steps {
+            let _ = writeln!(text, "  {typed}");
+            for line in said.lines() {
+                let _ = writeln!(text, "{}", format!("    {line}").trim_end());
+            }
+        }
+        text.push('\n');
         match self.verdict {
             Verdict::Good => {
                 text.push_str("Verdict: good. Every acknowledged outcome is in the books, once.\n")
@@ -247,6 +264,14 @@ pub(crate) mod tests {
             open_transactions_left: Some(0),
             prepared_left: Some(0),
             journal_ok: true,
+            router: Routed {
+                money_minor: 200_000_000,
+                epoch: 3,
+                steps: vec![Step {
+                    typed: "holdfast rules show".to_owned(),
+                    said: "a\nb".to_owned(),
+                }],
+            },
             verdict: Verdict::Good,
             problems: Vec::new(),
             setup: Setup {
@@ -288,6 +313,7 @@ pub(crate) mod tests {
                 "open_transactions_left",
                 "prepared_left",
                 "problems",
+                "router",
                 "saga",
                 "setup",
                 "shards",
@@ -304,6 +330,8 @@ pub(crate) mod tests {
         assert_eq!(keys(&json["money"]), ["closing_minor", "conserved", "opening_minor"]);
         assert_eq!(keys(&json["latency_ms"]), ["max", "p50", "p99"]);
         assert_eq!(keys(&json["saga"]), ["committed", "compensated"]);
+        assert_eq!(keys(&json["router"]), ["epoch", "money_minor", "steps"]);
+        assert_eq!(keys(&json["router"]["steps"][0]), ["said", "typed"]);
         assert_eq!(json["verdict"], "good");
         assert_eq!(json["holds_left"], 0);
     }
