@@ -93,7 +93,7 @@ fn a_run_that_loses_its_leader_ends_with_a_good_verdict_and_leaves_nothing() {
     assert_eq!(report["money"]["closing_minor"], 200 * 100_000);
     assert_eq!(report["router"]["money_minor"], 200 * 100_000, "{report}");
     assert_eq!(report["router"]["epoch"], 3, "checked, planned, applied twice, reverted");
-    assert!(said.contains("EXPLAIN (ROUTE)") && said.contains("HF3105"), "{said}");
+    assert!(said.contains("EXPLAIN (ROUTE)") && said.contains("HF3104"), "{said}");
     for nothing in ["holds_left", "open_transactions_left", "prepared_left"] {
         assert_eq!(report[nothing], 0, "{nothing}");
     }
