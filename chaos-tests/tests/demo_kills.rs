@@ -32,6 +32,18 @@ async fn the_leader_is_lost_and_no_money_is() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn of_four_groups_a_node_that_leads_some_is_lost_and_no_money_is() -> anyhow::Result<()> {
+    let mut arguments = vec!["--groups", "4", "--kill", "leader"];
+    arguments.extend(SMALL);
+    let report = Demo::new()?.report(&arguments).await?;
+    ensure!(report["transfers"]["submitted"] == 1000, "{report:#}");
+    ensure!(report["setup"]["groups"] == 4, "{report:#}");
+    let kills = report["kills"].as_array().expect("its shape was checked");
+    ensure!(kills.len() == 1 && kills[0]["what"] == "leader", "{report:#}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_follower_is_lost_and_no_money_is() -> anyhow::Result<()> {
     loses("follower").await
 }

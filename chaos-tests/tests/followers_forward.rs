@@ -178,7 +178,7 @@ async fn every_grpc_method_is_answered_by_a_follower_as_by_the_leader() -> anyho
     ensure!(unknown.metadata().get("holdfast-code").is_some_and(|code| code == "HF2001"));
 
     let mut admin = AdminClient::connect(address).await?;
-    let status = admin.node_status(wire::NodeStatusRequest {}).await?.into_inner();
+    let status = admin.node_status(wire::NodeStatusRequest::default()).await?.into_inner();
     ensure!(status.role == "follower" && status.members.len() == 3, "{status:?}");
 
     // The stream: a follower answers, itself or by saying who leads; it never lets a request fall.

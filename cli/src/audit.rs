@@ -37,6 +37,9 @@ Each record bears the SHA-256 of the one before. The cluster keeps the newest 20
 pub(crate) struct AuditArgs {
     #[command(flatten)]
     cluster: ClusterAddresses,
+    /// The Raft group whose trail it is; group 0 has that of rules and policies too
+    #[arg(long, global = true, default_value_t = 0)]
+    group: u32,
     #[command(subcommand)]
     command: AuditCommand,
 }
@@ -160,10 +163,10 @@ fn exported(file: &Path) -> anyhow::Result<Result<Vec<AuditRecord>, String>> {
 }
 
 /// Every record behind `after` that the cluster keeps.
-async fn kept(client: &Client, mut after: u64) -> anyhow::Result<Vec<AuditRecord>> {
+async fn kept(client: &Client, group: u32, mut after: u64) -> anyhow::Result<Vec<AuditRecord>> {
     let mut records = Vec::new();
     loop {
-        let page = client.audit_records(after, PAGE).await?.records;
+        let page = client.audit_records(group, after, PAGE).await?.records;
         let Some(last) = page.last() else { return Ok(records) };
         after = last.number;
         for one in page {
@@ -178,30 +181,32 @@ async fn kept(client: &Client, mut after: u64) -> anyhow::Result<Vec<AuditRecord
 pub(crate) async fn run(args: AuditArgs, output: Output) -> anyhow::Result<ExitCode> {
     match args.command {
         AuditCommand::List { after, limit } => {
-            list(&args.cluster.client()?, after, limit, output).await
+            list(&args.cluster.client()?, args.group, (after, limit), output).await
         }
         AuditCommand::Verify { file, offline } => {
             let client = if offline { None } else { Some(args.cluster.client()?) };
-            verify(client.as_ref(), file.as_deref(), output).await
+            verify(client.as_ref(), args.group, file.as_deref(), output).await
         }
-        AuditCommand::Export { file } => export(&args.cluster.client()?, &file, output).await,
+        AuditCommand::Export { file } => {
+            export(&args.cluster.client()?, args.group, &file, output).await
+        }
     }
 }
 
 async fn list(
     client: &Client,
-    after: Option<u64>,
-    limit: u32,
+    group: u32,
+    (after, limit): (Option<u64>, u32),
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let after = match after {
         Some(after) => after,
         None => {
-            let count = client.audit_records(u64::MAX, 1).await?.count;
+            let count = client.audit_records(group, u64::MAX, 1).await?.count;
             count.saturating_sub(limit.into())
         }
     };
-    let reply = client.audit_records(after, limit).await?;
+    let reply = client.audit_records(group, after, limit).await?;
     let count = reply.count;
     let records = reply.records.into_iter().map(record).collect::<Result<Vec<_>, _>>()?;
     match output {
@@ -223,6 +228,7 @@ async fn list(
 
 async fn verify(
     client: Option<&Client>,
+    group: u32,
     file: Option<&Path>,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
@@ -237,11 +243,11 @@ async fn verify(
     let mut nodes = 0;
     if let Some(client) = client.filter(|_| broken.is_empty()) {
         let last = records.last().map_or(0, |record: &AuditRecord| record.number);
-        records.extend(kept(client, last).await?);
+        records.extend(kept(client, group, last).await?);
         // Learns every member, so that each is asked for its own copy.
         let status = client.node_status().await?;
         for member in status.members.iter().filter(|member| !member.grpc.is_empty()) {
-            match client.verify_audit_of(&member.grpc).await {
+            match client.verify_audit_of(&member.grpc, group).await {
                 Ok(reply) if reply.whole => nodes += 1,
                 Ok(reply) => broken.push(format!("node {}: {}", reply.node, reply.cause)),
                 Err(error) => exit::tell(&format!("{} was not asked: {error}", member.grpc)),
@@ -270,14 +276,19 @@ async fn verify(
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::REFUSED) })
 }
 
-async fn export(client: &Client, file: &Path, output: Output) -> anyhow::Result<ExitCode> {
+async fn export(
+    client: &Client,
+    group: u32,
+    file: &Path,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
     let before = if file.exists() {
         exported(file)?.map_err(|what| Usage(format!("{}: {what}", file.display())))?
     } else {
         Vec::new()
     };
     let last = before.last().map_or(0, |record| record.number);
-    let new = kept(client, last).await?;
+    let new = kept(client, group, last).await?;
     if let Err(gap) = check_chain(before.iter().chain(&new)) {
         exit::tell(&format!("nothing was written: {gap}"));
         return Ok(ExitCode::from(exit::REFUSED));
@@ -335,7 +346,7 @@ mod tests {
     async fn an_export_is_whole_and_a_changed_or_missing_line_is_found() {
         let code = async |change: &dyn Fn(&str) -> String| {
             let (_folder, path) = file(change);
-            verify(None, Some(&path), Output::Json).await.unwrap()
+            verify(None, 0, Some(&path), Output::Json).await.unwrap()
         };
         let refused = ExitCode::from(exit::REFUSED);
         assert_eq!(code(&|line| line.to_owned()).await, ExitCode::SUCCESS);

@@ -7,7 +7,10 @@ use holdfast_client::{
     wire::{self, Attempt, HistoryRecord, SearchHistoryRequest, Tag, Transaction},
 };
 
-use crate::output::{self, Output};
+use crate::{
+    output::{self, Output},
+    tx_operate,
+};
 
 /// Which finished transactions; any of these asks the history instead of the open ones.
 #[derive(Debug, Default, clap::Args)]
@@ -200,6 +203,12 @@ fn json_of(known: &Transaction) -> serde_json::Value {
 /// It is unknown, or no node answers.
 pub(crate) async fn show(client: &Client, gid: &str, output: Output) -> anyhow::Result<()> {
     let record = client.show(gid).await?;
+    let waits = record.transaction.as_ref().map(Transaction::status);
+    // Only what needs attention can be ended by hand.
+    let proposal = match waits {
+        Some(wire::Status::NeedsAttention) => client.get(gid).await?.proposal,
+        _ => None,
+    };
     if output == Output::Json {
         return output::print_json(&serde_json::json!({
             "transaction": record.transaction.as_ref().map(json_of),
@@ -214,9 +223,12 @@ pub(crate) async fn show(client: &Client, gid: &str, output: Output) -> anyhow::
             })).collect::<Vec<_>>(),
             "attempts_left_out": record.attempts_left_out,
             "attempts_node": Some(record.attempts_node).filter(|node| *node > 0),
+            "proposal": proposal.as_ref().map(tx_operate::proposal_json),
         }));
     }
-    output::print(&drawn(&record))
+    let proposed = proposal.as_ref().map(tx_operate::proposal_text);
+    let proposed = proposed.map(|text| format!("\n\nProposed: {text}")).unwrap_or_default();
+    output::print(&(drawn(&record) + &proposed))
 }
 
 fn op_word(attempt: &Attempt) -> String {

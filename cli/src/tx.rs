@@ -188,7 +188,7 @@ The file:
     },
     /// Ask for rollback; refused once the decision to commit is made
     #[command(
-        after_help = "Examples:\n  holdfast tx rollback payroll-2026-11-0042 --reason \"wrong file\""
+        after_help = "Examples:\n  holdfast tx rollback payroll-2026-11-0042 --reason \"wrong file\" --dry-run\n  holdfast tx rollback payroll-2026-11-0042 --reason \"wrong file\"\n\nAn operator's rollback is in the audit trail; whoever may only submit asks for it as a caller does, and is not."
     )]
     Rollback {
         /// The transaction
@@ -199,11 +199,15 @@ The file:
         /// What to wait for
         #[arg(long, value_enum, default_value_t = Until::Decision)]
         wait: Until,
+        /// Only show what would become of the transaction
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Let a transaction that needs attention go on, once its cause is repaired
     #[command(after_help = "\
 Examples:
   holdfast tx list --status needs_attention
+  holdfast tx retry payroll-2026-11-0042 --reason \"account thawed, ticket 7311\" --dry-run
   holdfast tx retry payroll-2026-11-0042 --reason \"account thawed, ticket 7311\"
   holdfast tx retry payroll-2026-11-0042 --reason \"app restarted\" --wait none
 
@@ -217,6 +221,9 @@ Exit codes: 0 it went on, 3 refused or needs attention again, 4 unknown: ask aga
         /// What to wait for
         #[arg(long, value_enum, default_value_t = Until::End)]
         wait: Until,
+        /// Only show what would become of the transaction
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Propose that a branch counts as done or as refused; a second person must approve
     #[command(after_help = "\
@@ -330,9 +337,20 @@ pub(crate) async fn run(args: TxArgs, output: Output) -> anyhow::Result<ExitCode
             list(&page, output)?;
             Ok(ExitCode::SUCCESS)
         }
-        TxCommand::Rollback { gid, reason, wait } => {
+        TxCommand::Rollback { gid, reason, dry_run: true, .. } => {
             must_say_why(&reason)?;
-            let answer = args.cluster.client()?.roll_back(&gid, &reason, wait.into()).await?;
+            let client = args.cluster.client()?;
+            tx_operate::foresee(&client, gid, OperatorAct::RollBack, reason, output).await
+        }
+        TxCommand::Retry { gid, reason, dry_run: true, .. } => {
+            must_say_why(&reason)?;
+            let client = args.cluster.client()?;
+            tx_operate::foresee(&client, gid, OperatorAct::Retry, reason, output).await
+        }
+        TxCommand::Rollback { gid, reason, wait, dry_run: false } => {
+            must_say_why(&reason)?;
+            let client = args.cluster.client()?;
+            let answer = tx_operate::roll_back(&client, &gid, &reason, wait.into()).await?;
             show(&answer, output)?;
             Ok(match answer.outcome {
                 Outcome::RolledBack { .. } => ExitCode::SUCCESS,
@@ -352,7 +370,7 @@ pub(crate) async fn run(args: TxArgs, output: Output) -> anyhow::Result<ExitCode
             let client = args.cluster.client()?;
             tx_operate::run(&client, gid, OperatorAct::Approve, 0, say, output).await
         }
-        TxCommand::Retry { gid, reason, wait } => {
+        TxCommand::Retry { gid, reason, wait, dry_run: false } => {
             must_say_why(&reason)?;
             let answer = args.cluster.client()?.retry(&gid, &reason, wait.into()).await?;
             show(&answer, output)?;
@@ -420,6 +438,7 @@ pub(crate) fn show(answer: &Answer, output: Output) -> anyhow::Result<()> {
             "outcome": outcome_word(&answer.outcome),
             "repeated": answer.repeated,
             "transaction": answer.transaction.as_ref().map(json_of),
+            "proposal": answer.proposal.as_ref().map(tx_operate::proposal_json),
         }));
     }
     let mut lines = vec![("gid", answer.gid.clone())];
@@ -446,6 +465,9 @@ pub(crate) fn show(answer: &Answer, output: Output) -> anyhow::Result<()> {
                 "remedy",
                 format!("repair what the reason names, then: {}", retry_of(known)),
             ));
+        }
+        if let Some(proposal) = &answer.proposal {
+            lines.push(("proposed", tx_operate::proposal_text(proposal)));
         }
         for (name, value) in &known.tags {
             lines.push(("tag", format!("{name}={value}")));

@@ -3,11 +3,18 @@
 use std::process::ExitCode;
 
 use holdfast_client::{
-    Answer, Client, Outcome, Status, Wait,
-    wire::{OperateRequest, OperatorAct},
+    Answer, Client, ClientError, Outcome, Status, Wait,
+    wire::{OpenProposal, OperateRequest, OperatorAct},
 };
 
-use crate::{exit, output::Output, tx};
+use crate::{
+    exit,
+    output::{self, Output},
+    tx,
+};
+
+/// The refusal of whoever may not act as an operator.
+const NO_OPERATOR: &str = "HF2602";
 
 /// Why, by whom, and whether it is meant.
 #[derive(Debug, clap::Args)]
@@ -79,6 +86,73 @@ pub(crate) async fn run(
         return Ok(ExitCode::SUCCESS);
     }
     Ok(ended(&answer))
+}
+
+/// Shows what would become of a transaction by an act that takes one person.
+/// # Errors
+/// The act would be refused.
+pub(crate) async fn foresee(
+    client: &Client,
+    gid: String,
+    act: OperatorAct,
+    reason: String,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let say = Say { reason, dry_run: true, dev_name: String::new() };
+    run(client, gid, act, 0, say, output).await
+}
+
+/// Asks for rollback as an operator, so that the audit trail has it; as a caller, where whoever asks is no operator.
+/// # Errors
+/// [`ClientError`]: refused, or nothing was done.
+pub(crate) async fn roll_back(
+    client: &Client,
+    gid: &str,
+    reason: &str,
+    wait: Wait,
+) -> Result<Answer, ClientError> {
+    let request = OperateRequest {
+        gid: gid.to_owned(),
+        act: OperatorAct::RollBack.into(),
+        reason: reason.to_owned(),
+        wait: holdfast_client::wire::Wait::from(wait).into(),
+        ..OperateRequest::default()
+    };
+    match client.operate(request, wait).await {
+        Err(ClientError::Refused { code, .. }) if code == NO_OPERATOR => {
+            client.roll_back(gid, reason, wait).await
+        }
+        answer => answer,
+    }
+}
+
+/// For people: who proposed what, and until when it can be approved.
+pub(crate) fn proposal_text(proposal: &OpenProposal) -> String {
+    let what = match (proposal.act(), proposal.branch) {
+        (OperatorAct::Abandon, _) => "to abandon it".to_owned(),
+        (OperatorAct::MarkRefused, branch) => format!("branch {branch} counts as refused"),
+        (_, branch) => format!("branch {branch} counts as done"),
+    };
+    format!(
+        "{what}, by {} at {}: {}. Another person approves it until {}",
+        proposal.by,
+        output::rfc3339(proposal.at_ms),
+        proposal.reason,
+        output::rfc3339(proposal.until_ms)
+    )
+}
+
+/// For programs.
+pub(crate) fn proposal_json(proposal: &OpenProposal) -> serde_json::Value {
+    let act = proposal.act().as_str_name().trim_start_matches("OPERATOR_ACT_");
+    serde_json::json!({
+        "act": act.to_ascii_lowercase(),
+        "branch": proposal.branch,
+        "by": proposal.by,
+        "reason": proposal.reason,
+        "at": output::rfc3339(proposal.at_ms),
+        "until": output::rfc3339(proposal.until_ms),
+    })
 }
 
 /// How an approval ended: gone on is done, again in need of people is not.

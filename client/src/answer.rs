@@ -29,6 +29,8 @@ pub struct Answer {
     pub repeated: bool,
     /// As the coordinator knows it; `None` where no coordinator could be asked in time.
     pub transaction: Option<Transaction>,
+    /// What an operator proposed to end it by hand, while it waits for a second person.
+    pub proposal: Option<wire::OpenProposal>,
 }
 
 /// A page of a list.
@@ -218,7 +220,7 @@ impl Answer {
     /// From a reply about `gid`. An outcome that this program does not know is unknown.
     pub(crate) fn of(gid: String, reply: wire::TransactionReply) -> Self {
         let outcome = reply.outcome();
-        let transaction = reply.transaction.map(Transaction::from);
+        let (transaction, proposal) = (reply.transaction.map(Transaction::from), reply.proposal);
         let outcome = match outcome {
             wire::Outcome::Committed => Outcome::Committed,
             wire::Outcome::RolledBack => Outcome::RolledBack {
@@ -226,12 +228,12 @@ impl Answer {
             },
             wire::Outcome::Unspecified | wire::Outcome::Unknown => Outcome::Unknown,
         };
-        Self { gid, outcome, repeated: reply.repeated, transaction }
+        Self { gid, outcome, repeated: reply.repeated, transaction, proposal }
     }
 
     /// Nobody could be asked in time.
     pub(crate) fn unknown(gid: String) -> Self {
-        Self { gid, outcome: Outcome::Unknown, repeated: false, transaction: None }
+        Self { gid, outcome: Outcome::Unknown, repeated: false, transaction: None, proposal: None }
     }
 
     /// All branches take effect.

@@ -80,7 +80,8 @@ impl Client {
         let mut attempt = 0;
         let mut last = "no attempt was made".to_owned();
         loop {
-            match timeout_at(deadline, leader.link()).await {
+            // Any group's leader shows that the cluster is there.
+            match timeout_at(deadline, leader.link("")).await {
                 Ok(Ok(_)) => return Ok(client),
                 Ok(Err(OpenError { code: Some(code), cause, .. })) => {
                     return Err(ClientError::Refused { code, message: cause });
@@ -89,7 +90,7 @@ impl Client {
                 Err(_) => {}
             }
             attempt += 1;
-            if !client.pause(attempt, deadline).await {
+            if !client.pause("", attempt, deadline).await {
                 return Err(ClientError::Unreachable { patience_ms: options.patience_ms, last });
             }
         }
@@ -285,20 +286,21 @@ impl Client {
     /// [`ClientError`].
     pub async fn node_status(&self) -> Result<wire::NodeStatusReply, ClientError> {
         self.on_any(|channel| async move {
-            AdminClient::new(channel).node_status(wire::NodeStatusRequest {}).await
+            AdminClient::new(channel).node_status(wire::NodeStatusRequest { group: 0 }).await
         })
         .await
     }
 
-    /// What the node at `address` knows of itself and the cluster.
+    /// What the node at `address` knows of itself and the cluster in a Raft group (from 0).
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`]; refused with HF2301 if there is no such group.
     pub async fn node_status_of(
         &self,
         address: &str,
+        group: u32,
     ) -> Result<wire::NodeStatusReply, ClientError> {
         self.on_one(address, &|channel| async move {
-            AdminClient::new(channel).node_status(wire::NodeStatusRequest {}).await
+            AdminClient::new(channel).node_status(wire::NodeStatusRequest { group }).await
         })
         .await
     }
@@ -362,14 +364,14 @@ impl Client {
 
     /// Pauses before the next attempt; false once the time is up. While no leader is known, the pause ends when another request
     /// has found it.
-    async fn pause(&self, attempt: u32, deadline: Instant) -> bool {
+    async fn pause(&self, gid: &str, attempt: u32, deadline: Instant) -> bool {
         let Inner { options, leader, .. } = &*self.inner;
         let left = deadline.saturating_duration_since(Instant::now());
-        if leader.is_known() {
+        if leader.is_known(gid) {
             sleep(options.pause(attempt).min(left)).await;
         } else {
             let pause = options.search_pause(attempt).min(left);
-            let _found = timeout(pause, leader.found()).await;
+            let _found = timeout(pause, leader.found(gid)).await;
         }
         Instant::now() < deadline
     }
@@ -395,7 +397,7 @@ impl Client {
         let (mut known, mut begun) = (None, false);
         let mut attempt = 0;
         loop {
-            let link = match timeout_at(deadline, leader.link()).await {
+            let link = match timeout_at(deadline, leader.link(gid)).await {
                 Ok(Ok(link)) => Some(link),
                 Ok(Err(OpenError { code: Some(code), cause, .. })) if !futile.sent => {
                     return Err(ClientError::Refused { code, message: cause });
@@ -446,33 +448,33 @@ impl Client {
                         ErrorKind::Retry => {
                             if !FULL.contains(&error.code.as_str()) {
                                 let hint = Some(error.leader.clone()).filter(|at| !at.is_empty());
-                                leader.abandon(&link, hint);
+                                leader.abandon(&link, gid, hint);
                             }
                             futile.last = format!("{} {}", error.code, error.message);
                             futile.retry = Some(error);
                         }
                         ErrorKind::Unknown | ErrorKind::Unspecified => {
                             let hint = Some(error.leader.clone()).filter(|at| !at.is_empty());
-                            leader.abandon(&link, hint);
+                            leader.abandon(&link, gid, hint);
                             futile.sent = true;
                             futile.last = format!("{} {}", error.code, error.message);
                         }
                     },
                     Ok(Err(lost)) => {
-                        leader.abandon(&link, None);
+                        leader.abandon(&link, gid, None);
                         futile.sent |= lost.sent;
                         futile.last = lost.to_string();
                     }
                     Err(_) => {
                         // It did not even say that its own wait was over: as good as gone.
-                        leader.abandon(&link, None);
+                        leader.abandon(&link, gid, None);
                         futile.sent = true;
                         futile.last = format!("{} did not answer in time", link.address());
                     }
                 }
             }
             attempt += 1;
-            if !self.pause(attempt, deadline).await {
+            if !self.pause(gid, attempt, deadline).await {
                 return known.ok_or_else(|| futile.told(gid, patience));
             }
         }

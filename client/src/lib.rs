@@ -29,6 +29,7 @@
 mod answer;
 mod client;
 mod error;
+mod groups;
 mod leader;
 mod link;
 mod nested;
@@ -48,6 +49,7 @@ pub use holdfast_security::{Credentials, Files, Token};
 pub use answer::{Answer, Branch, Mode, Outcome, Page, Status, Transaction};
 pub use client::{Client, Filter};
 pub use error::{ClientError, ErrorKind};
+pub use groups::{LEADS_HERE, group_of};
 pub use link::{Bearer, FORWARD_HEADER, FORWARD_NEVER, Line, Link, Lost, OpenError, channel};
 pub use operator::Change;
 pub use options::ClientOptions;

@@ -24,7 +24,7 @@ use tonic::{
 };
 
 use crate::{
-    ClientOptions,
+    ClientOptions, LEADS_HERE,
     wire::{
         ExchangeReply, ExchangeRequest, OnBehalf, exchange_reply::Reply, exchange_request,
         transactions_client::TransactionsClient,
@@ -39,6 +39,8 @@ pub const FORWARD_NEVER: &str = "never";
 const LEADS_HEADER: &str = "holdfast-leads";
 /// Metadata of an answered stream: the gRPC address of the leader, where it is known.
 const LEADER_HEADER: &str = "holdfast-leader";
+/// Metadata of an answered stream: who leads each Raft group, comma-separated: `*` for the node itself, nothing where it is not known.
+const GROUPS_HEADER: &str = "holdfast-groups";
 /// Metadata of an answered stream: the gRPC addresses of all nodes, comma-separated.
 const NODES_HEADER: &str = "holdfast-nodes";
 
@@ -46,6 +48,8 @@ const NODES_HEADER: &str = "holdfast-nodes";
 const QUEUE_MAX: usize = 1_024;
 /// Replies taken in at once.
 const BATCH_MAX: usize = 256;
+/// Groups that a node may say it has; far above what there can be.
+const GROUPS_MAX: usize = 64;
 /// Bytes of one reply.
 const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -64,10 +68,8 @@ pub struct Link {
 /// What the node said of its cluster when the stream was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
-    /// It leads.
-    pub(crate) leads: bool,
-    /// gRPC address of the leader, where it is known.
-    pub(crate) leader: Option<String>,
+    /// Who leads each group: [`LEADS_HERE`], or a gRPC address, or nothing where it is not known. At least one.
+    pub(crate) groups: Vec<String>,
     /// gRPC addresses of all nodes.
     pub(crate) nodes: Vec<String>,
 }
@@ -216,17 +218,42 @@ impl Drop for Link {
 }
 
 impl Told {
+    /// Whether it leads a group.
+    pub(crate) fn leads(&self, group: usize) -> bool {
+        self.groups.get(group).is_some_and(|leader| leader == LEADS_HERE)
+    }
+
+    /// The gRPC address of another node that leads a group, where it is known.
+    pub(crate) fn leader(&self, group: usize) -> Option<&str> {
+        let leader = self.groups.get(group).map(String::as_str);
+        leader.filter(|leader| !leader.is_empty() && *leader != LEADS_HERE)
+    }
+
     fn of(metadata: &MetadataMap) -> Self {
         let text = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
         Self {
-            leads: text(LEADS_HEADER) == Some("true"),
-            leader: text(LEADER_HEADER).filter(|leader| !leader.is_empty()).map(str::to_owned),
+            groups: Self::groups_of(
+                text(GROUPS_HEADER),
+                text(LEADS_HEADER) == Some("true"),
+                text(LEADER_HEADER),
+            ),
             nodes: text(NODES_HEADER)
                 .unwrap_or_default()
                 .split(',')
                 .filter(|node| !node.is_empty())
                 .map(str::to_owned)
                 .collect(),
+        }
+    }
+}
+
+impl Told {
+    /// A node that says nothing of groups has one.
+    fn groups_of(groups: Option<&str>, leads: bool, leader: Option<&str>) -> Vec<String> {
+        match groups {
+            Some(groups) => groups.split(',').take(GROUPS_MAX).map(str::to_owned).collect(),
+            None if leads => vec![LEADS_HERE.to_owned()],
+            None => vec![leader.unwrap_or_default().to_owned()],
         }
     }
 }

@@ -149,24 +149,29 @@ impl Client {
         .await
     }
 
-    /// At most `limit` audit records behind number `after`, as one node has applied them.
+    /// At most `limit` audit records of a Raft group (from 0) behind number `after`, as one node has applied them.
     /// # Errors
     /// [`ClientError`].
     pub async fn audit_records(
         &self,
+        group: u32,
         after: u64,
         limit: u32,
     ) -> Result<ListRecordsReply, ClientError> {
-        let request = ListRecordsRequest { after, limit };
+        let request = ListRecordsRequest { after, limit, group };
         self.on_any(|channel| async move { AuditClient::new(channel).list_records(request).await })
             .await
     }
 
-    /// Whether the chain of what the node at `address` keeps is whole.
+    /// Whether the chain of what the node at `address` keeps of the trail of a Raft group (from 0) is whole.
     /// # Errors
     /// [`ClientError`].
-    pub async fn verify_audit_of(&self, address: &str) -> Result<VerifyAuditReply, ClientError> {
-        let request = VerifyAuditRequest {};
+    pub async fn verify_audit_of(
+        &self,
+        address: &str,
+        group: u32,
+    ) -> Result<VerifyAuditReply, ClientError> {
+        let request = VerifyAuditRequest { group };
         self.on_one(
             address,
             &|channel| async move { AuditClient::new(channel).verify(request).await },

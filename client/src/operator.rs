@@ -40,30 +40,32 @@ pub enum Change {
 impl Change {
     async fn ask(
         &self,
+        group: u32,
         channel: Line,
     ) -> Result<tonic::Response<wire::ChangeReply>, tonic::Status> {
         let mut admin = AdminClient::new(channel);
         match self.clone() {
             Self::Add { node, raft } => {
-                admin.add_member(wire::AddMemberRequest { node, raft }).await
+                admin.add_member(wire::AddMemberRequest { node, raft, group }).await
             }
-            Self::Promote(node) => admin.promote_member(wire::MemberRequest { node }).await,
-            Self::Remove(node) => admin.remove_member(wire::MemberRequest { node }).await,
+            Self::Promote(node) => admin.promote_member(wire::MemberRequest { node, group }).await,
+            Self::Remove(node) => admin.remove_member(wire::MemberRequest { node, group }).await,
             Self::Swap { old, new } => {
-                admin.swap_member(wire::SwapMemberRequest { old, new }).await
+                admin.swap_member(wire::SwapMemberRequest { old, new, group }).await
             }
             Self::Transfer(to) => {
-                admin.transfer_leadership(wire::TransferLeadershipRequest { to }).await
+                admin.transfer_leadership(wire::TransferLeadershipRequest { to, group }).await
             }
         }
     }
 }
 
 impl Client {
-    /// Has the leader, wherever it is, change the cluster; returns what it took there, ms.
+    /// Has the leader of a Raft group (from 0), wherever it is, change the group; returns what it took there, ms. Each group has members
+    /// of its own: what shall hold for the cluster is done in each.
     /// # Errors
     /// [`ClientError::Refused`] with a code, [`ClientError::Unknown`] if it may have happened, or that nobody leads.
-    pub async fn change(&self, change: &Change) -> Result<u64, ClientError> {
+    pub async fn change(&self, group: u32, change: &Change) -> Result<u64, ClientError> {
         let deadline = Instant::now() + self.patience();
         let mut last = ClientError::Unreachable { patience_ms: 0, last: "no address".to_owned() };
         // Behind a lost answer the same change may be refused because it has happened.
@@ -71,7 +73,7 @@ impl Client {
         loop {
             let mut addresses = self.addresses();
             while let Some(address) = addresses.pop() {
-                match self.change_on_one(&address, MEMBERS, &|channel| change.ask(channel)).await {
+                match self.change_on_one(&address, MEMBERS, &|channel| change.ask(group, channel)).await {
                     Ok(reply) => match reply.outcome {
                         Some(Outcome::Done(done)) => return Ok(done.took_ms),
                         Some(Outcome::NotLeader(elsewhere)) => {

@@ -78,25 +78,28 @@ pub struct Verified {
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     front: Vec<u8>,
-    snapshot: SavedSnapshot,
+    /// One a group, in their order.
+    snapshots: Vec<SavedSnapshot>,
 }
 
 impl Coordinator {
-    /// The state of this node as a backup.
+    /// The state of this node as a backup: of each group after one entry of its log. Groups know nothing of each other, so nothing is
+    /// torn apart by their being taken one after another.
     pub(crate) async fn backup(&self) -> Result<Outgoing, BackupError> {
         let unready = |cause: String| BackupError::Unready { cause };
-        if self.leadership().borrow().leader.is_none() {
-            // Also one that was removed from the cluster: its state stands still.
-            return Err(unready("it knows no leader, so its state may be old".to_owned()));
+        let mut snapshots = Vec::new();
+        for group in self.each_group() {
+            if group.leader().is_none() {
+                // Also one that was removed from the cluster: its state stands still.
+                return Err(unready("it knows no leader, so its state may be old".to_owned()));
+            }
+            let saved = group.log.save().await;
+            snapshots.push(saved.map_err(|error| unready(error.to_string()))?);
         }
-        let snapshot = self.log().save().await.map_err(|error| unready(error.to_string()))?;
         let founding = self.log().status().founding;
         let config = self.config().clone();
         let made = tokio::task::spawn_blocking(move || {
-            let whole =
-                snapshot.chunk(0, usize::MAX).map_err(|error| unready(error.to_string()))?;
-            let content = parse_snapshot(&whole).map_err(unready)?;
-            let machine = machine_of(&content).map_err(unready)?;
+            let parts = snapshots.iter().map(part_of).collect::<Result<_, _>>().map_err(unready)?;
             let head = v1::BackupHead {
                 format: FORMAT,
                 cluster: config.cluster.name,
@@ -104,18 +107,26 @@ impl Coordinator {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 node: config.node.id,
                 made_at_ms: Clock::new().now().0,
-                parts: vec![v1::BackupPart {
-                    group: content.group,
-                    index: content.position.index,
-                    term: content.position.term,
-                    state_hash: machine.state_hash().to_string(),
-                    bytes: snapshot.bytes,
-                }],
+                parts,
             };
-            Ok(Outgoing { front: front_of(&head), snapshot })
+            Ok(Outgoing { front: front_of(&head), snapshots })
         });
         made.await.map_err(|error| unready(error.to_string()))?
     }
+}
+
+/// What the head says of a group's snapshot, of which every record is read.
+fn part_of(snapshot: &SavedSnapshot) -> Result<v1::BackupPart, String> {
+    let whole = snapshot.chunk(0, usize::MAX).map_err(|error| error.to_string())?;
+    let content = parse_snapshot(&whole)?;
+    let machine = machine_of(&content)?;
+    Ok(v1::BackupPart {
+        group: content.group,
+        index: content.position.index,
+        term: content.position.term,
+        state_hash: machine.state_hash().to_string(),
+        bytes: snapshot.bytes,
+    })
 }
 
 fn front_of(head: &v1::BackupHead) -> Vec<u8> {
@@ -134,16 +145,18 @@ impl Outgoing {
         if !send(self.front) {
             return Ok(());
         }
-        let mut offset = 0;
-        loop {
-            let chunk = self.snapshot.chunk(offset, CHUNK_BYTES)?;
-            if chunk.is_empty() {
-                break;
-            }
-            offset += chunk.len() as u64;
-            hasher.update(&chunk);
-            if !send(chunk) {
-                return Ok(());
+        for snapshot in &self.snapshots {
+            let mut offset = 0;
+            loop {
+                let chunk = snapshot.chunk(offset, CHUNK_BYTES)?;
+                if chunk.is_empty() {
+                    break;
+                }
+                offset += chunk.len() as u64;
+                hasher.update(&chunk);
+                if !send(chunk) {
+                    return Ok(());
+                }
             }
         }
         send(hasher.finalize().to_vec());

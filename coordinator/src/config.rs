@@ -47,6 +47,8 @@ pub struct Cluster {
     pub members: Vec<Member>,
     /// Whether this node waits, with an empty directory, to be added to a cluster that exists. Of no effect once it was.
     pub join: bool,
+    /// Raft groups, 1 to [`GROUPS_MAX`](holdfast_raft::GROUPS_MAX); fixed when the cluster is founded.
+    pub groups: u32,
 }
 
 /// Where this node listens.
@@ -173,6 +175,11 @@ impl Config {
             let sound = (1..=most).contains(&value);
             check(sound, format!("limits.{name} = {value} must be from 1 to {most}"));
         }
+        let groups = self.cluster.groups;
+        check(
+            (1..=holdfast_raft::GROUPS_MAX).contains(&groups),
+            format!("cluster.groups = {groups} must be from 1 to {}", holdfast_raft::GROUPS_MAX),
+        );
         let segment_bytes = self.log.segment_bytes;
         check(
             segment_bytes >= limit::SEGMENT_BYTES_MIN,
@@ -206,7 +213,7 @@ impl Config {
             bind: self.bind.raft,
             members: self.cluster.members.clone(),
             join: self.cluster.join,
-            groups: 1,
+            groups: self.cluster.groups,
             reads_format: crate::record::FORMAT,
             credentials: self.security.credentials().cloned(),
             heartbeat_ms: self.timeouts.heartbeat_ms,
@@ -281,7 +288,12 @@ mod tests {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Config {
             node: Node { id: 1, data_dir: PathBuf::from("unused") },
-            cluster: Cluster { name: "bank".to_owned(), members: Vec::new(), join: false },
+            cluster: Cluster {
+                name: "bank".to_owned(),
+                members: Vec::new(),
+                join: false,
+                groups: 1,
+            },
             bind: Bind { http: loopback(7400), grpc: loopback(7401), raft: loopback(7402) },
             security: Security::DevPlaintext,
             timeouts: Timeouts::default(),

@@ -3,20 +3,17 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use holdfast_history::{Figures, Page, Query};
 use holdfast_proto::v1;
-use holdfast_raft::{Leadership, Log, Member, MemberStatus, Role};
+use holdfast_raft::{Leadership, Log, Member, MemberStatus};
 use holdfast_txn::{Books, Command, Digest, Gid, GlobalTransaction, Outcome, Rejection, Status};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
-    task::JoinHandle,
+    sync::{oneshot, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,16 +22,15 @@ use crate::{
     Config,
     clock::{self, Clock},
     config::limit,
-    dispatcher::{Dispatcher, Event, Surroundings},
+    dispatcher::{Event, Events, Lane},
     endpoints::Endpoints,
     fault::{ProposeError, StartError},
-    history::History,
-    meters::Meters,
-    proposer::Proposer,
-    record,
+    group::{Group, Machinery, Shared},
+    history::{History, HistoryFault, merged},
+    leaders, listing,
     registry::{spread::Spread, store::Registry},
-    replica::{Replica, SharedState, Touched},
-    waiters::{self, Waiters},
+    replica::Replica,
+    services_seen, waiters,
     watchers::Watchers,
 };
 
@@ -46,22 +42,16 @@ pub struct Coordinator {
 
 struct Inner {
     config: Config,
-    log: Arc<Log<Replica>>,
     clock: Arc<Clock>,
-    state: SharedState,
-    waiters: Arc<Waiters>,
-    proposer: Proposer,
-    events: mpsc::Sender<Event>,
-    calling_term: Arc<AtomicU64>,
-    leadership: watch::Receiver<Leadership>,
+    /// In the order of their numbers; at least one.
+    groups: Vec<Arc<Group>>,
+    events: Events,
     /// The doors close; what is under way goes on.
     stopping: CancellationToken,
     /// The tasks end.
     stop: CancellationToken,
-    dispatcher: std::sync::Mutex<Option<JoinHandle<()>>>,
     registry: Arc<Registry>,
     spread: Arc<Spread>,
-    history: Arc<History>,
     watchers: Arc<Watchers>,
     metrics: OnceLock<PrometheusHandle>,
 }
@@ -73,11 +63,6 @@ impl fmt::Debug for Coordinator {
             .finish_non_exhaustive()
     }
 }
-
-/// Messages of sessions that wait for the dispatcher; a full channel slows the sessions down.
-const EVENTS_MAX: usize = 4_096;
-/// Answers to entries of reports that wait for the dispatcher.
-const PROPOSED_MAX: usize = 64;
 
 /// A command that is in the log and was carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,6 +122,8 @@ pub struct Waited {
 pub struct NodeStatus {
     /// This node.
     pub node: u64,
+    /// The Raft group that this is about, from 0.
+    pub group: u32,
     /// `follower`, `candidate`, `leader`, `learner` or `stopped`.
     pub role: &'static str,
     /// The term.
@@ -173,91 +160,54 @@ impl Coordinator {
     /// [`StartError`], before anything is written if the configuration is at fault.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.check().map_err(StartError::Config)?;
-        let meters = Arc::new(Meters::new());
-        let clock = Arc::new(Clock::new());
-        let (state, touched) = (SharedState::new(), Touched::new());
-        let waiters = Waiters::new(limit::WAITERS_MAX);
+        let count = config.cluster.groups;
         std::fs::create_dir_all(&config.node.data_dir).map_err(|fault| {
             let dir = config.node.data_dir.display().to_string();
             StartError::Log { dir, cause: fault.to_string() }
         })?;
-        let history = History::start(&config, state.clone());
+        let machinery: Vec<Machinery> =
+            (0..count).map(|number| Machinery::new(number, &config)).collect();
         let watchers = Watchers::new();
-        let replica = Replica {
-            state: state.clone(),
-            touched: Arc::clone(&touched),
-            waiters: Arc::clone(&waiters),
-            meters: Arc::clone(&meters),
-            watchers: Arc::clone(&watchers),
-            history: Some(Arc::clone(&history)),
-        };
-        let log = Log::open(config.log_config(), replica).await.map_err(|fault| {
+        let replicas = machinery.iter().map(|group| group.replica(&watchers)).collect();
+        let logs = Log::open_groups(config.log_config(), replicas).await.map_err(|fault| {
             let dir = config.node.data_dir.display().to_string();
             StartError::Log { dir, cause: fault.to_string() }
         })?;
-        let log = Arc::new(log);
         let registry = Arc::new(Registry::open(&config.node.data_dir));
         let stop = CancellationToken::new();
-        let (proposed_sender, proposed) = mpsc::channel(PROPOSED_MAX);
-        let proposer = Proposer::start(
-            Arc::clone(&log),
-            Arc::clone(&clock),
-            config.limits,
-            Arc::clone(&meters),
-            proposed_sender,
-            stop.clone(),
+        let shared = Shared { config, clock: Arc::new(Clock::new()), registry, stop };
+        let (mut groups, mut dispatchers) = (Vec::new(), Vec::new());
+        for ((machinery, log), lane) in machinery.into_iter().zip(logs).zip(Lane::all(count)) {
+            let (group, events) = Group::start(machinery, log, lane, &shared);
+            groups.push(Arc::new(group));
+            dispatchers.push(events);
+        }
+        let Shared { config, clock, registry, stop } = shared;
+        let spread = Spread::new(
+            config.node.id,
+            Arc::clone(&registry),
+            Arc::clone(&groups[0].log),
+            config.security.client(),
         );
-        let (events, heard) = mpsc::channel(EVENTS_MAX);
-        let calling_term = Arc::new(AtomicU64::new(0));
-        let leadership = log.leadership();
-        let surroundings = Surroundings {
-            state: state.clone(),
-            touched,
-            waiters: Arc::clone(&waiters),
-            proposer: proposer.clone(),
-            clock: Arc::clone(&clock),
-            meters,
-            log: Arc::clone(&log),
-            calling_term: Arc::clone(&calling_term),
-            policies: registry.watch(),
-            history: Arc::clone(&history),
-        };
-        let dispatcher =
-            Dispatcher::new(surroundings, leadership.clone(), (&events, heard), proposed);
-        let dispatcher = tokio::spawn(dispatcher.run(stop.clone()));
-        let (node, log_of_spread) = (config.node.id, Arc::clone(&log));
-        let options_of_spread = config.security.client();
+        tokio::spawn(Arc::clone(&spread).keep(stop.clone()));
+        let keeping =
+            leaders::keep(config.node.id, groups.clone(), Arc::clone(&clock), stop.clone());
+        tokio::spawn(keeping);
+        let events = Events::to(dispatchers);
+        let endpoints = Endpoints { policies: registry.watch(), events: events.clone() };
+        tokio::spawn(endpoints.keep(stop.clone()));
         let inner = Inner {
             config,
-            log,
             clock,
-            state,
-            waiters,
-            proposer,
+            groups,
             events,
-            calling_term,
-            leadership,
             stopping: CancellationToken::new(),
             stop,
-            dispatcher: std::sync::Mutex::new(Some(dispatcher)),
-            spread: Spread::new(
-                node,
-                Arc::clone(&registry),
-                Arc::clone(&log_of_spread),
-                options_of_spread,
-            ),
             registry,
-            history,
+            spread,
             watchers,
             metrics: OnceLock::new(),
         };
-        tokio::spawn(Arc::clone(&inner.spread).keep(inner.stop.clone()));
-        let endpoints = Endpoints {
-            policies: inner.registry.watch(),
-            events: inner.events.clone(),
-            calling_term: Arc::clone(&inner.calling_term),
-        };
-        tokio::spawn(endpoints.keep(inner.stop.clone()));
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -269,20 +219,29 @@ impl Coordinator {
         self
     }
 
-    /// Has `command` carried out. Returns when it is durable on a majority and applied here.
+    /// Has `command` carried out by the group of its gid; a command without one, by group 0. Returns when it is durable on a majority
+    /// and applied here.
     /// # Errors
     /// [`ProposeError`]; a refusal by the machine is no error but part of [`Applied`].
     pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
-        self.must_lead()?;
-        let needs = record::format_of(&command);
-        // What every version reads costs no look at the members.
-        if needs > 1 {
-            let reads = self.cluster_format();
-            if needs > reads {
-                return Err(ProposeError::TooNew { needs, reads });
-            }
+        let group = command.gid().map_or(0, |gid| self.group_number(gid));
+        self.propose_in(group, command).await
+    }
+
+    /// As [`Self::propose`], by this group: for what is about the group itself.
+    pub(crate) async fn propose_in(
+        &self,
+        group: u32,
+        command: Command,
+    ) -> Result<Applied, ProposeError> {
+        if self.inner.stopping.is_cancelled() {
+            return Err(ProposeError::Stopped);
         }
-        self.inner.proposer.propose(&command).await
+        let group = self.group(group);
+        if !group.leads() {
+            return Err(ProposeError::NotLeader { leader: group.leader() });
+        }
+        group.propose(&command).await
     }
 
     /// The transaction, open or recently finished.
@@ -293,21 +252,49 @@ impl Coordinator {
         gid: &Gid,
         freshness: Freshness,
     ) -> Result<Option<Arc<GlobalTransaction>>, ProposeError> {
+        let group = self.group_of(gid);
         if freshness == Freshness::Linearizable {
-            self.barrier().await?;
+            group.log.read_barrier().await?;
         }
-        Ok(self.inner.state.get(gid))
+        Ok(group.state.get(gid))
     }
 
-    /// What this node says behind it is as new as everything acknowledged before.
+    /// What this node says of group 0 behind it is as new as everything acknowledged before.
     pub(crate) async fn barrier(&self) -> Result<(), ProposeError> {
-        self.inner.log.read_barrier().await?;
+        self.group(0).log.read_barrier().await?;
         Ok(())
     }
 
-    /// Shard rules, audit trail and proposals as this node has applied them.
+    /// Shard rules, and the audit trail of what belongs to no transaction, as this node has applied them.
     pub(crate) fn books(&self) -> Arc<Books> {
-        Arc::clone(self.inner.state.held().machine.books())
+        self.group(0).books()
+    }
+
+    /// How many Raft groups the cluster has.
+    #[must_use]
+    pub fn groups(&self) -> u32 {
+        self.inner.config.cluster.groups
+    }
+
+    /// The number of the group in which the transaction lives.
+    #[must_use]
+    pub fn group_number(&self, gid: &Gid) -> u32 {
+        gid.group(self.groups())
+    }
+
+    /// Group `number`, which must be there; group 0 keeps what belongs to no transaction.
+    pub(crate) fn group(&self, number: u32) -> &Group {
+        &self.inner.groups[number as usize]
+    }
+
+    /// Every group.
+    pub(crate) fn each_group(&self) -> impl Iterator<Item = &Group> {
+        self.inner.groups.iter().map(|group| &**group)
+    }
+
+    /// The group in which the transaction lives.
+    pub(crate) fn group_of(&self, gid: &Gid) -> &Group {
+        self.group(self.group_number(gid))
     }
 
     /// What would become of a known transaction by `command`.
@@ -316,12 +303,12 @@ impl Coordinator {
         gid: &Gid,
         command: Command,
     ) -> Result<(Outcome, Arc<GlobalTransaction>), Rejection> {
-        self.inner.state.foresee(gid, command, self.inner.clock.now())
+        self.group_of(gid).foresee(gid, command, &self.inner.clock)
     }
 
     /// The transaction as this node knows it now.
     pub(crate) fn known(&self, gid: &Gid) -> Option<Arc<GlobalTransaction>> {
-        self.inner.state.get(gid)
+        self.group_of(gid).state.get(gid)
     }
 
     /// At most `limit` transactions (never above [`limit::LIST_MAX`]) in gid order behind `after`, of `statuses` (none:
@@ -336,50 +323,40 @@ impl Coordinator {
         after: Option<&Gid>,
         limit: usize,
     ) -> Result<(Vec<GlobalTransaction>, Option<Gid>), ProposeError> {
-        /// Transactions looked at for one page, while the machine is held.
-        const LOOKED_AT_MAX: usize = 20_000;
         if self.inner.stopping.is_cancelled() {
             return Err(ProposeError::Stopped);
         }
         let limit = limit.clamp(1, limit::LIST_MAX);
-        let state = self.inner.state.held();
-        let mut found = Vec::with_capacity(limit.min(128));
-        for (looked_at, transaction) in state.machine.list(after).enumerate() {
-            if statuses.is_empty() || statuses.contains(&transaction.status) {
-                found.push(transaction.clone());
-            }
-            if found.len() == limit || looked_at + 1 == LOOKED_AT_MAX {
-                return Ok((found, Some(transaction.gid.clone())));
-            }
-        }
-        Ok((found, None))
+        let pages = self.each_group().map(|group| group.page(statuses, after, limit)).collect();
+        Ok(listing::merged(pages, limit))
     }
 
     /// Waits at most `at_most` until the transaction is as far as `until`. On a node that does not lead it does not wait.
     pub async fn wait(&self, gid: &Gid, until: WaitUntil, at_most: Duration) -> Waited {
+        let group = self.group_of(gid);
         let until_instant = Instant::now() + at_most;
         // Registered before looking, so that no move falls between the two.
-        let mut waiting = self.inner.waiters.register(gid, until);
+        let mut waiting = group.waiters.register(gid, until);
         let end = {
-            let state = self.inner.state.held();
+            let state = group.state.held();
             state.machine.get(gid).map(|known| waiters::end_of(known, until))
         };
         let Some(end) = end else {
-            let end = if self.leads() { WaitEnd::NotFound } else { WaitEnd::NotLeading };
+            let end = if group.leads() { WaitEnd::NotFound } else { WaitEnd::NotLeading };
             return Waited { transaction: None, end };
         };
         if let Some(end) = end {
-            return Waited { transaction: self.inner.state.get(gid), end };
+            return Waited { transaction: group.state.get(gid), end };
         }
         let end = match &mut waiting {
             None => WaitEnd::Overloaded,
-            Some(_) if !self.leads() => WaitEnd::NotLeading,
+            Some(_) if !group.leads() => WaitEnd::NotLeading,
             Some(waiting) => {
                 timeout_at(until_instant, waiting.woken()).await.unwrap_or(WaitEnd::TimedOut)
             }
         };
         // Not kept meanwhile: what somebody keeps is copied when it changes.
-        let transaction = self.inner.state.get(gid);
+        let transaction = group.state.get(gid);
         // Whatever ended the wait, what is known by now counts.
         let end = transaction.as_ref().and_then(|now| waiters::end_of(now, until)).unwrap_or(end);
         Waited { transaction, end }
@@ -391,40 +368,37 @@ impl Coordinator {
         clock::new_gid()
     }
 
-    /// Who leads, as it changes.
+    /// Who leads group 0, which keeps the rules and sends the policies, as it changes.
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.inner.leadership.clone()
+        self.group(0).leadership()
     }
 
-    /// Whether requests can be served: a leader is known and the node is not stopping.
+    /// Who leads a group, as it changes. `None`: there is no such group.
+    #[must_use]
+    pub fn leadership_in(&self, group: u32) -> Option<watch::Receiver<Leadership>> {
+        self.inner.groups.get(group as usize).map(|group| group.leadership())
+    }
+
+    /// Whether requests can be served: a leader of each group is known and the node is not stopping.
     /// # Errors
     /// Why not, for people.
     pub fn is_ready(&self) -> Result<(), String> {
         if self.inner.stopping.is_cancelled() {
             return Err("this node is stopping".to_owned());
         }
-        let now = self.inner.leadership.borrow();
-        match (&now.leader, now.leads_here) {
-            (None, _) => {
-                Err("no leader is known; most nodes must be up and reach each other".to_owned())
-            }
-            (Some(_), true) if self.inner.calling_term.load(Ordering::Acquire) != now.term => {
-                Err("this node leads and still applies what its predecessors left".to_owned())
-            }
-            (Some(_), _) => Ok(()),
-        }
+        self.each_group().try_for_each(|group| {
+            group.is_ready().map_err(|why| match self.groups() {
+                1 => why,
+                _ => format!("group {}: {why}", group.number()),
+            })
+        })
     }
 
     /// Whether the node should go on living. False only after a fault that a restart may heal.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        if self.inner.stopping.is_cancelled() {
-            return true;
-        }
-        let dispatcher = self.inner.dispatcher.lock().expect("nobody panics while holding it");
-        let dispatches = dispatcher.as_ref().is_some_and(|task| !task.is_finished());
-        dispatches && !self.inner.proposer.is_gone()
+        self.inner.stopping.is_cancelled() || self.each_group().all(Group::is_alive)
     }
 
     /// What the node was told.
@@ -444,33 +418,18 @@ impl Coordinator {
         self.inner.stopping.cancel();
     }
 
-    /// Lets another node lead, so that nobody has to wait for an election. Takes two election timeouts at most.
+    /// Lets other nodes lead what this one leads, so that nobody has to wait for an election. Takes two election timeouts at most.
     pub(crate) async fn hand_over(&self) {
-        if !self.leads() {
-            return;
-        }
-        // Alone, or the last one up: there is nobody to wait for.
-        let Some(next) = self.inner.log.successor() else { return };
-        if let Err(fault) = self.inner.log.hand_over(next).await {
-            tracing::info!(%fault, "leadership was not handed over; the others will elect");
-        }
+        futures::future::join_all(self.each_group().map(Group::hand_over)).await;
     }
 
     /// Stops calling and proposing, then the log. What is under way is answered as far as the log still can.
     pub async fn stop(&self) {
         self.begin_stop();
         self.inner.stop.cancel();
-        let dispatcher =
-            self.inner.dispatcher.lock().expect("nobody panics while holding it").take();
-        if let Some(dispatcher) = dispatcher
-            && let Err(fault) = dispatcher.await
-        {
-            tracing::error!(%fault, "the dispatcher broke");
+        for group in self.each_group() {
+            group.stop().await;
         }
-        self.inner.log.shutdown().await;
-        let history = Arc::clone(&self.inner.history);
-        // It writes what it holds; its thread says itself what goes wrong.
-        let _stopped = tokio::task::spawn_blocking(move || history.stop()).await;
     }
 
     /// Moves as they happen.
@@ -478,15 +437,24 @@ impl Coordinator {
         Arc::clone(&self.inner.watchers)
     }
 
-    /// Finished transactions.
-    pub(crate) fn history(&self) -> Arc<History> {
-        Arc::clone(&self.inner.history)
+    /// Finished transactions of the group in which `gid` lives.
+    pub(crate) fn history_of(&self, gid: &Gid) -> Arc<History> {
+        Arc::clone(&self.group_of(gid).history)
+    }
+
+    /// A page of finished transactions, newest first, and what all histories of this node hold together.
+    pub(crate) async fn search(&self, query: Query) -> Result<(Page, Figures, u64), HistoryFault> {
+        let searches = self.each_group().map(|group| group.history.search(query.clone()));
+        let pages = futures::future::try_join_all(searches).await?;
+        let held = self.each_group().map(|group| group.history.figures()).collect();
+        Ok(merged(pages, held, query.limit))
     }
 
     /// What the leader saw of the calls of an open transaction; nothing on a node that makes none.
     pub(crate) async fn attempts(&self, gid: &Gid) -> (Vec<v1::Attempt>, u32) {
         let (tell, told) = oneshot::channel();
-        match self.inner.events.send(Event::TellAttempts(gid.clone(), tell)).await {
+        let group = self.group_number(gid);
+        match self.inner.events.send(group, Event::TellAttempts(gid.clone(), tell)).await {
             Ok(()) => told.await.unwrap_or_default(),
             Err(_) => (Vec::new(), 0),
         }
@@ -501,24 +469,28 @@ impl Coordinator {
         Arc::clone(&self.inner.spread)
     }
 
-    /// Services, one or all (empty), as this node sees them. Empty while the node stops.
+    /// Services, one or all (empty), as this node sees them: what its groups see of each, together. Empty while the node stops.
     pub(crate) async fn services(&self, only: String) -> v1::ListServicesReply {
-        let (tell, told) = oneshot::channel();
-        match self.inner.events.send(Event::TellServices(only, tell)).await {
-            Ok(()) => told.await.unwrap_or_default(),
-            Err(_) => v1::ListServicesReply::default(),
+        let mut seen = Vec::new();
+        for group in 0..self.groups() {
+            let (tell, told) = oneshot::channel();
+            let asked = self.inner.events.send(group, Event::TellServices(only.clone(), tell));
+            if asked.await.is_ok() {
+                seen.extend(told.await);
+            }
         }
+        services_seen::together(seen)
     }
 
-    /// The log, for operators.
+    /// The log of group 0, for operators.
     pub(crate) fn log(&self) -> &Log<Replica> {
-        &self.inner.log
+        &self.group(0).log
     }
 
     /// gRPC addresses of all nodes, for callers and agents: those that the log records, and those of the configuration where it
     /// records none yet.
     pub(crate) fn doors(&self) -> Vec<String> {
-        let recorded = self.inner.log.members();
+        let recorded = self.log().members();
         if recorded.is_empty() {
             let configured = self.inner.config.cluster.members.iter();
             return configured.map(|member| member.grpc.clone()).collect();
@@ -526,74 +498,32 @@ impl Coordinator {
         recorded.into_iter().map(|member| member.grpc).filter(|grpc| !grpc.is_empty()).collect()
     }
 
-    /// The highest format of entries that every member reads: a command whose record needs a higher one must not be proposed.
+    /// The highest format of entries that every member reads, in every group: a command whose record needs a higher one must not be
+    /// proposed.
     #[must_use]
     pub fn cluster_format(&self) -> u32 {
-        self.inner.log.cluster_format()
+        let formats = self.each_group().map(|group| group.log.cluster_format());
+        formats.min().expect("there is at least one group")
     }
 
-    pub(crate) fn events(&self) -> mpsc::Sender<Event> {
+    pub(crate) fn events(&self) -> Events {
         self.inner.events.clone()
-    }
-
-    pub(crate) fn calling_term(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.inner.calling_term)
     }
 
     pub(crate) fn metrics(&self) -> Option<PrometheusHandle> {
         self.inner.metrics.get().cloned()
     }
 
-    /// Whether this node leads and has applied all that its predecessors left.
-    pub(crate) fn leads(&self) -> bool {
-        self.inner.leadership.borrow().leads_here
-    }
-
-    fn must_lead(&self) -> Result<(), ProposeError> {
-        if self.inner.stopping.is_cancelled() {
-            return Err(ProposeError::Stopped);
-        }
-        let now = self.inner.leadership.borrow();
-        if now.leads_here {
-            Ok(())
-        } else {
-            Err(ProposeError::NotLeader { leader: now.leader.clone() })
-        }
-    }
-
-    /// What this node knows of itself. Hashes the whole state, beside the work: not for every request.
+    /// What this node knows of itself in group 0. Hashes the whole state, beside the work: not for every request.
     #[must_use]
     pub fn status(&self) -> NodeStatus {
-        let log = self.inner.log.status();
-        let leadership = self.inner.leadership.borrow().clone();
-        // The copy shares its transactions with the machine, so that hashing them holds nobody up.
-        let state = self.inner.state.held();
-        let (machine, applied_index) = (state.machine.clone(), state.applied_index);
-        drop(state);
-        NodeStatus {
-            node: self.inner.config.node.id,
-            role: role_word(log.role),
-            term: log.term,
-            leader: leadership.leader,
-            applied_index,
-            last_index: log.last_index,
-            members: log.members,
-            cluster_format: log.cluster_format,
-            founding: log.founding,
-            snapshot_index: log.snapshot_index,
-            joint: log.joint,
-            state_hash: machine.state_hash(),
-            by_status: machine.census(),
-        }
+        self.group(0).status(self.inner.config.node.id)
     }
-}
 
-fn role_word(role: Role) -> &'static str {
-    match role {
-        Role::Leader => "leader",
-        Role::Follower => "follower",
-        Role::Candidate => "candidate",
-        Role::Learner => "learner",
-        Role::Stopped => "stopped",
+    /// What this node knows of itself in a group. `None`: there is no such group.
+    #[must_use]
+    pub fn status_in(&self, group: u32) -> Option<NodeStatus> {
+        let group = self.inner.groups.get(group as usize)?;
+        Some(group.status(self.inner.config.node.id))
     }
 }

@@ -4,14 +4,7 @@
 //! `/confirm`, ... below the address, with the verdict in the status alone (2xx done, 409 refused, 425 working, all else
 //! unknown); over gRPC `holdfast.v1.BranchCalls/Handle`. Nothing is repeated here: asking again is the dispatcher's.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
@@ -30,7 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    dispatcher::{About, Event, NewSession, Outgoing, SessionId, SessionKind},
+    dispatcher::{About, Credit, Events, NewSession, Outgoing, SessionId, SessionKind},
     registry::policy::Policies,
 };
 
@@ -51,8 +44,7 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     pub(crate) policies: watch::Receiver<Arc<Policies>>,
-    pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) calling_term: Arc<AtomicU64>,
+    pub(crate) events: Events,
 }
 
 /// One that is registered now.
@@ -79,7 +71,7 @@ impl Endpoints {
                 .collect();
             for service in gone {
                 if let Some(one) = registered.remove(&service)
-                    && self.events.send(Event::SessionDown(one.id)).await.is_err()
+                    && self.events.down(one.id).await.is_err()
                 {
                     return;
                 }
@@ -120,17 +112,17 @@ impl Endpoints {
             }
         };
         let about = About { instance: endpoint.address.as_str().into(), kind, ..About::default() };
-        let new = NewSession { id, service: service.clone(), about, weight: 100, credit, outbox };
-        self.events.send(Event::SessionUp(new)).await.ok()?;
-        let ended = CancellationToken::new();
-        let serving = serve(
-            Arc::new(caller),
+        let new = NewSession {
             id,
-            sent,
-            self.events.clone(),
-            Arc::clone(&self.calling_term),
-            ended.clone(),
-        );
+            service: service.clone(),
+            about,
+            weight: 100,
+            credit: Credit::of(credit),
+            outbox,
+        };
+        self.events.up(new).await.ok()?;
+        let ended = CancellationToken::new();
+        let serving = serve(Arc::new(caller), id, sent, self.events.clone(), ended.clone());
         tokio::spawn(serving);
         tracing::info!(%service, address = %endpoint.address, "a participant is called at its address");
         Some(Registered { endpoint, id, _serving: ended.drop_guard() })
@@ -142,8 +134,7 @@ async fn serve(
     caller: Arc<Caller>,
     id: SessionId,
     mut sent: mpsc::Receiver<Outgoing>,
-    events: mpsc::Sender<Event>,
-    calling_term: Arc<AtomicU64>,
+    events: Events,
     ended: CancellationToken,
 ) {
     let mut under_way = JoinSet::new();
@@ -159,7 +150,7 @@ async fn serve(
             }
             continue;
         };
-        if term != calling_term.load(Ordering::Acquire) {
+        if !term.holds() {
             continue;
         }
         for call in calls {
@@ -170,7 +161,7 @@ async fn serve(
                 let answer = asked.unwrap_or_else(|_| unknown("no answer in 30 s"));
                 // Nobody hears it when the node stops.
                 let answers = vec![v1::Answer { call_id, ..answer }];
-                let _gone = events.send(Event::Answers(id, answers)).await;
+                let _gone = events.answers(id, answers).await;
             });
         }
     }

@@ -69,20 +69,32 @@ fn status_word(status: Status) -> &'static str {
 }
 
 impl Meters {
+    /// Of a node with one group.
+    #[cfg(test)]
     pub(crate) fn new() -> Self {
+        Self::of_group(None)
+    }
+
+    /// Of one group of a node. Where a node has more than one, each measures its own, with the label `group`; what is counted is counted
+    /// together.
+    pub(crate) fn of_group(group: Option<u32>) -> Self {
         describe();
+        let gauge = |name: &'static str| match group {
+            None => gauge!(name),
+            Some(group) => gauge!(name, "group" => group.to_string()),
+        };
         Self {
             leads: AtomicBool::new(false),
             proposals_blocking: counter!("holdfast_proposals_total", "kind" => "blocking"),
             proposals_lazy: counter!("holdfast_proposals_total", "kind" => "lazy"),
             overloaded: counter!("holdfast_proposals_overloaded_total"),
             commands_per_entry: histogram!("holdfast_entry_commands"),
-            queue: gauge!("holdfast_proposer_queue_commands"),
+            queue: gauge("holdfast_proposer_queue_commands"),
             sessions: gauge!("holdfast_sessions"),
-            waiters: gauge!("holdfast_waiters"),
+            waiters: gauge("holdfast_waiters"),
             retries: counter!("holdfast_call_retries_total"),
-            calls_in_flight: gauge!("holdfast_calls_in_flight"),
-            calls_parked: gauge!("holdfast_calls_parked"),
+            calls_in_flight: gauge("holdfast_calls_in_flight"),
+            calls_parked: gauge("holdfast_calls_parked"),
             begun: MODES
                 .map(|mode| counter!("holdfast_transactions_begun_total", "mode" => mode.as_str())),
             finished: MODES.map(|mode| {
@@ -98,9 +110,15 @@ impl Meters {
                     counter!("holdfast_calls_total", "op" => op.as_str(), "verdict" => verdict)
                 })
             }),
-            open: Status::ALL.map(
-                |status| gauge!("holdfast_transactions_open", "status" => status_word(status)),
-            ),
+            open: Status::ALL.map(|status| {
+                let (name, status) = ("holdfast_transactions_open", status_word(status));
+                match group {
+                    None => gauge!(name, "status" => status),
+                    Some(group) => {
+                        gauge!(name, "status" => status, "group" => group.to_string())
+                    }
+                }
+            }),
         }
     }
 

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use holdfast_fault::{Site, reached};
 use holdfast_raft::{Capture, Position, StateMachine};
 use holdfast_txn::{
-    Command, Gid, GlobalTransaction, Machine, Outcome, Rejection, Snapshot, Status, Timestamp,
+    Command, Gid, GlobalTransaction, Machine, Moved, Outcome, Rejection, Snapshot, Status,
+    Timestamp,
 };
 use tokio::sync::Notify;
 
@@ -143,6 +144,8 @@ impl Touched {
 /// The log's state machine.
 #[derive(Debug)]
 pub(crate) struct Replica {
+    /// Its number. Only group 0 has shard rules.
+    pub(crate) group: u32,
     pub(crate) state: SharedState,
     pub(crate) touched: Arc<Touched>,
     pub(crate) waiters: Arc<Waiters>,
@@ -169,19 +172,8 @@ impl StateMachine for Replica {
             if let (Ok(outcome), Some(gid)) = (&result, gid)
                 && !outcome.repeated
             {
-                if let Some(moved) = outcome.moved
-                    && self.is_somebody_told()
-                    && let Some(transaction) = state.machine.get(&gid)
-                {
-                    self.meters.moved(transaction, moved);
-                    self.waiters.moved(transaction);
-                    self.watchers.moved(transaction);
-                    if moved.to.is_final()
-                        && let Some(history) = &self.history
-                        && let Some(finished) = state.machine.shared(&gid)
-                    {
-                        history.finished(finished);
-                    }
+                if let Some(moved) = outcome.moved {
+                    self.tell(&state.machine, &gid, moved);
                 }
                 let from = outcome.moved.and_then(|moved| moved.from);
                 touched.push(Touch { gid, anew: from == Some(Status::NeedsAttention) });
@@ -189,7 +181,7 @@ impl StateMachine for Replica {
             results.push(result);
         }
         state.applied_index = position.index;
-        self.watchers.rules_at(state.machine.books().epoch());
+        self.rules_at(&state.machine);
         drop(state);
         reached(Site::ReplicaAppliedUntold);
         self.touched.add(touched);
@@ -208,7 +200,7 @@ impl StateMachine for Replica {
         let (snapshot, applied_index) =
             record::decode_snapshot(bytes).map_err(|fault| fault.to_string())?;
         let machine = Machine::restore(snapshot);
-        self.watchers.rules_at(machine.books().epoch());
+        self.rules_at(&machine);
         *self.state.held() = State { machine, applied_index };
         self.touched.everything();
         if let Some(history) = &self.history {
@@ -219,9 +211,33 @@ impl StateMachine for Replica {
 }
 
 impl Replica {
-    /// Whether a move is counted here, or waited for: not on most followers.
+    /// Tells a move to those who count it, wait for it, watch it or write it down.
+    fn tell(&self, machine: &Machine, gid: &Gid, moved: Moved) {
+        if self.is_somebody_told()
+            && let Some(transaction) = machine.get(gid)
+        {
+            self.meters.moved(transaction, moved);
+            self.waiters.moved(transaction);
+            self.watchers.moved(transaction);
+        }
+        // Every node writes its own history, so that whoever leads next has it.
+        if moved.to.is_final()
+            && let Some(history) = &self.history
+            && let Some(finished) = machine.shared(gid)
+        {
+            history.finished(finished);
+        }
+    }
+
+    /// Whether a move is counted here, waited for or watched: not on most followers.
     fn is_somebody_told(&self) -> bool {
-        self.meters.leads() || self.waiters.count() > 0
+        self.meters.leads() || self.waiters.count() > 0 || self.watchers.anyone()
+    }
+
+    fn rules_at(&self, machine: &Machine) {
+        if self.group == 0 {
+            self.watchers.rules_at(machine.books().epoch());
+        }
     }
 }
 
@@ -243,6 +259,7 @@ mod tests {
 
     fn replica() -> Replica {
         Replica {
+            group: 0,
             state: SharedState::new(),
             touched: Touched::new(),
             waiters: Waiters::new(1),

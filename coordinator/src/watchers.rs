@@ -42,6 +42,11 @@ impl Watchers {
         }
     }
 
+    /// Whether anybody watches moves.
+    pub(crate) fn anyone(&self) -> bool {
+        self.told.receiver_count() > 0
+    }
+
     /// The shard rules have this epoch now.
     pub(crate) fn rules_at(&self, epoch: u64) {
         self.epoch.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);

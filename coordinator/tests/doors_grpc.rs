@@ -141,7 +141,7 @@ async fn every_request_of_a_caller_is_answered() {
     // NodeStatus.
     let address = format!("http://{}", cluster.leader().grpc);
     let mut admin = AdminClient::connect(address).await.unwrap();
-    let status = admin.node_status(NodeStatusRequest {}).await.unwrap().into_inner();
+    let status = admin.node_status(NodeStatusRequest::default()).await.unwrap().into_inner();
     assert_eq!((status.node, status.leader, status.role.as_str()), (1, 1, "leader"));
     assert_eq!(status.leader_grpc, cluster.leader().grpc);
     assert_eq!(status.open_transactions, 1);

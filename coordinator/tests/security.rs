@@ -317,7 +317,7 @@ async fn ask(channel: &Channel, path: &'static str) -> Option<Code> {
     client.ready().await.expect("it is up");
     let codec: ProstCodec<v1::NodeStatusRequest, v1::NodeStatusRequest> = ProstCodec::default();
     let call = client.unary(
-        Request::new(v1::NodeStatusRequest {}),
+        Request::new(v1::NodeStatusRequest::default()),
         PathAndQuery::from_static(path),
         codec,
     );

@@ -47,6 +47,9 @@ pub(crate) struct CoordinatorArgs {
     /// Rounds, of whose figures the median is told
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
+    /// Raft groups of the coordinators. With several, "leader" in the figures is the node that leads group 0
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    groups: u32,
     /// Below a minute: 1, 64 and 512 clients, and half a second a cell
     #[arg(long, conflicts_with_all = ["seconds", "clients"])]
     quick: bool,
@@ -114,7 +117,7 @@ async fn measure(args: &CoordinatorArgs, folder: &Path) -> anyhow::Result<(Value
     let machine = Machine::look(folder);
     note(&format!("{}\n", machine.to_text()));
     let mut sides = Sides {
-        nodes: Nodes::start(folder).await.context("starting the coordinators")?,
+        nodes: Nodes::start(folder, args.groups).await.context("starting the coordinators")?,
         logs: Logs::start(folder)?,
         raft: BareRaft::start(folder)?,
         database: DatabaseCoordinator::start(folder, DATABASE_CLIENTS)
@@ -148,6 +151,7 @@ async fn measure(args: &CoordinatorArgs, folder: &Path) -> anyhow::Result<(Value
         "record_bytes": record_bytes,
         "fsync": true,
         "coordinators": 3,
+        "groups": args.groups,
         "branches": 2,
         "whole_seconds": figures::rounded(begun.elapsed().as_secs_f64()),
     });

@@ -78,11 +78,11 @@ struct Reading {
 
 impl Nodes {
     /// Starts them below `folder` and waits until all know each other.
-    pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(folder: &Path, groups: u32) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding our own program")?;
         let ports = ports::free(COORDINATORS * 3)?;
         let mut coordinators = (0..COORDINATORS)
-            .map(|at| Coordinator::new(at, &ports, folder, &program))
+            .map(|at| Coordinator::new(at, groups, &ports, folder, &program))
             .collect::<anyhow::Result<Vec<_>>>()?;
         for coordinator in &mut coordinators {
             coordinator.process.start()?;

@@ -232,7 +232,7 @@ async fn measure(
     let begun = Instant::now();
     let machine = Machine::look(folder);
     note(&format!("{}\n", machine.to_text()));
-    let mut cluster = Cluster::start(folder).await?;
+    let mut cluster = Cluster::start(folder, 1).await?;
     let bank = Arc::new(Bank::random(args.accounts, 1, &cluster.topology)?);
     acts::open(&cluster, &bank).await?;
     cluster.start_banks().await?;

@@ -34,12 +34,17 @@ pub(super) async fn check(client: &Client) -> Vec<Finding> {
             return vec![Finding::new("cluster.answers", "", State::Failed, cause, remedy)];
         }
     };
-    let nodes: Vec<Asked> = join_all(first.members.iter().map(|member| async {
-        let said = client.node_status_of(&member.grpc).await;
-        Asked { node: member.node, grpc: member.grpc.clone(), said }
-    }))
-    .await;
-    let mut found = judge(&nodes);
+    let groups = first.groups.max(1);
+    let mut found = Vec::new();
+    for group in 0..groups {
+        let nodes: Vec<Asked> = join_all(first.members.iter().map(|member| async {
+            let said = client.node_status_of(&member.grpc, group).await;
+            Asked { node: member.node, grpc: member.grpc.clone(), said }
+        }))
+        .await;
+        let judged = judge(&nodes).into_iter();
+        found.extend(judged.map(|finding| finding.about_group(group, groups)));
+    }
     found.push(read(client).await);
     found
 }

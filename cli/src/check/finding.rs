@@ -58,6 +58,15 @@ impl Finding {
         }
     }
 
+    /// Of one Raft group, where there are several.
+    pub(crate) fn about_group(mut self, group: u32, groups: u32) -> Self {
+        if groups > 1 {
+            let subject = format!("group {group} {}", self.subject);
+            subject.trim_end().clone_into(&mut self.subject);
+        }
+        self
+    }
+
     /// For a document.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         serde_json::json!({

@@ -1,4 +1,7 @@
-//! Changes of the members: each step is the leader's; this waits between them, and says how far it is.
+//! Changes of the members: each step is a leader's; this waits between them, and says how far it is.
+//!
+//! Each Raft group has members of its own. What shall hold for the cluster is done in one group after the other; a command that broke off may
+//! be repeated, and goes on in the group where it was.
 
 use std::{
     process::ExitCode,
@@ -22,12 +25,27 @@ const BEHIND_MAX: u64 = 500;
 /// Nodes that are asked who leads.
 const ASKED_MAX: usize = 32;
 
+fn already_member(node: u64, raft: &str) -> ClientError {
+    ClientError::Refused {
+        code: "HF2504".to_owned(),
+        message: format!("node {node} is a member already, at {raft}"),
+    }
+}
+
+/// Whether the member was refused for being the one that the group has.
+fn is_itself(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ClientError>().is_some_and(|error| error.code() == Some("HF2504"))
+}
+
 /// A change under way.
 pub(super) struct Changing {
     client: Client,
     patience: Duration,
     output: Output,
     begun: Instant,
+    groups: u32,
+    /// The one in which it is done now.
+    group: u32,
 }
 
 /// A member as the leader sees it.
@@ -37,54 +55,99 @@ struct Seen {
 }
 
 impl Changing {
-    pub(super) fn new(client: Client, patience_ms: u64, output: Output) -> Self {
+    /// # Errors
+    /// No node says how many groups there are.
+    pub(super) async fn new(
+        client: Client,
+        patience_ms: u64,
+        output: Output,
+    ) -> anyhow::Result<Self> {
         let patience = Duration::from_millis(patience_ms);
-        Self { client, patience, output, begun: Instant::now() }
+        let groups = client.node_status().await?.groups.max(1);
+        Ok(Self { client, patience, output, begun: Instant::now(), groups, group: 0 })
     }
 
     pub(super) async fn add(
-        self,
+        mut self,
         node: u64,
         raft: Option<String>,
         learner: bool,
     ) -> anyhow::Result<ExitCode> {
-        match self.seen(node).await? {
-            Some(seen)
-                if seen.member.voter
-                    || raft.as_ref().is_some_and(|raft| *raft != seen.member.raft) =>
-            {
-                bail!(ClientError::Refused {
-                    code: "HF2504".to_owned(),
-                    message: format!("node {node} is a member already, at {}", seen.member.raft),
-                });
+        let mut member_at = None;
+        for group in 0..self.groups {
+            self.group = group;
+            match self.add_in_group(node, raft.clone(), learner).await? {
+                None => member_at = Some(None),
+                Some(raft) if member_at.is_none() => member_at = Some(Some(raft)),
+                Some(_) => {}
             }
+        }
+        if let Some(Some(raft)) = member_at {
+            bail!(already_member(node, &raft));
+        }
+        self.done(if learner { "learner" } else { "voter" }, node)
+    }
+
+    /// Where it listens, if it has a vote already.
+    async fn add_in_group(
+        &self,
+        node: u64,
+        raft: Option<String>,
+        learner: bool,
+    ) -> anyhow::Result<Option<String>> {
+        match self.seen(node).await? {
+            Some(seen) if raft.as_ref().is_some_and(|raft| *raft != seen.member.raft) => {
+                bail!(already_member(node, &seen.member.raft));
+            }
+            Some(seen) if seen.member.voter => return Ok(Some(seen.member.raft)),
             // A learner that an earlier call left behind.
             Some(_) => {}
             None => {
                 let raft = raft.context(
                     "node is not a member yet: say where it listens with --raft HOST:PORT",
                 )?;
-                self.client.change(&Change::Add { node, raft }).await?;
+                self.change(&Change::Add { node, raft }).await?;
             }
         }
-        if learner {
-            return self.done("learner", node);
+        if !learner {
+            self.promote(node).await?;
         }
-        self.promote(node).await?;
-        self.done("voter", node)
+        Ok(None)
     }
 
-    pub(super) async fn remove(self, node: u64) -> anyhow::Result<ExitCode> {
-        self.take_out(node).await?;
+    pub(super) async fn remove(mut self, node: u64) -> anyhow::Result<ExitCode> {
+        let mut taken_out = false;
+        for group in 0..self.groups {
+            self.group = group;
+            // The last group tells why there is nothing to remove.
+            let last = group + 1 == self.groups && !taken_out;
+            if last || self.seen(node).await?.is_some() {
+                self.take_out(node).await?;
+                taken_out = true;
+            }
+        }
         self.done("removed", node)
     }
 
     pub(super) async fn replace(
-        self,
+        mut self,
         node: u64,
         with: Option<u64>,
         raft: Option<String>,
     ) -> anyhow::Result<ExitCode> {
+        for group in 0..self.groups {
+            self.group = group;
+            self.replace_in_group(node, with, raft.clone()).await?;
+        }
+        self.done("replaced", with.unwrap_or(node))
+    }
+
+    async fn replace_in_group(
+        &self,
+        node: u64,
+        with: Option<u64>,
+        raft: Option<String>,
+    ) -> anyhow::Result<()> {
         let new = with.unwrap_or(node);
         let former = self.seen(node).await?;
         let raft = raft.or_else(|| former.as_ref().map(|seen| seen.member.raft.clone()));
@@ -92,34 +155,51 @@ impl Changing {
             format!("node {node} is no member: say where node {new} listens with --raft HOST:PORT")
         })?;
         if new == node {
-            if former.is_some() {
-                self.must_be_another(node, &raft).await?;
-                self.take_out(node).await?;
+            if let Some(former) = former {
+                match self.must_be_another(node, &raft).await {
+                    Ok(()) => self.take_out(node).await?,
+                    // An earlier call came as far as this group.
+                    Err(error) if self.groups > 1 && is_itself(&error) => {
+                        return if former.member.voter { Ok(()) } else { self.promote(node).await };
+                    }
+                    Err(error) => return Err(error),
+                }
             }
-            self.client.change(&Change::Add { node, raft }).await?;
-            self.promote(node).await?;
-            return self.done("replaced", node);
+            self.change(&Change::Add { node, raft }).await?;
+            return self.promote(node).await;
+        }
+        // An earlier call came further than this group.
+        if former.is_none() && self.seen(new).await?.is_some_and(|seen| seen.member.voter) {
+            return Ok(());
         }
         if self.seen(new).await?.is_none() {
-            self.client.change(&Change::Add { node: new, raft }).await?;
+            self.change(&Change::Add { node: new, raft }).await?;
         }
         self.catch_up(new).await?;
-        if let Err(error) = self.client.change(&Change::Swap { old: node, new }).await {
+        if let Err(error) = self.change(&Change::Swap { old: node, new }).await {
             self.stand_aside(&error).await?;
-            self.client.change(&Change::Swap { old: node, new }).await?;
+            self.change(&Change::Swap { old: node, new }).await?;
         }
-        self.done("replaced", new)
+        Ok(())
     }
 
-    pub(super) async fn transfer(self, to: Option<u64>) -> anyhow::Result<ExitCode> {
-        let took_ms = self.client.change(&Change::Transfer(to.unwrap_or(0))).await?;
+    pub(super) async fn transfer(
+        mut self,
+        to: Option<u64>,
+        group: u32,
+    ) -> anyhow::Result<ExitCode> {
+        self.group = group;
+        let took_ms = self.change(&Change::Transfer(to.unwrap_or(0))).await?;
         let leader = self.leader().await?;
         match self.output {
             Output::Table => {
-                output::print(&format!("node {} leads, after {took_ms} ms", leader.node))?;
+                let what = if self.groups == 1 { String::new() } else { format!(" group {group}") };
+                output::print(&format!("node {} leads{what}, after {took_ms} ms", leader.node))?;
             }
             Output::Json => {
-                output::print_json(&serde_json::json!({"leader": leader.node, "took_ms": took_ms}))?
+                output::print_json(&serde_json::json!({
+                    "group": group, "leader": leader.node, "took_ms": took_ms,
+                }))?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -129,7 +209,7 @@ impl Changing {
     async fn must_be_another(&self, node: u64, raft: &str) -> anyhow::Result<()> {
         // The leader tells the two apart when it is asked to add a member that it has: HF2504 for itself, HF2510 for another one.
         let add = Change::Add { node, raft: raft.to_owned() };
-        match self.client.change(&add).await {
+        match self.change(&add).await {
             Err(ClientError::Refused { code, .. }) if code == "HF2510" => Ok(()),
             Err(error) => Err(error).context("the member is not replaced"),
             Ok(_) => {
@@ -138,10 +218,14 @@ impl Changing {
         }
     }
 
+    async fn change(&self, change: &Change) -> Result<u64, ClientError> {
+        self.client.change(self.group, change).await
+    }
+
     async fn take_out(&self, node: u64) -> anyhow::Result<()> {
-        if let Err(error) = self.client.change(&Change::Remove(node)).await {
+        if let Err(error) = self.change(&Change::Remove(node)).await {
             self.stand_aside(&error).await?;
-            self.client.change(&Change::Remove(node)).await?;
+            self.change(&Change::Remove(node)).await?;
         }
         Ok(())
     }
@@ -151,7 +235,7 @@ impl Changing {
         if error.code() != Some("HF2512") {
             bail!(error.clone());
         }
-        self.client.change(&Change::Transfer(0)).await?;
+        self.change(&Change::Transfer(0)).await?;
         Ok(())
     }
 
@@ -159,7 +243,7 @@ impl Changing {
         let begun = Instant::now();
         loop {
             self.catch_up(node).await?;
-            match self.client.change(&Change::Promote(node)).await {
+            match self.change(&Change::Promote(node)).await {
                 Ok(_) => return Ok(()),
                 // Behind again, or silent for a moment, or the leader is busy recording what the node says of itself.
                 Err(error)
@@ -216,7 +300,9 @@ impl Changing {
             let mut leading: Option<wire::NodeStatusReply> = None;
             while let Some(address) = addresses.get(asked).cloned() {
                 asked += 1;
-                let Ok(status) = self.client.node_status_of(&address).await else { continue };
+                let Ok(status) = self.client.node_status_of(&address, self.group).await else {
+                    continue;
+                };
                 let members = status.members.iter().map(|member| member.grpc.clone());
                 for grpc in members.filter(|grpc| !grpc.is_empty()) {
                     if !addresses.contains(&grpc) && addresses.len() < ASKED_MAX {

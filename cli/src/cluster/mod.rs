@@ -81,12 +81,15 @@ The second: node 4 catches up as a learner and then takes the vote of node 3 in 
     },
     /// Have another node lead
     #[command(
-        after_help = "Examples:\n  holdfast cluster transfer\n  holdfast cluster transfer --to 2"
+        after_help = "Examples:\n  holdfast cluster transfer\n  holdfast cluster transfer --to 2\n  holdfast cluster transfer --group 3 --to 2\n\nWhere there are several groups, their leaders are spread over the nodes; behind this command they stay where they are for ten minutes."
     )]
     Transfer {
         /// The node's number; whoever holds most of the log, if it is not given
         #[arg(long, value_name = "NODE")]
         to: Option<u64>,
+        /// The Raft group
+        #[arg(long, default_value_t = 0)]
+        group: u32,
     },
     /// Write the state of a node into a file, and verify it
     #[command(after_help = "\
@@ -132,20 +135,24 @@ pub(crate) async fn run(args: ClusterArgs, output: Output) -> anyhow::Result<Exi
     match command {
         ClusterCommand::Status => status::run(&cluster.client()?, output).await,
         ClusterCommand::Add { node, raft, learner } => {
-            let change = change::Changing::new(cluster.client()?, cluster.patience_ms, output);
+            let change =
+                change::Changing::new(cluster.client()?, cluster.patience_ms, output).await?;
             change.add(node, raft, learner).await
         }
         ClusterCommand::Remove { node } => {
-            let change = change::Changing::new(cluster.client()?, cluster.patience_ms, output);
+            let change =
+                change::Changing::new(cluster.client()?, cluster.patience_ms, output).await?;
             change.remove(node).await
         }
         ClusterCommand::Replace { node, with, raft } => {
-            let change = change::Changing::new(cluster.client()?, cluster.patience_ms, output);
+            let change =
+                change::Changing::new(cluster.client()?, cluster.patience_ms, output).await?;
             change.replace(node, with, raft).await
         }
-        ClusterCommand::Transfer { to } => {
-            let change = change::Changing::new(cluster.client()?, cluster.patience_ms, output);
-            change.transfer(to).await
+        ClusterCommand::Transfer { to, group } => {
+            let change =
+                change::Changing::new(cluster.client()?, cluster.patience_ms, output).await?;
+            change.transfer(to, group).await
         }
         ClusterCommand::Backup { to } => {
             backup::take(&cluster.client()?, &cluster.addresses, &to, output).await

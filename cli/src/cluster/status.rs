@@ -10,8 +10,9 @@ use crate::{
     output::{self, Output},
 };
 
-/// One node of the cluster, and what it said.
+/// One node of the cluster in one Raft group, and what it said.
 struct Row {
+    group: u32,
     node: u64,
     grpc: String,
     said: Result<NodeStatusReply, ClientError>,
@@ -24,32 +25,47 @@ pub(super) async fn run(client: &Client, output: Output) -> anyhow::Result<ExitC
     let first = client.node_status().await?;
     let members: BTreeMap<u64, String> =
         first.members.iter().map(|member| (member.node, member.grpc.clone())).collect();
-    let rows = join_all(members.into_iter().map(|(node, grpc)| ask(client, node, grpc))).await;
-    let troubles = troubles(&rows);
+    let groups = first.groups.max(1);
+    let mut all = Vec::new();
+    let mut troubles = Vec::new();
+    for group in 0..groups {
+        let asked = members.iter().map(|(node, grpc)| ask(client, group, *node, grpc.clone()));
+        let rows = join_all(asked).await;
+        let found = self::troubles(&rows).into_iter();
+        troubles.extend(found.map(|trouble| match groups {
+            1 => trouble,
+            _ => format!("group {group}: {trouble}"),
+        }));
+        all.push(rows);
+    }
+    let rows = || all.iter().flat_map(|rows| rows.iter().map(|row| (row, behind(rows, row.node))));
     match output {
         Output::Table => {
-            output::print(&output::table(
-                &[
-                    "node",
-                    "role",
-                    "term",
-                    "applied",
-                    "last",
-                    "behind",
-                    "open",
-                    "attention",
-                    "state",
-                    "grpc",
-                ],
-                rows.iter().map(|row| cells(row, behind(&rows, row.node))),
-            ))?;
+            let heads = [
+                "group",
+                "node",
+                "role",
+                "term",
+                "applied",
+                "last",
+                "behind",
+                "open",
+                "attention",
+                "state",
+                "grpc",
+            ];
+            // Where there is one group, nobody needs to know that there could be more.
+            let from = usize::from(groups == 1);
+            let lines = rows().map(|(row, behind)| cells(row, behind).split_off(from));
+            output::print(&output::table(&heads[from..], lines))?;
             for trouble in &troubles {
                 exit::tell(trouble);
             }
         }
         Output::Json => {
             output::print_json(&serde_json::json!({
-                "nodes": rows.iter().map(|row| json_of(row, behind(&rows, row.node))).collect::<Vec<_>>(),
+                "groups": groups,
+                "nodes": rows().map(|(row, behind)| json_of(row, behind)).collect::<Vec<_>>(),
                 "troubles": troubles,
             }))?;
         }
@@ -57,9 +73,9 @@ pub(super) async fn run(client: &Client, output: Output) -> anyhow::Result<ExitC
     Ok(if troubles.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
 }
 
-async fn ask(client: &Client, node: u64, grpc: String) -> Row {
-    let said = client.node_status_of(&grpc).await;
-    Row { node, grpc, said }
+async fn ask(client: &Client, group: u32, node: u64, grpc: String) -> Row {
+    let said = client.node_status_of(&grpc, group).await;
+    Row { group, node, grpc, said }
 }
 
 /// What people should look at.
@@ -116,6 +132,7 @@ fn cells(row: &Row, behind: Option<u64>) -> Vec<String> {
     let behind = behind.map_or_else(|| "-".to_owned(), |entries| entries.to_string());
     match &row.said {
         Ok(said) => vec![
+            row.group.to_string(),
             row.node.to_string(),
             said.role.clone(),
             said.term.to_string(),
@@ -128,10 +145,11 @@ fn cells(row: &Row, behind: Option<u64>) -> Vec<String> {
             row.grpc.clone(),
         ],
         Err(_) => {
-            let mut cells = vec![row.node.to_string(), "no answer".to_owned()];
-            cells.resize(5, "-".to_owned());
+            let mut cells =
+                vec![row.group.to_string(), row.node.to_string(), "no answer".to_owned()];
+            cells.resize(6, "-".to_owned());
             cells.push(behind);
-            cells.resize(9, "-".to_owned());
+            cells.resize(10, "-".to_owned());
             cells.push(row.grpc.clone());
             cells
         }
@@ -141,6 +159,7 @@ fn cells(row: &Row, behind: Option<u64>) -> Vec<String> {
 fn json_of(row: &Row, behind: Option<u64>) -> serde_json::Value {
     match &row.said {
         Ok(said) => serde_json::json!({
+            "group": row.group,
             "node": row.node,
             "grpc": row.grpc,
             "role": said.role,
@@ -160,6 +179,7 @@ fn json_of(row: &Row, behind: Option<u64>) -> serde_json::Value {
             "by_status": said.by_status.iter().collect::<BTreeMap<_, _>>(),
         }),
         Err(error) => serde_json::json!({
+            "group": row.group,
             "node": row.node,
             "grpc": row.grpc,
             "role": null,
@@ -180,7 +200,7 @@ mod tests {
             state_hash: state_hash.into(),
             ..Default::default()
         };
-        Row { node, grpc: "127.0.0.1:1".into(), said: Ok(said) }
+        Row { group: 0, node, grpc: "127.0.0.1:1".into(), said: Ok(said) }
     }
 
     #[test]
@@ -201,7 +221,7 @@ mod tests {
     fn a_silent_node_and_a_missing_leader_are_told() {
         let silent = ClientError::Unreachable { patience_ms: 1, last: "refused".into() };
         let rows = [
-            Row { node: 1, grpc: "127.0.0.1:1".into(), said: Err(silent) },
+            Row { group: 0, node: 1, grpc: "127.0.0.1:1".into(), said: Err(silent) },
             row(2, "follower", 7, "bb"),
         ];
         let troubles = troubles(&rows);

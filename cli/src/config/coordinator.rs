@@ -7,7 +7,7 @@ use std::{
 };
 
 use holdfast_coordinator::config as settings;
-use holdfast_raft::Member;
+use holdfast_raft::{GROUPS_MAX, Member};
 use holdfast_security::{Access, ClientAuth};
 
 use crate::drill::door::DrillConfig;
@@ -48,6 +48,7 @@ impl Role for CoordinatorConfig {
         let name = reader.text("cluster.name", Need::Required, |text| check_name(text, false));
         let members = members(reader);
         let join = reader.truth("cluster.join", false);
+        let groups = reader.integer("cluster.groups", 1..=GROUPS_MAX.into(), Need::Or(1));
         let bind = bind(reader);
         let security = sections::security(reader);
         let timeouts = timeouts(reader);
@@ -70,6 +71,7 @@ impl Role for CoordinatorConfig {
                     name: name.value,
                     members: members.value,
                     join: join?.value,
+                    groups: u32::try_from(groups?.value).expect("it is in its range"),
                 },
                 bind: bind?,
                 security,

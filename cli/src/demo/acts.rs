@@ -49,7 +49,7 @@ pub(crate) async fn play(
         "Starting 3 coordinators and 4 PostgreSQL servers below {}",
         folder.display()
     ));
-    let mut cluster = Cluster::start(folder).await?;
+    let mut cluster = Cluster::start(folder, args.groups).await?;
     let bank = Arc::new(match replay {
         Some(replay) => Bank::replay(&replay, &cluster.topology)?,
         None => Bank::random(args.accounts, seed, &cluster.topology)?,
@@ -143,6 +143,7 @@ pub(crate) async fn play(
         setup: Setup {
             accounts: bank.accounts.len(),
             clients: clients(args),
+            groups: args.groups,
             seed,
             replay: args.replay.as_ref().map(|folder| folder.display().to_string()),
             serial: args.serial,

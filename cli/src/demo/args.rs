@@ -26,6 +26,10 @@ pub(crate) struct DemoArgs {
           value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     pub(crate) accounts: u32,
 
+    /// Raft groups of the coordinators; their leaders are on different nodes.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) groups: u32,
+
     /// What to kill while transfers run; may be given several times, spread evenly over the run. [default: leader]
     #[arg(long, value_name = "WHAT", value_enum)]
     pub(crate) kill: Vec<KillTarget>,

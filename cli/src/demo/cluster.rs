@@ -100,12 +100,16 @@ pub(crate) enum Victim {
 impl Cluster {
     /// Makes PostgreSQL servers and starts coordinators below `folder`. Both are ready when this returns; bank
     /// processes follow with [`Self::start_banks`], once the databases have their tables.
-    pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
-        Self::start_with(folder, Doors::Closed).await
+    pub(crate) async fn start(folder: &Path, groups: u32) -> anyhow::Result<Self> {
+        Self::start_with(folder, groups, Doors::Closed).await
     }
 
     /// The same, with a drill door at every role where `doors` says so.
-    pub(crate) async fn start_with(folder: &Path, doors: Doors) -> anyhow::Result<Self> {
+    pub(crate) async fn start_with(
+        folder: &Path,
+        groups: u32,
+        doors: Doors,
+    ) -> anyhow::Result<Self> {
         let installation = Installation::find()?;
         let shards = parse_rules(SHARDS_TOML)?.shards().len();
         let ports = super::ports::free(COORDINATORS * 3 + shards * 2)?;
@@ -118,7 +122,7 @@ impl Cluster {
         let program = std::env::current_exe().context("finding our own program")?;
 
         let mut coordinators = (0..COORDINATORS)
-            .map(|at| Coordinator::new(at, coordinator_ports, folder, &program))
+            .map(|at| Coordinator::new(at, groups, coordinator_ports, folder, &program))
             .collect::<anyhow::Result<Vec<_>>>()?;
         for coordinator in &mut coordinators {
             coordinator.drill = doors.open(&mut coordinator.process)?;
@@ -330,9 +334,11 @@ impl Victim {
 }
 
 impl Coordinator {
-    /// The one at this place, from 0, with its configuration written below `folder`; three `ports` for each of all.
+    /// The one at this place, from 0, with its configuration written below `folder`; three `ports` for each of all. The cluster has so many
+    /// Raft `groups`.
     pub(crate) fn new(
         at: usize,
+        groups: u32,
         ports: &[u16],
         folder: &Path,
         program: &Path,
@@ -342,7 +348,8 @@ impl Coordinator {
         let members: Vec<_> =
             (0..COORDINATORS).map(|at| (at + 1, [0, 1, 2].map(|door| address(at, door)))).collect();
         let data = folder.join(format!("coordinator-{node}"));
-        let config = coordinator_config(node, &data, &members)?;
+        let mut config = coordinator_config(node, &data, &members)?;
+        set(&mut config, "cluster", "groups", i64::from(groups))?;
         let name = format!("coordinator-{node}");
         let recipe = role("coordinator", &name, &config, folder, program)?;
         let process = Supervised::new(recipe);
@@ -530,7 +537,7 @@ mod tests {
     fn each_coordinator_knows_all_three_and_itself() {
         let folder = tempfile::tempdir().unwrap();
         let ports: Vec<u16> = (8001..=8009).collect();
-        let second = Coordinator::new(1, &ports, folder.path(), Path::new("/holdfast")).unwrap();
+        let second = Coordinator::new(1, 1, &ports, folder.path(), Path::new("/holdfast")).unwrap();
         assert_eq!(second.grpc, "127.0.0.1:8005");
         let config: toml::Table = std::fs::read_to_string(folder.path().join("coordinator-2.toml"))
             .unwrap()

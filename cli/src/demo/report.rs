@@ -98,6 +98,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Setup {
     pub(crate) accounts: usize,
     pub(crate) clients: u32,
+    /// Raft groups of the coordinators.
+    pub(crate) groups: u32,
     pub(crate) seed: u64,
     /// The folder replayed, if any.
     pub(crate) replay: Option<String>,
@@ -277,6 +279,7 @@ pub(crate) mod tests {
             setup: Setup {
                 accounts: 2_000,
                 clients: 64,
+                groups: 1,
                 seed: 7,
                 replay: None,
                 serial: false,

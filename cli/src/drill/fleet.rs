@@ -48,7 +48,7 @@ impl Fleet {
     pub(crate) async fn start(accounts: u32, clients: u32, seed: u64) -> anyhow::Result<Self> {
         let scratch = tokio::task::spawn_blocking(|| Scratch::create(false)).await??;
         let folder: PathBuf = scratch.path().to_path_buf();
-        let mut cluster = Cluster::start_with(&folder, Doors::Open).await?;
+        let mut cluster = Cluster::start_with(&folder, 1, Doors::Open).await?;
         let bank = Arc::new(Bank::random(accounts, seed, &cluster.topology)?);
         acts::open(&cluster, &bank).await?;
         cluster.start_banks().await?;

@@ -62,7 +62,7 @@ impl Look {
         let first = client.node_status().await?;
         let nodes = join_all(first.members.iter().map(|member| async {
             let (said, page) = tokio::join!(
-                client.node_status_of(&member.grpc),
+                client.node_status_of(&member.grpc, 0),
                 timeout(PATIENCE, counters(&member.http))
             );
             NodeLook {

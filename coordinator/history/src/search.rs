@@ -61,7 +61,9 @@ impl Cursor {
         Some(Self { ms: ms.parse().ok()?, gid: gid.to_owned() })
     }
 
-    fn of(record: &HistoryRecord) -> Self {
+    /// The place of `record`.
+    #[must_use]
+    pub fn of(record: &HistoryRecord) -> Self {
         Self { ms: finished_ms(record), gid: gid_of(record).to_owned() }
     }
 }

@@ -17,6 +17,20 @@ pub enum Role {
     Stopped,
 }
 
+impl Role {
+    /// As people read it: `follower`, `candidate`, `leader`, `learner` or `stopped`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// A member, and whether it has a vote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {

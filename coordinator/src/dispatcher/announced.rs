@@ -6,6 +6,8 @@ use holdfast_proto::v1;
 use holdfast_txn::Participant;
 use tokio::sync::mpsc;
 
+use super::lanes::{Credit, Term};
+
 /// One session, unique on this node since it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(pub(crate) u64);
@@ -14,7 +16,7 @@ pub(crate) struct SessionId(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) enum Outgoing {
     /// Calls of a leader in this term: dropped if it leads no more when they would go out.
-    Calls { term: u64, calls: Vec<v1::Call> },
+    Calls { term: Term, calls: Vec<v1::Call> },
     /// Welcome and beats.
     Message(v1::CoordinatorMessage),
     /// The end, and why.
@@ -22,14 +24,14 @@ pub(crate) enum Outgoing {
 }
 
 /// An agent that said hello and was found in order, or an endpoint that is called.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct NewSession {
     pub(crate) id: SessionId,
     pub(crate) service: Participant,
     /// Who it says it is, and what it announced.
     pub(crate) about: About,
     pub(crate) weight: u32,
-    pub(crate) credit: usize,
+    pub(crate) credit: Credit,
     pub(crate) outbox: mpsc::Sender<Outgoing>,
 }
 

@@ -11,6 +11,7 @@
 mod announced;
 mod attempts;
 mod examine;
+mod lanes;
 mod open;
 mod parked;
 mod round;
@@ -55,6 +56,7 @@ use crate::{
 };
 
 pub(crate) use announced::{About, Kind as SessionKind, NewSession, Outgoing, SessionId};
+pub(crate) use lanes::{Credit, Events, Lane, Term};
 
 /// What the sessions and the log tell the dispatcher.
 #[derive(Debug)]
@@ -85,6 +87,8 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<Clock>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) log: Arc<Log<Replica>>,
+    /// This group's part of the sessions.
+    pub(crate) lane: Lane,
     /// The term in which this node makes calls, 0 while it makes none. Sessions drop calls of any other term.
     pub(crate) calling_term: Arc<AtomicU64>,
     /// What operators decided about services.
@@ -135,6 +139,8 @@ pub(crate) struct Dispatcher {
     parked: Parked,
     /// Services that have credit again.
     gained: Vec<Participant>,
+    /// How many groups this node led when it last looked: credit that another group left is used from the next round on.
+    led: usize,
     next_round_ms: u64,
     rounds: u64,
     next_expiry_ms: u64,
@@ -148,7 +154,7 @@ impl Dispatcher {
         events: (&mpsc::Sender<Event>, mpsc::Receiver<Event>),
         proposed: mpsc::Receiver<Vec<Proposed>>,
     ) -> Self {
-        let sessions = Sessions::new(Arc::clone(&world.policies.borrow()));
+        let sessions = Sessions::new(Arc::clone(&world.policies.borrow()), world.lane.clone());
         Self {
             world,
             leadership,
@@ -162,6 +168,7 @@ impl Dispatcher {
             timers: Timers::default(),
             parked: Parked::new(pass::PARKED_MAX),
             gained: Vec::new(),
+            led: 0,
             next_round_ms: 0,
             rounds: 0,
             next_expiry_ms: 0,
@@ -235,7 +242,7 @@ impl Dispatcher {
             self.resume(now_ms);
             self.examine(now_ms);
             self.expire(now_ms);
-            for (ticket, key) in self.sessions.flush(term) {
+            for (ticket, key) in self.sessions.flush(&Term::of(&self.world.calling_term, term)) {
                 self.unsent(ticket, &key, now_ms);
             }
         }
@@ -269,6 +276,7 @@ impl Dispatcher {
         let Some(term) = term else { return };
         tracing::info!(term, "this node leads");
         self.lead = Lead::Catching(term);
+        self.sessions.lead(true);
         self.world.meters.lead(true);
         self.catch_up(term);
     }
@@ -321,6 +329,7 @@ impl Dispatcher {
         tracing::info!("this node leads no more");
         self.world.calling_term.store(0, Ordering::Release);
         self.lead = Lead::Not;
+        self.sessions.lead(false);
         self.world.meters.lead(false);
         self.world.touched.listen(false);
         self.sessions.step_down();

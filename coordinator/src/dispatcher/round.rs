@@ -44,6 +44,9 @@ impl Dispatcher {
         self.next_round_ms = now_ms + pass::ROUND_MS;
         self.rounds += 1;
         self.gained.extend(self.sessions.forgive(now_ms));
+        if std::mem::replace(&mut self.led, self.sessions.led()) > self.sessions.led() {
+            self.gained.extend(self.sessions.each().map(|(service, _)| service.clone()));
+        }
         if self.rounds.is_multiple_of(pass::ROUNDS_PER_SWEEP) {
             let opens = &mut self.opens;
             self.parked.sweep(|key| {

@@ -6,7 +6,7 @@
 
 use holdfast_proto::v1;
 
-use super::{announced::SessionId, sessions::Session};
+use super::{announced::SessionId, lanes::Lane, sessions::Session};
 use crate::registry::{breaker::Breaker, bucket::Bucket, policy::BreakerPolicy};
 
 /// Virtual time of one call at weight 1 in thousandths.
@@ -25,6 +25,9 @@ pub(super) struct Served {
     pub(super) policy: v1::ServicePolicy,
     pub(super) breaker: Breaker,
     bucket: Bucket,
+    /// This group's part of the policy's; 0: none is set.
+    concurrency_max: u32,
+    recovery_max: usize,
     pub(super) in_flight: usize,
     pub(super) recovering: usize,
     /// Virtual time.
@@ -48,12 +51,14 @@ pub(super) struct Turn {
 }
 
 impl Served {
-    pub(super) fn new(policy: Option<&v1::ServicePolicy>, now_ms: u64) -> Self {
+    pub(super) fn new(policy: Option<&v1::ServicePolicy>, lane: &Lane, now_ms: u64) -> Self {
         let mut served = Self {
             ids: Vec::new(),
             policy: v1::ServicePolicy::default(),
             breaker: Breaker::default(),
             bucket: Bucket::new(0, 0, now_ms),
+            concurrency_max: 0,
+            recovery_max: 0,
             in_flight: 0,
             recovering: 0,
             turn: 0,
@@ -62,17 +67,23 @@ impl Served {
             silent: 0,
             wake_ms: None,
         };
-        served.obey(policy, now_ms);
+        served.obey(policy, lane, now_ms);
         served
     }
 
     /// From now on by this policy.
-    pub(super) fn obey(&mut self, policy: Option<&v1::ServicePolicy>, now_ms: u64) {
+    pub(super) fn obey(&mut self, policy: Option<&v1::ServicePolicy>, lane: &Lane, now_ms: u64) {
         let policy = policy.cloned().unwrap_or_default();
         let rate = |of: &v1::ServicePolicy| (of.calls_per_s, of.burst);
         if rate(&policy) != rate(&self.policy) {
-            self.bucket = Bucket::new(policy.calls_per_s, policy.burst, now_ms);
+            self.bucket =
+                Bucket::new(lane.part(policy.calls_per_s), lane.part(policy.burst), now_ms);
         }
+        self.concurrency_max = lane.part(policy.concurrency_max);
+        self.recovery_max = match lane.part(policy.recovery_max) {
+            0 => RECOVERY_MAX,
+            most => most as usize,
+        };
         self.policy = policy;
     }
 
@@ -85,7 +96,7 @@ impl Served {
         if self.policy.paused || !self.breaker.lets_through(now_ms) {
             return 0;
         }
-        let most = match self.policy.concurrency_max {
+        let most = match self.concurrency_max {
             0 => usize::MAX,
             most => (most as usize).saturating_sub(self.in_flight),
         };
@@ -95,7 +106,7 @@ impl Served {
 
     /// Whether one more call may be made.
     pub(super) fn may_ask(&mut self, recovering: bool, now_ms: u64) -> bool {
-        let turn = !recovering || self.recovering < self.recovery_max();
+        let turn = !recovering || self.recovering < self.recovery_max;
         turn && self.room(now_ms) > 0
     }
 
@@ -108,13 +119,6 @@ impl Served {
 
     pub(super) fn wake(&mut self, at_ms: u64) {
         self.wake_ms = Some(self.wake_ms.map_or(at_ms, |wake_ms| wake_ms.min(at_ms)));
-    }
-
-    fn recovery_max(&self) -> usize {
-        match self.policy.recovery_max {
-            0 => RECOVERY_MAX,
-            most => most as usize,
-        }
     }
 
     /// A call goes to the session of `turn`.

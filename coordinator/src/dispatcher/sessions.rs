@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     announced::{About, NewSession, Outgoing, SessionId},
+    lanes::{Credit, Lane, Taken, Term},
     parked::CallKey,
     served::{Served, Turn},
 };
@@ -34,6 +35,8 @@ struct Asked {
     /// `None`: asked when this node led before, so that the answer gives back the credit and says nothing.
     key: Option<CallKey>,
     recovering: bool,
+    /// Given back with this.
+    _credit: Taken,
 }
 
 /// One session.
@@ -46,7 +49,7 @@ pub(super) struct Session {
     pub(super) zone: String,
     pub(super) color: String,
     weight: u32,
-    credit: usize,
+    credit: Credit,
     draining: bool,
     /// An operator's word.
     drained: bool,
@@ -54,7 +57,8 @@ pub(super) struct Session {
     pub(super) turn: Turn,
     breaker: Breaker,
     outbox: mpsc::Sender<Outgoing>,
-    next_call_id: u64,
+    /// Calls made on it by this group.
+    made: u64,
     /// Without an answer yet, late ones included; each holds one credit.
     asked: HashMap<u64, Asked, Fast>,
     /// Timed out, with the time at which the credit is taken as lost and given back.
@@ -68,6 +72,7 @@ pub(super) struct Session {
 /// Every session of this node, by service.
 #[derive(Debug)]
 pub(super) struct Sessions {
+    lane: Lane,
     by_id: HashMap<SessionId, Session, Fast>,
     places: HashMap<Participant, usize, Fast>,
     /// By place, with the name; a place that nobody needs is given to the next.
@@ -87,8 +92,9 @@ impl Sessions {
     /// How long a call that timed out keeps its credit, ms.
     const OVERDUE_MAX_MS: u64 = 60_000;
 
-    pub(super) fn new(policies: Arc<Policies>) -> Self {
+    pub(super) fn new(policies: Arc<Policies>, lane: Lane) -> Self {
         Self {
+            lane,
             by_id: HashMap::default(),
             places: HashMap::default(),
             served: Vec::new(),
@@ -116,7 +122,7 @@ impl Sessions {
             turn: Turn::default(),
             breaker: Breaker::default(),
             outbox: new.outbox,
-            next_call_id: 1,
+            made: 0,
             asked: HashMap::default(),
             overdue: VecDeque::new(),
             batch: Vec::new(),
@@ -133,7 +139,7 @@ impl Sessions {
         self.policies = policies;
         for place in 0..self.served.len() {
             if let Some((name, served)) = &mut self.served[place] {
-                served.obey(self.policies.services.get(name), now_ms);
+                served.obey(self.policies.services.get(name), &self.lane, now_ms);
                 self.reweigh(place, now_ms);
             }
         }
@@ -189,12 +195,13 @@ impl Sessions {
         let by_id = &self.by_id;
         let all = || served.ids.iter().filter_map(|id| by_id.get(id));
         if let Some(color) = color {
-            let of_color = all().filter(|one| one.color == color && one.can_take(now_ms));
+            let of_color =
+                all().filter(|one| one.color == color && one.can_take(&self.lane, now_ms));
             if let Some(id) = served.choose(of_color) {
                 return Some(id);
             }
         }
-        let free = |one: &&Session| one.turn.has_weight() && one.can_take(now_ms);
+        let free = |one: &&Session| one.turn.has_weight() && one.can_take(&self.lane, now_ms);
         let mut chosen = None;
         if served.ids.len() > Self::LOOKED_AT_MAX * 4 {
             let drawn: Vec<&Session> = (0..Self::LOOKED_AT_MAX)
@@ -219,7 +226,10 @@ impl Sessions {
         let Some(place) = self.places.get(service) else { return 0 };
         let Some((_, served)) = self.served[*place].as_mut() else { return 0 };
         let able = served.ids.iter().filter_map(|id| self.by_id.get(id));
-        let credit: usize = able.filter(|one| one.can_take(now_ms)).map(Session::free).sum();
+        let credit: usize = able
+            .filter(|one| one.can_take(&self.lane, now_ms))
+            .map(|one| one.free(&self.lane))
+            .sum();
         credit.min(served.room(now_ms))
     }
 
@@ -235,15 +245,16 @@ impl Sessions {
         let session = self.by_id.get_mut(&id).expect("it was chosen from those that are here");
         let served = self.served[session.place].as_mut().map(|(_, served)| served);
         served.expect("a session has its service").ask(&mut session.turn, recovering, now_ms);
-        let call_id = session.next_call_id;
-        session.next_call_id += 1;
+        session.made += 1;
+        let call_id = self.lane.call_id(session.made);
         call.call_id = call_id;
         if session.batch.is_empty() {
             self.to_flush.push(id);
         }
         session.breaker.asked(now_ms);
         session.batch.push(call);
-        session.asked.insert(call_id, Asked { key: Some(key), recovering });
+        let asked = Asked { key: Some(key), recovering, _credit: session.credit.take() };
+        session.asked.insert(call_id, asked);
         self.in_flight += 1;
         Ticket { session: id, call_id }
     }
@@ -351,18 +362,19 @@ impl Sessions {
     }
 
     /// Sends what waits, in few large messages. Calls that do not fit are returned: they were not made.
-    pub(super) fn flush(&mut self, term: u64) -> Vec<(Ticket, CallKey)> {
+    pub(super) fn flush(&mut self, term: &Term) -> Vec<(Ticket, CallKey)> {
         let mut unsent = Vec::new();
         for id in std::mem::take(&mut self.to_flush) {
             let Some(session) = self.by_id.get_mut(&id) else { continue };
             for calls in messages(std::mem::take(&mut session.batch)) {
-                let fault = match session.outbox.try_send(Outgoing::Calls { term, calls }) {
-                    Ok(()) => {
-                        holdfast_fault::reached(holdfast_fault::Site::DispatcherCalled);
-                        continue;
-                    }
-                    Err(fault) => fault,
-                };
+                let fault =
+                    match session.outbox.try_send(Outgoing::Calls { term: term.clone(), calls }) {
+                        Ok(()) => {
+                            holdfast_fault::reached(holdfast_fault::Site::DispatcherCalled);
+                            continue;
+                        }
+                        Err(fault) => fault,
+                    };
                 if let Outgoing::Calls { calls, .. } = fault.into_inner() {
                     for call in calls {
                         let Some(asked) = session.asked.remove(&call.call_id) else { continue };
@@ -396,6 +408,16 @@ impl Sessions {
         }
         let asked = self.by_id.values_mut().flat_map(|session| session.asked.values_mut());
         asked.for_each(|asked| asked.key = None);
+    }
+
+    /// This node leads the group now, or no longer.
+    pub(super) fn lead(&self, leads: bool) {
+        self.lane.lead(leads);
+    }
+
+    /// How many groups this node leads.
+    pub(super) fn led(&self) -> usize {
+        self.lane.led()
     }
 
     /// Every service with its name.
@@ -435,7 +457,7 @@ impl Sessions {
         if let Some(place) = self.places.get(service) {
             return *place;
         }
-        let served = Served::new(self.policies.services.get(service), now_ms);
+        let served = Served::new(self.policies.services.get(service), &self.lane, now_ms);
         let new = Some((service.clone(), served));
         let place = match self.served.iter().position(Option::is_none) {
             Some(place) => {
@@ -484,13 +506,17 @@ impl Sessions {
 }
 
 impl Session {
-    /// Calls that fit into its credit.
-    fn free(&self) -> usize {
-        if self.draining || self.drained { 0 } else { self.credit.saturating_sub(self.asked.len()) }
+    /// Calls that fit into the group's share of its credit, and into what is left of it.
+    fn free(&self, lane: &Lane) -> usize {
+        if self.draining || self.drained {
+            return 0;
+        }
+        let share = lane.share(self.credit.most());
+        share.saturating_sub(self.asked.len()).min(self.credit.left())
     }
 
-    fn can_take(&self, now_ms: u64) -> bool {
-        self.free() > 0 && self.breaker.lets_through(now_ms)
+    fn can_take(&self, lane: &Lane, now_ms: u64) -> bool {
+        self.free(lane) > 0 && self.breaker.lets_through(now_ms)
     }
 
     pub(super) fn about(&self) -> &About {
@@ -499,11 +525,11 @@ impl Session {
 
     /// Calls asked, answered, and without an answer, since it is there.
     pub(super) fn counts(&self) -> (u64, u64, u64) {
-        (self.next_call_id - 1, self.answered, self.silent)
+        (self.made, self.answered, self.silent)
     }
 
     pub(super) fn credit(&self) -> usize {
-        self.credit
+        self.credit.most()
     }
 
     pub(super) fn is_draining(&self) -> bool {

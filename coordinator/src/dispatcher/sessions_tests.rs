@@ -30,11 +30,22 @@ fn new(
     credit: usize,
     outbox: mpsc::Sender<Outgoing>,
 ) -> NewSession {
-    NewSession { id: SessionId(id), service: service(), about, weight, credit, outbox }
+    NewSession {
+        id: SessionId(id),
+        service: service(),
+        about,
+        weight,
+        credit: Credit::of(credit),
+        outbox,
+    }
 }
 
 fn some() -> Sessions {
-    Sessions::new(Arc::default())
+    Sessions::new(Arc::default(), Lane::all(1).remove(0))
+}
+
+fn term(term: u64) -> Term {
+    Term::of(&Arc::default(), term)
 }
 
 fn choose(sessions: &mut Sessions) -> Option<SessionId> {
@@ -119,14 +130,14 @@ fn a_flush_sends_one_message_and_cuts_it_at_the_limits() {
     for number in 0..=limit::BATCH_PER_MESSAGE_MAX as u32 {
         ask(&mut sessions, SessionId(1), number, 0);
     }
-    assert!(sessions.flush(1).is_empty());
+    assert!(sessions.flush(&term(1)).is_empty());
     assert_eq!(calls_of(&mut sent).len(), limit::BATCH_PER_MESSAGE_MAX);
     assert_eq!(calls_of(&mut sent).len(), 1);
     let half = Sessions::BATCH_BYTES_MAX / 2;
     for number in 0..2 {
         ask(&mut sessions, SessionId(1), number, half);
     }
-    assert!(sessions.flush(1).is_empty());
+    assert!(sessions.flush(&term(1)).is_empty());
     assert_eq!(calls_of(&mut sent).len(), 1, "two halves and their frames are more than a whole");
     assert_eq!(calls_of(&mut sent).len(), 1);
 }
@@ -137,10 +148,10 @@ fn calls_that_do_not_fit_into_the_outbox_were_not_made() {
     let _sent = up(&mut sessions, 1, 100, 8);
     for number in 0..2 {
         ask(&mut sessions, SessionId(1), number, 0);
-        assert!(sessions.flush(1).is_empty());
+        assert!(sessions.flush(&term(1)).is_empty());
     }
     let ticket = ask(&mut sessions, SessionId(1), 2, 0);
-    assert_eq!(sessions.flush(1), vec![(ticket, key(2))]);
+    assert_eq!(sessions.flush(&term(1)), vec![(ticket, key(2))]);
     assert_eq!(sessions.in_flight(), 2);
 }
 
@@ -162,14 +173,14 @@ fn an_answer_to_a_call_of_a_former_leadership_gives_back_the_credit_and_says_not
     let mut sessions = some();
     let mut sent = up(&mut sessions, 1, 100, 2);
     let made = ask(&mut sessions, SessionId(1), 1, 0);
-    assert!(sessions.flush(1).is_empty());
+    assert!(sessions.flush(&term(1)).is_empty());
     let unmade = ask(&mut sessions, SessionId(1), 2, 0);
     sessions.step_down();
     assert_eq!(sessions.answered(unmade), None);
     assert_eq!(sessions.answered(made), Some((&service(), None)));
     assert_eq!(sessions.in_flight(), 0);
     assert_eq!(calls_of(&mut sent).len(), 1);
-    assert!(sessions.flush(2).is_empty());
+    assert!(sessions.flush(&term(2)).is_empty());
     assert!(sent.try_recv().is_err());
 }
 

@@ -5,6 +5,7 @@
 //! start and with a snapshot that replaced the state: the machine's window of finished transactions is what history is rebuilt from, and
 //! what left the window before is a gap, which is counted and told to whoever searches.
 
+mod merged;
 mod requests;
 mod writer;
 
@@ -18,11 +19,12 @@ use std::{
     thread::JoinHandle,
 };
 
-use holdfast_history::{Archive, Figures, Page, Query, ShelfError};
+use holdfast_history::{Archive, Figures, Page, Query, Retention, ShelfError};
 use holdfast_proto::v1::{Attempt, HistoryRecord};
 use holdfast_txn::GlobalTransaction;
 use tokio::sync::Semaphore;
 
+pub(crate) use merged::merged;
 pub(crate) use requests::{check_search, shown};
 use writer::Writer;
 
@@ -83,15 +85,20 @@ impl fmt::Debug for History {
 }
 
 impl History {
-    /// Begins to write, on a thread of its own. Opening happens there too, so that a long one keeps nobody waiting.
-    pub(crate) fn start(config: &config::Config, state: SharedState) -> Arc<Self> {
+    /// Begins to write the history of group `group`, on a thread of its own. Opening happens there too, so that a long one keeps nobody
+    /// waiting. Each group has its own folder and its part of what may be kept: the order in which its transactions finished is
+    /// the order of its log, and between groups there is none.
+    pub(crate) fn start(config: &config::Config, group: u32, state: SharedState) -> Arc<Self> {
         let (news, heard) = sync_channel(QUEUE_MAX);
         let shared = Arc::new(Shared::default());
         let lagging = Arc::new(AtomicBool::new(true));
         let writer = Writer {
             node: config.node.id,
-            folder: config.node.data_dir.join("history"),
-            retention: config.history,
+            folder: config.node.data_dir.join(match group {
+                0 => "history".to_owned(),
+                group => format!("history-{group}"),
+            }),
+            retention: part_of(config.history, config.cluster.groups),
             state,
             lagging: Arc::clone(&lagging),
             shared: Arc::clone(&shared),
@@ -175,6 +182,16 @@ impl History {
         {
             tracing::error!("HF2402 the history's thread broke");
         }
+    }
+}
+
+/// What one of `groups` may keep.
+fn part_of(all: Retention, groups: u32) -> Retention {
+    let groups = u64::from(groups.max(1));
+    Retention {
+        records_max: (all.records_max / groups).max(1),
+        bytes_max: (all.bytes_max / groups).max(1),
+        age_ms_max: all.age_ms_max,
     }
 }
 

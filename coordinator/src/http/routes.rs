@@ -204,8 +204,8 @@ async fn list(
     Ok(json(StatusCode::OK, &view::Page::from(door.desk.list(&request).await?)))
 }
 
-async fn status(door: Door) -> Response {
-    json(StatusCode::OK, &view::Node::from(door.desk.node_status()))
+async fn status(door: Door) -> Result<Response, Problem> {
+    Ok(json(StatusCode::OK, &view::Node::from(door.desk.node_status(0)?)))
 }
 
 async fn livez(door: Door) -> Response {

@@ -9,13 +9,13 @@ use holdfast_proto::v1::{
     admin_server::{Admin as Service, AdminServer},
     change_reply::Outcome,
 };
-use holdfast_raft::{ChangeError, ControlError};
+use holdfast_raft::{ChangeError, ControlError, Log};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::desk::Desk;
-use crate::rights::Shown;
+use crate::{leaders, replica::Replica, rights::Shown};
 
 /// Pieces of a backup that wait for a slow receiver.
 const CHUNKS_WAITING_MAX: usize = 4;
@@ -38,59 +38,68 @@ type Reply = Result<Response<ChangeReply>, Status>;
 impl Service for Admin {
     async fn node_status(
         &self,
-        _request: Request<NodeStatusRequest>,
+        request: Request<NodeStatusRequest>,
     ) -> Result<Response<NodeStatusReply>, Status> {
-        Ok(Response::new(self.desk.node_status()))
+        let status = self.desk.node_status(request.get_ref().group);
+        status.map(Response::new).map_err(|fault| fault.to_status())
     }
 
     async fn add_member(&self, request: Request<AddMemberRequest>) -> Reply {
         let desk = self.desk(&request)?;
-        let AddMemberRequest { node, raft } = request.into_inner();
+        let AddMemberRequest { node, raft, group } = request.into_inner();
+        let log = self.log(group)?;
         let begun = Instant::now();
-        noted(&desk, "cluster.add", format!("node {node}"), format!("at {raft}")).await?;
+        noted(&desk, group, "cluster.add", format!("node {node}"), format!("at {raft}")).await?;
         tracing::info!(node, raft, "an operator adds a member");
-        told(begun, self.desk.coordinator().log().add_learner(node, &raft).await.map(drop))
+        told(begun, log.add_learner(node, &raft).await.map(drop))
     }
 
     async fn promote_member(&self, request: Request<MemberRequest>) -> Reply {
         let desk = self.desk(&request)?;
-        let node = request.into_inner().node;
+        let MemberRequest { node, group } = request.into_inner();
+        let log = self.log(group)?;
         let begun = Instant::now();
-        noted(&desk, "cluster.promote", format!("node {node}"), String::new()).await?;
+        noted(&desk, group, "cluster.promote", format!("node {node}"), String::new()).await?;
         tracing::info!(node, "an operator gives a member its vote");
-        told(begun, self.desk.coordinator().log().promote(node).await)
+        told(begun, log.promote(node).await)
     }
 
     async fn remove_member(&self, request: Request<MemberRequest>) -> Reply {
         let desk = self.desk(&request)?;
-        let node = request.into_inner().node;
+        let MemberRequest { node, group } = request.into_inner();
+        let log = self.log(group)?;
         let begun = Instant::now();
-        noted(&desk, "cluster.remove", format!("node {node}"), String::new()).await?;
+        noted(&desk, group, "cluster.remove", format!("node {node}"), String::new()).await?;
         tracing::info!(node, "an operator removes a member");
-        told(begun, self.desk.coordinator().log().remove(node).await)
+        told(begun, log.remove(node).await)
     }
 
     async fn swap_member(&self, request: Request<SwapMemberRequest>) -> Reply {
         let desk = self.desk(&request)?;
-        let SwapMemberRequest { old, new } = request.into_inner();
+        let SwapMemberRequest { old, new, group } = request.into_inner();
+        let log = self.log(group)?;
         let begun = Instant::now();
-        noted(&desk, "cluster.replace", format!("node {old}"), format!("by node {new}")).await?;
+        noted(&desk, group, "cluster.replace", format!("node {old}"), format!("by node {new}"))
+            .await?;
         tracing::info!(old, new, "an operator replaces a member");
-        told(begun, self.desk.coordinator().log().swap(old, new).await)
+        told(begun, log.swap(old, new).await)
     }
 
     async fn transfer_leadership(&self, request: Request<TransferLeadershipRequest>) -> Reply {
         let desk = self.desk(&request)?;
-        let to = request.into_inner().to;
+        let TransferLeadershipRequest { to, group } = request.into_inner();
         let begun = Instant::now();
-        let log = self.desk.coordinator().log();
+        let log = self.log(group)?;
         let to = if to == 0 { log.successor() } else { Some(to) };
         let Some(to) = to else {
             let cause =
                 "no other voter answers this node, or it does not lead; nobody can take over";
-            return told(begun, self.not_leader().and(Err(refused("HF2513", cause.to_owned()))));
+            return told(
+                begun,
+                self.not_leader(group).and(Err(refused("HF2513", cause.to_owned()))),
+            );
         };
-        noted(&desk, "cluster.transfer", format!("node {to}"), String::new()).await?;
+        noted(&desk, group, leaders::TRANSFER, format!("node {to}"), String::new()).await?;
         tracing::info!(to, "an operator has the leadership handed over");
         let handed = log.hand_over(to).await.map_err(|error| match error {
             ControlError::NotLeader { leader } => ChangeError::NotLeader { leader },
@@ -113,7 +122,7 @@ impl Service for Admin {
         // A backup is taken of any node, also without a leader; then nobody can write down that it was.
         if desk.leading().0 {
             let node = desk.coordinator().config().node.id;
-            noted(&desk, "cluster.backup", format!("node {node}"), String::new()).await?;
+            noted(&desk, 0, "cluster.backup", format!("node {node}"), String::new()).await?;
         }
         let backup = self.desk.coordinator().backup().await;
         let backup = backup.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -133,11 +142,17 @@ impl Service for Admin {
 }
 
 /// Writes an operator's act into the audit trail before it is done; on a node that does not lead, it will be refused anyway.
-async fn noted(desk: &Desk, act: &str, about: String, words: String) -> Result<(), Status> {
-    if !desk.leading().0 {
+async fn noted(
+    desk: &Desk,
+    group: u32,
+    act: &str,
+    about: String,
+    words: String,
+) -> Result<(), Status> {
+    if !desk.group(group).map_err(|fault| fault.to_status())?.leads() {
         return Ok(());
     }
-    desk.note(act, about, words).await.map_err(|fault| fault.to_status())
+    desk.note_in(group, act, about, words).await.map_err(|fault| fault.to_status())
 }
 
 impl Admin {
@@ -147,15 +162,15 @@ impl Admin {
         self.desk.serving(shown).map_err(|fault| fault.to_status())
     }
 
-    /// An error unless this node leads.
-    fn not_leader(&self) -> Result<(), ChangeError> {
-        let leadership = self.desk.coordinator().leadership();
-        let now = leadership.borrow();
-        if now.leads_here {
-            Ok(())
-        } else {
-            Err(ChangeError::NotLeader { leader: now.leader.clone() })
-        }
+    /// The log of a group.
+    fn log(&self, group: u32) -> Result<&Log<Replica>, Status> {
+        self.desk.group(group).map(|group| &*group.log).map_err(|fault| fault.to_status())
+    }
+
+    /// An error unless this node leads the group.
+    fn not_leader(&self, group: u32) -> Result<(), ChangeError> {
+        let group = self.desk.coordinator().group(group);
+        if group.leads() { Ok(()) } else { Err(ChangeError::NotLeader { leader: group.leader() }) }
     }
 }
 

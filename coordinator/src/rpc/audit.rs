@@ -41,9 +41,10 @@ impl Service for Audit {
 
     async fn verify(
         &self,
-        _: Request<VerifyAuditRequest>,
+        request: Request<VerifyAuditRequest>,
     ) -> Result<Response<VerifyAuditReply>, Status> {
-        Ok(Response::new(self.desk.verify_audit()))
+        let reply = self.desk.verify_audit(request.get_ref().group);
+        reply.map(Response::new).map_err(|fault| fault.to_status())
     }
 }
 
@@ -73,7 +74,7 @@ impl Desk {
             findings.add("limit", format_args!("{limit}, allowed is 1 to {RECORDS_MAX}"));
             findings.verdict()?;
         }
-        let books = self.coordinator().books();
+        let books = self.group(request.group)?.books();
         let page = books.trail.after(request.after).take(limit as usize);
         Ok(ListRecordsReply {
             records: page.map(|record| to_wire(record)).collect(),
@@ -81,14 +82,15 @@ impl Desk {
             head: Bytes::copy_from_slice(&books.trail.head.0),
             oldest: books.trail.kept.front().map_or(0, |record| record.number),
             node: self.coordinator().config().node.id,
+            groups: self.coordinator().groups(),
         })
     }
 
-    /// Whether the chain of what this node keeps is whole.
-    pub(crate) fn verify_audit(&self) -> VerifyAuditReply {
-        let books = self.coordinator().books();
+    /// Whether the chain of what this node keeps of a group's trail is whole.
+    pub(crate) fn verify_audit(&self, group: u32) -> Result<VerifyAuditReply, Fault> {
+        let books = self.group(group)?.books();
         let broken = books.trail.check().err();
-        VerifyAuditReply {
+        Ok(VerifyAuditReply {
             whole: broken.is_none(),
             broken_at: broken.map_or(0, |broken| broken.number),
             cause: broken.map(|broken| broken.to_string()).unwrap_or_default(),
@@ -96,12 +98,24 @@ impl Desk {
             head: Bytes::copy_from_slice(&books.trail.head.0),
             oldest: books.trail.kept.front().map_or(0, |record| record.number),
             node: self.coordinator().config().node.id,
-        }
+            groups: self.coordinator().groups(),
+        })
     }
 
     /// Writes down what is about to be done, before it is done: what cannot be written down is not done. A cluster with members
     /// that cannot read such a record yet writes none.
     pub(crate) async fn note(&self, act: &str, about: String, words: String) -> Result<(), Fault> {
+        self.note_in(0, act, about, words).await
+    }
+
+    /// As [`Self::note`], in the trail of a group.
+    pub(crate) async fn note_in(
+        &self,
+        group: u32,
+        act: &str,
+        about: String,
+        words: String,
+    ) -> Result<(), Fault> {
         if self.coordinator().cluster_format() < 3 {
             tracing::info!(
                 act,
@@ -112,7 +126,7 @@ impl Desk {
         }
         let by = self.signature("")?;
         let deed = Deed { by, act: act.to_owned(), about, words };
-        let applied = self.coordinator().propose(Command::Note { deed }).await;
+        let applied = self.coordinator().propose_in(group, Command::Note { deed }).await;
         applied.map(drop).map_err(|error| Fault::not_proposed(&error))
     }
 }

@@ -10,19 +10,20 @@ use holdfast_proto::v1::{
     exchange_request::Request,
 };
 use holdfast_security::{Caller, Right, Scope};
-use holdfast_txn::{Command, Gid, GlobalTransaction};
+use holdfast_txn::{Act as OperatorAct, Command, Gid, GlobalTransaction};
 use metrics::Counter;
 use tokio::time::Instant;
 
 use super::{
     check::{self, Act, Checked, Patience},
-    fault::{Class, Fault},
+    fault::{Class, Fault, Findings},
     forward::Forward,
     show,
 };
 use crate::{
     Coordinator, Freshness, ProposeError, WaitEnd,
     config::Security,
+    group::Group,
     rights::{self, Shown},
 };
 
@@ -162,11 +163,16 @@ impl Desk {
             Request::Operate(operate) => self.signature(&operate.dev_name)?,
             _ => self.signature("")?,
         };
+        let acts_are_read = self.inner.coordinator.cluster_format() >= 3;
         Ok(match command {
+            // While a member cannot read it as an operator's act, it is done without a record.
+            Command::Operate { gid, act: OperatorAct::RollBack, reason, .. } if !acts_are_read => {
+                Command::RollBack { gid, reason }
+            }
             Command::Operate { gid, act, reason, .. } => Command::Operate { gid, act, by, reason },
             // An operator's retry is an operator's act, as soon as every member can read one.
-            Command::Retry { gid, reason } if self.inner.coordinator.cluster_format() >= 3 => {
-                Command::Operate { gid, act: holdfast_txn::Act::Retry, by, reason }
+            Command::Retry { gid, reason } if acts_are_read => {
+                Command::Operate { gid, act: OperatorAct::Retry, by, reason }
             }
             other => other,
         })
@@ -196,9 +202,9 @@ impl Desk {
     /// What would come of `command`, without it.
     fn foresee(&self, gid: &Gid, command: Command) -> Here {
         let coordinator = &self.inner.coordinator;
-        if !coordinator.leads() {
-            let leader = coordinator.leadership().borrow().leader.clone();
-            return Here::of(&ProposeError::NotLeader { leader });
+        let group = coordinator.group_of(gid);
+        if !group.leads() {
+            return Here::of(&ProposeError::NotLeader { leader: group.leader() });
         }
         match coordinator.foresee(gid, command) {
             Ok((outcome, then)) => Here::Told(show::reply(Some(&then), outcome.repeated)),
@@ -210,7 +216,7 @@ impl Desk {
     fn with_proposal(&self, gid: &Gid, mut reply: TransactionReply) -> TransactionReply {
         let status = reply.transaction.as_ref().map(v1::Transaction::status);
         if status == Some(v1::Status::NeedsAttention) {
-            let books = self.inner.coordinator.books();
+            let books = self.inner.coordinator.group_of(gid).books();
             reply.proposal = books.proposals.get(gid).map(show::proposal);
         }
         reply
@@ -223,9 +229,9 @@ impl Desk {
             return None;
         }
         let coordinator = &self.inner.coordinator;
-        if !coordinator.leads() {
-            let leader = coordinator.leadership().borrow().leader.clone();
-            return Some(Here::of(&ProposeError::NotLeader { leader }));
+        let group = coordinator.group_of(gid);
+        if !group.leads() {
+            return Some(Here::of(&ProposeError::NotLeader { leader: group.leader() }));
         }
         match coordinator.known(gid) {
             Some(known) if rights::owned(&self.caller, &known) => None,
@@ -323,23 +329,40 @@ impl Desk {
         })
     }
 
-    /// Whether this node leads, and the leader's gRPC address where it is known.
+    /// Whether this node leads group 0, and the gRPC address of its leader where it is known.
     pub(crate) fn leading(&self) -> (bool, Option<String>) {
-        let leadership = self.inner.coordinator.leadership();
-        let now = leadership.borrow();
-        (now.leads_here, now.leader.as_ref().map(|leader| leader.grpc.clone()))
+        let group = self.inner.coordinator.group(0);
+        (group.leads(), group.leader().map(|leader| leader.grpc))
     }
 
-    /// HF2101, with the leader where it is known.
+    /// HF2101, with the leader of group 0 where it is known.
     pub(crate) fn not_the_leader(&self) -> Fault {
-        let leadership = self.inner.coordinator.leadership();
-        let leader = leadership.borrow().leader.clone();
+        let leader = self.inner.coordinator.group(0).leader();
         Fault::not_proposed(&ProposeError::NotLeader { leader })
     }
 
-    /// What this node knows of itself.
-    pub(crate) fn node_status(&self) -> NodeStatusReply {
-        show::node(self.inner.coordinator.status())
+    /// What this node knows of itself in a group.
+    /// # Errors
+    /// HF2301: there is no such group.
+    pub(crate) fn node_status(&self, group: u32) -> Result<NodeStatusReply, Fault> {
+        self.group(group)?;
+        let coordinator = &self.inner.coordinator;
+        let status = coordinator.status_in(group).expect("it is there");
+        Ok(show::node(status, coordinator.groups()))
+    }
+
+    /// A group that a caller names.
+    /// # Errors
+    /// HF2301: there is no such group.
+    pub(crate) fn group(&self, number: u32) -> Result<&Group, Fault> {
+        let coordinator = &self.inner.coordinator;
+        let groups = coordinator.groups();
+        if number >= groups {
+            let mut findings = Findings::default();
+            findings.add("group", format_args!("{number}, there are 0 to {}", groups - 1));
+            findings.verdict()?;
+        }
+        Ok(coordinator.group(number))
     }
 }
 

@@ -1,9 +1,10 @@
-//! Hands requests to the leader over one open stream, at most once each.
+//! Hands requests to the leaders of the groups, over one open stream to each node that leads any, at most once each.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use holdfast_client::{ClientOptions, Link};
 use holdfast_proto::v1::{self, exchange_reply::Reply, exchange_request::Request};
+use holdfast_raft::MEMBERS_MAX;
 use holdfast_security::{Caller, Participants, Role};
 use tokio::{
     sync::Mutex,
@@ -15,13 +16,15 @@ use super::fault::Fault;
 /// How much longer than the leader's own wait an answer may take: long enough for an election to fail the request.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The stream to the leader.
+/// The streams to the nodes that lead.
 #[derive(Debug)]
 pub(crate) struct Forward {
     options: ClientOptions,
-    state: Mutex<State>,
+    /// By address; at most as many as a cluster has members.
+    lines: std::sync::Mutex<BTreeMap<String, Arc<Mutex<State>>>>,
 }
 
+/// One of them.
 #[derive(Debug, Default)]
 struct State {
     link: Option<Arc<Link>>,
@@ -31,7 +34,7 @@ struct State {
 
 impl Forward {
     pub(crate) fn new(options: ClientOptions) -> Self {
-        Self { options, state: Mutex::default() }
+        Self { options, lines: std::sync::Mutex::default() }
     }
 
     /// Has the node at `leader` (gRPC) answer `request`, which itself waits at most `wait`. Whether it reads only decides what a
@@ -58,8 +61,9 @@ impl Forward {
 
     async fn link(&self, leader: &str) -> Result<Arc<Link>, Fault> {
         let asked = Instant::now();
-        let mut state = self.state.lock().await;
-        if let Some(link) = state.link.as_ref().filter(|l| l.address() == leader && l.is_open()) {
+        let line = self.line(leader);
+        let mut state = line.lock().await;
+        if let Some(link) = state.link.as_ref().filter(|link| link.is_open()) {
             return Ok(Arc::clone(link));
         }
         if let Some((at, fault)) = state.failed.as_ref().filter(|(at, _)| *at > asked) {
@@ -80,6 +84,21 @@ impl Forward {
                 Err(fault)
             }
         }
+    }
+}
+
+impl Forward {
+    /// The place of the stream to `leader`. Those of nodes that left the cluster make room for new ones; what is under way on them is
+    /// answered still.
+    fn line(&self, leader: &str) -> Arc<Mutex<State>> {
+        let mut lines = self.lines.lock().expect("nobody panics while holding it");
+        if let Some(line) = lines.get(leader) {
+            return Arc::clone(line);
+        }
+        while lines.len() >= MEMBERS_MAX {
+            lines.pop_first();
+        }
+        Arc::clone(lines.entry(leader.to_owned()).or_default())
     }
 }
 

@@ -52,9 +52,9 @@ impl Desk {
         request: &SearchHistoryRequest,
     ) -> Result<SearchHistoryReply, Fault> {
         let query = check_search(request)?;
-        let history = self.coordinator().history();
-        let page = history.search(query).await.map_err(|fault| faulty(&fault))?;
-        Ok(shown(page, self.coordinator().config().node.id, history.figures()))
+        let searched = self.coordinator().search(query).await;
+        let (page, figures, gaps) = searched.map_err(|fault| faulty(&fault))?;
+        Ok(shown(page, self.coordinator().config().node.id, (figures, gaps)))
     }
 
     /// One transaction with what was seen of its calls: of this node's machine while it is there, else of its history.
@@ -68,7 +68,7 @@ impl Desk {
         let open = known.as_ref().is_some_and(|known| !known.status.is_final());
         if open {
             let (attempts, attempts_left_out) = coordinator.attempts(&gid).await;
-            let leads = coordinator.leadership().borrow().leads_here;
+            let leads = coordinator.group_of(&gid).leads();
             return Ok(HistoryRecord {
                 transaction: known.as_deref().map(show::transaction),
                 attempts,
@@ -76,7 +76,7 @@ impl Desk {
                 attempts_node: if leads { coordinator.config().node.id } else { 0 },
             });
         }
-        let found = coordinator.history().get(gid.to_string()).await;
+        let found = coordinator.history_of(&gid).get(gid.to_string()).await;
         match (found, known) {
             (Ok(Some(record)), _) => Ok((*record).clone()),
             // Not written yet, or the store is out of order: the machine knows it nevertheless.
@@ -91,7 +91,7 @@ impl Desk {
 
     /// A finished transaction that left the machine, from this node's history.
     pub(crate) async fn remembered(&self, gid: &Gid) -> Option<v1::Transaction> {
-        let found = self.coordinator().history().get(gid.to_string()).await;
+        let found = self.coordinator().history_of(gid).get(gid.to_string()).await;
         found.ok().flatten().and_then(|record| record.transaction.clone())
     }
 }

@@ -32,7 +32,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     Coordinator,
     config::limit,
-    dispatcher::{About, Event, NewSession, Outgoing, SessionId, SessionKind},
+    dispatcher::{About, Credit, Events, NewSession, Outgoing, SessionId, SessionKind},
     rights::Shown,
     rpc::fault::Fault,
 };
@@ -60,8 +60,7 @@ pub struct Participants {
 #[derive(Debug)]
 struct Door {
     coordinator: Coordinator,
-    events: mpsc::Sender<Event>,
-    calling_term: Arc<AtomicU64>,
+    events: Events,
     places: Arc<Semaphore>,
     next_id: AtomicU64,
     stop: CancellationToken,
@@ -84,7 +83,6 @@ pub fn service(coordinator: &Coordinator) -> ParticipantsServer<Participants> {
     let door = Door {
         coordinator: coordinator.clone(),
         events: coordinator.events(),
-        calling_term: coordinator.calling_term(),
         places: Arc::new(Semaphore::new(limit::SESSIONS_MAX)),
         next_id: AtomicU64::new(1),
         stop: coordinator.stopping(),
@@ -119,22 +117,17 @@ impl Service for Participants {
             _place: place,
         };
         tokio::spawn(session.run(request.into_inner()));
-        let calling_term = Arc::clone(&self.door.calling_term);
-        let outward = ReceiverStream::new(sent).filter_map(move |outgoing| {
-            std::future::ready(on_the_wire(outgoing, calling_term.load(Ordering::Acquire)))
-        });
+        let outward = ReceiverStream::new(sent)
+            .filter_map(|outgoing| std::future::ready(on_the_wire(outgoing)));
         Ok(Response::new(Box::pin(outward)))
     }
 }
 
 /// What goes out: calls only if they are of the term in which this node still makes calls.
-fn on_the_wire(
-    outgoing: Outgoing,
-    calling_term: u64,
-) -> Option<Result<v1::CoordinatorMessage, Status>> {
+fn on_the_wire(outgoing: Outgoing) -> Option<Result<v1::CoordinatorMessage, Status>> {
     match outgoing {
         Outgoing::Calls { term, calls } => {
-            (term == calling_term).then(|| Ok(message(Outward::Calls(v1::Calls { calls }))))
+            term.holds().then(|| Ok(message(Outward::Calls(v1::Calls { calls }))))
         }
         Outgoing::Message(message) => Some(Ok(message)),
         Outgoing::End(status) => Some(Err(status)),
@@ -143,6 +136,14 @@ fn on_the_wire(
 
 fn message(outward: Outward) -> v1::CoordinatorMessage {
     v1::CoordinatorMessage { message: Some(outward) }
+}
+
+/// What a message of an agent says.
+enum Heard {
+    Answers(Vec<v1::Answer>),
+    Drain,
+    /// It is there.
+    Nothing,
 }
 
 /// One agent's session.
@@ -173,7 +174,7 @@ impl Session {
         );
         let ended = self.converse(&mut inward, told).await;
         // Before the end is told, so that no call is put on a session that is over.
-        let _stopped = self.door.events.send(Event::SessionDown(self.id)).await;
+        let _stopped = self.door.events.down(self.id).await;
         tracing::info!(
             service = %hello.service, instance = %hello.instance, session = self.id.0,
             reason = ended.message(), "an agent has gone"
@@ -211,10 +212,10 @@ impl Session {
                 kind: SessionKind::Agent,
             },
             weight,
-            credit: self.credit,
+            credit: Credit::of(self.credit),
             outbox: self.outbox.clone(),
         };
-        self.door.events.send(Event::SessionUp(new)).await.map_err(|_| stopping())?;
+        self.door.events.up(new).await.map_err(|_| stopping())?;
         Ok((hello, told))
     }
 
@@ -233,18 +234,23 @@ impl Session {
             tokio::select! {
                 heard = inward.message() => {
                     silent_at = Instant::now() + silence_max;
-                    let event = match heard {
-                        Ok(Some(heard)) => self.event_of(heard),
+                    let heard = match heard {
+                        Ok(Some(heard)) => self.heard_in(heard),
                         Ok(None) => return Status::ok("it ended the session"),
                         Err(status) => return status,
                     };
-                    match event {
-                        Ok(Some(event)) => {
-                            if self.door.events.send(event).await.is_err() {
+                    match heard {
+                        Ok(Heard::Answers(answers)) => {
+                            if self.door.events.answers(self.id, answers).await.is_err() {
                                 return stopping();
                             }
                         }
-                        Ok(None) => {}
+                        Ok(Heard::Drain) => {
+                            if self.door.events.drains(self.id).await.is_err() {
+                                return stopping();
+                            }
+                        }
+                        Ok(Heard::Nothing) => {}
                         Err(status) => return status,
                     }
                 }
@@ -264,7 +270,7 @@ impl Session {
         }
     }
 
-    fn event_of(&self, heard: v1::AgentMessage) -> Result<Option<Event>, Status> {
+    fn heard_in(&self, heard: v1::AgentMessage) -> Result<Heard, Status> {
         match heard.message {
             Some(Inward::Answers(v1::Answers { answers })) => {
                 let most = self.credit.max(limit::BATCH_PER_MESSAGE_MAX);
@@ -274,12 +280,12 @@ impl Session {
                         "a message holds {count} answers, allowed are {most}"
                     )));
                 }
-                Ok(Some(Event::Answers(self.id, answers)))
+                Ok(Heard::Answers(answers))
             }
-            Some(Inward::Drain(_)) => Ok(Some(Event::SessionDrains(self.id))),
+            Some(Inward::Drain(_)) => Ok(Heard::Drain),
             Some(Inward::Hello(_)) => Err(malformed("a second hello; open a new session instead")),
             // Empty: a message of a newer agent that this version may pass over.
-            Some(Inward::Beat(_)) | None => Ok(None),
+            Some(Inward::Beat(_)) | None => Ok(Heard::Nothing),
         }
     }
 
@@ -352,6 +358,7 @@ fn stopping() -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatcher::Term;
 
     fn hello() -> v1::Hello {
         v1::Hello {
@@ -388,10 +395,16 @@ mod tests {
 
     #[test]
     fn calls_of_another_term_do_not_go_out() {
-        let calls = |term| Outgoing::Calls { term, calls: vec![v1::Call::default()] };
-        assert!(on_the_wire(calls(3), 3).is_some());
-        assert!(on_the_wire(calls(3), 4).is_none());
-        assert!(on_the_wire(calls(3), 0).is_none());
-        assert!(on_the_wire(Outgoing::Message(v1::CoordinatorMessage::default()), 0).is_some());
+        let calling = Arc::new(AtomicU64::new(3));
+        let calls = || {
+            let term = Term::of(&calling, 3);
+            Outgoing::Calls { term, calls: vec![v1::Call::default()] }
+        };
+        assert!(on_the_wire(calls()).is_some());
+        for other in [4, 0] {
+            calling.store(other, Ordering::Release);
+            assert!(on_the_wire(calls()).is_none());
+            assert!(on_the_wire(Outgoing::Message(v1::CoordinatorMessage::default())).is_some());
+        }
     }
 }

@@ -300,7 +300,8 @@ impl Desk {
         };
         let coordinator = self.coordinator();
         let now = coordinator.books().epoch();
-        if *by >= now || !coordinator.leads() || coordinator.known(gid).is_some() {
+        let leads = coordinator.group_of(gid).leads();
+        if *by >= now || !leads || coordinator.known(gid).is_some() {
             return None;
         }
         let words = format!(

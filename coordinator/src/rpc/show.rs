@@ -91,10 +91,12 @@ fn branch(number: u32, known: &holdfast_txn::Branch) -> v1::Branch {
 }
 
 /// What a node says of itself.
-pub(crate) fn node(status: NodeStatus) -> v1::NodeStatusReply {
+pub(crate) fn node(status: NodeStatus, groups: u32) -> v1::NodeStatusReply {
     let open = |(status, count): (&Status, &usize)| if status.is_final() { 0 } else { *count };
     v1::NodeStatusReply {
         node: status.node,
+        group: status.group,
+        groups,
         role: status.role.to_owned(),
         term: status.term,
         leader: status.leader.as_ref().map_or(0, |leader| leader.node),

@@ -3,7 +3,7 @@
 use std::{future::Future as _, pin::Pin, task::Poll};
 
 use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
-use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER};
+use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER, LEADS_HERE};
 use holdfast_proto::v1::{
     AddBranchRequest, BeginRequest, ExchangeReply, ExchangeRequest, FinishRequest, GetRequest,
     ListReply, ListRequest, OnBehalf, OperateRequest, RetryRequest, RollBackRequest,
@@ -60,7 +60,13 @@ impl Transactions {
         let coordinator = self.desk.coordinator();
         let (leads, leader) = self.desk.leading();
         let nodes = coordinator.doors();
+        let groups = coordinator.each_group().map(|group| match group.leader() {
+            _ if group.leads() => LEADS_HERE.to_owned(),
+            leader => leader.map(|leader| leader.grpc).unwrap_or_default(),
+        });
+        let groups: Vec<String> = groups.collect();
         let pairs = [
+            ("holdfast-groups", groups.join(",")),
             ("holdfast-leads", leads.to_string()),
             ("holdfast-leader", leader.unwrap_or_default()),
             ("holdfast-nodes", nodes.join(",")),

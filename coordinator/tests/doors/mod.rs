@@ -102,6 +102,7 @@ impl Cluster {
                     name: "doors".into(),
                     members: members.clone(),
                     join: false,
+                    groups: 1,
                 },
                 bind: config::Bind {
                     http: address(&http),

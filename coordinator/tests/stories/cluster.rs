@@ -51,6 +51,11 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 impl Cluster {
     /// `count` nodes that have found each other and a leader.
     pub(crate) async fn start(count: u64) -> Self {
+        Self::with_groups(count, 1).await
+    }
+
+    /// As [`Self::start`], with so many Raft groups.
+    pub(crate) async fn with_groups(count: u64, groups: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut members = Vec::new();
         let mut binds = Vec::new();
@@ -77,7 +82,12 @@ impl Cluster {
                 id: index as u64 + 1,
                 data_dir: dir.path().join(format!("node-{}", index + 1)),
             },
-            cluster: Members { name: "test".to_owned(), members: members.clone(), join: false },
+            cluster: Members {
+                name: "test".to_owned(),
+                members: members.clone(),
+                join: false,
+                groups,
+            },
             bind: *bind,
             security: Security::DevPlaintext,
             timeouts: Timeouts::default(),
@@ -118,6 +128,27 @@ impl Cluster {
             |node: &&Coordinator| node.leadership().borrow().leads_here && node.is_ready().is_ok();
         until("a leader", || self.running().any(|node| leads(&node))).await;
         self.running().find(leads).expect("it was there a moment ago").clone()
+    }
+
+    /// The node that leads each group, once each group has a leader that all running nodes know.
+    pub(crate) async fn leaders(&self) -> Vec<u64> {
+        let seen = || {
+            let leaders = |node: &Coordinator| -> Option<Vec<u64>> {
+                let groups = (0..node.groups()).map(|group| node.leadership_in(group));
+                let leaders = groups.map(|seen| seen?.borrow().leader.as_ref().map(|one| one.node));
+                leaders.collect()
+            };
+            let seen: Option<Vec<_>> = self.running().map(leaders).collect();
+            seen.filter(|seen| seen.windows(2).all(|pair| pair[0] == pair[1]))
+        };
+        until("each group has a leader", || seen().is_some()).await;
+        loop {
+            // It may change just now.
+            if let Some(mut seen) = seen() {
+                return seen.remove(0);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Shuts a node down, as a signal would.

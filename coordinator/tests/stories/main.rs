@@ -7,6 +7,7 @@ mod budget;
 mod cluster;
 mod crowd;
 mod failover;
+mod groups;
 mod saga;
 mod scenarios;
 mod sessions;

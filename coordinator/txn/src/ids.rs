@@ -52,6 +52,19 @@ impl Gid {
         str::from_utf8(self.text()).expect("a gid is ASCII")
     }
 
+    /// The Raft group in which the transaction lives, of `groups` (at least 1): FNV-1a of the text in 64 bits, modulo `groups`. A client
+    /// computes the same, so it never changes; docs/reference/groups.md has test vectors.
+    #[must_use]
+    pub fn group(&self, groups: u32) -> u32 {
+        const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0000_0100_0000_01b3;
+        let hash = self
+            .text()
+            .iter()
+            .fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME));
+        u32::try_from(hash % u64::from(groups.max(1))).expect("it is below the number of groups")
+    }
+
     fn text(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
