@@ -73,7 +73,10 @@ impl Client {
         loop {
             let mut addresses = self.addresses();
             while let Some(address) = addresses.pop() {
-                match self.change_on_one(&address, MEMBERS, &|channel| change.ask(group, channel)).await {
+                match self
+                    .change_on_one(&address, MEMBERS, &|channel| change.ask(group, channel))
+                    .await
+                {
                     Ok(reply) => match reply.outcome {
                         Some(Outcome::Done(done)) => return Ok(done.took_ms),
                         Some(Outcome::NotLeader(elsewhere)) => {

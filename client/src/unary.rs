@@ -125,13 +125,13 @@ mod tests {
         spawned(client.get_stale("g1"));
         spawned(client.list(crate::Filter::default()));
         spawned(client.node_status());
-        spawned(client.node_status_of("127.0.0.1:1"));
+        spawned(client.node_status_of("127.0.0.1:1", 0));
         spawned(client.services(""));
         spawned(client.show("g1"));
         spawned(client.rules(0));
         spawned(client.watch_rules(0));
         spawned(client.locate("customers", &[]));
-        spawned(client.audit_records(0, 1));
+        spawned(client.audit_records(0, 0, 1));
         spawned(client.apply_rules(crate::wire::ApplyRulesRequest::default()));
     }
 

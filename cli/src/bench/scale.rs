@@ -80,8 +80,8 @@ async fn measure(args: &ScaleArgs, folder: &Path) -> anyhow::Result<(Value, Cell
         Ok(own)
     };
     let (empty_folder, full_folder) = (at("empty")?, at("full")?);
-    let mut empty = Nodes::start(&empty_folder).await.context("starting the empty cluster")?;
-    let mut full = Nodes::start(&full_folder).await.context("starting the other cluster")?;
+    let mut empty = Nodes::start(&empty_folder, 1).await.context("starting the empty cluster")?;
+    let mut full = Nodes::start(&full_folder, 1).await.context("starting the other cluster")?;
 
     let mut cells = Cells::default();
     let finished = finish(&mut full, args.finished).await?;
