@@ -27,6 +27,7 @@ mod output;
 mod router;
 mod rules;
 mod rules_cluster;
+mod rules_evenness;
 mod rules_plan;
 mod service_json;
 mod services;

@@ -140,7 +140,13 @@ pub(crate) fn check(file: &Path, output: Output) -> anyhow::Result<ExitCode> {
         }
         (Ok(topology), Output::Json) => {
             let groups = topology.groups().iter().map(|(name, group)| {
-                serde_json::json!({ "group": name.to_string(), "key": group.key() })
+                serde_json::json!({
+                    "group": name.to_string(),
+                    "key": group.key(),
+                    "type": group.key_type().name(),
+                    "function": group.function().written(),
+                    "scatter": group.scatter().name(),
+                })
             });
             let shards = topology.shards().keys().map(ToString::to_string);
             output::print_json(&serde_json::json!({
@@ -212,11 +218,19 @@ fn summary(file: &Path, topology: &Topology) -> String {
     let tables =
         topology.tables().iter().map(|(table, place)| vec![table.to_string(), told(place)]);
     text.push_str(&output::table(&["table", "lies"], tables));
+    text.push_str("\n\n");
+    let groups = topology.groups().iter().map(|(name, group)| {
+        let (key, key_type) = (group.key().to_owned(), group.key_type().name().to_owned());
+        let scatter = group.scatter().name().to_owned();
+        vec![name.to_string(), key, key_type, group.function().shown(), scatter]
+    });
+    let head = ["group", "key", "type", "slot function", "scatter"];
+    text.push_str(&output::table(&head, groups));
     text
 }
 
 /// Where a table lies, in a few words.
-fn told(placement: &Placement) -> String {
+pub(crate) fn told(placement: &Placement) -> String {
     match placement {
         Placement::Reference => "on every source".to_owned(),
         Placement::Single(source) => format!("on {source}"),
@@ -224,7 +238,7 @@ fn told(placement: &Placement) -> String {
             let columns: Vec<String> = sharded
                 .columns
                 .iter()
-                .map(|column| format!("{} by {}", column.name, column.function.written()))
+                .map(|column| format!("{} by {}", column.name, column.function.shown()))
                 .collect();
             format!("in group {}: {}", sharded.group, columns.join(", "))
         }

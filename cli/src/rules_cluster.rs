@@ -120,17 +120,19 @@ fn told(
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let before = now.and_then(|rules| Topology::parse(&rules.text).ok());
-    let moves = before.map(|before| rules_plan::moves(&before, after)).unwrap_or_default();
+    let (moves, misplaced) = before
+        .map(|before| {
+            (rules_plan::moves(&before, after), rules_plan::misplaced(&before, after))
+        })
+        .unwrap_or_default();
     if output == Output::Json {
-        let moves = moves.iter().map(|((group, from, to), slots)| {
-            json!({ "group": group, "from": from, "to": to, "slots": slots })
-        });
         output::print_json(&json!({
             "epoch": reply.epoch,
             "before": epoch_of(now),
             "repeated": reply.repeated,
             "dry_run": dry_run,
-            "moves": moves.collect::<Vec<_>>(),
+            "moves": rules_plan::moves_json(&moves),
+            "misplaced": rules_plan::misplaced_json(&misplaced),
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -141,11 +143,10 @@ fn told(
         (false, true) => format!("They were applied already, as epoch {}.", reply.epoch),
         (false, false) => format!("The rules are in force as epoch {}.", reply.epoch),
     };
-    let rows = moves
-        .into_iter()
-        .map(|((group, from, to), slots)| vec![group, slots.to_string(), from, to]);
-    let table = output::table(&["group", "slots that move", "from", "to"], rows);
-    output::print(&format!("{what}\n\n{table}"))?;
+    output::print(&format!("{what}\n\n{}", rules_plan::moves_table(&moves)))?;
+    if !misplaced.is_empty() {
+        output::print(&format!("\n{}", rules_plan::misplaced_table(&misplaced)))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

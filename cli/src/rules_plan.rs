@@ -2,14 +2,16 @@
 
 use std::{collections::BTreeMap, path::Path, process::ExitCode, sync::Arc};
 
-use holdfast_route::{Shape, Slot, Template, Topology, Values, statements};
-use serde_json::json;
+use holdfast_route::{
+    Group, Shape, Slot, SlotRange, Target, Template, Topology, Values, statements,
+};
+use serde_json::{Value, json};
 
 use crate::{
     config,
     exit::{self, Usage},
     output::{self, Output},
-    rules,
+    rules, rules_evenness,
 };
 
 /// The rules in `file`.
@@ -17,47 +19,157 @@ fn read(file: &Path) -> anyhow::Result<Arc<Topology>> {
     Ok(Arc::new(rules::load(file)?.map_err(|mistakes| Usage(mistakes.to_string()))?))
 }
 
-fn text(file: &Path) -> anyhow::Result<String> {
+/// A text that an operator names.
+pub(crate) fn text(file: &Path) -> anyhow::Result<String> {
     Ok(config::read_text(file).map_err(|mistake| Usage(mistake.to_string()))?)
 }
 
-/// Where a statement without parameters goes, in words.
-fn route(sql: &str, rules: &Arc<Topology>) -> String {
+/// Where a statement goes.
+struct Route {
+    /// In words.
+    told: String,
+    /// `one`, `several`, `any`, or the class of a refusal.
+    class: &'static str,
+    is_refused: bool,
+}
+
+/// Where a statement without parameters goes.
+fn route(sql: &str, rules: &Arc<Topology>) -> Route {
     let planned = Template::of(sql).and_then(|template| {
         let shape = Shape::read(template.text(), rules)?;
         let values = Values { sql, literals: template.literals(), parameters: &[] };
         shape.plan(rules, &values)
     });
     match planned {
-        Err(refused) => refused.to_string(),
+        Err(refused) => {
+            Route { class: refused.class.name(), told: refused.to_string(), is_refused: true }
+        }
         Ok(plan) => {
+            let class = match plan.target {
+                Target::Any => "any",
+                Target::One(_) => "one",
+                Target::Several(_) => "several",
+            };
             let lines = plan.explain(rules);
             let lines = lines.iter().map(|line| {
                 let source = line.source.as_deref().unwrap_or("any source");
                 let slot = line.slot.map(|slot| format!(", slot {slot}")).unwrap_or_default();
                 format!("{source}{slot}: {}", line.reason)
             });
-            lines.collect::<Vec<_>>().join("; ")
+            let told = lines.collect::<Vec<_>>().join("; ");
+            Route { told, class, is_refused: false }
         }
     }
 }
 
-/// How many slots of each group move from which source to which.
-pub(crate) fn moves(
-    before: &Topology,
-    after: &Topology,
-) -> BTreeMap<(String, String, String), u32> {
-    let mut moves: BTreeMap<(String, String, String), u32> = BTreeMap::new();
+/// From group, source and source to the slots that move.
+pub(crate) type Moves = BTreeMap<(String, String, String), Vec<Slot>>;
+
+/// Which slots of each group move from which source to which.
+pub(crate) fn moves(before: &Topology, after: &Topology) -> Moves {
+    let mut moves = Moves::new();
     for (name, group) in before.groups() {
         let Some(other) = after.groups().get(name) else { continue };
         for slot in Slot::all() {
             let (from, to) = (source(before, group, slot), source(after, other, slot));
             if from != to {
-                *moves.entry((name.to_string(), from, to)).or_default() += 1;
+                moves.entry((name.to_string(), from, to)).or_default().push(slot);
             }
         }
     }
     moves
+}
+
+fn source(rules: &Topology, group: &Group, slot: Slot) -> String {
+    rules.shards()[group.shard_of(slot)].source().to_string()
+}
+
+pub(crate) fn moves_json(moves: &Moves) -> Value {
+    let one = |((group, from, to), slots): (&(String, String, String), &Vec<Slot>)| {
+        json!({
+            "group": group,
+            "from": from,
+            "to": to,
+            "slots": slots.len(),
+            "ranges": SlotRange::gather(slots.iter().copied()),
+        })
+    };
+    moves.iter().map(one).collect()
+}
+
+pub(crate) fn moves_table(moves: &Moves) -> String {
+    let rows = moves.iter().map(|((group, from, to), slots)| {
+        let ranges = SlotRange::gather(slots.iter().copied());
+        let mut shown: Vec<String> = ranges.iter().take(8).map(ToString::to_string).collect();
+        if ranges.len() > shown.len() {
+            shown.push(format!("and {} further ranges", ranges.len() - shown.len()));
+        }
+        let count = slots.len().to_string();
+        vec![group.clone(), count, from.clone(), to.clone(), shown.join(", ")]
+    });
+    output::table(&["group", "slots that move", "from", "to", "which"], rows)
+}
+
+/// What lies elsewhere for another reason than a slot that moves: rows stay where they are, and the new rules look for them in another place.
+pub(crate) fn misplaced(before: &Topology, after: &Topology) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    for (name, group) in before.groups() {
+        let told =
+            |group: &Group| format!("{} of {}", group.function().shown(), group.key_type().name());
+        match after.groups().get(name) {
+            None => found.push((format!("group {name}"), told(group), "is gone".to_owned())),
+            Some(other)
+                if (group.function(), group.key_type()) != (other.function(), other.key_type()) =>
+            {
+                found.push((format!("group {name}"), told(group), told(other)));
+            }
+            Some(_) => {}
+        }
+    }
+    for (name, placement) in before.tables() {
+        let was = rules::told(placement);
+        match after.tables().get(name).map(rules::told) {
+            None => found.push((format!("table {name}"), was, "is gone".to_owned())),
+            Some(is) if was != is => found.push((format!("table {name}"), was, is)),
+            Some(_) => {}
+        }
+    }
+    found
+}
+
+pub(crate) fn misplaced_table(misplaced: &[(String, String, String)]) -> String {
+    let rows = misplaced.iter().map(|(what, was, is)| vec![what.clone(), was.clone(), is.clone()]);
+    output::table(&["rows that would be looked for elsewhere", "were", "would be"], rows)
+}
+
+pub(crate) fn misplaced_json(misplaced: &[(String, String, String)]) -> Value {
+    misplaced.iter().map(|(what, was, is)| json!({ "what": what, "was": was, "is": is })).collect()
+}
+
+/// What becomes of captured statements.
+#[derive(Default)]
+struct Captured {
+    count: usize,
+    /// The statement, where it went, where it would go.
+    changed: Vec<(String, String, String)>,
+    /// Of these, those that were carried out and would be refused.
+    newly_refused: usize,
+}
+
+impl Captured {
+    fn compare(sql: &str, before: &Arc<Topology>, after: &Arc<Topology>) -> anyhow::Result<Self> {
+        let mut captured = Self::default();
+        for range in statements(sql).map_err(|refused| Usage(refused.to_string()))? {
+            let one = &sql[range];
+            let (was, is) = (route(one, before), route(one, after));
+            captured.count += 1;
+            captured.newly_refused += usize::from(!was.is_refused && is.is_refused);
+            if was.told != is.told {
+                captured.changed.push((one.to_owned(), was.told, is.told));
+            }
+        }
+        Ok(captured)
+    }
 }
 
 /// Says which slots move from the rules in `old` to those in `new`, which statements would go elsewhere, and how even the keys lie.
@@ -71,63 +183,45 @@ pub(crate) fn plan(
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let (before, after) = (read(old)?, read(new)?);
-    let moves = moves(&before, &after);
-    let mut changed = Vec::new();
-    if let Some(file) = captured {
-        let sql = text(file)?;
-        for range in statements(&sql).map_err(|refused| Usage(refused.to_string()))? {
-            let one = &sql[range];
-            let (was, is) = (route(one, &before), route(one, &after));
-            if was != is {
-                changed.push((one.to_owned(), was, is));
-            }
-        }
-    }
-    let spread = keys.map(|(group, file)| evenness(&after, group, file)).transpose()?;
+    let (moves, misplaced) = (moves(&before, &after), misplaced(&before, &after));
+    let captured = match captured {
+        None => Captured::default(),
+        Some(file) => Captured::compare(&text(file)?, &before, &after)?,
+    };
+    let spread = keys.map(|(group, file)| rules_evenness::read(&after, group, file)).transpose()?;
     match output {
         Output::Json => output::print_json(&json!({
-            "moves": moves.iter().map(|((group, from, to), slots)| json!({ "group": group, "from": from, "to": to, "slots": slots })).collect::<Vec<_>>(),
-            "statements": changed.iter().map(|(sql, was, is)| json!({ "sql": sql, "was": was, "is": is })).collect::<Vec<_>>(),
-            "keys": spread.as_ref().map(|(counts, outside)| json!({ "by_source": counts, "outside": outside })),
+            "moves": moves_json(&moves),
+            "misplaced": misplaced_json(&misplaced),
+            "captured": captured.count,
+            "newly_refused": captured.newly_refused,
+            "statements": captured.changed.iter()
+                .map(|(sql, was, is)| json!({ "sql": sql, "was": was, "is": is }))
+                .collect::<Vec<_>>(),
+            "keys": spread.as_ref().map(rules_evenness::Spread::json),
         }))?,
         Output::Table => {
-            let rows = moves
-                .into_iter()
-                .map(|((group, from, to), slots)| vec![group, slots.to_string(), from, to]);
-            output::print(&output::table(&["group", "slots", "from", "to"], rows))?;
-            let rows = changed.into_iter().map(|(sql, was, is)| vec![sql, was, is]);
-            output::print(&output::table(&["statement", "was", "would be"], rows))?;
-            if let Some((counts, outside)) = spread {
-                let rows =
-                    counts.into_iter().map(|(source, count)| vec![source, count.to_string()]);
-                output::print(&output::table(&["source", "keys"], rows))?;
-                output::print(&format!("{outside} keys have no slot"))?;
+            output::print(&moves_table(&moves))?;
+            if !misplaced.is_empty() {
+                output::print(&format!("\n{}", misplaced_table(&misplaced)))?;
+            }
+            if captured.count > 0 {
+                let told = format!(
+                    "\n{} of {} statements would go elsewhere; {} would be refused and are not now",
+                    captured.changed.len(),
+                    captured.count,
+                    captured.newly_refused
+                );
+                output::print(&told)?;
+                let rows = captured.changed.into_iter().map(|(sql, was, is)| vec![sql, was, is]);
+                output::print(&output::table(&["statement", "was", "would be"], rows))?;
+            }
+            if let Some(spread) = spread {
+                output::print(&format!("\n{}", spread.table()))?;
             }
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn source(rules: &Topology, group: &holdfast_route::Group, slot: Slot) -> String {
-    rules.shards()[group.shard_of(slot)].source().to_string()
-}
-
-/// How many of the keys in `file`, a line each, lie on each source, and how many have no slot.
-fn evenness(
-    rules: &Topology,
-    group: &str,
-    file: &Path,
-) -> anyhow::Result<(BTreeMap<String, u64>, u64)> {
-    let mut counts: BTreeMap<String, u64> =
-        rules.sources().keys().map(|source| (source.to_string(), 0)).collect();
-    let mut outside = 0;
-    for key in text(file)?.lines().filter(|line| !line.is_empty()) {
-        match rules.locate(group, key) {
-            Ok(located) => *counts.entry(located.source.to_string()).or_default() += 1,
-            Err(_) => outside += 1,
-        }
-    }
-    Ok((counts, outside))
 }
 
 /// Says where each statement in `captured` would go under the rules in `file`; exit code 3 when one is refused.
@@ -137,20 +231,28 @@ pub(crate) fn simulate(file: &Path, captured: &Path, output: Output) -> anyhow::
     let rules = read(file)?;
     let sql = text(captured)?;
     let ranges = statements(&sql).map_err(|refused| Usage(refused.to_string()))?;
-    let told: Vec<(String, String)> = ranges
-        .into_iter()
-        .map(|range| (sql[range.clone()].to_owned(), route(&sql[range], &rules)))
-        .collect();
-    let refused = told.iter().any(|(_, route)| route.starts_with("HF"));
+    let mut classes: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut told = Vec::new();
+    let mut refused = false;
+    for range in ranges {
+        let route = route(&sql[range.clone()], &rules);
+        *classes.entry(route.class).or_default() += 1;
+        refused |= route.is_refused;
+        told.push((sql[range].to_owned(), route.told, route.class));
+    }
     match output {
-        Output::Json => output::print_json(&json!(
-            told.iter()
-                .map(|(sql, route)| json!({ "sql": sql, "route": route }))
-                .collect::<Vec<_>>()
-        ))?,
+        Output::Json => output::print_json(&json!({
+            "statements": told.iter()
+                .map(|(sql, route, class)| json!({ "sql": sql, "route": route, "class": class }))
+                .collect::<Vec<_>>(),
+            "by_class": classes,
+        }))?,
         Output::Table => {
-            let rows = told.into_iter().map(|(sql, route)| vec![sql, route]);
+            let rows = told.into_iter().map(|(sql, route, _)| vec![sql, route]);
             output::print(&output::table(&["statement", "route"], rows))?;
+            let rows =
+                classes.into_iter().map(|(class, count)| vec![class.to_owned(), count.to_string()]);
+            output::print(&format!("\n{}", output::table(&["goes to", "statements"], rows)))?;
         }
     }
     Ok(if refused { ExitCode::from(exit::REFUSED) } else { ExitCode::SUCCESS })

@@ -13,6 +13,7 @@ mod stage;
 mod statement;
 mod turn;
 mod value;
+mod wide;
 mod world;
 mod write;
 

@@ -57,7 +57,7 @@ pub(super) struct Pen<'w, 'r> {
     pub(super) parameters: Vec<Bound>,
     /// The key that everything is about.
     pub(super) focus: Option<u32>,
-    ordered: bool,
+    pub(super) ordered: bool,
 }
 
 type Write<'w, 'r> = fn(&mut Pen<'w, 'r>) -> String;
@@ -108,7 +108,7 @@ fn attempt(world: &World, rng: &mut StdRng, focus: Option<u32>, of: Use) -> Draw
     Drawn { kind, sql, runs, simple, ordered: pen.ordered }
 }
 
-fn sorts<'w, 'r>() -> [Sort<'w, 'r>; 26] {
+fn sorts<'w, 'r>() -> [Sort<'w, 'r>; 30] {
     [
         ("point_select", 10, 10, Pen::point_select),
         ("key_list", 6, 1, Pen::key_list),
@@ -128,6 +128,10 @@ fn sorts<'w, 'r>() -> [Sort<'w, 'r>; 26] {
         ("derived", 5, 3, Pen::derived),
         ("window", 2, 0, Pen::window),
         ("set_operation", 3, 2, Pen::set_operation),
+        ("having", 3, 1, Pen::having),
+        ("different", 3, 1, Pen::different),
+        ("defaulted", 3, 1, Pen::defaulted),
+        ("united", 3, 1, Pen::united),
         ("locking", 2, 4, Pen::locking),
         ("insert", 10, 10, Pen::insert),
         ("insert_many", 6, 2, Pen::insert_many),
@@ -160,7 +164,7 @@ impl Pen<'_, '_> {
     /// Something about the key, and perhaps about the rest.
     pub(super) fn about(&mut self, alias: &str, column: &str, deep: u32) -> String {
         let key = format!("{alias}.{column}");
-        match self.rng.random_range(0..12) {
+        match self.rng.random_range(0..15) {
             0..=3 => format!("{key} = {}", self.key()),
             4 => format!("{} = {key}", self.key()),
             5 => format!("{key} IN ({}, {})", self.key(), self.key()),
@@ -182,6 +186,20 @@ impl Pen<'_, '_> {
             9 if deep > 0 => format!("NOT ({})", self.about(alias, column, deep - 1)),
             10 => format!("{key} IS NOT NULL"),
             11 => format!("{key} = NULL"),
+            12 => format!("{key} BETWEEN {} AND {}", self.key(), self.key()),
+            13 => {
+                let (above, below) = (self.any(&[">", ">="]), self.any(&["<", "<="]));
+                format!("({key} {above} {} AND {} {below} {key})", self.key(), self.key())
+                    .replace("AND", if self.rng.random_bool(0.7) { "AND" } else { "OR" })
+            }
+            14 => {
+                let how = self.any(&["<", "<=", ">", ">=", "NOT BETWEEN 1 AND"]);
+                if how.len() > 2 {
+                    format!("{key} NOT BETWEEN {} AND {}", self.key(), self.key())
+                } else {
+                    format!("{key} {how} {}", self.key())
+                }
+            }
             _ => format!("{key} = {} AND {}", self.key(), self.predicate(alias)),
         }
     }

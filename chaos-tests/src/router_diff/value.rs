@@ -99,6 +99,14 @@ impl Pen<'_, '_> {
                 3 => format!("'{{{text}}}'"),
                 _ => quoted,
             },
+            KeyKind::Date => match self.rng.random_range(0..8) {
+                0 => format!("DATE {quoted}"),
+                1 => format!("{quoted}::date"),
+                2 => format!("CAST({quoted} AS date)"),
+                // Understood by PostgreSQL alone.
+                3 if self.rng.random_bool(0.3) => format!("'{}'", text.replace('-', "")),
+                _ => quoted,
+            },
         }
     }
 
@@ -178,7 +186,21 @@ fn encode(kind: KeyKind, oid: u32, text: &str) -> Vec<u8> {
             let value = u128::from_str_radix(&text.replace('-', ""), 16).expect("a uuid");
             value.to_be_bytes().to_vec()
         }
+        KeyKind::Date => {
+            (julian_day(text) - julian_day("2000-01-01")).to_be_bytes().to_vec()
+        }
     }
+}
+
+fn julian_day(text: &str) -> i32 {
+    let mut parts = text.split('-').map(|part| part.parse::<u16>().expect("a key is a date"));
+    let mut part = || parts.next().expect("a date has three parts");
+    let (year, month, day) = (part(), part(), part());
+    let month = u8::try_from(month).ok().and_then(|month| time::Month::try_from(month).ok());
+    let day = u8::try_from(day).expect("a day of a month");
+    time::Date::from_calendar_date(year.into(), month.expect("a month"), day)
+        .expect("a key is a date")
+        .to_julian_day()
 }
 
 /// One dimension, no NULL, counted from 1.
@@ -202,8 +224,8 @@ pub(super) fn text_array(texts: &[String]) -> String {
 }
 
 /// Types and their arrays, by oid.
-const ARRAYS: [(u32, u32); 7] =
-    [(20, 1016), (21, 1005), (23, 1007), (25, 1009), (1042, 1014), (1043, 1015), (2950, 2951)];
+const ARRAYS: [(u32, u32); 8] =
+    [(1082, 1182), (20, 1016), (21, 1005), (23, 1007), (25, 1009), (1042, 1014), (1043, 1015), (2950, 2951)];
 
 fn array_of(element: u32) -> u32 {
     ARRAYS.iter().find(|(of, _)| *of == element).map_or(0, |(_, array)| *array)

@@ -18,6 +18,7 @@ pub(super) enum KeyKind {
     Varchar,
     Char,
     Uuid,
+    Date,
 }
 
 /// PostgreSQL's integers.
@@ -42,11 +43,12 @@ pub(super) struct World {
 impl KeyKind {
     fn draw(rng: &mut StdRng) -> Self {
         let widths = [Width::Small, Width::Usual, Width::Big];
-        match rng.random_range(0..6) {
+        match rng.random_range(0..7) {
             0 | 1 => Self::Integer(widths[rng.random_range(0..3)]),
             2 => Self::Text,
             3 => Self::Varchar,
             4 => Self::Char,
+            5 => Self::Date,
             _ => Self::Uuid,
         }
     }
@@ -60,6 +62,7 @@ impl KeyKind {
             Self::Varchar => "varchar(12)",
             Self::Char => "char(12)",
             Self::Uuid => "uuid",
+            Self::Date => "date",
         }
     }
 
@@ -70,6 +73,7 @@ impl KeyKind {
             Self::Varchar => "varchar",
             Self::Char => "char",
             Self::Uuid => "uuid",
+            Self::Date => "date",
         }
     }
 
@@ -83,6 +87,7 @@ impl KeyKind {
             Self::Varchar => 1043,
             Self::Char => 1042,
             Self::Uuid => 2950,
+            Self::Date => 1082,
         }
     }
 }
@@ -119,15 +124,23 @@ impl World {
 
     /// The key's value number `number` as text.
     pub(super) fn key(&self, number: u32) -> String {
-        match self.kind {
-            KeyKind::Integer(_) => (u64::from(number) * 37).to_string(),
-            KeyKind::Text | KeyKind::Varchar | KeyKind::Char => match number % 4 {
-                0 => format!("{number:05}"),
-                1 => format!("k{number}"),
-                2 => format!("o'{number} \\x"),
-                _ => format!("z\u{fc}r {number}"),
-            },
-            KeyKind::Uuid => format!("{:08x}-0000-4000-8000-{:012x}", number * 7919, number),
+        key(self.kind, number)
+    }
+}
+
+fn key(kind: KeyKind, number: u32) -> String {
+    match kind {
+        KeyKind::Integer(_) => (u64::from(number) * 37).to_string(),
+        KeyKind::Text | KeyKind::Varchar | KeyKind::Char => match number % 4 {
+            0 => format!("{number:05}"),
+            1 => format!("k{number}"),
+            2 => format!("o'{number} \\x"),
+            _ => format!("z\u{fc}r {number}"),
+        },
+        KeyKind::Uuid => format!("{:08x}-0000-4000-8000-{:012x}", number * 7919, number),
+        // Over some 80 years, so that days, months and years all tell keys apart.
+        KeyKind::Date => {
+            format!("{}-{:02}-{:02}", 1990 + number * 2, 1 + number * 7 % 12, 1 + number * 5 % 28)
         }
     }
 }
@@ -172,21 +185,45 @@ fn table_of(
     (text, order)
 }
 
+/// All keys there are, a few to each item.
+fn list(kind: KeyKind) -> String {
+    let quoted = |number| format!("'{}'", key(kind, number).replace('\'', "''"));
+    let keys: Vec<String> = (0..super::value::KEYS).map(quoted).collect();
+    let items: Vec<String> = keys.chunks(6).map(|item| item.join(" ")).collect();
+    format!("list({})", items.join(", "))
+}
+
 fn rules_of(kind: KeyKind, columns: &[Vec<&'static str>], rng: &mut StdRng) -> String {
-    let function = match kind {
-        KeyKind::Integer(_) => ["mod", "pg_hash_int8", "crc32c"][rng.random_range(0..3)],
-        KeyKind::Text | KeyKind::Varchar | KeyKind::Char | KeyKind::Uuid => {
-            ["crc32c", "pg_hash_text"][rng.random_range(0..2)]
+    let list = list(kind);
+    let functions: &[&str] = match kind {
+        KeyKind::Integer(_) => {
+            &["mod", "pg_hash_int8", "crc32c", "range(37, 200, 500, 501, 900, 1300)", &list]
         }
+        KeyKind::Text | KeyKind::Varchar | KeyKind::Char => {
+            &["crc32c", "pg_hash_text", "range('00004', '0001', 'k', 'k3', 'o', 'z')", &list]
+        }
+        KeyKind::Uuid => &["crc32c", "pg_hash_text", &list],
+        KeyKind::Date => &[
+            "date(day)",
+            "date(week)",
+            "date(month)",
+            "date(year)",
+            "range(1990-01-02, 2000-01-01, 2024-02-29, 2050-12-31)",
+            "crc32c",
+            &list,
+        ],
     };
+    let function = functions[rng.random_range(0..functions.len())];
     let mut rules = format!(
-        "[router]\ncollation = \"C\"\n\n[group.g]\nkey = \"k\"\ntype = \"{}\"\nfunction = \"{function}\"\nscatter = \"write\"\n",
+        "[router]\ncollation = \"C\"\n\n[group.g]\nkey = \"k\"\ntype = \"{}\"\nfunction = {function:?}\nscatter = \"write\"\n",
         kind.rule()
     );
     let mut put = |text: String| rules.push_str(&text);
     let mut first = 0;
     while first < 1024 {
-        let last = (first + rng.random_range(20..200)).min(1023);
+        // The first slots one by one: a range or a list has no others.
+        let width = if first < 10 { 1 } else { rng.random_range(20..200) };
+        let last = (first + width - 1).min(1023);
         let shard = rng.random_range(0..SHARDS);
         put(format!("[[group.g.slots]]\nfirst = {first}\nlast = {last}\nshard = \"s{shard}\"\n"));
         first = last + 1;

@@ -23,6 +23,7 @@
 
 mod account_number;
 mod algorithm;
+mod calendar;
 mod key;
 pub mod merge;
 mod mistake;
@@ -36,7 +37,7 @@ mod template;
 mod topology;
 
 pub use account_number::{AccountNumbers, BadNumber, LENGTH_MAX as ACCOUNT_NUMBER_LENGTH_MAX};
-pub use algorithm::{Algorithm, OutsideDomain, Part as KeyPart};
+pub use algorithm::{Algorithm, Bounds, Listed, OutsideDomain, Part as KeyPart, Period};
 pub use key::{BadKey, Key};
 pub use merge::Merge;
 pub use mistake::{RuleMistake, RuleMistakes};
@@ -62,6 +63,12 @@ pub mod limit {
     pub const MISTAKES_MAX: usize = 100;
     /// Bytes of one key.
     pub const KEY_BYTES_MAX: usize = 256;
+    /// Bounds of one `range`: with the keys below the first, as many ranges as slots.
+    pub const BOUNDS_MAX: usize = 1023;
+    /// Keys that one `list` names.
+    pub const LISTED_KEYS_MAX: usize = 16_384;
+    /// Keys of an interval (`BETWEEN`) whose slots are told one by one, where the slot function does not keep the keys' order.
+    pub const INTERVAL_KEYS_MAX: usize = 1024;
     /// Data groups of one topology.
     pub const GROUPS_MAX: usize = 256;
     /// Bytes of one statement.

@@ -68,11 +68,14 @@ pub enum KeyType {
     Char,
     /// `uuid`.
     Uuid,
+    /// `date`, of the years 0001 to 9999.
+    Date,
 }
 
 impl KeyType {
     /// Every type there is.
-    pub const ALL: [Self; 5] = [Self::Integer, Self::Text, Self::Varchar, Self::Char, Self::Uuid];
+    pub const ALL: [Self; 6] =
+        [Self::Integer, Self::Text, Self::Varchar, Self::Char, Self::Uuid, Self::Date];
 
     /// Its name in the rules.
     #[must_use]
@@ -83,6 +86,24 @@ impl KeyType {
             Self::Varchar => "varchar",
             Self::Char => "char",
             Self::Uuid => "uuid",
+            Self::Date => "date",
+        }
+    }
+
+    /// Whether a key of this type is ever written as `key`: slot functions are asked for one form of each value.
+    pub(crate) fn writes(self, key: &str) -> bool {
+        match self {
+            Self::Integer => key.parse::<i64>().is_ok_and(|number| number.to_string() == key),
+            Self::Text | Self::Varchar => true,
+            Self::Char => !key.ends_with(' '),
+            Self::Uuid => {
+                let form = |(at, byte): (usize, u8)| match at {
+                    8 | 13 | 18 | 23 => byte == b'-',
+                    _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+                };
+                key.len() == 36 && key.bytes().enumerate().all(form)
+            }
+            Self::Date => crate::calendar::Date::parse(key).is_some(),
         }
     }
 }
@@ -97,6 +118,18 @@ pub enum Scatter {
     Read,
     /// Reads and writes.
     Write,
+}
+
+impl Scatter {
+    /// Its name in the rules.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
 }
 
 /// A data group: its key, its slot function, and the shard of each slot.
@@ -290,7 +323,7 @@ impl Topology {
     /// Whether shapes read by `other` are right by these rules too: only placements differ, at most.
     #[must_use]
     pub fn reads_like(&self, other: &Self) -> bool {
-        let meaning = |group: &Group| (group.key.clone(), group.function, group.key_type);
+        let meaning = |group: &Group| (group.key.clone(), group.function.clone(), group.key_type);
         self.tables == other.tables
             && self.collation_is_c == other.collation_is_c
             && self.sources.len().min(2) == other.sources.len().min(2)
@@ -351,10 +384,16 @@ impl Group {
         self.key_type
     }
 
+    /// What statements on its tables may go to several sources, where a table does not say otherwise.
+    #[must_use]
+    pub fn scatter(&self) -> Scatter {
+        self.scatter
+    }
+
     /// The slot function.
     #[must_use]
-    pub fn function(&self) -> Algorithm {
-        self.function
+    pub fn function(&self) -> &Algorithm {
+        &self.function
     }
 
     /// The shard that `slot` is on. Every slot is on exactly one.

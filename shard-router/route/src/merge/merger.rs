@@ -2,16 +2,16 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
 };
 
 use super::{
-    Column, Fields, Merge, Position, SortKey,
-    decimal::Decimal,
+    Fields, Merge, Position, SortKey,
+    group::{self, Groups},
     row::{Field, broken, cells, encode},
-    value::{INT8, NUMERIC, Value},
+    value::Value,
 };
-use crate::{Format, RefusalClass, Refused};
+use crate::{RefusalClass, Refused};
 
 /// What a merger has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,21 +48,6 @@ struct Row {
     keys: Vec<Option<Value>>,
 }
 
-#[derive(Debug, Default)]
-struct Groups {
-    index: BTreeMap<Vec<u8>, usize>,
-    rows: Vec<Vec<Cell>>,
-}
-
-/// A cell of a group.
-#[derive(Debug, Clone)]
-enum Cell {
-    Kept(Option<Vec<u8>>),
-    Sum(Option<Decimal>),
-    Extreme(Option<(Value, Vec<u8>)>),
-    Average(Option<Decimal>, u64),
-}
-
 impl Merger {
     /// A merger for `parts` sources whose rows have `fields`; all must describe their rows alike (see [`Merger::agrees`]).
     /// # Errors
@@ -75,25 +60,13 @@ impl Merger {
     ) -> Result<Self, Refused> {
         let fields = fields.0;
         let width = fields.len();
+        let width = if merge.columns.is_empty() { width } else { merge.columns.len() };
         if usize::from(merge.hidden) > width {
             return Err(broken("fewer columns than it was asked for"));
         }
-        for column in &merge.columns {
-            match *column {
-                Column::Group(at) | Column::Min(at) | Column::Max(at)
-                    if usize::from(at) < width => {}
-                Column::Sum(at) if usize::from(at) < width => summable(&fields[usize::from(at)])?,
-                Column::Avg { sum, count } if usize::from(sum.max(count)) < width => {
-                    summable(&fields[usize::from(sum)])?;
-                }
-                Column::Group(_)
-                | Column::Sum(_)
-                | Column::Min(_)
-                | Column::Max(_)
-                | Column::Avg { .. } => {
-                    return Err(broken("fewer columns than it was asked for"));
-                }
-            }
+        group::check(&merge, &fields)?;
+        if let Some(having) = &merge.having {
+            having.check(&group::described(&merge, &fields))?;
         }
         Ok(Self {
             queues: (0..parts).map(|_| VecDeque::new()).collect(),
@@ -131,23 +104,9 @@ impl Merger {
         if self.merge.columns.is_empty() {
             return Fields(self.fields[..visible].to_vec());
         }
-        let field = |column: &Column| match *column {
-            Column::Group(at) | Column::Sum(at) | Column::Min(at) | Column::Max(at) => {
-                let mut field = self.fields[usize::from(at)].clone();
-                // A sum of counts is a bigint still, though PostgreSQL's own sum of them would be numeric.
-                if !matches!(column, Column::Group(_)) {
-                    field.origin = [0; 6];
-                }
-                field
-            }
-            Column::Avg { sum, .. } => Field {
-                type_oid: NUMERIC,
-                type_details: [0xff; 6],
-                origin: [0; 6],
-                ..self.fields[usize::from(sum)].clone()
-            },
-        };
-        Fields(self.merge.columns[..visible].iter().map(field).collect())
+        let mut described = group::described(&self.merge, &self.fields);
+        described.truncate(visible);
+        Fields(described)
     }
 
     /// Columns that the client sees.
@@ -165,7 +124,8 @@ impl Merger {
     /// The row is broken, a value is not comparable, or the memory is used up. The statement must then be ended on all sources.
     pub fn push(&mut self, part: usize, body: &[u8]) -> Result<(), Refused> {
         if !self.merge.columns.is_empty() {
-            return self.gather(body);
+            let bytes = self.groups.push(body, &self.merge, &self.fields)?;
+            return self.take(bytes);
         }
         let keys = self.keys(body)?;
         self.take(body.len() + 64 * keys.len())?;
@@ -328,7 +288,9 @@ impl Merger {
 
     /// Whether no equal row was given before.
     fn is_new(&mut self, body: &[u8]) -> Result<bool, Refused> {
-        let canonical = canonical(&cells(body)?, &self.fields)?;
+        let described = self.fields();
+        let fields: Vec<&Field> = described.0.iter().collect();
+        let canonical = group::canonical(&cells(body)?, &fields)?;
         let bytes = canonical.len() + 48;
         if !self.seen.insert(canonical) {
             return Ok(false);
@@ -338,89 +300,6 @@ impl Merger {
     }
 
     // === Groups ===
-
-    fn gather(&mut self, body: &[u8]) -> Result<(), Refused> {
-        let cells = cells(body)?;
-        if cells.len() != self.fields.len() {
-            return Err(broken("another number of columns than it described"));
-        }
-        let of_group: Vec<usize> = self
-            .merge
-            .columns
-            .iter()
-            .filter_map(|column| match column {
-                Column::Group(at) => Some(usize::from(*at)),
-                Column::Sum(_) | Column::Min(_) | Column::Max(_) | Column::Avg { .. } => None,
-            })
-            .collect();
-        let keys: Vec<Option<&[u8]>> = of_group.iter().map(|at| cells[*at]).collect();
-        let fields: Vec<Field> = of_group.iter().map(|at| self.fields[*at].clone()).collect();
-        let key = canonical(&keys, &fields)?;
-        let known = self.groups.index.get(&key).copied();
-        let at = match known {
-            Some(at) => at,
-            None => {
-                self.take(key.len() + body.len() + 96 * self.merge.columns.len())?;
-                let row = self.merge.columns.iter().map(|column| match *column {
-                    Column::Group(at) => Cell::Kept(cells[usize::from(at)].map(<[u8]>::to_vec)),
-                    Column::Sum(_) => Cell::Sum(None),
-                    Column::Min(_) | Column::Max(_) => Cell::Extreme(None),
-                    Column::Avg { .. } => Cell::Average(None, 0),
-                });
-                self.groups.rows.push(row.collect());
-                self.groups.index.insert(key, self.groups.rows.len() - 1);
-                self.groups.rows.len() - 1
-            }
-        };
-        for (index, column) in self.merge.columns.iter().enumerate() {
-            let before = self.groups.rows[at][index].clone();
-            self.groups.rows[at][index] = self.with(before, *column, &cells)?;
-        }
-        Ok(())
-    }
-
-    fn with(&self, before: Cell, column: Column, cells: &[Option<&[u8]>]) -> Result<Cell, Refused> {
-        let read = |at: u16| {
-            let field = &self.fields[usize::from(at)];
-            Self::read_number(cells[usize::from(at)], field)
-        };
-        let add = |before: Option<Decimal>, more: Option<Decimal>| match (before, more) {
-            (Some(before), Some(more)) => Some(before.add(&more)),
-            (before, more) => before.or(more),
-        };
-        Ok(match (before, column) {
-            (Cell::Sum(before), Column::Sum(at)) => Cell::Sum(add(before, read(at)?)),
-            (Cell::Average(before, count), Column::Avg { sum, count: at }) => {
-                let more = read(at)?.and_then(|more| more.print().parse::<u64>().ok()).unwrap_or(0);
-                Cell::Average(add(before, read(sum)?), count + more)
-            }
-            (Cell::Extreme(before), Column::Min(at) | Column::Max(at)) => {
-                let field = &self.fields[usize::from(at)];
-                let Some(cell) = cells[usize::from(at)] else { return Ok(Cell::Extreme(before)) };
-                let value = self.key(Some(cell), field, false)?.expect("the cell is not NULL");
-                let wanted = if matches!(column, Column::Min(_)) {
-                    Ordering::Less
-                } else {
-                    Ordering::Greater
-                };
-                let better =
-                    before.as_ref().is_none_or(|(known, _)| value.compare(known) == wanted);
-                Cell::Extreme(if better { Some((value, cell.to_vec())) } else { before })
-            }
-            (before, _) => before,
-        })
-    }
-
-    fn read_number(cell: Option<&[u8]>, field: &Field) -> Result<Option<Decimal>, Refused> {
-        let Some(cell) = cell else { return Ok(None) };
-        match Value::read(cell, field)? {
-            Value::Integer(value) => Ok(Some(Decimal::of_integer(value))),
-            Value::Decimal(value) => Ok(Some(value)),
-            Value::Endless(_) | Value::Float(_) | Value::Bytes(_) | Value::Text(_) => {
-                Err(not_summable(field))
-            }
-        }
-    }
 
     fn next_group(&mut self) -> Result<Outcome, Refused> {
         if let Some(waiting) = self.ended.iter().position(|ended| !ended) {
@@ -434,92 +313,27 @@ impl Merger {
     }
 
     fn finish_groups(&mut self) -> Result<VecDeque<Vec<u8>>, Refused> {
-        let fields = self.fields().0;
+        let described = group::described(&self.merge, &self.fields);
         let visible = self.visible();
         let mut rows = Vec::new();
-        for row in std::mem::take(&mut self.groups.rows) {
-            let cells: Result<Vec<Option<Vec<u8>>>, Refused> = row
-                .into_iter()
-                .take(visible)
-                .zip(&fields)
-                .map(|(cell, field)| finished(cell, field))
-                .collect();
-            let cells = cells?;
+        for cells in std::mem::take(&mut self.groups).finish(&self.merge, &self.fields)? {
+            if let Some(having) = &self.merge.having
+                && having.judge(&cells, &described)? != Some(true)
+            {
+                continue;
+            }
             let keys: Result<Vec<_>, Refused> = self
                 .merge
                 .sort
                 .iter()
                 .map(|key| {
-                    let at = Self::at(key.column, visible)?;
-                    self.key(cells[at].as_deref(), &fields[at], key.collate_c)
+                    let at = Self::at(key.column, cells.len())?;
+                    self.key(cells[at].as_deref(), &described[at], key.collate_c)
                 })
                 .collect();
-            rows.push((keys?, encode(cells.iter().map(Option::as_deref))));
+            rows.push((keys?, encode(cells[..visible].iter().map(Option::as_deref))));
         }
         rows.sort_by(|(one, _), (two, _)| self.order(one, two));
         Ok(rows.into_iter().map(|(_, body)| body).collect())
     }
-}
-
-fn not_summable(field: &Field) -> Refused {
-    let name = String::from_utf8_lossy(&field.name);
-    let cause = format!(
-        "column {name:?} (type {}) is a sum that depends on its order, or of a type that is not added here",
-        field.type_oid
-    );
-    Refused::new(
-        RefusalClass::NotMergeable,
-        cause,
-        "Cast it to numeric, or give a value for the group's key",
-    )
-}
-
-fn summable(field: &Field) -> Result<(), Refused> {
-    if matches!(field.type_oid, INT8 | NUMERIC) { Ok(()) } else { Err(not_summable(field)) }
-}
-
-/// A finished cell, in the form of its column.
-fn finished(cell: Cell, field: &Field) -> Result<Option<Vec<u8>>, Refused> {
-    let number = match cell {
-        Cell::Kept(bytes) => return Ok(bytes),
-        Cell::Extreme(found) => return Ok(found.map(|(_, bytes)| bytes)),
-        Cell::Sum(sum) => sum,
-        Cell::Average(sum, count) => sum.filter(|_| count > 0).map(|sum| sum.average(count)),
-    };
-    let Some(number) = number else { return Ok(None) };
-    if field.type_oid == INT8 {
-        let value: Result<i64, _> = number.print().parse();
-        let value = value.map_err(|_| {
-            Refused::new(
-                RefusalClass::NotMergeable,
-                "a sum is out of the range of bigint",
-                "Cast what is added to numeric",
-            )
-        })?;
-        return Ok(Some(match field.format {
-            Format::Text => value.to_string().into_bytes(),
-            Format::Binary => value.to_be_bytes().to_vec(),
-        }));
-    }
-    Ok(Some(match field.format {
-        Format::Text => number.print().into_bytes(),
-        Format::Binary => number.to_binary(),
-    }))
-}
-
-/// Equal for rows that are equal cell by cell, and only for these.
-fn canonical(cells: &[Option<&[u8]>], fields: &[Field]) -> Result<Vec<u8>, Refused> {
-    let mut key = Vec::new();
-    for (cell, field) in cells.iter().zip(fields) {
-        match cell {
-            None => key.push(0),
-            Some(cell) => {
-                let canonical = Value::read(cell, field)?.canonical();
-                key.push(1);
-                key.extend((canonical.len() as u64).to_be_bytes());
-                key.extend(canonical);
-            }
-        }
-    }
-    Ok(key)
 }

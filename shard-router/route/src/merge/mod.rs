@@ -4,10 +4,13 @@
 //! collation is not known to be `C`, a sum of floats (which depends on the order), a type that is not in its list.
 
 mod decimal;
+mod group;
+mod having;
 mod merger;
 mod row;
 mod value;
 
+pub use having::{Having, Number, Operand};
 pub use merger::{Merger, Outcome};
 pub use row::{Field, Fields};
 
@@ -20,11 +23,17 @@ pub struct Merge {
     pub distinct: bool,
     /// What each column of the answer is made of; empty when rows are passed on as they are.
     pub columns: Vec<Column>,
+    /// Columns of the answer with what stands there when they are NULL: a column of the sources' rows, which has the answer's type too.
+    pub defaults: Vec<(u16, u16)>,
+    /// Which groups are told, by their whole values.
+    pub having: Option<Having<Number>>,
+    /// Without any group there is a row all the same: nothing was grouped by.
+    pub always_a_row: bool,
     /// Rows to leave out at the beginning.
     pub offset: u64,
     /// The most rows to give.
     pub limit: Option<u64>,
-    /// Columns at the end of the sources' rows that are not the client's.
+    /// Columns at the end of the sources' rows, or of `columns` if there are any, that are not the client's.
     pub hidden: u16,
     /// For rows of an INSERT that was divided: which part each row of the answer comes from, in order. Empty otherwise.
     pub dealt: Vec<u16>,
@@ -37,8 +46,10 @@ pub struct Merge {
 pub enum Column {
     /// The same in all rows of a group.
     Group(u16),
-    /// The sum of partial sums or counts.
+    /// The sum of partial sums.
     Sum(u16),
+    /// The sum of partial counts.
+    Count(u16),
     /// The least of partial minima.
     Min(u16),
     /// The greatest of partial maxima.
@@ -50,6 +61,26 @@ pub enum Column {
         /// The column of partial counts.
         count: u16,
     },
+    /// An aggregate of the different values among the sources' rows, which are grouped by the value too.
+    Distinct {
+        /// Which aggregate.
+        how: Distinct,
+        /// The column of values.
+        of: u16,
+        /// A column whose name and type the answer has.
+        shape: u16,
+    },
+}
+
+/// An aggregate of different values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distinct {
+    /// How many they are.
+    Count,
+    /// Their sum.
+    Sum,
+    /// Their sum divided by their number.
+    Average,
 }
 
 /// One key of a sort.

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{decimal::Decimal, row::Field};
-use crate::{Format, RefusalClass, Refused};
+use crate::{Format, RefusalClass, Refused, calendar::days_since_1970};
 
 const BOOL: u32 = 16;
 const BYTEA: u32 = 17;
@@ -115,6 +115,28 @@ impl Value {
         }
     }
 
+    /// Whether values of a column are integers or numerics, which [`Value::number`] tells exactly.
+    pub(super) fn is_exact_number(field: &Field) -> bool {
+        matches!(field.type_oid, INT2 | INT4 | INT8 | NUMERIC)
+    }
+
+    /// The number that it is, if it is exact and has an end.
+    pub(super) fn number(self) -> Option<Decimal> {
+        match self {
+            Self::Integer(value) => Some(Decimal::of_integer(value)),
+            Self::Decimal(value) => Some(value),
+            Self::Endless(_) | Self::Float(_) | Self::Bytes(_) | Self::Text(_) => None,
+        }
+    }
+
+    /// An integer as the decimal that it is, so that it is compared with others.
+    pub(super) fn widened(self) -> Self {
+        match self {
+            Self::Integer(value) => Self::Decimal(Decimal::of_integer(value)),
+            other => other,
+        }
+    }
+
     /// Which of two values of one type comes first.
     pub(super) fn compare(&self, other: &Self) -> Ordering {
         match (self, other) {
@@ -212,14 +234,4 @@ fn offset(text: &str) -> Option<i64> {
         seconds += part.parse::<i64>().ok()? * unit;
     }
     Some(sign * seconds)
-}
-
-/// Days of the proleptic Gregorian calendar.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }

@@ -16,6 +16,7 @@ fn element_of(oid: u32) -> Option<u32> {
         1014 => Some(1042),
         1015 => Some(1043),
         2951 => Some(2950),
+        1182 => Some(1082),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ mod value;
 
 pub use explain::Explained;
 pub(crate) use set::{SlotSet, SourceSet};
-pub(crate) use value::{Cast, Constant, Known, Place, known, known_elements};
+pub(crate) use value::{Cast, Constant, Known, Place, exact_number, known, known_elements};
 pub use value::{Format, Parameter, Values};
 
 use crate::{GroupName, Slot, merge::Merge};

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::array;
 use crate::{
     KeyType,
+    calendar::Date,
     limit::KEY_BYTES_MAX,
     template::{Literal, LiteralKind},
 };
@@ -79,6 +80,7 @@ pub(crate) enum Cast {
     Integer,
     Text,
     Uuid,
+    Date,
 }
 
 /// What a value is as a key.
@@ -97,6 +99,7 @@ const INT4: u32 = 23;
 const TEXT: u32 = 25;
 const UNKNOWN: u32 = 705;
 const BPCHAR: u32 = 1042;
+const DATE: u32 = 1082;
 const VARCHAR: u32 = 1043;
 const NUMERIC: u32 = 1700;
 const UUID: u32 = 2950;
@@ -167,6 +170,7 @@ fn written<'v>(
             KeyType::Text | KeyType::Varchar | KeyType::Char,
         ) => characters(text, key_type),
         (LiteralKind::Text, None | Some(Cast::Uuid), KeyType::Uuid) => uuid(&text),
+        (LiteralKind::Text, None | Some(Cast::Date), KeyType::Date) => date(&text),
         _ => OTHER_TYPE,
     }
 }
@@ -184,6 +188,7 @@ fn bound<'v>(
     let oid = match (parameter.declared(), constant.cast) {
         (0, Some(Cast::Text)) => TEXT,
         (0, Some(Cast::Uuid)) => UUID,
+        (0, Some(Cast::Date)) => DATE,
         // The width of the bytes tells which integer it is.
         (0, Some(Cast::Integer)) => 0,
         (0, None) if !alone => {
@@ -196,6 +201,7 @@ fn bound<'v>(
         Some(Cast::Integer) => matches!(oid, 0 | INT2 | INT4 | INT8),
         Some(Cast::Text) => matches!(oid, 0 | TEXT | VARCHAR),
         Some(Cast::Uuid) => matches!(oid, 0 | UUID),
+        Some(Cast::Date) => matches!(oid, 0 | DATE),
     };
     if !cast_fits {
         return OTHER_TYPE;
@@ -232,8 +238,23 @@ pub(crate) fn of_bytes(bytes: &[u8], format: Format, oid: u32, key_type: KeyType
         (KeyType::Uuid, Format::Text, 0 | UUID) => {
             std::str::from_utf8(bytes).map_or(NOT_UTF8, uuid)
         }
+        (KeyType::Date, Format::Text, 0 | DATE) => std::str::from_utf8(bytes).map_or(NOT_UTF8, date),
+        (KeyType::Date, Format::Binary, 0 | DATE) => {
+            let days = <[u8; 4]>::try_from(bytes).ok().map(i32::from_be_bytes);
+            let date = days.and_then(|days| Date::of_days(i64::from(days) + DAYS_TO_2000));
+            date.map_or(NO_DATE, |date| Known::Key(Cow::Owned(date.to_string())))
+        }
         _ => OTHER_TYPE,
     }
+}
+
+/// The day from which PostgreSQL counts, in days since 1970-01-01.
+const DAYS_TO_2000: i64 = 10_957;
+const NO_DATE: Known<'static> =
+    Known::Unknown("it is no date written YYYY-MM-DD of the years 0001 to 9999");
+
+fn date<'a>(text: &str) -> Known<'a> {
+    Date::parse(text).map_or(NO_DATE, |date| Known::Key(Cow::Owned(date.to_string())))
 }
 
 fn decimal(value: i64) -> Known<'static> {
@@ -303,6 +324,53 @@ fn uuid<'a>(text: &str) -> Known<'a> {
 fn uuid_text(value: u128) -> String {
     let hex = format!("{value:032x}");
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// The value of a constant that is compared with integers and numerics: a number as PostgreSQL prints it, or NULL.
+/// # Errors
+/// Why it is not known.
+pub(crate) fn exact_number(
+    constant: &Constant,
+    values: &Values<'_>,
+) -> Result<Option<String>, &'static str> {
+    let written = |text: &str| {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |text: &str| text.bytes().all(|digit| digit.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) || (whole.is_empty() && fraction.is_empty()) {
+            return Err("it is written with an exponent");
+        }
+        // A cast to an integer would round.
+        if constant.cast.is_some() && (constant.cast != Some(Cast::Integer) || text.contains('.')) {
+            return Err("it is cast to another type");
+        }
+        let sign = if constant.negative { "-" } else { "" };
+        let point = if fraction.is_empty() { "" } else { "." };
+        Ok(Some(format!("{sign}0{whole}{point}{fraction}")))
+    };
+    match &constant.place {
+        Place::Null => Ok(None),
+        Place::Number(text) => written(text),
+        Place::Text(_) => Err("it is a text"),
+        Place::Literal(index) => match values.literals.get(*index) {
+            Some(literal) if literal.kind == LiteralKind::Number => {
+                written(literal.raw(values.sql))
+            }
+            _ => Err("it is a text"),
+        },
+        Place::Parameter { index, .. } => {
+            let parameter = values.parameters.get(*index).ok_or("its parameter is not bound")?;
+            // Without a declared type it has that of the other side, of which nothing is known here.
+            if !matches!(parameter.declared(), INT2 | INT4 | INT8) {
+                return Err("its parameter is not declared as an integer");
+            }
+            match bound(constant, parameter, false, KeyType::Integer) {
+                Known::Key(key) => Ok(Some(key.into_owned())),
+                Known::Null => Ok(None),
+                Known::NoKey => Err("it is no integer"),
+                Known::Unknown(why) => Err(why),
+            }
+        }
+    }
 }
 
 /// The keys of an array: of `= ANY ($1)`, `= ANY ('{1,2}')`. An element that is NULL equals nothing and is left out.

@@ -11,6 +11,7 @@ use crate::{
     Algorithm, BadName, GroupName, KeyType, RuleMistake, SLOTS, Scatter, ShardId, Slot, SlotRange,
     SourceId, SourceIndex,
     limit::{GROUPS_MAX, MISTAKES_MAX, RULES_BYTES_MAX},
+    algorithm::BadFunction,
     topology::{DataSource, Group, Shard, Topology},
 };
 
@@ -61,7 +62,7 @@ pub(crate) fn suggest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> S
             format!("Did you mean {nearest:?}?")
         }
         _ if known.is_empty() => "None is declared".to_owned(),
-        _ if known.len() > 8 => {
+        _ if known.len() > 10 => {
             format!("There are {} to choose from: {}, ...", known.len(), known[..8].join(", "))
         }
         _ => format!("To choose from: {}", known.join(", ")),
@@ -204,15 +205,17 @@ impl Reader {
             else {
                 continue;
             };
-            drafts.push(GroupDraft {
+            let draft = GroupDraft {
                 name,
                 key: column.into(),
-                function,
                 key_type: key_type.unwrap_or(function.key_type()),
+                function,
                 scatter: scatter.unwrap_or_default(),
                 slots,
                 place,
-            });
+            };
+            self.fitting(&subject, &draft);
+            drafts.push(draft);
         }
         drafts
     }
@@ -228,13 +231,34 @@ impl Reader {
     }
 
     fn function_named(&mut self, name: &str, place: &Range<usize>) -> Option<Algorithm> {
-        let function = Algorithm::named(name);
-        if function.is_none() {
-            let known = Algorithm::ALL.map(Algorithm::written);
-            let cause = format!("no slot function is called {:?}", excerpt(name));
-            self.mistake("HF3006", place, cause, &suggest(name, known.iter().map(String::as_str)));
+        match Algorithm::parse(name) {
+            Ok(function) => Some(function),
+            Err(BadFunction::Arguments(why)) => {
+                let cause = format!("function {:?}: {why}", excerpt(name));
+                self.mistake("HF3005", place, cause, "Correct what stands in its parentheses");
+                None
+            }
+            Err(BadFunction::Unknown) => {
+                let all = Algorithm::all();
+                let cause = format!("no slot function is called {:?}", excerpt(name));
+                let word = name.split('(').next().unwrap_or_default();
+                let remedy = suggest(word, all.iter().map(Algorithm::name));
+                self.mistake("HF3006", place, cause, &remedy);
+                None
+            }
         }
-        function
+    }
+
+    /// Refuses a slot function that cannot tell the slots of keys of this type.
+    fn fitting(&mut self, subject: &str, draft: &GroupDraft) {
+        if let Some(why) = draft.function.unfit(draft.key_type) {
+            let cause = format!(
+                "{subject} has type {}, and its function {} {why}",
+                draft.key_type.name(),
+                draft.function.shown()
+            );
+            self.mistake("HF3005", &draft.place, cause, "Change type or function");
+        }
     }
 
     /// The slots of one group as they are written. `None` if there were mistakes, for then a missing slot would be an echo.

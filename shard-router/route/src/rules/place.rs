@@ -14,12 +14,13 @@ use crate::{
 };
 
 /// The types of keys, by name.
-pub(super) const KEY_TYPES: [(&str, KeyType); 5] = [
+pub(super) const KEY_TYPES: [(&str, KeyType); 6] = [
     ("integer", KeyType::Integer),
     ("text", KeyType::Text),
     ("varchar", KeyType::Varchar),
     ("char", KeyType::Char),
     ("uuid", KeyType::Uuid),
+    ("date", KeyType::Date),
 ];
 /// What may go to several sources, by name.
 pub(super) const SCATTERS: [(&str, Scatter); 3] =
@@ -50,7 +51,7 @@ impl TableDraft {
                 let group = &groups[&name];
                 let own = KeyColumn {
                     name: key.unwrap_or_else(|| group.key.clone()),
-                    function: group.function,
+                    function: group.function.clone(),
                     key_type: group.key_type,
                 };
                 // With a gene under the key's own name, the gene is the only way.

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     KeyColumn, KeyType,
+    algorithm::Side,
     limit::KEYS_MAX,
     plan::{Cast, Constant, Place},
 };
@@ -53,12 +54,43 @@ pub(crate) fn keys(
                 _ => Keys::All,
             }
         }
+        Expr::BinaryOp { left, op, right } => {
+            let one = |expr, of, side| Some((column(expr)?, constant(of, uses)?, side));
+            let bound = side_of(op).and_then(|(side, turned)| {
+                one(left, right, side).or_else(|| one(right, left, turned))
+            });
+            bound.map_or(Keys::All, |(column, constant, side)| {
+                Keys::Within(column, vec![(side, constant)])
+            })
+        }
+        Expr::Between { expr, negated: false, low, high } => {
+            let Some(column) = column(expr) else { return Keys::All };
+            let ends = [(FROM, low), (TO, high)];
+            let known = ends.into_iter().filter_map(|(side, end)| Some((side, constant(end, uses)?)));
+            let known: Vec<_> = known.collect();
+            if known.is_empty() { Keys::All } else { Keys::Within(column, known) }
+        }
         Expr::AnyOp { left, compare_op: BinaryOperator::Eq, right, .. } => match column(left) {
             Some(column) => any_of(column, right, seat, seats, uses),
             None => Keys::All,
         },
         Expr::Value(value) if matches!(value.value, Value::Boolean(false)) => Keys::Nothing,
         _ => Keys::All,
+    }
+}
+
+const FROM: Side = Side::From { inclusive: true };
+const TO: Side = Side::To { inclusive: true };
+
+/// Where `key op value` leaves keys, and where `value op key` does.
+fn side_of(op: &BinaryOperator) -> Option<(Side, Side)> {
+    let (above, below) = (Side::From { inclusive: false }, Side::To { inclusive: false });
+    match op {
+        BinaryOperator::Gt => Some((above, below)),
+        BinaryOperator::GtEq => Some((FROM, TO)),
+        BinaryOperator::Lt => Some((below, above)),
+        BinaryOperator::LtEq => Some((TO, FROM)),
+        _ => None,
     }
 }
 
@@ -94,6 +126,7 @@ fn fits(cast: Cast, key_type: KeyType) -> bool {
         Cast::Integer => key_type == KeyType::Integer,
         Cast::Text => matches!(key_type, KeyType::Text | KeyType::Varchar | KeyType::Char),
         Cast::Uuid => key_type == KeyType::Uuid,
+        Cast::Date => key_type == KeyType::Date,
     }
 }
 
@@ -120,6 +153,7 @@ fn cast_to(data_type: &DataType) -> Option<Cast> {
             Some(Cast::Text)
         }
         DataType::Uuid => Some(Cast::Uuid),
+        DataType::Date => Some(Cast::Date),
         _ => None,
     }
 }
@@ -139,6 +173,14 @@ pub(crate) fn constant(expr: &Expr, uses: &ParameterUses) -> Option<Constant> {
             let cast = cast_to(data_type)?;
             inner.cast.is_none().then_some(Constant { cast: Some(cast), ..inner })
         }
+        // `DATE '2026-11-28'`: the same as its cast.
+        Expr::TypedString(typed) => match (cast_to(&typed.data_type), &typed.value.value) {
+            (Some(cast), Value::SingleQuotedString(text)) => {
+                let place = Place::Text(text.clone());
+                Some(Constant { place, negative: false, cast: Some(cast) })
+            }
+            _ => None,
+        },
         Expr::Value(value) => {
             let place = match &value.value {
                 Value::Placeholder(name) => placeholder(name, uses)?,

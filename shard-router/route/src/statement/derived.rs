@@ -13,18 +13,25 @@ use crate::KeyColumn;
 /// The SELECT of a query that is nothing but that SELECT, and makes each of its rows from one row of FROM.
 fn row_by_row(query: &Query) -> Option<&Select> {
     let SetExpr::Select(select) = &*query.body else { return None };
-    let ungrouped = matches!(&select.group_by, GroupByExpr::Expressions(list, with)
-        if list.is_empty() && with.is_empty());
-    let plain = query.with.is_none()
-        && query.order_by.is_none()
+    (query.with.is_none() && is_plain(query) && selects_row_by_row(select)).then_some(select)
+}
+
+/// Whether nothing is sorted, limited or locked.
+pub(super) fn is_plain(query: &Query) -> bool {
+    query.order_by.is_none()
         && query.limit_clause.is_none()
         && query.fetch.is_none()
         && query.locks.is_empty()
-        && select.distinct.is_none()
+}
+
+/// Whether each row is made from one row of FROM.
+pub(super) fn selects_row_by_row(select: &Select) -> bool {
+    let ungrouped = matches!(&select.group_by, GroupByExpr::Expressions(list, with)
+        if list.is_empty() && with.is_empty());
+    select.distinct.is_none()
         && select.having.is_none()
         && ungrouped
-        && !function::gathers(&select.projection);
-    plain.then_some(select)
+        && !function::gathers(&select.projection)
 }
 
 /// Whether the rows of `query` on several sources together are the rows of all.

@@ -2,7 +2,7 @@
 
 use sqlparser::ast::{
     Distinct, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
-    GroupByExpr, Ident, LimitClause, OrderBy, OrderByExpr, OrderByKind, OrderBySort, Query, Select,
+    GroupByExpr, LimitClause, OrderBy, OrderByExpr, OrderByKind, OrderBySort, Query, Select,
     SelectItem, SetExpr, Statement, Value, WindowType,
 };
 
@@ -12,12 +12,13 @@ use super::{
     render::{Rendered, render},
     scope::{Scope, Scopes, folded},
     seat::Lies,
+    set_operation,
     walk::Walk,
 };
 use crate::{
     RefusalClass, Refused,
-    merge::{Column, Position, SortKey},
-    plan::Constant,
+    merge::{Column, Having, Position, SortKey},
+    plan::{Constant, Place},
 };
 
 /// How a statement is answered in parts.
@@ -26,6 +27,10 @@ pub(crate) struct Gather {
     pub(crate) sort: Vec<SortKey>,
     pub(crate) distinct: bool,
     pub(crate) columns: Vec<Column>,
+    /// Columns with what stands there when they are NULL.
+    pub(crate) defaults: Vec<(u16, u16)>,
+    pub(crate) having: Option<Having<Constant>>,
+    pub(crate) always_a_row: bool,
     pub(crate) hidden: u16,
     pub(crate) limit: Option<Constant>,
     pub(crate) offset: Option<Constant>,
@@ -40,11 +45,55 @@ pub(crate) fn refused(why: &str) -> Refused {
     Refused::new(RefusalClass::NotMergeable, cause, remedy)
 }
 
-fn passed_on() -> Gather {
+/// LIMIT, or FETCH FIRST, and OFFSET.
+pub(super) fn limits(query: &Query) -> Result<(Option<Constant>, Option<Constant>), Refused> {
+    let (limit, offset) = match &query.limit_clause {
+        None => (None, None),
+        Some(LimitClause::LimitOffset { limit, offset, limit_by }) if limit_by.is_empty() => {
+            (limit.as_ref(), offset.as_ref().map(|offset| &offset.value))
+        }
+        Some(_) => return Err(refused("a LIMIT in another dialect")),
+    };
+    // A parameter of LIMIT is a bigint whatever else is said of it.
+    let uses = ParameterUses::default();
+    let value = |expr: Option<&Expr>| {
+        let value = expr.map(|expr| constant(expr, &uses));
+        match value {
+            None => Ok(None),
+            Some(Some(constant)) if constant.cast.is_none() => Ok(Some(constant)),
+            Some(_) => Err(refused("a LIMIT or OFFSET that is computed")),
+        }
+    };
+    let (limit, offset) = (value(limit)?, value(offset)?);
+    match &query.fetch {
+        None => Ok((limit, offset)),
+        Some(fetch) if fetch.with_ties || fetch.percent || limit.is_some() => {
+            Err(refused("FETCH FIRST ... WITH TIES"))
+        }
+        Some(fetch) => match &fetch.quantity {
+            Some(quantity) => Ok((value(Some(quantity))?, offset)),
+            None => {
+                let place = Place::Number("1".to_owned());
+                Ok((Some(Constant { place, negative: false, cast: None }), offset))
+            }
+        },
+    }
+}
+
+/// What the sources are asked of a query that sorts and limits: the same without the OFFSET, and with LIMIT for all of them put behind it.
+pub(super) fn without_limits(asked: &mut Query) {
+    asked.limit_clause = None;
+    asked.fetch = None;
+}
+
+pub(super) fn passed_on() -> Gather {
     Gather {
         sort: Vec::new(),
         distinct: false,
         columns: Vec::new(),
+        defaults: Vec::new(),
+        having: None,
+        always_a_row: false,
         hidden: 0,
         limit: None,
         offset: None,
@@ -54,12 +103,11 @@ fn passed_on() -> Gather {
 
 pub(super) fn gather(statement: &Statement, walk: &Walk<'_>) -> Result<Gather, Refused> {
     let Statement::Query(query) = statement else { return Ok(passed_on()) };
-    let SetExpr::Select(select) = &*query.body else {
-        return Err(refused("VALUES, or a query in parentheses"));
+    let select = match &*query.body {
+        SetExpr::Select(select) => select,
+        SetExpr::SetOperation { .. } => return set_operation::gather(query),
+        _ => return Err(refused("VALUES, or a query in parentheses")),
     };
-    if query.fetch.is_some() {
-        return Err(refused("FETCH FIRST, which can be written LIMIT"));
-    }
     if select.selection.is_none() && select.from.is_empty() {
         return Err(refused("a query without a table"));
     }
@@ -72,7 +120,7 @@ pub(super) fn gather(statement: &Statement, walk: &Walk<'_>) -> Result<Gather, R
         changed: false,
         gather: passed_on(),
     };
-    gatherer.limits()?;
+    (gatherer.gather.limit, gatherer.gather.offset) = limits(query)?;
     if gatherer.is_grouped() && !gatherer.is_grouped_by_key() {
         gatherer.groups()?;
     } else {
@@ -102,47 +150,24 @@ fn outermost(query: &Query, select: &Select, walk: &Walk<'_>) -> Scope {
     scope
 }
 
-struct Gatherer<'g> {
-    walk: &'g Walk<'g>,
+pub(super) struct Gatherer<'g> {
+    pub(super) walk: &'g Walk<'g>,
     query: &'g Query,
-    select: &'g Select,
+    pub(super) select: &'g Select,
     /// Enough of the block's names to know its key; empty when that is not sure.
     scope: Scope,
     /// What the sources are asked.
-    asked: Query,
-    changed: bool,
-    gather: Gather,
+    pub(super) asked: Query,
+    pub(super) changed: bool,
+    pub(super) gather: Gather,
 }
 
 impl Gatherer<'_> {
-    fn asked_select(&mut self) -> &mut Select {
+    pub(super) fn asked_select(&mut self) -> &mut Select {
         match &mut *self.asked.body {
             SetExpr::Select(select) => select,
             _ => unreachable!("the body was a SELECT a moment ago"),
         }
-    }
-
-    fn limits(&mut self) -> Result<(), Refused> {
-        let (limit, offset) = match &self.query.limit_clause {
-            None => (None, None),
-            Some(LimitClause::LimitOffset { limit, offset, limit_by }) if limit_by.is_empty() => {
-                (limit.as_ref(), offset.as_ref().map(|offset| &offset.value))
-            }
-            Some(_) => return Err(refused("a LIMIT in another dialect")),
-        };
-        // A parameter of LIMIT is a bigint whatever else is said of it.
-        let uses = ParameterUses::default();
-        let value = |expr: Option<&Expr>| {
-            let value = expr.map(|expr| constant(expr, &uses));
-            match value {
-                None => Ok(None),
-                Some(Some(constant)) if constant.cast.is_none() => Ok(Some(constant)),
-                Some(_) => Err(refused("a LIMIT or OFFSET that is computed")),
-            }
-        };
-        self.gather.limit = value(limit)?;
-        self.gather.offset = value(offset)?;
-        Ok(())
     }
 
     fn is_grouped(&self) -> bool {
@@ -153,7 +178,7 @@ impl Gatherer<'_> {
         grouped || self.select.having.is_some() || calls_aggregate(&self.select.projection)
     }
 
-    fn is_key(&self, expr: &Expr) -> bool {
+    pub(super) fn is_key(&self, expr: &Expr) -> bool {
         let scopes = Scopes { inner: &self.scope, outer: None };
         scopes.column(expr, &self.walk.seats).is_some()
     }
@@ -185,7 +210,7 @@ impl Gatherer<'_> {
     }
 
     /// The output that `expr` names, in ORDER BY.
-    fn named_output(&self, expr: &Expr) -> Option<usize> {
+    pub(super) fn named_output(&self, expr: &Expr) -> Option<usize> {
         let Expr::Identifier(ident) = expr else { return None };
         let wanted = folded(ident);
         let mut found = self.select.projection.iter().enumerate().filter(|(_, item)| match item {
@@ -203,7 +228,7 @@ impl Gatherer<'_> {
     }
 
     /// The output with the same expression.
-    fn same_output(&self, expr: &Expr) -> Option<usize> {
+    pub(super) fn same_output(&self, expr: &Expr) -> Option<usize> {
         self.select.projection.iter().position(|item| match item {
             SelectItem::UnnamedExpr(item) | SelectItem::ExprWithAlias { expr: item, .. } => {
                 item == expr
@@ -212,7 +237,7 @@ impl Gatherer<'_> {
         })
     }
 
-    fn order(&self) -> Result<Vec<OrderByExpr>, Refused> {
+    pub(super) fn order(&self) -> Result<Vec<OrderByExpr>, Refused> {
         match &self.query.order_by {
             None => Ok(Vec::new()),
             Some(OrderBy { kind: OrderByKind::Expressions(list), interpolate: None }) => {
@@ -299,7 +324,7 @@ impl Gatherer<'_> {
     }
 
     /// Window functions must look at rows of one key only.
-    fn windows(&self) -> Result<(), Refused> {
+    pub(super) fn windows(&self) -> Result<(), Refused> {
         if !self.select.named_window.is_empty() {
             return Err(refused("a WINDOW clause"));
         }
@@ -318,133 +343,18 @@ impl Gatherer<'_> {
         Ok(())
     }
 
-    /// Groups whose rows lie on several sources.
-    fn groups(&mut self) -> Result<(), Refused> {
-        if self.select.having.is_some() {
-            return Err(refused("HAVING over groups that span sources"));
-        }
-        if self.select.distinct.is_some() {
-            return Err(refused("DISTINCT over groups that span sources"));
-        }
-        self.windows()?;
-        let group_by = match &self.select.group_by {
-            GroupByExpr::Expressions(list, with) if with.is_empty() => list.clone(),
-            _ => return Err(refused("GROUP BY ALL, ROLLUP or CUBE")),
-        };
-        let mut outputs = Vec::new();
-        let mut asked: Vec<SelectItem> = Vec::new();
-        for (at, item) in self.select.projection.iter().enumerate() {
-            let column = self.group_column(at, item, &group_by, &mut asked)?;
-            outputs.push(column);
-        }
-        for expr in &group_by {
-            if is_grouping_set(expr) {
-                return Err(refused("ROLLUP, CUBE or GROUPING SETS"));
-            }
-            let shown = position(expr).is_some()
-                || self.same_output(expr).is_some()
-                || self.named_output(expr).is_some();
-            if !shown {
-                asked.push(SelectItem::UnnamedExpr(expr.clone()));
-                self.gather.hidden += 1;
-            }
-        }
-        // Hidden groups are told apart by their own columns behind those of the client.
-        let width = narrow(asked.len())?;
-        outputs.extend((width - self.gather.hidden..width).map(Column::Group));
-        for item in &self.order()? {
-            let (bare, collate_c) = collated(&item.expr)?;
-            let at = position(&item.expr)
-                .or_else(|| self.named_output(&item.expr))
-                .or_else(|| self.same_output(bare))
-                .filter(|at| *at < self.select.projection.len());
-            let at = at.ok_or_else(|| refused("an ORDER BY of what is no output, over groups"))?;
-            self.gather.sort.push(sort_key(Position::At(narrow(at)?), item, collate_c)?);
-        }
-        self.gather.columns = outputs;
-        self.asked_select().projection = asked;
-        self.asked.order_by = None;
-        self.asked.limit_clause = None;
-        self.changed = true;
-        Ok(())
-    }
-
-    /// What an output of grouped rows is made of, and what the sources are asked for it.
-    fn group_column(
-        &self,
-        at: usize,
-        item: &SelectItem,
-        group_by: &[Expr],
-        asked: &mut Vec<SelectItem>,
-    ) -> Result<Column, Refused> {
-        let place = narrow(asked.len())?;
-        let (expr, alias) = match item {
-            SelectItem::UnnamedExpr(expr) => (expr, None),
-            SelectItem::ExprWithAlias { expr, alias } => (expr, Some(alias.clone())),
-            _ => return Err(refused("* over groups")),
-        };
-        let grouped = group_by.iter().any(|group| {
-            group == expr
-                || position(group) == Some(at)
-                || (self.named_output(group) == Some(at) && !Self::is_column_name(group))
-        });
-        if grouped || is_constant(expr) {
-            asked.push(item.clone());
-            return Ok(Column::Group(place));
-        }
-        let Expr::Function(function) = expr else {
-            return Err(refused("an expression of aggregates"));
-        };
-        let (name, distinct) = aggregate(function)?;
-        if distinct && !matches!(name.as_str(), "min" | "max") {
-            return Err(refused("an aggregate of DISTINCT values"));
-        }
-        match name.as_str() {
-            "count" | "sum" => {
-                asked.push(item.clone());
-                Ok(Column::Sum(place))
-            }
-            "min" => {
-                asked.push(item.clone());
-                Ok(Column::Min(place))
-            }
-            "max" => {
-                asked.push(item.clone());
-                Ok(Column::Max(place))
-            }
-            "avg" => {
-                let as_function = |name: &str| {
-                    let mut function = function.clone();
-                    function.name = vec![Ident::new(name)].into();
-                    Expr::Function(function)
-                };
-                let alias = alias.unwrap_or_else(|| Ident::new("avg"));
-                asked.push(SelectItem::ExprWithAlias { expr: as_function("sum"), alias });
-                asked.push(SelectItem::UnnamedExpr(as_function("count")));
-                Ok(Column::Avg { sum: place, count: place + 1 })
-            }
-            _ => Err(refused(&format!("the aggregate {name}"))),
-        }
-    }
-
-    /// A name that GROUP BY may take as a column rather than as an output's alias.
-    fn is_column_name(expr: &Expr) -> bool {
-        // Whether the table has a column of this name is not known, so an alias of another expression is not taken for the group.
-        matches!(expr, Expr::Identifier(_))
-    }
-
     fn finish(mut self) -> Result<Gather, Refused> {
         let limited = self.gather.limit.is_some();
         let offset = self.gather.offset.is_some();
         let grouped = !self.gather.columns.is_empty();
         if offset && !grouped {
-            self.asked.limit_clause = None;
+            without_limits(&mut self.asked);
             self.changed = true;
         }
         if self.changed {
             let append = limited && !grouped;
             if append {
-                self.asked.limit_clause = None;
+                without_limits(&mut self.asked);
             }
             let rendered = render(&Statement::Query(Box::new(self.asked)))?;
             self.gather.rewritten = Some((rendered, append));
@@ -453,12 +363,12 @@ impl Gatherer<'_> {
     }
 }
 
-fn narrow(number: usize) -> Result<u16, Refused> {
+pub(super) fn narrow(number: usize) -> Result<u16, Refused> {
     u16::try_from(number).map_err(|_| refused("more columns than a row can have"))
 }
 
 /// A position in ORDER BY or GROUP BY, counted from 0.
-fn position(expr: &Expr) -> Option<usize> {
+pub(super) fn position(expr: &Expr) -> Option<usize> {
     match expr {
         Expr::Value(value) => match &value.value {
             Value::Number(text, false) => text.parse::<usize>().ok()?.checked_sub(1),
@@ -468,7 +378,7 @@ fn position(expr: &Expr) -> Option<usize> {
     }
 }
 
-fn is_constant(expr: &Expr) -> bool {
+pub(super) fn is_constant(expr: &Expr) -> bool {
     match expr {
         Expr::Value(_) => true,
         Expr::Nested(inner)
@@ -478,12 +388,12 @@ fn is_constant(expr: &Expr) -> bool {
     }
 }
 
-fn is_grouping_set(expr: &Expr) -> bool {
+pub(super) fn is_grouping_set(expr: &Expr) -> bool {
     matches!(expr, Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_) | Expr::Tuple(_))
 }
 
 /// The expression without its collation, and whether that is `C`.
-fn collated(expr: &Expr) -> Result<(&Expr, bool), Refused> {
+pub(super) fn collated(expr: &Expr) -> Result<(&Expr, bool), Refused> {
     match expr {
         Expr::Collate { expr, collation } => {
             let name = collation.0.last().and_then(|part| part.as_ident()).map(folded);
@@ -496,7 +406,7 @@ fn collated(expr: &Expr) -> Result<(&Expr, bool), Refused> {
     }
 }
 
-fn sort_key(column: Position, item: &OrderByExpr, collate_c: bool) -> Result<SortKey, Refused> {
+pub(super) fn sort_key(column: Position, item: &OrderByExpr, collate_c: bool) -> Result<SortKey, Refused> {
     let descending = match &item.options.sort {
         None | Some(OrderBySort::Asc) => false,
         Some(OrderBySort::Desc) => true,
@@ -507,7 +417,7 @@ fn sort_key(column: Position, item: &OrderByExpr, collate_c: bool) -> Result<Sor
 }
 
 /// The name of an aggregate that is called plainly, and whether it takes each value once.
-fn aggregate(function: &Function) -> Result<(String, bool), Refused> {
+pub(super) fn aggregate(function: &Function) -> Result<(String, bool), Refused> {
     let plain = function.over.is_none()
         && function.within_group.is_empty()
         && function.null_treatment.is_none()
@@ -529,7 +439,7 @@ fn aggregate(function: &Function) -> Result<(String, bool), Refused> {
     Ok((name.unwrap_or_default(), distinct))
 }
 
-fn calls_aggregate<V: sqlparser::ast::Visit>(node: &V) -> bool {
+pub(super) fn calls_aggregate<V: sqlparser::ast::Visit>(node: &V) -> bool {
     struct Calls(usize);
     impl sqlparser::ast::Visitor for Calls {
         type Break = ();

@@ -13,6 +13,7 @@ mod condition;
 mod derived;
 mod function;
 mod gather;
+mod groups;
 mod join;
 mod keyword;
 mod read;
@@ -20,6 +21,7 @@ mod render;
 mod route;
 mod scope;
 mod seat;
+mod set_operation;
 mod walk;
 mod write;
 

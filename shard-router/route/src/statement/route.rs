@@ -10,8 +10,12 @@ use super::{
 use crate::{
     Access, GroupName, KeyColumn, Merge, Part, Plan, Reason, RefusalClass, Refused, Rewritten,
     Scatter, Slot, SourceIndex, Tag, Target, Topology, Values,
+    algorithm::{Interval, Side},
     key::Key,
-    plan::{Constant, Known, Place, SlotSet, SourceSet, known, known_elements, split},
+    merge::{Having, Number},
+    plan::{
+        Constant, Known, Place, SlotSet, SourceSet, exact_number, known, known_elements, split,
+    },
     template::LiteralKind,
 };
 
@@ -243,6 +247,7 @@ impl Router<'_, '_> {
                     constants.iter().map(|constant| known(constant, column.key_type, self.values));
                 slots_of(values, column, found)
             }
+            Keys::Within(column, bounds) => self.slots_within(&columns[*column], bounds),
             Keys::AnyOf(column, constant) => {
                 let column = &columns[*column];
                 match known_elements(constant, column.key_type, self.values) {
@@ -254,6 +259,21 @@ impl Router<'_, '_> {
                 }
             }
         }
+    }
+
+    /// The slots between bounds. A bound whose value is not known says nothing.
+    fn slots_within(&self, column: &KeyColumn, bounds: &[(Side, Constant)]) -> SlotSet {
+        let mut interval = Interval::default();
+        for (side, constant) in bounds {
+            match known(constant, column.key_type, self.values) {
+                // A comparison with NULL is never true.
+                Known::Null => interval = Interval::none(),
+                Known::Key(key) => interval.narrow(*side, &key, column.key_type),
+                Known::NoKey | Known::Unknown(_) => {}
+            }
+        }
+        let by_bytes = self.topology.collation_is_c();
+        column.function.slots_within(&interval, column.key_type, by_bytes)
     }
 
     /// PostgreSQL gives all elements of a list one type. Beside a decimal, a parameter without a type is `numeric`, and its bytes are no integer's.
@@ -340,12 +360,24 @@ impl Router<'_, '_> {
             sort: gather.sort.clone(),
             distinct: gather.distinct,
             columns: gather.columns.clone(),
+            defaults: gather.defaults.clone(),
+            having: self.having(gather)?,
+            always_a_row: gather.always_a_row,
             offset: number(&gather.offset)?.unwrap_or(0),
             limit: number(&gather.limit)?,
             hidden: gather.hidden,
             dealt: Vec::new(),
             collation_is_c: self.topology.collation_is_c(),
         })
+    }
+
+    fn having(&self, gather: &Gather) -> Result<Option<Having<Number>>, Refused> {
+        let value = |constant: &Constant| {
+            exact_number(constant, self.values).map(|number| number.map(String::into_boxed_str))
+        };
+        let refuse = |why| super::gather::refused(&format!("HAVING compares with a value: {why}"));
+        let having = gather.having.as_ref().map(|having| having.map(&value));
+        having.transpose().map_err(refuse)
     }
 
     /// Three different answers to one question: no key, a key whose value is not known, or several sources where one is allowed.

@@ -3,7 +3,7 @@
 //! A seat's slots are those that its own conditions leave, intersected with those of every seat that ties it. A tie `a -> b` says: a
 //! row of `b` matters only beside a row of `a` in the same slot.
 
-use crate::{GroupName, KeyColumn, Scatter, SourceId, plan::Constant};
+use crate::{GroupName, KeyColumn, Scatter, SourceId, algorithm::Side, plan::Constant};
 
 /// What may match, by the keys that a condition names. `All` is the answer to everything that is not understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub(crate) enum Keys {
     OneOf(usize, Vec<Constant>),
     /// The elements of an array.
     AnyOf(usize, Constant),
+    /// Bounds of the column, all of which hold.
+    Within(usize, Vec<(Side, Constant)>),
     And(Vec<Self>),
     Or(Vec<Self>),
 }
@@ -23,10 +25,28 @@ impl Keys {
         match (self, other) {
             (Self::All, other) => other,
             (one, Self::All) => one,
+            (Self::And(list), Self::And(more)) => more.into_iter().fold(Self::And(list), Self::and),
+            (Self::Within(column, mut bounds), Self::Within(same, more)) if column == same => {
+                bounds.extend(more);
+                Self::Within(column, bounds)
+            }
+            (Self::And(mut list), Self::Within(column, more)) => {
+                // Two bounds of one column say together what neither says alone.
+                let known = list.iter_mut().find_map(|keys| match keys {
+                    Self::Within(same, bounds) if *same == column => Some(bounds),
+                    _ => None,
+                });
+                match known {
+                    Some(bounds) => bounds.extend(more),
+                    None => list.push(Self::Within(column, more)),
+                }
+                Self::And(list)
+            }
             (Self::And(mut list), other) => {
                 list.push(other);
                 Self::And(list)
             }
+            (other, Self::And(list)) => Self::And(list).and(other),
             (one, other) => Self::And(vec![one, other]),
         }
     }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, ops::ControlFlow};
 
 use sqlparser::ast::{
-    Expr, JoinOperator, ObjectName, Query, Select, SetExpr, SetOperator, SetQuantifier, Statement,
-    TableFactor, TableWithJoins, Visit, Visitor,
+    Expr, JoinOperator, ObjectName, Query, Select, SetExpr, Statement, TableFactor, TableWithJoins,
+    Visit, Visitor,
 };
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     join::JoinKind,
     scope::{Scope, Scopes, folded},
     seat::{Lies, Seats},
+    set_operation::Side,
 };
 use crate::{Placement, RefusalClass, Refused, Topology, limit::SEATS_MAX};
 
@@ -52,6 +53,8 @@ pub(crate) struct Block {
     /// The sharded seats of the block itself and of what is nested in it.
     pub(crate) sharded: Vec<usize>,
     pub(crate) scope: Scope,
+    /// What it is as a side of a set operation.
+    pub(super) side: Side,
 }
 
 impl<'r> Walk<'r> {
@@ -131,7 +134,14 @@ impl<'r> Walk<'r> {
     ) -> Result<Block, Refused> {
         match body {
             SetExpr::Select(select) => self.select(select, outer, ctes),
-            SetExpr::Query(query) => self.query(query, outer, ctes),
+            SetExpr::Query(query) => {
+                let block = self.query(query, outer, ctes)?;
+                if query.with.is_none() && derived::is_plain(query) {
+                    return Ok(block);
+                }
+                let side = Side::limited(!block.sharded.is_empty());
+                Ok(Block { side, ..block })
+            }
             SetExpr::Values(values) => {
                 let scope = Scope::default();
                 for row in &values.rows {
@@ -144,14 +154,13 @@ impl<'r> Walk<'r> {
             SetExpr::SetOperation { left, op, set_quantifier, right } => {
                 let left = self.set(left, outer, ctes)?;
                 let right = self.set(right, outer, ctes)?;
-                let all = *op == SetOperator::Union && *set_quantifier == SetQuantifier::All;
                 let sharded = [left.sharded, right.sharded].concat();
-                if !all && !sharded.is_empty() {
-                    self.not_apart("UNION without ALL, INTERSECT or EXCEPT");
-                } else if !sharded.is_empty() {
-                    self.not_apart("UNION ALL");
-                }
-                Ok(Block { sharded, scope: Scope::default() })
+                let side = left.side.combined(*op, *set_quantifier, right.side);
+                let side = side.unwrap_or_else(|why| {
+                    self.not_apart(why);
+                    Side::default()
+                });
+                Ok(Block { sharded, scope: Scope::default(), side })
             }
             SetExpr::Insert(statement)
             | SetExpr::Update(statement)
@@ -216,6 +225,8 @@ impl<'r> Walk<'r> {
                 self.not_apart("tables that are not joined by their group's key");
             }
         }
+        let is_spread = !block.sharded.is_empty();
+        block.side = Side::of_select(select, &block.scope, &self.seats, is_spread);
         Ok(block)
     }
 
