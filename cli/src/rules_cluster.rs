@@ -121,9 +121,7 @@ fn told(
 ) -> anyhow::Result<ExitCode> {
     let before = now.and_then(|rules| Topology::parse(&rules.text).ok());
     let (moves, misplaced) = before
-        .map(|before| {
-            (rules_plan::moves(&before, after), rules_plan::misplaced(&before, after))
-        })
+        .map(|before| (rules_plan::moves(&before, after), rules_plan::misplaced(&before, after)))
         .unwrap_or_default();
     if output == Output::Json {
         output::print_json(&json!({

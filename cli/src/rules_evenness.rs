@@ -94,9 +94,8 @@ impl Spread {
             format!("{:.1} %", 100.0 * keys as f64 / located as f64)
         };
         let rows = |counts: &BTreeMap<String, u64>| {
-            let row = |(name, keys): (&String, &u64)| {
-                vec![name.clone(), keys.to_string(), share(*keys)]
-            };
+            let row =
+                |(name, keys): (&String, &u64)| vec![name.clone(), keys.to_string(), share(*keys)];
             counts.iter().map(row).collect::<Vec<_>>()
         };
         let mut text = output::table(&["source", "keys", "share"], rows(&self.by_source));

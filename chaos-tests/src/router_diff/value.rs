@@ -186,9 +186,7 @@ fn encode(kind: KeyKind, oid: u32, text: &str) -> Vec<u8> {
             let value = u128::from_str_radix(&text.replace('-', ""), 16).expect("a uuid");
             value.to_be_bytes().to_vec()
         }
-        KeyKind::Date => {
-            (julian_day(text) - julian_day("2000-01-01")).to_be_bytes().to_vec()
-        }
+        KeyKind::Date => (julian_day(text) - julian_day("2000-01-01")).to_be_bytes().to_vec(),
     }
 }
 
@@ -224,8 +222,16 @@ pub(super) fn text_array(texts: &[String]) -> String {
 }
 
 /// Types and their arrays, by oid.
-const ARRAYS: [(u32, u32); 8] =
-    [(1082, 1182), (20, 1016), (21, 1005), (23, 1007), (25, 1009), (1042, 1014), (1043, 1015), (2950, 2951)];
+const ARRAYS: [(u32, u32); 8] = [
+    (1082, 1182),
+    (20, 1016),
+    (21, 1005),
+    (23, 1007),
+    (25, 1009),
+    (1042, 1014),
+    (1043, 1015),
+    (2950, 2951),
+];
 
 fn array_of(element: u32) -> u32 {
     ARRAYS.iter().find(|(of, _)| *of == element).map_or(0, |(_, array)| *array)

@@ -119,9 +119,7 @@ impl Pen<'_, '_> {
                 "SELECT b FROM {one} x{left} {how} SELECT b FROM {two} y{right} UNION SELECT b FROM r"
             ),
             3 => format!("SELECT n, b FROM {one} x{left} {how} SELECT n, b FROM r"),
-            4 => format!(
-                "SELECT count(*) FROM {one} x{left} {how} SELECT n FROM {two} y{right}"
-            ),
+            4 => format!("SELECT count(*) FROM {one} x{left} {how} SELECT n FROM {two} y{right}"),
             _ => {
                 self.ordered = true;
                 format!(

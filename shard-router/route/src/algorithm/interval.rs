@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Algorithm, Bounds, narrow};
-use crate::{
-    Key, KeyType, SLOTS, Slot, calendar::Date, limit::INTERVAL_KEYS_MAX, plan::SlotSet,
-};
+use crate::{Key, KeyType, SLOTS, Slot, calendar::Date, limit::INTERVAL_KEYS_MAX, plan::SlotSet};
 
 /// An interval of keys of one type. An end that is not there is open.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -125,9 +123,9 @@ impl Algorithm {
 
     /// The slot of each key from `low` to `high`, if these are not too many and all have one.
     fn one_by_one(&self, low: i64, high: i64, key_type: KeyType) -> SlotSet {
-        let few = high.checked_sub(low).is_some_and(|more| {
-            usize::try_from(more).is_ok_and(|more| more < INTERVAL_KEYS_MAX)
-        });
+        let few = high
+            .checked_sub(low)
+            .is_some_and(|more| usize::try_from(more).is_ok_and(|more| more < INTERVAL_KEYS_MAX));
         if !few {
             return SlotSet::ALL;
         }

@@ -73,8 +73,7 @@ impl Algorithm {
             Self::Digits(Part { first: 3, last: 6 }),
             Self::Substr(Part { first: 3, last: 6 }),
         ];
-        let written =
-            ["date(month)", "range(0, 1000, 50000)", "list(DE AT, FR, 'San Marino' IT)"];
+        let written = ["date(month)", "range(0, 1000, 50000)", "list(DE AT, FR, 'San Marino' IT)"];
         all.extend(written.into_iter().filter_map(Self::named));
         all
     }
@@ -97,7 +96,8 @@ impl Algorithm {
             }
         };
         let part = |text| {
-            let why = "it takes (a..b), the first and the last character, counted from 1, up to 255";
+            let why =
+                "it takes (a..b), the first and the last character, counted from 1, up to 255";
             Part::parse(text).ok_or_else(|| BadFunction::Arguments(why.to_owned()))
         };
         match (word, arguments) {
@@ -125,11 +125,9 @@ impl Algorithm {
     pub fn key_type(&self) -> KeyType {
         match self {
             Self::Modulo | Self::PgHashInt8 => KeyType::Integer,
-            Self::Crc32c
-            | Self::PgHashText
-            | Self::Digits(_)
-            | Self::Substr(_)
-            | Self::List(_) => KeyType::Text,
+            Self::Crc32c | Self::PgHashText | Self::Digits(_) | Self::Substr(_) | Self::List(_) => {
+                KeyType::Text
+            }
             Self::Date(_) => KeyType::Date,
             Self::Range(bounds) => bounds.key_type(),
         }
@@ -153,7 +151,14 @@ impl Algorithm {
                 .keys()
                 .find(|key| !key_type.writes(key))
                 .map(|key| format!("names {key:?}, as which no key of its type is written")),
-            _ => None,
+            Self::Crc32c
+            | Self::Modulo
+            | Self::PgHashInt8
+            | Self::PgHashText
+            | Self::Digits(_)
+            | Self::Substr(_)
+            | Self::Date(_)
+            | Self::Range(_) => None,
         }
     }
 

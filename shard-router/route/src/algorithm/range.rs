@@ -46,7 +46,9 @@ impl Bounds {
         } else if let Some(numbers) = all(&pieces, |piece| piece.parse().ok()) {
             Self::Integers(numbers.into())
         } else {
-            return Err(format!("range({first}, ...) has bounds that are not all integers, all dates or all texts in quotes"));
+            return Err(format!(
+                "range({first}, ...) has bounds that are not all integers, all dates or all texts in quotes"
+            ));
         };
         let ascending = match &bounds {
             Self::Integers(list) | Self::Dates(list) => list.is_sorted_by(|one, two| one < two),
@@ -182,7 +184,8 @@ mod tests {
 
     #[test]
     fn bounds_that_do_not_ascend_or_mix_are_none() {
-        for bounds in ["5, 5", "5, 4", "'b', 'a'", "1, 'a'", "1, 2025-01-01", "", "1,", "'a", "''"] {
+        for bounds in ["5, 5", "5, 4", "'b', 'a'", "1, 'a'", "1, 2025-01-01", "", "1,", "'a", "''"]
+        {
             assert!(Bounds::parse(bounds).is_err(), "{bounds}");
         }
     }

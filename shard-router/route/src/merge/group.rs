@@ -232,11 +232,8 @@ fn add(
             let Some(cell) = cells[usize::from(at)] else { return Ok(0) };
             let value = Value::read(cell, field)?;
             value.sorts(field, collation_is_c)?;
-            let wanted = if matches!(column, Column::Min(_)) {
-                Ordering::Less
-            } else {
-                Ordering::Greater
-            };
+            let wanted =
+                if matches!(column, Column::Min(_)) { Ordering::Less } else { Ordering::Greater };
             if known.as_ref().is_none_or(|(known, _)| value.compare(known) == wanted) {
                 *known = Some((value, cell.to_vec()));
             }

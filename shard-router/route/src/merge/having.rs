@@ -45,10 +45,7 @@ pub type Number = Option<Box<str>>;
 
 impl<C> Having<C> {
     /// The same condition with each constant made into something else.
-    pub(crate) fn map<D, E>(
-        &self,
-        value: &impl Fn(&C) -> Result<D, E>,
-    ) -> Result<Having<D>, E> {
+    pub(crate) fn map<D, E>(&self, value: &impl Fn(&C) -> Result<D, E>) -> Result<Having<D>, E> {
         let all = |list: &[Self]| {
             list.iter().map(|one| one.map(value)).collect::<Result<Vec<Having<D>>, E>>()
         };
@@ -86,7 +83,8 @@ impl Having<Number> {
                                 "HAVING over groups that span sources compares a value of type {}",
                                 field(*at)?.type_oid
                             );
-                            let remedy = "Compare integers or numerics, or give a value for the group's key";
+                            let remedy =
+                                "Compare integers or numerics, or give a value for the group's key";
                             return Err(Refused::new(RefusalClass::NotMergeable, cause, remedy));
                         }
                         Operand::Column(_) | Operand::Constant(_) => {}
@@ -194,7 +192,10 @@ mod tests {
         assert_eq!(judged(&above("2"), None), None);
         assert_eq!(judged(&Having::Not(Box::new(above("2"))), None), None);
         assert_eq!(judged(&Having::Or(vec![above("2"), Having::IsNull(0)]), None), Some(true));
-        assert_eq!(judged(&Having::And(vec![above("2"), Having::IsNull(0)]), Some("1")), Some(false));
+        assert_eq!(
+            judged(&Having::And(vec![above("2"), Having::IsNull(0)]), Some("1")),
+            Some(false)
+        );
         let to_null = Having::Compare {
             left: Operand::Column(0),
             holds: [true; 3],
@@ -207,7 +208,10 @@ mod tests {
     fn numbers_are_compared_exactly() {
         assert_eq!(judged(&above("2.50"), Some("2.5")), Some(false));
         assert_eq!(judged(&above("-0.1"), Some("-0.01")), Some(true));
-        assert_eq!(judged(&above("123456789012345678901"), Some("123456789012345678902")), Some(true));
+        assert_eq!(
+            judged(&above("123456789012345678901"), Some("123456789012345678902")),
+            Some(true)
+        );
         assert_eq!(judged(&above("1"), Some("NaN")), Some(true));
         assert_eq!(judged(&above("1"), Some("-Infinity")), Some(false));
     }
@@ -221,7 +225,9 @@ mod tests {
             type_details: [0; 6],
             format: crate::Format::Text,
         };
-        for (type_oid, fits) in [(20, true), (21, true), (23, true), (1700, true), (701, false), (25, false)] {
+        for (type_oid, fits) in
+            [(20, true), (21, true), (23, true), (1700, true), (701, false), (25, false)]
+        {
             assert_eq!(above("1").check(&[field(type_oid)]).is_ok(), fits, "{type_oid}");
         }
         assert!(Having::<Number>::IsNull(0).check(&[field(25)]).is_ok());

@@ -133,7 +133,11 @@ impl Value {
     pub(super) fn widened(self) -> Self {
         match self {
             Self::Integer(value) => Self::Decimal(Decimal::of_integer(value)),
-            other => other,
+            Self::Decimal(_)
+            | Self::Endless(_)
+            | Self::Float(_)
+            | Self::Bytes(_)
+            | Self::Text(_) => self,
         }
     }
 

@@ -238,7 +238,9 @@ pub(crate) fn of_bytes(bytes: &[u8], format: Format, oid: u32, key_type: KeyType
         (KeyType::Uuid, Format::Text, 0 | UUID) => {
             std::str::from_utf8(bytes).map_or(NOT_UTF8, uuid)
         }
-        (KeyType::Date, Format::Text, 0 | DATE) => std::str::from_utf8(bytes).map_or(NOT_UTF8, date),
+        (KeyType::Date, Format::Text, 0 | DATE) => {
+            std::str::from_utf8(bytes).map_or(NOT_UTF8, date)
+        }
         (KeyType::Date, Format::Binary, 0 | DATE) => {
             let days = <[u8; 4]>::try_from(bytes).ok().map(i32::from_be_bytes);
             let date = days.and_then(|days| Date::of_days(i64::from(days) + DAYS_TO_2000));

@@ -10,8 +10,8 @@ use toml::{
 use crate::{
     Algorithm, BadName, GroupName, KeyType, RuleMistake, SLOTS, Scatter, ShardId, Slot, SlotRange,
     SourceId, SourceIndex,
-    limit::{GROUPS_MAX, MISTAKES_MAX, RULES_BYTES_MAX},
     algorithm::BadFunction,
+    limit::{GROUPS_MAX, MISTAKES_MAX, RULES_BYTES_MAX},
     topology::{DataSource, Group, Shard, Topology},
 };
 

@@ -66,7 +66,8 @@ pub(crate) fn keys(
         Expr::Between { expr, negated: false, low, high } => {
             let Some(column) = column(expr) else { return Keys::All };
             let ends = [(FROM, low), (TO, high)];
-            let known = ends.into_iter().filter_map(|(side, end)| Some((side, constant(end, uses)?)));
+            let known =
+                ends.into_iter().filter_map(|(side, end)| Some((side, constant(end, uses)?)));
             let known: Vec<_> = known.collect();
             if known.is_empty() { Keys::All } else { Keys::Within(column, known) }
         }

@@ -406,7 +406,11 @@ pub(super) fn collated(expr: &Expr) -> Result<(&Expr, bool), Refused> {
     }
 }
 
-pub(super) fn sort_key(column: Position, item: &OrderByExpr, collate_c: bool) -> Result<SortKey, Refused> {
+pub(super) fn sort_key(
+    column: Position,
+    item: &OrderByExpr,
+    collate_c: bool,
+) -> Result<SortKey, Refused> {
     let descending = match &item.options.sort {
         None | Some(OrderBySort::Asc) => false,
         Some(OrderBySort::Desc) => true,

@@ -166,8 +166,7 @@ impl Grouping<'_, '_> {
             // Once or more makes no difference to these.
             "min" | "max" => {
                 let place = self.ask(named(expr.clone(), alias))?;
-                let column =
-                    if name == "min" { Column::Min(place) } else { Column::Max(place) };
+                let column = if name == "min" { Column::Min(place) } else { Column::Max(place) };
                 return self.add(column);
             }
             other => return Err(refused(&format!("the aggregate {other}"))),
@@ -296,7 +295,8 @@ impl Grouping<'_, '_> {
     }
 
     fn judged(&mut self, expr: &Expr) -> Result<Having<Constant>, Refused> {
-        let negated = |having, negated| if negated { Having::Not(Box::new(having)) } else { having };
+        let negated =
+            |having, negated| if negated { Having::Not(Box::new(having)) } else { having };
         match expr {
             Expr::Nested(inner) => self.judged(inner),
             Expr::UnaryOp { op: UnaryOperator::Not, expr } => {
@@ -332,7 +332,9 @@ impl Grouping<'_, '_> {
             Expr::IsNotNull(expr) => {
                 Ok(Having::Not(Box::new(Having::IsNull(self.place_of(bare(expr))?))))
             }
-            _ => Err(refused("HAVING with more than comparisons of numbers, over groups that span sources")),
+            _ => Err(refused(
+                "HAVING with more than comparisons of numbers, over groups that span sources",
+            )),
         }
     }
 

@@ -68,10 +68,10 @@ impl Side {
 
     /// What both sides together are, or why their parts' rows are not the rows of the whole.
     pub(super) fn combined(
-        self,
+        &self,
         op: SetOperator,
         quantifier: SetQuantifier,
-        other: Self,
+        other: &Self,
     ) -> Result<Self, &'static str> {
         let same = |one: &(usize, GroupName, KeyColumn), two: &(usize, GroupName, KeyColumn)| {
             (one.0, &one.1) == (two.0, &two.1)
@@ -89,7 +89,7 @@ impl Side {
         }
         let once = op == SetOperator::Union && quantifier != SetQuantifier::All;
         let whole = |side: &Self| side.row_by_row || (once && side.told_once);
-        if !whole(&self) || !whole(&other) {
+        if !whole(self) || !whole(other) {
             return Err("a set operation on what is grouped or limited");
         }
         match (op, quantifier) {
@@ -154,9 +154,11 @@ fn first_select(body: &SetExpr) -> Result<&Select, Refused> {
 fn output(select: &Select, expr: &Expr) -> Option<usize> {
     let Expr::Identifier(wanted) = expr else { return None };
     // Behind `*` no output's place is known.
-    if select.projection.iter().any(|item| {
-        matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..))
-    }) {
+    if select
+        .projection
+        .iter()
+        .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)))
+    {
         return None;
     }
     let wanted = folded(wanted);

@@ -155,7 +155,7 @@ impl<'r> Walk<'r> {
                 let left = self.set(left, outer, ctes)?;
                 let right = self.set(right, outer, ctes)?;
                 let sharded = [left.sharded, right.sharded].concat();
-                let side = left.side.combined(*op, *set_quantifier, right.side);
+                let side = left.side.combined(*op, *set_quantifier, &right.side);
                 let side = side.unwrap_or_else(|why| {
                     self.not_apart(why);
                     Side::default()
