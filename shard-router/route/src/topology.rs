@@ -341,8 +341,8 @@ impl Topology {
     pub fn places_like(&self, other: &Self) -> bool {
         let groups = self.groups.iter().all(|(name, group)| match other.groups.get(name) {
             Some(its) => {
-                (&group.key, group.function, group.key_type)
-                    == (&its.key, its.function, its.key_type)
+                (&group.key, &group.function, group.key_type)
+                    == (&its.key, &its.function, its.key_type)
                     && Slot::all().all(|slot| {
                         let here = &self.shards[group.shard_of(slot)].source;
                         here == &other.shards[its.shard_of(slot)].source
