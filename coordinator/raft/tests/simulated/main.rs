@@ -1,4 +1,5 @@
-//! The real replicated log over a simulated network: three and five nodes, partitions, crashes that lose what was not synced, snapshots.
+//! The real replicated log over a simulated network: three and five nodes, partitions, crashes that lose what was not synced, snapshots,
+//! changes of the membership, nodes that lose their disk.
 //!
 //! openraft, the log store and gRPC are those of the product; hosts, links and time are made. One seed decides faults, links and the
 //! pauses of disks. Two things are not decided by it: openraft draws its election waits, and files are opened and snapshots written on
@@ -6,6 +7,7 @@
 //!
 //! `HOLDFAST_SEEDS=n` runs so many seeds from `HOLDFAST_FIRST_SEED` on.
 
+mod members;
 mod oracle;
 mod world;
 
@@ -74,7 +76,17 @@ fn the_real_log_keeps_its_promises_in_every_seed() {
         "{seeds} seeds in {took} s: {acknowledged} entries acknowledged, {terms} terms, {happened:?}"
     );
     if seeds >= SEEDS {
-        for what in ["crash", "partition", "one-way", "snapshot", "five nodes", "all crash"] {
+        for what in [
+            "crash",
+            "partition",
+            "one-way",
+            "snapshot",
+            "five nodes",
+            "all crash",
+            "joined",
+            "left",
+            "disk lost",
+        ] {
             assert!(happened.contains(what), "no seed had {what}: {happened:?}");
         }
     }
@@ -85,6 +97,7 @@ fn two_runs_of_a_seed_are_alike_and_this_is_how_far() {
     let (one, other) = (run(1), run(1));
     assert!(one.found.is_empty() && other.found.is_empty());
     assert_eq!(one.plan, other.plan, "what a seed does to the cluster is the same each time");
+    assert_eq!(one.wishes, other.wishes);
     let same = one.trace.iter().zip(&other.trace).take_while(|(a, b)| a == b).count();
     println!(
         "two runs of seed 1: {} and {} acknowledged, terms {} and {}, the first {same} of {} applied entries equal",

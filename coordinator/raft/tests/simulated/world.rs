@@ -1,7 +1,9 @@
-//! One run: a cluster in a simulated network, proposals, faults drawn from the seed; then everything heals, must converge and serve.
+//! One run: a cluster in a simulated network, proposals, faults and changes of the membership drawn from the seed; then everything
+//! heals, must converge and serve.
 
 use std::{
     cell::RefCell,
+    collections::{BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     rc::Rc,
@@ -13,17 +15,22 @@ use bytes::Bytes;
 use holdfast_raft::{Capture, Config, Log, Member, Position, StateMachine, seed_disks};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
-use crate::oracle::{Found, Oracle};
+use crate::{
+    members::{Wish, pursue, wishes},
+    oracle::{Found, Oracle},
+};
 
-const PORT: u16 = 17_402;
+pub(crate) const PORT: u16 = 17_402;
 /// Simulated time with faults.
 const FAULTS: Duration = Duration::from_secs(12);
+/// No disk is lost before the cluster is founded.
+const LOST_FROM: Duration = Duration::from_secs(3);
 /// Simulated time in which everything must converge and serve.
 const HEALED: Duration = Duration::from_secs(60);
 /// Between two proposals of a node.
 const PROPOSE_EVERY: Duration = Duration::from_millis(25);
 /// A proposal without an answer for so long is given up: its outcome is unknown.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What came of a seed.
 #[derive(Debug)]
@@ -34,6 +41,7 @@ pub(crate) struct Run {
     pub(crate) happened: Vec<&'static str>,
     /// What was done to the cluster, which the seed alone decides.
     pub(crate) plan: Vec<(u64, Blow)>,
+    pub(crate) wishes: VecDeque<Wish>,
     pub(crate) trace: Vec<(u64, Vec<u8>)>,
 }
 
@@ -50,7 +58,7 @@ pub(crate) enum Blow {
 
 /// What all nodes tell, and what they are told.
 #[derive(Debug, Default)]
-struct Shared {
+pub(crate) struct Shared {
     oracle: Oracle,
     /// What each node's state machine holds.
     states: Vec<Vec<Vec<u8>>>,
@@ -58,13 +66,20 @@ struct Shared {
     served: bool,
     restored: u64,
     next: u64,
+    /// What the membership shall become, in order, and what it has become.
+    pub(crate) wishes: VecDeque<Wish>,
+    pub(crate) met: Vec<Wish>,
+    /// The members, by the word of the last leader that had something acknowledged.
+    members: BTreeSet<usize>,
+    /// Nodes that begin with an empty directory, to be let in.
+    joins: BTreeSet<usize>,
 }
 
-type Seen = Arc<Mutex<Shared>>;
+pub(crate) type Seen = Arc<Mutex<Shared>>;
 
 /// A list of all entries.
 #[derive(Debug)]
-struct Journal {
+pub(crate) struct Journal {
     node: usize,
     seen: Seen,
 }
@@ -104,12 +119,13 @@ impl StateMachine for Journal {
     }
 }
 
-fn name(node: usize) -> String {
+pub(crate) fn name(node: usize) -> String {
     format!("node-{}", node + 1)
 }
 
 fn config(node: usize, nodes: usize, dir: PathBuf, snapshot_every: u64) -> Config {
-    let members = (0..nodes).map(|node| Member {
+    let own = (node >= nodes).then_some(node);
+    let members = (0..nodes).chain(own).map(|node| Member {
         node: node as u64 + 1,
         raft: format!("{}:{PORT}", name(node)),
         grpc: format!("{}:1", name(node)),
@@ -134,11 +150,12 @@ fn config(node: usize, nodes: usize, dir: PathBuf, snapshot_every: u64) -> Confi
 }
 
 /// The life of a node: open, propose, watch, until the host is crashed.
-async fn live(config: Config, node: usize, seen: Seen) -> turmoil::Result {
+async fn live(mut config: Config, node: usize, seen: Seen) -> turmoil::Result {
     {
         let mut seen = seen.lock().expect("no holder panics");
         seen.oracle.starts(node);
         seen.states[node].clear();
+        config.join = seen.joins.contains(&node);
     }
     let log = loop {
         let journal = Journal { node, seen: Arc::clone(&seen) };
@@ -148,6 +165,7 @@ async fn live(config: Config, node: usize, seen: Seen) -> turmoil::Result {
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
+    tokio::spawn(pursue(log.clone(), Arc::clone(&seen)));
     loop {
         tokio::time::sleep(PROPOSE_EVERY).await;
         let status = log.status();
@@ -166,9 +184,11 @@ async fn live(config: Config, node: usize, seen: Seen) -> turmoil::Result {
             if let Ok(Ok((position, ()))) =
                 tokio::time::timeout(PATIENCE, log.propose(entry.clone())).await
             {
+                let members = log.status().members;
                 let mut seen = seen.lock().expect("no holder panics");
                 seen.oracle.acknowledged(position.index, &entry);
                 seen.served |= seen.healed;
+                seen.members = members.iter().map(|one| one.member.node as usize - 1).collect();
             }
         });
     }
@@ -212,10 +232,16 @@ pub(crate) fn run(seed: u64) -> Run {
     let nodes = if seed % 4 == 3 { 5 } else { 3 };
     let snapshot_every = if seed % 2 == 0 { 60 } else { 100_000 };
     let plan = plan(&mut chance, nodes);
+    let wishes = wishes(&mut chance, nodes);
     seed_disks(chance.random());
     let folder = folder();
-    let seen: Seen =
-        Arc::new(Mutex::new(Shared { states: vec![Vec::new(); nodes], ..Shared::default() }));
+    let seen: Seen = Arc::new(Mutex::new(Shared {
+        states: vec![Vec::new(); nodes + 1],
+        wishes: wishes.clone(),
+        members: (0..nodes).collect(),
+        joins: BTreeSet::from([nodes]),
+        ..Shared::default()
+    }));
     let mut sim = turmoil::Builder::new()
         .rng_seed(chance.random())
         .simulation_duration(FAULTS + HEALED + Duration::from_secs(1))
@@ -224,44 +250,56 @@ pub(crate) fn run(seed: u64) -> Run {
         .max_message_latency(Duration::from_millis(chance.random_range(2..25)))
         .tcp_capacity(4_096)
         .build();
-    let configs: Vec<Config> = (0..nodes)
-        .map(|node| config(node, nodes, folder.path().join(name(node)), snapshot_every))
-        .collect();
+    let dirs = (0..=nodes).map(|node| folder.path().join(name(node))).collect::<Vec<_>>();
+    let configs: Vec<Config> =
+        (0..=nodes).map(|node| config(node, nodes, dirs[node].clone(), snapshot_every)).collect();
     for (node, config) in configs.into_iter().enumerate() {
         let seen = Arc::clone(&seen);
         sim.host(name(node), move || live(config.clone(), node, Arc::clone(&seen)));
     }
     let happened = Rc::new(RefCell::new(Vec::new()));
-    play(&mut sim, &plan, nodes, &happened);
-    let converged = heal(&mut sim, nodes, &seen);
+    play(&mut sim, &plan, &dirs, &seen, &happened);
+    let converged = heal(&mut sim, &dirs, &seen);
     drop(sim);
-    let mut seen = std::mem::take(&mut *seen.lock().expect("no holder panics"));
+    let seen = std::mem::take(&mut *seen.lock().expect("no holder panics"));
     if seen.restored > 0 {
         happened.borrow_mut().push("snapshot");
+    }
+    for wish in &seen.met {
+        happened.borrow_mut().push(match wish {
+            Wish::Joins(_) => "joined",
+            Wish::Leaves(_) => "left",
+            Wish::Renewed(_) => "disk lost",
+        });
     }
     if nodes == 5 {
         happened.borrow_mut().push("five nodes");
     }
     let (acknowledged, term, trace) =
         (seen.oracle.count(), seen.oracle.term(), seen.oracle.trace());
-    let states = if converged { std::mem::take(&mut seen.states) } else { Vec::new() };
-    let mut found = seen.oracle.judge(&states);
+    let members = seen.members.iter().map(|&node| seen.states[node].clone());
+    let states: Vec<_> = if converged { members.collect() } else { Vec::new() };
+    let Shared { oracle, states: all, served, members, wishes: unmet, .. } = seen;
+    let mut found = oracle.judge(&states);
     if !converged {
-        let lengths: Vec<usize> = seen.states.iter().map(Vec::len).collect();
-        let detail = format!("served {}, {lengths:?} entries", seen.served);
+        let lengths: Vec<usize> = all.iter().map(Vec::len).collect();
+        let detail =
+            format!("served {served}, {lengths:?} entries, members {members:?}, not met {unmet:?}");
         found.push(Found { promise: "I17 converges and serves", detail });
     }
-    Run { found, acknowledged, term, happened: happened.take(), plan, trace }
+    Run { found, acknowledged, term, happened: happened.take(), plan, wishes, trace }
 }
 
 fn play(
     sim: &mut turmoil::Sim<'_>,
     plan: &[(u64, Blow)],
-    nodes: usize,
+    dirs: &[PathBuf],
+    seen: &Seen,
     happened: &RefCell<Vec<&'static str>>,
 ) {
+    let nodes = dirs.len() - 1;
     let mut blows = plan.iter().peekable();
-    let mut down = vec![false; nodes];
+    let mut down = vec![false; nodes + 1];
     while sim.elapsed() < FAULTS {
         let now = sim.elapsed().as_millis() as u64;
         while let Some((_, blow)) = blows.next_if(|(at, _)| *at <= now) {
@@ -299,6 +337,7 @@ fn play(
             };
             happened.borrow_mut().push(happens);
         }
+        renew(sim, dirs, seen, &mut down);
         sim.step().expect("a host does not fail");
     }
     for node in 0..nodes {
@@ -311,16 +350,44 @@ fn play(
     }
 }
 
-/// Steps until all nodes hold the same and something new was acknowledged; false when time is over.
-fn heal(sim: &mut turmoil::Sim<'_>, nodes: usize, seen: &Seen) -> bool {
+/// If that is wished next, a node loses its disk now and comes back empty, to be let in.
+fn renew(sim: &mut turmoil::Sim<'_>, dirs: &[PathBuf], seen: &Seen, down: &mut [bool]) {
+    if sim.elapsed() < LOST_FROM {
+        return;
+    }
+    let mut shared = seen.lock().expect("no holder panics");
+    let Some(&wish @ Wish::Renewed(node)) = shared.wishes.front() else { return };
+    shared.wishes.pop_front();
+    shared.met.push(wish);
+    shared.joins.insert(node);
+    // A host that stops lets go of its log, which tells nobody here.
+    drop(shared);
+    if !std::mem::replace(&mut down[node], true) {
+        sim.crash(name(node));
+    }
+    // A thread of the life before may still be writing.
+    while dirs[node].exists() {
+        drop(std::fs::remove_dir_all(&dirs[node]));
+    }
+    sim.bounce(name(node));
+    down[node] = false;
+}
+
+/// Steps until everything that was wished is so, all members hold the same and something new was acknowledged; false when time is
+/// over.
+fn heal(sim: &mut turmoil::Sim<'_>, dirs: &[PathBuf], seen: &Seen) -> bool {
     seen.lock().expect("no holder panics").healed = true;
+    let mut down = vec![false; dirs.len()];
     while sim.elapsed() < FAULTS + HEALED {
         for _ in 0..20 {
             sim.step().expect("a host does not fail");
         }
+        renew(sim, dirs, seen, &mut down);
         let seen = seen.lock().expect("no holder panics");
-        let same = (1..nodes).all(|node| seen.states[node] == seen.states[0]);
-        if seen.served && same && !seen.states[0].is_empty() {
+        let mut states = seen.members.iter().map(|&node| &seen.states[node]);
+        let first = states.next().expect("a cluster has members");
+        let same = !first.is_empty() && states.all(|state| state == first);
+        if seen.served && same && seen.wishes.is_empty() {
             return true;
         }
     }
