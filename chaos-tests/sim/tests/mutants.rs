@@ -34,7 +34,8 @@ fn names_are_unique_and_in_the_table_of_the_reference() {
         let row = format!("| `{}` |", mutant.name());
         assert!(table.contains(&row), "docs/reference/mutants.md has no row {row}");
     }
-    let rows = table.lines().filter(|line| line.starts_with("| `")).count();
+    let own = table.split("## In the real log").next().expect("a first part");
+    let rows = own.lines().filter(|line| line.starts_with("| `")).count();
     assert_eq!(rows, Mutant::ALL.len());
     assert_eq!(Mutant::named("none"), None);
 }

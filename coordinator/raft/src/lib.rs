@@ -79,13 +79,12 @@ mod membership;
 mod network;
 mod offline;
 mod open;
+#[cfg(feature = "simulation")]
+mod planted;
 mod position;
 mod status;
 mod store;
 
-#[cfg(feature = "simulation")]
-#[doc(hidden)]
-pub use self::network::wire::seed_disks;
 pub use self::{
     archive::{SavedSnapshot, SnapshotContent, found_from, parse_snapshot},
     config::{Config, GROUPS_MAX, MEMBERS_MAX, Member, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN},
@@ -97,6 +96,12 @@ pub use self::{
     offline::{StoppedLog, read_stopped},
     position::Position,
     status::{LogStatus, MemberStatus, Role},
+};
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub use self::{
+    network::wire::seed_disks,
+    planted::{Planted, plant},
 };
 
 /// What a log filter should say of the libraries below this crate: openraft warns of every attempt at a peer that is gone, which

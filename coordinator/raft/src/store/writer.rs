@@ -175,6 +175,20 @@ fn tell(done: &mut Vec<Done>) {
     }
 }
 
+/// A planted bug: tells before anything is written.
+#[cfg(feature = "simulation")]
+async fn tell_early(done: &mut Vec<Done>) {
+    use crate::planted::{Planted, is_planted};
+    if !is_planted(Planted::FsyncSkipped) {
+        return;
+    }
+    tell(done);
+    // A cache that is written back some time later.
+    for _ in 0..20 {
+        crate::network::wire::disk_pause().await;
+    }
+}
+
 /// The end of a process that can no longer keep its word.
 fn abort(action: &str, path: &Path, error: &io::Error) -> ! {
     tracing::error!(
@@ -212,6 +226,7 @@ impl<D: Disk> Writer<D> {
             // What is gathered here and not written is lost in a crash; what is written is synced, and may be untold.
             crate::network::wire::disk_pause().await;
             let close = self.gather(first, &mut commands, &mut done);
+            tell_early(&mut done).await;
             self.flush();
             crate::network::wire::disk_pause().await;
             tell(&mut done);

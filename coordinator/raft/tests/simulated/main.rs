@@ -20,11 +20,14 @@ use std::{
     time::Instant,
 };
 
+use holdfast_raft::Planted;
 use oracle::Found;
 use world::{Run, run};
 
 /// Seeds of a run of the tests.
 const SEEDS: u64 = 20;
+/// Seeds within which each bug that is planted in the log must be found.
+const PLANTED_SEEDS: u64 = 100;
 
 fn number(name: &str, usual: u64) -> u64 {
     std::env::var(name).ok().and_then(|words| words.parse().ok()).unwrap_or(usual)
@@ -43,7 +46,7 @@ fn runs(seeds: std::ops::Range<u64>) -> BTreeMap<u64, Run> {
                     if seed >= seeds.end {
                         break;
                     }
-                    let one = run(seed);
+                    let one = run(seed, None);
                     done.lock().expect("no holder panics").insert(seed, one);
                 }
             });
@@ -94,7 +97,7 @@ fn the_real_log_keeps_its_promises_in_every_seed() {
 
 #[test]
 fn two_runs_of_a_seed_are_alike_and_this_is_how_far() {
-    let (one, other) = (run(1), run(1));
+    let (one, other) = (run(1, None), run(1, None));
     assert!(one.found.is_empty() && other.found.is_empty());
     assert_eq!(one.plan, other.plan, "what a seed does to the cluster is the same each time");
     assert_eq!(one.wishes, other.wishes);
@@ -107,6 +110,24 @@ fn two_runs_of_a_seed_are_alike_and_this_is_how_far() {
         other.term,
         one.trace.len()
     );
+}
+
+/// Bugs in the real log, not in a history of it.
+#[test]
+fn bugs_that_are_planted_in_the_log_are_found() {
+    let table = include_str!("../../../../docs/reference/mutants.md");
+    for bug in Planted::ALL {
+        let row = format!("| `{}` |", bug.name());
+        assert!(table.contains(&row), "docs/reference/mutants.md has no row {row}");
+        let found = (0..PLANTED_SEEDS).find_map(|seed| {
+            // A log that notices that something is impossible ends its process, which is a find as well.
+            let found = std::panic::catch_unwind(|| run(seed, Some(bug)).found)
+                .map_or(Some("a log ends in panic"), |found| found.first().map(|one| one.promise));
+            found.map(|promise| (seed, promise))
+        });
+        let (seed, promise) = found.unwrap_or_else(|| panic!("{} is not found", bug.name()));
+        println!("{}: {promise}, in {} seeds", bug.name(), seed + 1);
+    }
 }
 
 #[test]

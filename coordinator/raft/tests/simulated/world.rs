@@ -12,7 +12,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use holdfast_raft::{Capture, Config, Log, Member, Position, StateMachine, seed_disks};
+use holdfast_raft::{
+    Capture, Config, Log, Member, Planted, Position, StateMachine, plant, seed_disks,
+};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
@@ -226,8 +228,9 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().expect("a folder"))
 }
 
-/// Runs a seed.
-pub(crate) fn run(seed: u64) -> Run {
+/// Runs a seed, with a planted bug or without.
+pub(crate) fn run(seed: u64, bug: Option<Planted>) -> Run {
+    plant(bug);
     let mut chance = StdRng::seed_from_u64(seed);
     let nodes = if seed % 4 == 3 { 5 } else { 3 };
     let snapshot_every = if seed % 2 == 0 { 60 } else { 100_000 };
