@@ -126,3 +126,18 @@ async fn what_can_lose_money_takes_two_people_and_all_of_it_is_written_down_on_e
     }
     assert_eq!(get(leader, "/v1/audit?limit=1001").await.problem().1, "HF2301");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_keys_are_located_at_once_as_allowed_and_no_more() {
+    let cluster = Cluster::of(1).await;
+    assert_eq!(put(cluster.leader().http, &apply(RULES, 0)).await.status, 200);
+    let client = Client::lazy(cluster.addresses(), ClientOptions::default()).unwrap();
+    let keys = |count: usize| (0..count).map(|key| format!("A-{key}")).collect::<Vec<_>>();
+    let located = client.locate("account", &keys(1_000)).await.unwrap();
+    assert_eq!((located.places.len(), located.epoch), (1_000, 1));
+    for count in [0, 1_001] {
+        let refused = client.locate("account", &keys(count)).await.unwrap_err().to_string();
+        assert!(refused.contains("HF2301"), "{count} keys: {refused}");
+        assert!(refused.contains("allowed are 1 to 1000"), "{refused}");
+    }
+}

@@ -56,6 +56,11 @@ impl Cluster {
 
     /// As [`Self::start`], with so many Raft groups.
     pub(crate) async fn with_groups(count: u64, groups: u32) -> Self {
+        Self::start_some(count, count, groups).await
+    }
+
+    /// `count` nodes, of which the first `running` are started: a majority.
+    pub(crate) async fn start_some(count: u64, running: u64, groups: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut members = Vec::new();
         let mut binds = Vec::new();
@@ -97,12 +102,18 @@ impl Cluster {
         };
         let configs: Vec<Config> = binds.iter().enumerate().map(config).collect();
         let mut cluster = Self { nodes: Vec::new(), configs, _dir: dir };
-        for index in 0..cluster.configs.len() {
-            let node = Node::start(cluster.configs[index].clone()).await;
-            cluster.nodes.push(Some(node));
+        for config in &cluster.configs {
+            let runs = config.node.id <= running;
+            let node = if runs { Some(Node::start(config.clone()).await) } else { None };
+            cluster.nodes.push(node);
         }
         cluster.leader().await;
         cluster
+    }
+
+    /// How a node is configured.
+    pub(crate) fn config(&self, node: u64) -> &Config {
+        &self.configs[node as usize - 1]
     }
 
     /// The gRPC addresses, also of nodes that are stopped.

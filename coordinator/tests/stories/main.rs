@@ -8,6 +8,7 @@ mod cluster;
 mod crowd;
 mod failover;
 mod groups;
+mod mixed_versions;
 mod saga;
 mod scenarios;
 mod sessions;
