@@ -26,6 +26,7 @@ mod router_pgbench;
 mod router_sides;
 mod scale;
 mod show;
+mod steady;
 mod submission;
 mod transfer;
 mod worker;
@@ -78,6 +79,13 @@ Examples:
 Takes some 20 minutes and 8 GiB of memory with its defaults.
 Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
     Scale(scale::ScaleArgs),
+    #[command(after_help = "\
+Examples:
+  holdfast bench steady
+  holdfast bench steady --minutes 60 --json > steady.json
+
+Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
+    Steady(steady::SteadyArgs),
     /// One log store, for a bench
     #[command(hide = true)]
     Log(bar_log::LogArgs),
@@ -105,6 +113,7 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Bench::Scale(args) => Box::pin(scale::run(args)).await,
+        Bench::Steady(args) => Box::pin(steady::run(args)).await,
         Bench::Log(args) => Box::pin(bar_log::serve(args)).await,
         Bench::RaftNode(args) => Box::pin(bar_raft::serve(args)).await,
         Bench::Echo(args) => Box::pin(bar_echo::serve(args)).await,

@@ -187,6 +187,16 @@ impl Nodes {
         Ok(())
     }
 
+    /// The highest term of any node: each election makes it higher.
+    pub(crate) async fn term(&self) -> anyhow::Result<u64> {
+        let mut term = 0;
+        for coordinator in &self.coordinators {
+            let status = status(&coordinator.grpc).await.context("a node does not answer")?;
+            term = term.max(status.term);
+        }
+        Ok(term)
+    }
+
     /// Memory of the leader in RAM, bytes.
     pub(crate) async fn memory_bytes(&self) -> anyhow::Result<f64> {
         resident_bytes(self.processes().await?.leader)
