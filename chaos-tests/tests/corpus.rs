@@ -1,4 +1,6 @@
 //! Every reader of foreign bytes takes the corpus of `fuzz/`, each file as it is and in many mutations, without breaking a promise.
+//!
+//! `HOLDFAST_MUTATIONS=n` tries so many mutations of each file, `HOLDFAST_TARGET=name` one reader alone: a search without a fuzzer.
 
 use std::{
     collections::BTreeSet,
@@ -54,12 +56,15 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], chance: &mut StdRng) {
 
 #[test]
 fn the_corpus_and_its_mutations_break_no_promise_of_any_reader() -> anyhow::Result<()> {
-    for target in TARGETS {
+    let number = |words: String| words.parse().ok();
+    let mutations: Option<u64> = std::env::var("HOLDFAST_MUTATIONS").ok().and_then(number);
+    let only = std::env::var("HOLDFAST_TARGET").ok();
+    for target in TARGETS.iter().filter(|one| only.as_deref().is_none_or(|name| name == one.name)) {
         let files = files(&fuzz().join("corpus").join(target.name))?;
         ensure!(files.len() >= 4, "{} has {} files", target.name, files.len());
         for (nth, (name, sound)) in files.iter().enumerate() {
             let other = &files[(nth + 1) % files.len()].1;
-            for seed in 0..=target.mutations {
+            for seed in 0..=mutations.unwrap_or(target.mutations) {
                 let mut bytes = sound.clone();
                 if seed > 0 {
                     mutate(&mut bytes, other, &mut StdRng::seed_from_u64(seed));
