@@ -4,7 +4,7 @@ use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use holdfast_chaos_tests::{Cluster, Load, SOON, Shape, demo::processes_of, holdfast, http, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     process::{Child, Command},
     time::Instant,
@@ -76,6 +76,42 @@ async fn a_cluster_that_a_drill_started_goes_with_its_runner_though_a_process_st
         processes_of(&tmp).ok().filter(Vec::is_empty).map(drop)
     })
     .await
+}
+
+/// Directories of nodes that a drill has moved aside.
+fn moved_aside(folder: &std::path::Path) -> anyhow::Result<usize> {
+    let names = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let names = names.collect::<std::io::Result<Vec<_>>>()?;
+    Ok(names.iter().filter(|name| name.to_string_lossy().contains(".lost-")).count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_takes_its_disk_back_when_whoever_took_it_dies_before_the_node_is_replaced()
+-> anyhow::Result<()> {
+    let cluster = Cluster::shaped(2, Shape { proxied: true, ..Shape::default() }).await?;
+    let load = Load::open(&cluster, "disk").await?;
+    let running = load.start(4, false);
+    let at = cluster.follower().await?;
+    let (door, data) = (&cluster.nodes[at].drill, &cluster.nodes[at].data);
+    // The order of a runner of which nothing is heard any more.
+    let order = json!({ "fault": "lose-disk", "measure": 200, "limit_ms": 4_000 });
+    let told = http::post(door, "/v1/drill", &order).await?;
+    ensure!(told.status == 200, "{:#}", told.json());
+    let folder = data.parent().context("a folder for all nodes")?;
+    until("the disk is taken", SOON, async || moved_aside(folder).ok().filter(|count| *count == 1))
+        .await?;
+    load.more(20).await?;
+    until("the node has its disk again and serves", 2 * SOON, async || {
+        let back = moved_aside(folder).ok()? == 0 && data.join("IDENTITY").exists();
+        let status = cluster.status(at).await?;
+        (back && status.role == "follower" && status.leader != 0).then_some(())
+    })
+    .await?;
+    load.more(20).await?;
+    running.stop().await?;
+    cluster.quiet(SOON).await?;
+    cluster.audit().await?;
+    cluster.agree().await
 }
 
 /// How many processes below `folder` are stopped.

@@ -60,6 +60,7 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
         name: format!("bank-{}", config.shard),
         grpc: None,
         database: Some(config.database.clone()),
+        disk: None,
     };
     let database = config::masked(&config.database);
     let role = holdfast_banking::BankConfig {

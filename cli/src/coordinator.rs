@@ -6,7 +6,7 @@ use holdfast_coordinator::Coordinator;
 
 use crate::{
     config::{self, ConfigArgs, CoordinatorConfig},
-    drill::door,
+    drill::{door, lost_disk},
     health_door, shutdown, telemetry,
 };
 
@@ -69,9 +69,14 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<ExitCode> {
             name: format!("coordinator-{}", node.node.id),
             grpc: Some(bind.grpc.to_string()),
             database: None,
+            disk: Some((node.node.id, node.node.data_dir.clone())),
         };
+        let drilled = drill.allowed;
         door::open(drill, about, token.clone()).await?;
         let coordinator = Coordinator::start(node).await?.with_metrics(metrics);
+        if drilled {
+            lost_disk::watch(&coordinator);
+        }
         let ready = tokio::spawn(health_door::log_ready(
             Arc::new({
                 let coordinator = coordinator.clone();

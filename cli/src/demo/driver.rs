@@ -110,6 +110,14 @@ impl Load {
         tasks
     }
 
+    /// Starts so many more clients for one transfer each.
+    pub(crate) fn start_once(self: &Arc<Self>, clients: u32, tasks: &mut JoinSet<Vec<Record>>) {
+        for _ in 0..clients {
+            let load = Arc::clone(self);
+            tasks.spawn(async move { load.make_next().await.into_iter().collect() });
+        }
+    }
+
     /// The id of the transfer of that number.
     pub(crate) fn gid(&self, number: u64) -> String {
         gid(self.seed, number)
@@ -117,14 +125,19 @@ impl Load {
 
     async fn run_client(self: Arc<Self>) -> Vec<Record> {
         let mut records = Vec::new();
-        while let Some(number) = self.tickets.next().await {
-            let Some(transfer) = self.bank.transfer(number) else { break };
-            self.tally.under_way().insert(number);
-            let told = self.make(number, transfer).await;
-            self.tally.under_way().remove(&number);
-            records.push(Record { number, told });
+        while let Some(record) = self.make_next().await {
+            records.push(record);
         }
         records
+    }
+
+    async fn make_next(&self) -> Option<Record> {
+        let number = self.tickets.next().await?;
+        let transfer = self.bank.transfer(number)?;
+        self.tally.under_way().insert(number);
+        let told = self.make(number, transfer).await;
+        self.tally.under_way().remove(&number);
+        Some(Record { number, told })
     }
 
     async fn make(&self, number: u64, transfer: Transfer) -> Told {

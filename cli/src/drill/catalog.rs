@@ -39,6 +39,25 @@ pub(crate) enum From {
     End,
 }
 
+/// How a fault ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Mend {
+    /// By itself, when its time is over.
+    ByItself,
+    /// By `holdfast cluster replace`, which the runner gives; without it the target undoes the fault when its time is over.
+    Replace,
+}
+
+/// A blow while more is under way than the clients of a drill ever have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Surge {
+    /// Transactions.
+    pub(crate) in_flight: u32,
+    /// From the blow until each is answered, ms.
+    pub(crate) resolved_max_ms: u64,
+}
+
 /// What must not be exceeded, ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Goals {
@@ -48,6 +67,8 @@ pub(crate) struct Goals {
     pub(crate) recover_max_ms: u64,
     /// The error budget: a longer time without any commit aborts the drill.
     pub(crate) gap_max_ms: u64,
+    /// Until another node leads by a hand-over, or a replaced node has its vote; the slowest.
+    pub(crate) mended_max_ms: Option<u64>,
 }
 
 /// One drill.
@@ -63,12 +84,31 @@ pub(crate) struct Drill {
     pub(crate) held_ms: u64,
     pub(crate) measured_from: From,
     pub(crate) goals: Goals,
+    /// What has to be done for everybody to be well again, beside waiting.
+    pub(crate) mend: Mend,
+    /// One more blow at the end, with so much under way.
+    pub(crate) surge: Option<Surge>,
 }
 
 impl Drill {
     /// The time limit that the target keeps by itself.
     pub(crate) fn held(&self) -> Duration {
         Duration::from_millis(self.held_ms)
+    }
+
+    const fn mended_by(mut self, mend: Mend) -> Self {
+        self.mend = mend;
+        self
+    }
+
+    const fn mended_within(mut self, ms: u64) -> Self {
+        self.goals.mended_max_ms = Some(ms);
+        self
+    }
+
+    const fn with_surge(mut self, in_flight: u32, resolved_max_ms: u64) -> Self {
+        self.surge = Some(Surge { in_flight, resolved_max_ms });
+        self
     }
 }
 
@@ -86,19 +126,26 @@ macro_rules! drill {
             strike: Strike { fault: $fault, measure: $measure },
             held_ms: $held,
             measured_from: From::$from,
-            goals: Goals { recover_p50_ms: $p50, recover_max_ms: $max, gap_max_ms: $gap },
+            goals: Goals {
+                recover_p50_ms: $p50,
+                recover_max_ms: $max,
+                gap_max_ms: $gap,
+                mended_max_ms: None,
+            },
+            mend: Mend::ByItself,
+            surge: None,
         }
     };
 }
 
 /// Every drill, in the order in which a team should dare them.
-pub(crate) const DRILLS: [Drill; 14] = [
+pub(crate) const DRILLS: [Drill; 15] = [
     drill!("follower-kill", "SIGKILL of a coordinator that follows", "none: the others are a quorum", Follower,
         "kill" 0, held DEAD_MS, from Fault, goals 500 3_000 3_000),
     drill!("leader-kill", "SIGKILL of the coordinator that leads", "all transactions wait for the election; none fails", Leader,
-        "kill" 0, held DEAD_MS, from Fault, goals 800 3_000 5_000),
+        "kill" 0, held DEAD_MS, from Fault, goals 800 3_000 5_000).with_surge(1_000, 3_000),
     drill!("hand-over", "the leader hands over and restarts in good order", "all transactions wait for a moment", Leader,
-        "restart" 0, held DEAD_MS, from Fault, goals 300 1_000 3_000),
+        "restart" 0, held DEAD_MS, from Fault, goals 500 1_000 3_000).mended_within(300),
     drill!("pause-leader", "SIGSTOP of the leader; it comes back with stale beliefs", "all transactions wait for the election", Leader,
         "pause" 0, held 4_000, from Fault, goals 2_000 3_000 5_000),
     drill!("partition-leader", "the leader is cut off from its peers; clients and agents still reach it", "all transactions wait for the election", Leader,
@@ -121,6 +168,8 @@ pub(crate) const DRILLS: [Drill; 14] = [
         "kill" 0, held DEAD_MS, from Fault, goals 6_000 12_000 20_000),
     drill!("rolling-restart", "every process restarts, one after the other", "each restart is felt for a moment", EachInTurn,
         "restart" 0, held 0, from Fault, goals 1_000 5_000 10_000),
+    drill!("replace-node", "a follower dies and comes back with an empty disk; it is replaced under load", "none: the others are a quorum; its directory is moved aside and kept", Follower,
+        "lose-disk" 1_500, held 30_000, from Fault, goals 1_000 3_000 5_000).mended_by(Mend::Replace).mended_within(30_000),
 ];
 
 /// The drill of that name.
@@ -146,8 +195,11 @@ mod tests {
             let measure = drill.strike.measure;
             let known = match Held::named(drill.strike.fault) {
                 Some(fault) => fault.range().0.contains(&measure),
-                None => ["kill", "restart", "pause", "connections"].contains(&drill.strike.fault),
+                None => ["kill", "restart", "pause", "lose-disk", "connections"]
+                    .contains(&drill.strike.fault),
             };
+            let spares_the_quorum = drill.mend == Mend::ByItself || drill.whom == Whom::Follower;
+            assert!(spares_the_quorum, "{}: one disk of three may be taken", drill.name);
             assert!(known, "{}: no door knows {:?}", drill.name, drill.strike);
         }
     }

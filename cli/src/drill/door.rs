@@ -7,6 +7,7 @@
 use std::{
     net::SocketAddr,
     os::unix::process::CommandExt as _,
+    path::PathBuf,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
@@ -28,6 +29,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use super::lost_disk;
 
 /// Lets a process that was stopped go on: `$1` is its number, `$2` how long, seconds.
 const RESUME: &str = r#"sleep "$2"; kill -CONT "$1""#;
@@ -60,13 +63,15 @@ pub(crate) struct About {
     pub(crate) grpc: Option<String>,
     /// Of a bank; holds its password and is never shown.
     pub(crate) database: Option<tokio_postgres::Config>,
+    /// Of a coordinator: its number, and where its log is.
+    pub(crate) disk: Option<(u64, PathBuf)>,
 }
 
 /// What is asked for.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Order {
-    /// `kill`, `restart`, `pause`, `connections`, or a fault that is held.
+    /// `kill`, `restart`, `pause`, `lose-disk`, `connections`, or a fault that is held.
     pub(crate) fault: String,
     /// How much of it.
     #[serde(default)]
@@ -133,6 +138,7 @@ async fn look(State(behind): State<Arc<Behind>>) -> Json<Value> {
         "role": about.role,
         "name": about.name,
         "grpc": about.grpc,
+        "node": about.disk.as_ref().map(|(node, _)| node),
         "pid": std::process::id(),
         "held": standing,
     }))
@@ -188,6 +194,15 @@ fn carry_out(behind: &Arc<Behind>, order: &Order) -> anyhow::Result<()> {
             resume_later(limit)?;
             blow(Signal::SIGSTOP);
         }
+        "lose-disk" => {
+            let (_, data) =
+                behind.about.disk.as_ref().context("this role has no disk of its own")?;
+            let dead = u64::try_from(order.measure).ok().map(Duration::from_millis);
+            let dead = dead.filter(|dead| *dead < limit);
+            let dead = dead.context("it is dead for a part of the limit (measure, ms)")?;
+            lost_disk::lose_later(data, dead, limit)?;
+            blow(Signal::SIGKILL);
+        }
         "connections" => {
             let database = behind.about.database.clone();
             let database = database.context("this role has no data source of its own")?;
@@ -199,7 +214,7 @@ fn carry_out(behind: &Arc<Behind>, order: &Order) -> anyhow::Result<()> {
         name => {
             let fault = Held::named(name).with_context(|| {
                 let known = Held::ALL.iter().map(|fault| fault.name()).collect::<Vec<_>>().join(", ");
-                format!("no fault is called {name:?}; there are kill, restart, pause, connections, {known}")
+                format!("no fault is called {name:?}; there are kill, restart, pause, lose-disk, connections, {known}")
             })?;
             fault.hold(order.measure, limit)?;
         }
@@ -216,7 +231,8 @@ fn blow(signal: Signal) {
     });
 }
 
-fn guard(script: &str, seconds: Duration) -> Command {
+/// A shell with that script, in a process group of its own: `$1` is our number, `$2` so many seconds.
+pub(super) fn guard(script: &str, seconds: Duration) -> Command {
     let mut guard = Command::new("/bin/sh");
     guard.args(["-c", script, "holdfast-drill-guard"]).arg(std::process::id().to_string());
     guard.arg(format!("{:.3}", seconds.as_secs_f64())).process_group(0);

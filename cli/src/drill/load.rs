@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -27,6 +27,8 @@ use crate::demo::{
 pub(crate) const POINT: Duration = Duration::from_millis(100);
 /// Points that are kept: two hours.
 const POINTS_MAX: usize = 72_000;
+/// For a surge to be under way.
+const SURGE_MAX: Duration = Duration::from_secs(5);
 /// Between two requests of a probe where nothing happened.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -37,6 +39,8 @@ pub(crate) struct Work {
     pub(crate) recovery: Recovery,
     load: Option<Arc<Load>>,
     transfers: JoinSet<Vec<Record>>,
+    /// Of surges, one transfer each.
+    extra: Mutex<JoinSet<Vec<Record>>>,
     probes: JoinSet<()>,
     stopped: Arc<AtomicBool>,
     curve: JoinHandle<Vec<Point>>,
@@ -79,7 +83,20 @@ impl Work {
             }
         };
         let curve = tokio::spawn(draw(Arc::clone(&tally), Arc::clone(&stopped), began));
-        Self { tally, recovery, load, transfers, probes, stopped, curve }
+        let extra = Mutex::default();
+        Self { tally, recovery, load, transfers, extra, probes, stopped, curve }
+    }
+
+    /// Puts so many transfers under way beside those of the clients, and waits until they are; false in somebody else's cluster,
+    /// where nothing is transferred.
+    pub(crate) async fn surge(&self, count: u32) -> bool {
+        let Some(load) = &self.load else { return false };
+        load.start_once(count, &mut self.extra.lock().expect("no holder panics"));
+        let until = Instant::now() + SURGE_MAX;
+        while self.tally.under_way().len() < count as usize && Instant::now() < until {
+            tokio::task::yield_now().await;
+        }
+        true
     }
 
     /// Begins nothing more; answers what clients were told and the curve, once all is known.
@@ -90,6 +107,10 @@ impl Work {
             load.tickets.stop();
         }
         let mut records = Vec::new();
+        let mut extra = self.extra.into_inner().expect("no holder panics");
+        while let Some(ended) = extra.join_next().await {
+            records.extend(ended.context("a client ended before its time")?);
+        }
         while let Some(ended) = self.transfers.join_next().await {
             records.extend(ended.context("a client ended before its time")?);
         }

@@ -8,6 +8,8 @@ pub(crate) mod catalog;
 pub(crate) mod door;
 mod fleet;
 mod load;
+pub(crate) mod lost_disk;
+mod mend;
 mod page;
 mod place;
 mod report;

@@ -51,6 +51,10 @@ pub(crate) fn of(report: &Report) -> String {
                 report.steady.before, report.steady.during, report.steady.after
             ),
         ),
+        (
+            "another leads, or the node has its vote, after, ms (p50 / max)",
+            format!("{} / {}", shown(report.mended_ms.p50), shown(report.mended_ms.max)),
+        ),
         ("lost", shown(report.lost)),
         ("doubled", shown(report.doubled)),
         ("in doubt", shown(report.in_doubt)),
@@ -72,7 +76,7 @@ pub(crate) fn of(report: &Report) -> String {
         page.push_str("</ul>\n");
     }
     page.push_str("<h2>Blows</h2><table><tr><th>victim</th><th>at, ms</th><th>recover, ms</th><th>in flight</th><th>resolved, ms</th><th>longest gap, ms</th></tr>");
-    for repeat in &report.repeats {
+    for repeat in report.repeats.iter().chain(&report.surge) {
         let _ = write!(
             page,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
@@ -128,7 +132,7 @@ fn curve(report: &Report) -> String {
         "<svg viewBox=\"0 0 {WIDTH} {:.0}\" role=\"img\" aria-label=\"commits a second\">",
         HEIGHT + 18.0
     );
-    for repeat in &report.repeats {
+    for repeat in report.repeats.iter().chain(&report.surge) {
         let (from, to) = (x(repeat.from_ms as f64), x(repeat.to_ms as f64));
         let _ = write!(
             svg,

@@ -17,6 +17,8 @@ pub(crate) struct Report {
     pub(crate) recover_ms: Spread,
     /// From the fault until all that was in flight at it was answered.
     pub(crate) resolved_ms: Spread,
+    /// From the fault until another node leads by a hand-over, or a replaced node has its vote.
+    pub(crate) mended_ms: Spread,
     /// Told committed, and not in the books; `null` where the books are not ours to read.
     pub(crate) lost: Option<u64>,
     /// In the books otherwise than once with both legs.
@@ -27,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) goals: Goals,
     pub(crate) steady: Steady,
     pub(crate) repeats: Vec<Repeat>,
+    /// The blow at the end while far more was under way; it counts in no spread.
+    pub(crate) surge: Option<Repeat>,
     pub(crate) alarms: Vec<Alarm>,
     /// Why it was ended before its time, if it was.
     pub(crate) aborted: Option<String>,
@@ -79,8 +83,25 @@ pub(crate) struct Repeat {
     pub(crate) recover_ms: Option<u64>,
     pub(crate) in_flight: usize,
     pub(crate) resolved_ms: Option<u64>,
+    pub(crate) mended_ms: Option<u64>,
     /// The longest time without a commit.
     pub(crate) gap_ms: u64,
+}
+
+impl Repeat {
+    /// A line while the drill runs.
+    pub(crate) fn to_text(&self) -> String {
+        let after = |ms: Option<u64>| ms.map_or("never".to_owned(), |ms| format!("{ms} ms"));
+        let mended = self.mended_ms.map_or(String::new(), |ms| format!("; mended after {ms} ms"));
+        format!(
+            "{:>6} ms  {} struck; next commit after {}, {} in flight answered after {}{mended}",
+            self.from_ms,
+            self.victim,
+            after(self.recover_ms),
+            self.in_flight,
+            after(self.resolved_ms)
+        )
+    }
 }
 
 /// Something that should wake somebody.
@@ -148,9 +169,24 @@ impl Report {
         for (what, is, goal) in [
             ("half of the recoveries", self.recover_ms.p50, goals.recover_p50_ms),
             ("the slowest recovery", self.recover_ms.max, goals.recover_max_ms),
+            (
+                "the hand-over or replacement",
+                self.mended_ms.max,
+                goals.mended_max_ms.unwrap_or(u64::MAX),
+            ),
         ] {
             if is.is_some_and(|is| is > goal) {
                 problems.push(format!("{what} took {} ms, the goal is {goal} ms", is.unwrap_or(0)));
+            }
+        }
+        if let (Some(goal), Some(blow)) = (drill.surge, &self.surge) {
+            let (goal, in_flight) = (goal.resolved_max_ms, blow.in_flight);
+            match blow.resolved_ms {
+                Some(is) if is <= goal => {}
+                Some(is) => problems.push(format!(
+                    "{in_flight} in flight were answered after {is} ms, the goal is {goal} ms"
+                )),
+                None => problems.push(format!("not all of {in_flight} in flight were answered")),
             }
         }
         for (what, count) in
@@ -207,6 +243,20 @@ impl Report {
                     "{:.0} / {:.0} / {:.0}    before / during / after",
                     self.steady.before, self.steady.during, self.steady.after
                 ),
+            ),
+            (
+                "mended after, ms",
+                format!(
+                    "{} / {}    p50 / max",
+                    shown(self.mended_ms.p50),
+                    shown(self.mended_ms.max)
+                ),
+            ),
+            (
+                "a surge in flight, ms",
+                self.surge.as_ref().map_or("-".to_owned(), |blow| {
+                    format!("{}    until {} were answered", shown(blow.resolved_ms), blow.in_flight)
+                }),
             ),
             ("lost", shown(self.lost)),
             ("doubled", shown(self.doubled)),

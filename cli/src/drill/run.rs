@@ -6,10 +6,11 @@ use holdfast_fault::held;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    catalog::{Drill, From, Whom},
+    catalog::{Drill, From, Mend, Surge, Whom},
     door::Order,
     fleet::{Fleet, Own},
     load::{Work, ms},
+    mend,
     report::{Alarm, Books, Repeat, Report, Setup, Spread, Steady, Verdict, longest_gap},
     target::Target,
 };
@@ -70,13 +71,13 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Report> {
     let began = Instant::now();
     let work = Work::start(fleet, terms.clients, terms.seed, began);
-    let (mut repeats, mut aborted, alarms) =
+    let Struck { mut repeats, mut surge, mut aborted, alarms } =
         strike_all(drill, terms, fleet, &work, began, progress).await?;
     progress.now("Waiting until everything is known");
     let well = fleet.is_well(WELL_MAX).await;
     let ended_ms = ms(began.elapsed());
     let (records, curve) = work.stop().await?;
-    for blow in &mut repeats {
+    for blow in repeats.iter_mut().chain(&mut surge) {
         blow.gap_ms = longest_gap(&curve, blow.from_ms, blow.to_ms.max(blow.from_ms + ms(STEADY)));
     }
     let books = match &mut fleet.own {
@@ -102,8 +103,10 @@ pub(crate) async fn run(
         in_doubt: books.in_doubt,
         conserved: books.conserved,
         goals: drill.goals,
-        steady: steady(&curve, &repeats, ended_ms),
+        steady: steady(&curve, repeats.iter().chain(&surge), ended_ms),
+        mended_ms: of(|blow| blow.mended_ms),
         repeats,
+        surge,
         alarms,
         aborted,
         problems,
@@ -122,6 +125,14 @@ pub(crate) async fn run(
     Ok(report.judge(drill))
 }
 
+/// What came of all blows.
+struct Struck {
+    repeats: Vec<Repeat>,
+    surge: Option<Repeat>,
+    aborted: Option<String>,
+    alarms: Vec<Alarm>,
+}
+
 /// Every blow, until the last or until the drill is aborted; every fault has ended then.
 async fn strike_all(
     drill: &Drill,
@@ -130,24 +141,22 @@ async fn strike_all(
     work: &Work,
     began: Instant,
     progress: &Progress,
-) -> anyhow::Result<(Vec<Repeat>, Option<String>, Vec<Alarm>)> {
+) -> anyhow::Result<Struck> {
     let mut course = Course { drill, terms, fleet, work, began, alarms: Vec::new(), seen: (0, 0) };
-    let mut repeats = Vec::new();
-    let mut aborted = None;
-    for turn in 0..terms.repeat {
-        progress.now(&format!("{} {} of {}", drill.name, turn + 1, terms.repeat));
-        let blown = course.blow(turn as usize).await;
-        match blown {
+    let (mut repeats, mut surge, mut aborted) = (Vec::new(), None, None);
+    let surges = drill.surge.filter(|_| fleet.own.is_some()).map(Some);
+    for (turn, with) in (0..terms.repeat).map(|_| None).chain(surges).enumerate() {
+        progress.now(&match with {
+            None => format!("{} {} of {}", drill.name, turn + 1, terms.repeat),
+            Some(Surge { in_flight, .. }) => format!("{} with {in_flight} in flight", drill.name),
+        });
+        match course.blow(turn, with).await {
             Ok(mut blows) => {
-                for blow in &blows {
-                    let after = blow.recover_ms.map_or("never".to_owned(), |ms| format!("{ms} ms"));
-                    let at = blow.from_ms;
-                    progress.say(&format!(
-                        "{at:>6} ms  {} struck; next commit after {after}",
-                        blow.victim
-                    ));
+                blows.iter().for_each(|blow| progress.say(&blow.to_text()));
+                match with {
+                    None => repeats.append(&mut blows),
+                    Some(_) => surge = blows.pop(),
                 }
-                repeats.append(&mut blows);
             }
             Err(error) => {
                 fleet.end_all().await;
@@ -157,7 +166,7 @@ async fn strike_all(
         }
     }
     fleet.end_all().await;
-    Ok((repeats, aborted, course.alarms))
+    Ok(Struck { repeats, surge, aborted, alarms: course.alarms })
 }
 
 impl std::fmt::Display for Aborted {
@@ -175,11 +184,14 @@ impl std::fmt::Debug for Aborted {
 impl std::error::Error for Aborted {}
 
 impl Course<'_> {
-    /// One blow, or one of each process in turn.
-    async fn blow(&mut self, turn: usize) -> anyhow::Result<Vec<Repeat>> {
+    /// One blow, or one of each process in turn; with a surge, while so much more is under way.
+    async fn blow(&mut self, turn: usize, surge: Option<Surge>) -> anyhow::Result<Vec<Repeat>> {
         let mut blows = Vec::new();
         for victims in self.victims(turn).await? {
             self.steady("before").await?;
+            if let Some(surge) = surge {
+                self.work.surge(surge.in_flight).await;
+            }
             blows.push(self.strike(&victims).await?);
             if !self.fleet.is_well(WELL_MAX).await {
                 return Err(Aborted(format!(
@@ -237,7 +249,7 @@ impl Course<'_> {
             measure: self.drill.strike.measure,
             limit_ms: ms(held),
         };
-        let dies = ["kill", "pause"].contains(&order.fault.as_str());
+        let dies = ["kill", "pause", "lose-disk"].contains(&order.fault.as_str());
         let mut pids = Vec::new();
         for victim in victims.iter().filter(|_| dies) {
             pids.extend(victim.pid().await);
@@ -252,6 +264,14 @@ impl Course<'_> {
                 return Err(Aborted(format!("process {pid} was struck and is not down")).into());
             }
         }
+        let mut mended = None;
+        if order.fault == "restart" && self.drill.whom == Whom::Leader {
+            // Until then it is the former leader that commits.
+            if !mend::another_leads(self.fleet, &victims[0], DOWN_MAX).await {
+                return Err(Aborted("the leadership was not handed over".to_owned()).into());
+            }
+            mended = Some(struck_at.elapsed());
+        }
         let down_at = Instant::now();
         let shard = match self.drill.whom {
             Whom::OneBank => self.fleet.banks().iter().position(|bank| **bank == victims[0]),
@@ -262,11 +282,19 @@ impl Course<'_> {
             From::End => None,
         };
         let end_at = struck_at + held;
-        let mut resolved = None;
-        let mut recover = None;
+        let mut mending = mend::begin(self.drill.mend, self.fleet, &victims[0]);
+        let (mut resolved, mut recover) = (None, None);
         loop {
             self.look(struck_at, &in_flight, &mut resolved).await?;
-            let over = Instant::now() >= end_at;
+            if let Some(ended) = mending.take_if(|mending| mending.is_finished()) {
+                let failed = |error| Aborted(format!("the node was not replaced: {error:#}"));
+                ended.await?.map_err(failed)?;
+                mended = Some(struck_at.elapsed());
+            }
+            let over = match self.drill.mend {
+                Mend::ByItself => Instant::now() >= end_at,
+                Mend::Replace => mended.is_some(),
+            };
             if over && recovered.is_none() {
                 recovered = Some(self.work.recovery.dead(end_at, end_at, shard));
             }
@@ -280,12 +308,17 @@ impl Course<'_> {
                 break;
             }
         }
+        let lasted = match self.drill.mend {
+            Mend::ByItself => held,
+            Mend::Replace => mended.unwrap_or(held),
+        };
         let names: Vec<&str> = victims.iter().map(|victim| victim.name.as_str()).collect();
         Ok(Repeat {
             victim: names.join(", "),
             from_ms: ms(struck_at.duration_since(self.began)),
-            to_ms: ms(struck_at.duration_since(self.began) + held),
+            to_ms: ms(struck_at.duration_since(self.began) + lasted),
             recover_ms: recover.map(ms),
+            mended_ms: mended.map(ms),
             in_flight: in_flight.len(),
             resolved_ms: resolved.map(ms),
             gap_ms: 0,
@@ -348,7 +381,12 @@ impl Course<'_> {
     }
 }
 
-fn steady(curve: &[super::report::Point], repeats: &[Repeat], ended_ms: u64) -> Steady {
+fn steady<'a>(
+    curve: &[super::report::Point],
+    blows: impl Iterator<Item = &'a Repeat>,
+    ended_ms: u64,
+) -> Steady {
+    let repeats: Vec<&Repeat> = blows.collect();
     let rate = |within: &dyn Fn(u64) -> bool| {
         let points: Vec<u64> =
             curve.iter().filter(|point| within(point.at_ms)).map(|point| point.committed).collect();

@@ -30,6 +30,8 @@ pub(crate) struct Target {
     pub(crate) door: String,
     /// Where clients reach a coordinator.
     pub(crate) grpc: Option<String>,
+    /// A coordinator's number.
+    pub(crate) node: Option<u64>,
 }
 
 impl Target {
@@ -48,6 +50,7 @@ impl Target {
             name: text("name").context("a door says its name")?,
             door: door.to_owned(),
             grpc: text("grpc"),
+            node: said["node"].as_u64(),
         })
     }
 
