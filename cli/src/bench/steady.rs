@@ -57,7 +57,7 @@ pub(crate) async fn run(args: SteadyArgs) -> anyhow::Result<ExitCode> {
 async fn measure(args: &SteadyArgs, folder: &Path) -> anyhow::Result<(Value, Cells)> {
     let machine = Machine::look(folder);
     note(&format!("{}\n", machine.to_text()));
-    let mut nodes = Nodes::start(folder).await.context("starting the cluster")?;
+    let mut nodes = Nodes::start(folder, 1).await.context("starting the cluster")?;
     let mut cells = Cells::default();
     let begun = Instant::now();
     let first = nodes.term().await?;
