@@ -90,6 +90,14 @@ enum RulesCommand {
     /// List the versions that are kept: epoch, when, by whom, why
     #[command(after_help = "Examples:\n  holdfast rules history")]
     History,
+    /// Print what a DBA runs once at each source, so that lookups are kept: tables and triggers
+    #[command(
+        after_help = "Examples:\n  holdfast rules lookups config/shards.toml | psql 'host=127.0.0.1 port=5431 dbname=bank'"
+    )]
+    Lookups {
+        /// The rules, TOML
+        file: PathBuf,
+    },
     /// Tell where statements would go
     #[command(
         after_help = "Examples:\n  holdfast rules simulate config/shards.toml --statements day.sql"
@@ -119,6 +127,11 @@ pub(crate) async fn run(args: RulesArgs, output: Output) -> anyhow::Result<ExitC
         }
         RulesCommand::History => rules_cluster::history(&args.cluster.client()?, output).await,
         RulesCommand::Check { file } => check(&file, output),
+        RulesCommand::Lookups { file } => {
+            let topology = load(&file)?.map_err(|mistakes| Usage(mistakes.to_string()))?;
+            output::print(topology.lookup_sql().trim_end())?;
+            Ok(ExitCode::SUCCESS)
+        }
         RulesCommand::Plan { old, new, statements, group, keys } => {
             let keys = group.as_deref().zip(keys.as_deref());
             rules_plan::plan(&old, &new, statements.as_deref(), keys, output)

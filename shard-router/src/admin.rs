@@ -1,5 +1,7 @@
 //! Questions about the router itself, asked by SQL on the same port: `SHOW HOLDFAST ...` and `EXPLAIN (ROUTE) ...`.
 
+use holdfast_route::Topology;
+
 use crate::{
     classify::Act, frame, refusal::Refusal, session::Session, source::Source, worker::Worker,
 };
@@ -21,7 +23,7 @@ pub(crate) fn columns(act: &Act) -> &'static [&'static str] {
             _ => &[],
         },
         Act::ExplainRoute(_) => &["what", "value"],
-        Act::Locate(..) => &["group", "slot", "shard", "source", "epoch"],
+        Act::Locate(..) => &["group", "slot", "shard", "source", "epoch", "key"],
         _ => &[],
     }
 }
@@ -142,7 +144,7 @@ fn pools(worker: &Worker) -> Vec<Vec<String>> {
     pools.iter().map(row).collect()
 }
 
-/// Appends where a key lives: group, slot, shard, source, epoch.
+/// Appends where a key lives: group, slot, shard, source, epoch, and the key itself.
 /// # Errors
 /// There are no rules, no such group, or the key is none.
 pub(crate) fn locate(
@@ -156,22 +158,30 @@ pub(crate) fn locate(
         let cause = "this router has no rules, so every key lives on its only source";
         return Err(Refusal::new("HF3215", "0A000", cause, "Name the rules file (router.rules)"));
     };
+    let row = place(rules, group, key)?;
+    frame::put_columns(out, columns(&Act::Locate(String::new(), String::new())));
+    frame::put_row(out, &row.map(Some));
+    frame::put_complete(out, "SELECT 1");
+    Ok(())
+}
+
+/// Where a key lives, as a row.
+/// # Errors
+/// There is no such group, or the key is none.
+pub(crate) fn place(rules: &Topology, group: &str, key: &str) -> Result<[String; 6], Refusal> {
     let located = rules.locate(group, key).map_err(|error| {
         let text = error.to_string();
         let cause = text.strip_prefix(error.code()).unwrap_or(&text).trim().to_owned();
         Refusal::new(error.code(), "22023", cause, "Check group and key")
     })?;
-    frame::put_columns(out, columns(&Act::Locate(String::new(), String::new())));
-    let row = [
+    Ok([
         located.group.to_string(),
         located.slot.to_string(),
         located.shard.to_string(),
         located.source.to_string(),
         located.epoch.to_string(),
-    ];
-    frame::put_row(out, &row.map(Some));
-    frame::put_complete(out, "SELECT 1");
-    Ok(())
+        key.to_owned(),
+    ])
 }
 
 /// Appends what `EXPLAIN (ROUTE)` says of a statement, which is not executed.

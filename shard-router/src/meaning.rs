@@ -6,8 +6,8 @@
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
 use holdfast_route::{
-    Access, Format, Literal, Parameter, Plan, Refused, Shape, Target, Template, Topology, Values,
-    statements,
+    Access, Format, Literal, Parameter, Part, Plan, Refused, Shape, Target, Template, Topology,
+    Values, statements,
 };
 
 use crate::{
@@ -212,6 +212,24 @@ impl Meanings {
         (meaning, literals)
     }
 
+    /// The source of a value's entry in a lookup.
+    /// # Errors
+    /// The value can have none.
+    pub(crate) fn entry_home(&self, lookup: &str, value: &str) -> Result<usize, Refusal> {
+        let place = match self.planning()? {
+            Some(placed) => {
+                placed.rules.entry_place(lookup, value).map(|entry| placed.place(entry.source))
+            }
+            None => None,
+        };
+        place.map(|source| usize::from(source.0)).ok_or_else(|| {
+            let cause =
+                format!("a value of {} bytes can have no entry in lookup {lookup:?}", value.len());
+            let remedy = "Look whether the rules have this lookup; a value has 1 to 256 bytes";
+            Refusal::new("HF3225", "22023", cause, remedy)
+        })
+    }
+
     /// Where the simple query that was asked for last goes.
     pub(crate) fn aim_query(&self, meaning: &Meaning, sql: &str) -> Result<Aim, Refusal> {
         if self.needs_no_plan(meaning) {
@@ -299,6 +317,12 @@ fn aim(meaning: &Meaning, placed: &Placed, values: &Values<'_>) -> Result<Aim, R
 
 fn aimed(shape: &Shape, placed: &Placed, values: &Values<'_>) -> Result<Aim, Refusal> {
     let mut plan = shape.plan(&placed.rules, values).map_err(refusal)?;
+    if plan.lookups
+        && let Target::One(source) = plan.target
+    {
+        // Entries may lie elsewhere, so it runs as one over several sources does.
+        plan.target = Target::Several(vec![Part { source, rewritten: None }]);
+    }
     Ok(match &mut plan.target {
         Target::Any => Aim::Any(plan.access),
         Target::One(source) => Aim::One(usize::from(placed.place(*source).0), plan.access),

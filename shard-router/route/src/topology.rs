@@ -16,6 +16,7 @@ pub struct Topology {
     pub(crate) shards: BTreeMap<ShardId, Shard>,
     pub(crate) sources: BTreeMap<SourceId, DataSource>,
     pub(crate) collation_is_c: bool,
+    pub(crate) lookups: BTreeMap<GroupName, crate::Lookup>,
     /// For each group, the source of each slot by its place in `sources`.
     pub(crate) homes: BTreeMap<GroupName, Box<[SourceIndex]>>,
 }
@@ -200,6 +201,18 @@ pub enum LocateError {
         /// What the function takes, and what it was given.
         cause: OutsideDomain,
     },
+    /// What was named is a lookup: the owner's key stands in its entry, and only a source has that.
+    #[error(
+        "HF3025 {lookup} is a lookup: the entry of this value lies on shard {shard} (source {at}), and says whose it is. Ask a router: SELECT holdfast.locate('{lookup}', '...')"
+    )]
+    ByLookup {
+        /// The lookup that was asked.
+        lookup: GroupName,
+        /// Where the entry lies, if there is one.
+        shard: ShardId,
+        /// The source of this shard.
+        at: SourceId,
+    },
     /// The text can be no key at all.
     #[error(transparent)]
     BadKey(#[from] BadKey),
@@ -212,6 +225,7 @@ impl LocateError {
         match self {
             Self::UnknownGroup { .. } => "HF3020",
             Self::OutsideDomain { .. } => "HF3021",
+            Self::ByLookup { .. } => "HF3025",
             Self::BadKey(_) => "HF3022",
         }
     }
@@ -232,6 +246,13 @@ impl Topology {
     pub fn locate(&self, group: &str, key: &str) -> Result<Located, LocateError> {
         let key = Key::parse(key)?;
         let Some((name, group)) = self.groups.get_key_value(group) else {
+            if let Some(entry) = self.entry_place(group, key.as_str())
+                && let Some((lookup, _)) = self.lookups.get_key_value(group)
+                && let Some((at, _)) = self.source_at(entry.source)
+            {
+                let (lookup, at) = (lookup.clone(), at.clone());
+                return Err(LocateError::ByLookup { lookup, shard: entry.shard, at });
+            }
             return Err(LocateError::UnknownGroup {
                 group: group.chars().take(63).collect(),
                 remedy: rules::suggest(group, self.groups.keys().map(GroupName::as_str)),

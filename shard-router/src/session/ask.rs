@@ -1,10 +1,12 @@
-//! `SHOW HOLDFAST IN_DOUBT`: what is prepared on every source, since when, what the coordinator says of it, and who waits for it.
+//! Questions that the router answers after it has asked others. `SHOW HOLDFAST IN_DOUBT`: what is prepared on every source, since when, what the
+//! coordinator says of it, and who waits for it. `SELECT holdfast.locate('<lookup>', '<value>')`: whose the value is, and where that one lives.
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use super::{End, Session};
+use super::{End, Session, global::within};
 use crate::{
     admin,
+    backend::literal,
     classify::Act,
     frame,
     meaning::Meaning,
@@ -14,14 +16,96 @@ use crate::{
 /// Global transactions whose state is asked for in one look; the others have none.
 const STATES_MAX: usize = 100;
 
-/// Whether the router must ask others before it answers this.
-pub(super) fn waits_for_others(meaning: &Meaning) -> bool {
-    matches!(meaning.act(), Act::Show(what) if what == admin::IN_DOUBT)
+/// What is asked.
+#[derive(Debug)]
+pub(super) enum Question {
+    InDoubt,
+    /// Whose the value of a lookup is: the lookup, the value.
+    Owner(Box<str>, Box<str>),
 }
 
 impl Session {
-    /// Answers; `simple`: it came as a simple query.
-    pub(super) async fn ask_in_doubt(&mut self, simple: bool) -> Result<(), End> {
+    /// What the router must ask others before it answers this, if it must.
+    pub(super) fn question(&self, meaning: &Meaning) -> Option<Question> {
+        match meaning.act() {
+            Act::Show(what) if what == admin::IN_DOUBT => Some(Question::InDoubt),
+            Act::Locate(name, value) => {
+                let meanings = self.worker.meanings.borrow();
+                let is_lookup = meanings.rules()?.lookups().contains_key(name.as_str());
+                is_lookup.then(|| Question::Owner(name.as_str().into(), value.as_str().into()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Asks, and answers; `simple`: it came as a simple query.
+    pub(super) async fn ask(&mut self, question: Question, simple: bool) -> Result<(), End> {
+        let (name, value) = match question {
+            Question::InDoubt => return self.ask_in_doubt(simple).await,
+            Question::Owner(name, value) => (name, value),
+        };
+        if !self.to_client.is_empty() {
+            self.flush_client().await?;
+        }
+        match self.owner(&name, &value).await {
+            Err(refusal) if simple => self.refuse_query(&refusal),
+            Err(refusal) => self.refuse_batch(&refusal),
+            Ok(row) => {
+                let status = self.status;
+                let columns = admin::columns(&Act::Locate(String::new(), String::new()));
+                let count = usize::from(row.is_some());
+                self.say(|out| {
+                    if simple {
+                        frame::put_columns(out, columns);
+                    }
+                    if let Some(row) = row {
+                        frame::put_row(out, &row.map(Some));
+                    }
+                    frame::put_complete(out, &format!("SELECT {count}"));
+                    if simple {
+                        frame::put_ready(out, status);
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The owner's key and place; `None` if nobody owns the value. Asked on a connection of its own, outside of any transaction.
+    async fn owner(&mut self, name: &str, value: &str) -> Result<Option<[String; 6]>, Refusal> {
+        let home = self.worker.meanings.borrow().entry_home(name, value)?;
+        let pool = self.worker.joining_pool(home, &self.identity);
+        let mut server = pool.take().await?;
+        let sql = format!(
+            "SELECT owner FROM holdfast.lookup WHERE name = {} AND value = {}",
+            literal(name),
+            literal(value)
+        );
+        let limit = self.worker.config().limits.commit_timeout;
+        let told = within(limit, &mut server, &[sql]).await;
+        let source = pool.source.name().to_owned();
+        pool.give_back(server);
+        let broken = |why: String| {
+            let cause = format!("source {source} could not say whose the value is: {why}");
+            let remedy = "Check the source, and that the lookups are installed there (holdfast rules lookups)";
+            Refusal::new("HF3205", "08001", cause, remedy)
+        };
+        let reply = told.map_err(broken)?;
+        if reply.error.is_some() {
+            return Err(broken(reply.words()));
+        }
+        let Some(owner) = reply.rows.into_iter().next().and_then(|row| row.into_iter().next()?)
+        else {
+            return Ok(None);
+        };
+        let meanings = self.worker.meanings.borrow();
+        let rules = meanings.rules().ok_or_else(|| broken("there are no rules".to_owned()))?;
+        let lookup = rules.lookups().get(name);
+        let lookup = lookup.ok_or_else(|| broken("it is no lookup any more".to_owned()))?;
+        admin::place(rules, lookup.group().as_str(), &owner).map(Some)
+    }
+
+    async fn ask_in_doubt(&mut self, simple: bool) -> Result<(), End> {
         if !self.to_client.is_empty() {
             self.flush_client().await?;
         }

@@ -5,7 +5,8 @@ use std::io;
 use holdfast_route::Access;
 
 use super::{
-    Bound, End, FAILED, IDLE, IN_TRANSACTION, Next, Scatter, Session, Span, expect::Expect,
+    Bound, End, FAILED, IDLE, IN_TRANSACTION, Next, Scatter, Session, Span, ask::Question,
+    expect::Expect,
 };
 use crate::{
     frame::{self, HEADER},
@@ -27,7 +28,7 @@ pub(super) enum Taken {
     /// A statement about a transaction on several sources, taken.
     Span(Box<Span>),
     /// A question to others, taken; whether it came as a simple query.
-    Ask(bool),
+    Ask(Question, bool),
     /// A simple query over several sources, taken.
     Scatter(Box<Scatter>),
     /// A portal over several sources, taken: its name, whether it is described, rows at most.
@@ -99,9 +100,9 @@ impl Session {
                     taken += header.total;
                     break Ok(Next::Span(span));
                 }
-                Ok(Taken::Ask(simple)) => {
+                Ok(Taken::Ask(question, simple)) => {
                     taken += header.total;
-                    break Ok(Next::Ask(simple));
+                    break Ok(Next::Ask(question, simple));
                 }
                 Ok(Taken::Join(source)) => break Ok(Next::Join(source)),
                 Ok(Taken::Settle) => break Ok(Next::Settle),

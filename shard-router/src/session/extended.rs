@@ -325,16 +325,18 @@ impl Session {
             let sql = portal.statement.sql();
             let meaning = Rc::clone(&portal.statement.meaning);
             let verb = self.spans(&meaning);
-            if verb.is_some() || super::ask::waits_for_others(&meaning) {
+            let question = self.question(&meaning);
+            if verb.is_some() || question.is_some() {
                 self.end_turn();
                 if !self.expected.is_empty() {
                     return Ok(Taken::Later);
                 }
-                return Ok(match verb {
-                    Some(verb) => {
+                return Ok(match (verb, question) {
+                    (Some(verb), _) => {
                         Taken::Span(Box::new(super::Span { verb, sql: sql.into(), simple: false }))
                     }
-                    None => Taken::Ask(false),
+                    (None, Some(question)) => Taken::Ask(question, false),
+                    (None, None) => unreachable!("one of them is there"),
                 });
             }
             match self.answer_itself(&portal.statement.meaning, sql) {

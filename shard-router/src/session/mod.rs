@@ -12,6 +12,7 @@ mod ending;
 mod expect;
 mod extended;
 mod global;
+mod lookups;
 mod opening;
 mod prepared;
 mod savepoint;
@@ -25,6 +26,7 @@ mod traffic;
 use std::{collections::HashMap, collections::VecDeque, io, rc::Rc};
 
 use self::{
+    ask::Question,
     ending::Pending,
     expect::Expect,
     global::{Global, Span},
@@ -88,8 +90,8 @@ enum Next {
     Settle,
     /// A statement about a transaction on several sources.
     Span(Box<Span>),
-    /// A question that the router answers after it has asked others.
-    Ask(bool),
+    /// A question that the router answers after it has asked others; whether it came as a simple query.
+    Ask(Question, bool),
     /// A simple query over several sources.
     Scatter(Box<Scatter>),
     /// A portal over several sources: its name, whether it is described or executed, and rows at most.
@@ -256,7 +258,7 @@ impl Session {
                 Next::Join(source) => Box::pin(self.join(source)).await,
                 Next::Settle => Box::pin(self.settle()).await,
                 Next::Span(span) => Box::pin(self.span(*span)).await,
-                Next::Ask(simple) => Box::pin(self.ask_in_doubt(simple)).await,
+                Next::Ask(question, simple) => Box::pin(self.ask(question, simple)).await,
                 Next::Scatter(scatter) => Box::pin(self.scatter(*scatter)).await,
                 Next::Portal(name, describe, rows_max) => {
                     Box::pin(self.scatter_portal(&name, describe, rows_max)).await

@@ -26,11 +26,20 @@ impl Session {
     ) -> Result<(), Stopped> {
         let own = self.begin_within();
         let ran = match self.members_of(scatter, usize::MAX).await {
-            Ok((slots, places)) => {
+            Ok((mut slots, places)) => {
                 let how = How { execute: true, described, rows_max };
-                self.run_on(scatter, slots, &places, &how).await
+                let noted = match scatter.plan.lookups {
+                    true => self.note_values(&mut slots, &places).await,
+                    false => Ok(()),
+                };
+                let ran = self.run_on(scatter, slots, &places, &how).await;
+                noted.and(ran)
             }
             Err(refusal) => Err(refusal.into()),
+        };
+        let ran = match ran {
+            Ok(tag) if scatter.plan.lookups => self.carry_values(scatter).await.map(|()| tag),
+            ran => ran,
         };
         match ran {
             Ok(tag) => {

@@ -58,8 +58,8 @@ impl Session {
             self.unnamed = None;
             return Ok(Taken::Span(Box::new(Span { verb, sql: sql.into(), simple: true })));
         }
-        if super::ask::waits_for_others(&meaning) {
-            return Ok(Taken::Ask(true));
+        if let Some(question) = self.question(&meaning) {
+            return Ok(Taken::Ask(question, true));
         }
         if let Some(answer) = self.answer_itself(&meaning, sql)? {
             self.unnamed = None;

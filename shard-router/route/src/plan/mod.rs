@@ -35,6 +35,8 @@ pub struct Plan {
     pub merge: Merge,
     /// How the command tags of several sources become one; meaningless for one source.
     pub tag: Tag,
+    /// It writes rows that own values of a lookup, so that entries are to be written with them.
+    pub lookups: bool,
     /// The epoch of the rules by which it was made.
     pub epoch: u64,
 }

@@ -15,6 +15,7 @@ use crate::{
     topology::{DataSource, Group, Shard, Topology},
 };
 
+mod lookups;
 mod place;
 
 use place::{KEY_TYPES, SCATTERS};
@@ -110,7 +111,11 @@ struct SlotsDraft {
 
 impl Reader {
     fn topology(&mut self, document: &Table<'_>) -> Option<Topology> {
-        self.only("the rules", document, &["group", "table", "shard", "source", "router"]);
+        self.only(
+            "the rules",
+            document,
+            &["group", "table", "lookup", "shard", "source", "router"],
+        );
         let sources = self.sources(document);
         let shards = self.shards(document);
         let groups = self.groups(document);
@@ -128,6 +133,7 @@ impl Reader {
         let declared = self::declared(document, "shard");
         let groups: BTreeMap<GroupName, Group> =
             groups.into_iter().filter_map(|draft| self.assign(draft, &declared)).collect();
+        let lookups = self.lookups(document);
         let collation_is_c = self.collation(document);
         if !self.mistakes.is_empty() {
             return None;
@@ -137,7 +143,12 @@ impl Reader {
         let homes = homes(&groups, &shards, &sources);
         let tables = tables.into_iter().map(|(name, draft)| (name, draft.placed(&groups)));
         let tables = tables.collect();
-        Some(Topology { epoch: 1, tables, groups, shards, sources, collation_is_c, homes })
+        let lookups = lookups.into_iter().filter_map(|(name, draft)| {
+            let lookup = self.owned(&name, draft, &tables, &groups)?;
+            Some((name, lookup))
+        });
+        let lookups = lookups.collect();
+        Some(Topology { epoch: 1, tables, groups, shards, sources, collation_is_c, lookups, homes })
     }
 
     fn sources(&mut self, document: &Table<'_>) -> BTreeMap<SourceId, DataSource> {

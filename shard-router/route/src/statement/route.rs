@@ -27,6 +27,22 @@ impl Shape {
     /// # Errors
     /// The statement is not routed with these values; with others it may be.
     pub fn plan(&self, topology: &Topology, values: &Values<'_>) -> Result<Plan, Refused> {
+        let mut plan = self.planned(topology, values)?;
+        plan.lookups = plan.access == Access::Write
+            && !topology.lookups().is_empty()
+            && match &self.body {
+                Body::None => false,
+                // Its tables are not looked at.
+                Body::OnlySource(_) => true,
+                Body::Tables(tables) => {
+                    let mut written = tables.targets.iter().map(|at| &tables.seats.0[*at].table);
+                    written.any(|table| topology.owns_values(table))
+                }
+            };
+        Ok(plan)
+    }
+
+    fn planned(&self, topology: &Topology, values: &Values<'_>) -> Result<Plan, Refused> {
         match &self.body {
             Body::None => Ok(plan(topology, Target::Any, Access::Write, Reason::Everywhere)),
             Body::OnlySource(access) => {
@@ -47,6 +63,7 @@ fn plan(topology: &Topology, target: Target, access: Access, reason: Reason) -> 
         group: None,
         merge: Merge { collation_is_c: topology.collation_is_c(), ..Merge::default() },
         tag: Tag::Sum,
+        lookups: false,
         epoch: topology.epoch(),
     }
 }
