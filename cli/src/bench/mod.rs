@@ -24,6 +24,7 @@ mod router_idle;
 mod router_miss;
 mod router_pgbench;
 mod router_sides;
+mod router_transfer;
 mod scale;
 mod show;
 mod steady;

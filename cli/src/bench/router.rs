@@ -14,6 +14,7 @@ use super::{
     router_miss::{self, Taken},
     router_pgbench::{Protocol, Run, Work},
     router_sides::Sides,
+    router_transfer::{self, Deciding},
     show::{self, note},
 };
 use crate::demo::scratch::Scratch;
@@ -44,6 +45,9 @@ pub(crate) struct RouterArgs {
     /// Only selects, by this protocol alone: simple, extended or prepared
     #[arg(long, value_name = "PROTOCOL")]
     only: Option<String>,
+    /// Only the two-shard transfer, beside a client that prepares and commits by hand
+    #[arg(long, conflicts_with = "only")]
+    transfer: bool,
     /// Below a minute and a half: 16 clients, one second, one round, selects
     #[arg(long, conflicts_with_all = ["seconds", "clients", "rounds"])]
     quick: bool,
@@ -99,11 +103,16 @@ async fn measure(
             "pgbouncer is not installed (Debian: apt-get install pgbouncer): goals beside it are not measured\n",
         );
     }
+    let mut deciding = Deciding::start(folder, &sides).await?;
     // Before anything else runs: it is a matter of microseconds.
     let taken = router_miss::measure(&sides.rules)?;
     let mut cells = Cells::default();
     for round in 1..=args.rounds() {
         note(&format!("Round {round} of {}\n", args.rounds()));
+        deciding.measure(&sides, &mut cells, args.seconds(), round % 2 == 0).await?;
+        if args.transfer {
+            continue;
+        }
         for clients in args.clients() {
             for protocol in PROTOCOLS {
                 if args.only.as_ref().is_some_and(|only| only != protocol.word()) {
@@ -117,11 +126,12 @@ async fn measure(
         }
     }
     let idle = match sides.router.pid() {
-        Some(pid) if files > 2 * u64::try_from(SILENT)? => {
+        Some(pid) if !args.transfer && files > 2 * u64::try_from(SILENT)? => {
             let port = sides.router.port;
             let bytes = move || router_idle::bytes_a_client(port, pid, SILENT);
             Some(tokio::task::spawn_blocking(bytes).await??)
         }
+        _ if args.transfer => None,
         _ => {
             note("too few files may be open for the silent clients: not measured\n");
             None
@@ -242,6 +252,7 @@ fn goals(cells: &Cells, idle: Option<f64>, taken: Taken) -> Vec<Goal> {
         }
     }
     let kib = idle.map(|bytes| bytes / 1024.0);
+    goals.extend(router_transfer::goals(cells));
     goals.push(Goal::new("plan-cache miss, us", Some(taken.miss_us), AtMost(60.0)));
     goals.push(Goal::new(format!("KiB of each of {SILENT} silent clients"), kib, AtMost(16.0)));
     goals

@@ -140,9 +140,26 @@ impl Sides {
     }
 }
 
+impl Sides {
+    /// Of a router that divides, and has these coordinators decide.
+    pub(crate) fn deciding_config(
+        &self,
+        folder: &Path,
+        coordinators: &[String],
+        port: u16,
+        http: u16,
+    ) -> String {
+        let rules = folder.join("rules.toml");
+        let config = router_config(&self.servers[1..], Some(&rules), port, http, 64);
+        format!("{config}[coordinators]\naddresses = {coordinators:?}\n")
+    }
+}
+
 fn add_settings(file: &Path) -> anyhow::Result<()> {
     let text = fs::read_to_string(file)?;
-    Ok(fs::write(file, text + SETTINGS)?)
+    // Behind the others, so that these count: 64 clients of the transfer, each with a server connection to begin with and one to join.
+    let more = "max_connections = 400\nmax_prepared_transactions = 400\n";
+    Ok(fs::write(file, text + SETTINGS + more)?)
 }
 
 /// pgbench's four tables, divided by branch over two sources.
@@ -213,7 +230,7 @@ fn router_config(
     )
 }
 
-async fn start_router(
+pub(crate) async fn start_router(
     folder: &Path,
     program: &Path,
     name: &str,

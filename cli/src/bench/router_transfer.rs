@@ -1,0 +1,248 @@
+//! The two-shard transfer: a client of the router says BEGIN, two UPDATEs and COMMIT; beside it the same client drives `PREPARE TRANSACTION`
+//! and `COMMIT PREPARED` by hand on two connections, and keeps no record of what it decides.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use futures::future::{try_join, try_join_all};
+use tokio::{sync::Mutex, time::Instant};
+use tokio_postgres::{Client, Error, Statement};
+
+use super::{
+    figures::{self, Cells},
+    goal::{Bound, Goal},
+    load::{self, Shape},
+    router_sides::{BRANCHES, Pooler, Sides},
+};
+use crate::demo::{
+    cluster::{COORDINATORS, Coordinator, status},
+    ports,
+    postgres::{self, DATABASE, USER},
+};
+
+/// Clients at once.
+const CLIENTS: [u32; 2] = [1, 64];
+/// For the coordinators to have a leader.
+const READY_MAX: Duration = Duration::from_secs(30);
+const WARM_UP: Duration = Duration::from_millis(500);
+/// A slow machine answers few of 64 clients in one second.
+const MEASURED_MIN: Duration = Duration::from_secs(3);
+const CHANGE: &str =
+    "UPDATE pgbench_accounts SET abalance = abalance + $3 WHERE bid = $1 AND aid = $2";
+const ROUTER: &str = "transfer router";
+const HAND: &str = "transfer by hand";
+
+/// Coordinators, and a router that has them decide.
+pub(crate) struct Deciding {
+    coordinators: Vec<Coordinator>,
+    router: Pooler,
+    /// The branches on each of the two shards.
+    branches: Arc<[Vec<i32>; 2]>,
+}
+
+impl Deciding {
+    /// Starts them in front of the two shards.
+    /// # Errors
+    /// Something does not start.
+    pub(crate) async fn start(folder: &Path, sides: &Sides) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("finding our own program")?;
+        let ports = ports::free(COORDINATORS * 3 + 2)?;
+        let mut coordinators = (0..COORDINATORS)
+            .map(|at| Coordinator::new(at, &ports[2..], folder, &program))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        for coordinator in &mut coordinators {
+            coordinator.process.start()?;
+        }
+        let until = Instant::now() + READY_MAX;
+        for coordinator in &mut coordinators {
+            while status(&coordinator.grpc).await.is_none_or(|status| status.leader == 0) {
+                coordinator.process.check()?;
+                ensure!(Instant::now() < until, coordinator.process.complaint("knows no leader"));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        let grpc: Vec<_> = coordinators.iter().map(|node| node.grpc.clone()).collect();
+        let config = sides.deciding_config(folder, &grpc, ports[0], ports[1]);
+        fs::write(folder.join("router-deciding.toml"), &config)?;
+        let router = super::router_sides::start_router(
+            folder,
+            &program,
+            "router-deciding",
+            &config,
+            ports[0],
+        )
+        .await?;
+        let mut branches = [Vec::new(), Vec::new()];
+        for branch in 1..=BRANCHES {
+            let located = sides.rules.locate("branch", &branch.to_string())?;
+            let shard = usize::from(located.source.as_str() == "pg-2");
+            branches[shard].push(i32::try_from(branch)?);
+        }
+        ensure!(branches.iter().all(|here| !here.is_empty()), "both shards have branches");
+        Ok(Self { coordinators, router, branches: Arc::new(branches) })
+    }
+
+    /// Both sides, one behind the other; every other round the other way around.
+    /// # Errors
+    /// A connection cannot be made, or a process has ended.
+    pub(crate) async fn measure(
+        &mut self,
+        sides: &Sides,
+        cells: &mut Cells,
+        seconds: u32,
+        backwards: bool,
+    ) -> anyhow::Result<()> {
+        for coordinator in &mut self.coordinators {
+            coordinator.process.check()?;
+        }
+        for clients in CLIENTS {
+            let measured = Duration::from_secs(seconds.into()).max(MEASURED_MIN);
+            let shape = Shape { clients, warm_up: WARM_UP, measured };
+            let mut order = [ROUTER, HAND];
+            if backwards {
+                order.reverse();
+            }
+            for side in order {
+                let sample = match side {
+                    ROUTER => {
+                        let opened = (0..clients).map(|_| Routed::open(self.router.port));
+                        run(shape, try_join_all(opened).await?, &self.branches).await?
+                    }
+                    _ => {
+                        let opened = (0..clients).map(|_| ByHand::open(sides));
+                        run(shape, try_join_all(opened).await?, &self.branches).await?
+                    }
+                };
+                ensure!(sample.failed == 0, "{side}: {} transfers failed", sample.failed);
+                cells.add(side, clients, figures::of(&sample));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is asked of the figures.
+pub(crate) fn goals(cells: &Cells) -> Vec<Goal> {
+    let ratio = |figure| cells.ratio((ROUTER, figure), (HAND, figure), 64);
+    vec![
+        Goal::new(
+            "two-shard transfer, 64 clients, of the rate by hand",
+            ratio("per_s"),
+            Bound::AtLeast(0.9),
+        ),
+        Goal::new(
+            "two-shard transfer, 64 clients, of the p50 by hand",
+            ratio("p50_us"),
+            Bound::AtMost(1.25),
+        ),
+    ]
+}
+
+/// A way to move money between two branches.
+trait Way: Send + 'static {
+    /// `from` is on the first shard and `to` on the second: all take locks in this order.
+    fn transfer(
+        &self,
+        number: u64,
+        from: (i32, i32),
+        to: (i32, i32),
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+async fn run<W: Way>(
+    shape: Shape,
+    ways: Vec<W>,
+    branches: &Arc<[Vec<i32>; 2]>,
+) -> anyhow::Result<load::Sample> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let ways: Arc<Vec<Mutex<W>>> = Arc::new(ways.into_iter().map(Mutex::new).collect());
+    let branches = Arc::clone(branches);
+    let ask = move |client: u32| {
+        let (ways, branches) = (Arc::clone(&ways), Arc::clone(&branches));
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        async move {
+            let account = |shard: usize| {
+                let here = &branches[shard];
+                let branch = here[rand::random_range(0..here.len())];
+                (branch, (branch - 1) * 100_000 + rand::random_range(1..=100_000))
+            };
+            let (from, to) = (account(0), account(1));
+            let way = ways[client as usize].lock().await;
+            match way.transfer(number, from, to).await {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(%error, "a transfer failed");
+                    false
+                }
+            }
+        }
+    };
+    Ok(load::run(shape, load::without_meters, ask).await?.0)
+}
+
+/// By way of the router: one connection, and nothing to know about shards.
+struct Routed {
+    client: Client,
+    change: Statement,
+}
+
+impl Routed {
+    async fn open(port: u16) -> anyhow::Result<Self> {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(port).user(USER).dbname(DATABASE);
+        let client = postgres::connect(&config).await?;
+        let change = client.prepare(CHANGE).await?;
+        Ok(Self { client, change })
+    }
+}
+
+impl Way for Routed {
+    async fn transfer(&self, _: u64, from: (i32, i32), to: (i32, i32)) -> Result<(), Error> {
+        self.client.batch_execute("BEGIN").await?;
+        self.client.execute(&self.change, &[&from.0, &from.1, &-1]).await?;
+        self.client.execute(&self.change, &[&to.0, &to.1, &1]).await?;
+        self.client.batch_execute("COMMIT").await
+    }
+}
+
+/// Two connections, and the phases by hand.
+struct ByHand([(Client, Statement); 2]);
+
+impl ByHand {
+    async fn open(sides: &Sides) -> anyhow::Result<Self> {
+        let open = async |shard: usize| {
+            let client = sides.servers[shard].connect(DATABASE).await?;
+            let change = client.prepare(CHANGE).await?;
+            anyhow::Ok((client, change))
+        };
+        let (one, two) = try_join(open(1), open(2)).await?;
+        Ok(Self([one, two]))
+    }
+
+    async fn both(&self, verb: &str, gid: &str) -> Result<(), Error> {
+        let sql = format!("{verb} '{gid}'");
+        let [one, two] = &self.0;
+        try_join(one.0.batch_execute(&sql), two.0.batch_execute(&sql)).await?;
+        Ok(())
+    }
+}
+
+impl Way for ByHand {
+    async fn transfer(&self, number: u64, from: (i32, i32), to: (i32, i32)) -> Result<(), Error> {
+        for ((client, change), (account, minor)) in self.0.iter().zip([(from, -1), (to, 1)]) {
+            client.batch_execute("BEGIN").await?;
+            client.execute(change, &[&account.0, &account.1, &minor]).await?;
+        }
+        let gid = format!("by-hand-{number}");
+        self.both("PREPARE TRANSACTION", &gid).await?;
+        self.both("COMMIT PREPARED", &gid).await
+    }
+}
