@@ -56,7 +56,7 @@ impl Deciding {
         let program = std::env::current_exe().context("finding our own program")?;
         let ports = ports::free(COORDINATORS * 3 + 2)?;
         let mut coordinators = (0..COORDINATORS)
-            .map(|at| Coordinator::new(at, &ports[2..], folder, &program))
+            .map(|at| Coordinator::new(at, 1, &ports[2..], folder, &program))
             .collect::<anyhow::Result<Vec<_>>>()?;
         for coordinator in &mut coordinators {
             coordinator.process.start()?;
