@@ -85,17 +85,24 @@ bench: deps ## Measure the coordinator, transfers and the router beside bars of 
 	cargo bench --locked -p holdfast-txn
 
 # The tests of the chaos folder run the holdfast program of the debug profile, which has kill points.
-chaos: deps ## Break everything once: 2,000 seeds, 20,000 statements, 20 seeds of the real log, every kill point, the network, disks, drills, planted bugs
+chaos: deps ## Break everything once: 2,000 seeds, 20,000 statements, 20 seeds of the real log, every kill point, network, disks, databases, clocks, drills, planted bugs
 	cargo build --locked --bins
 	cargo build --release --locked -p holdfast-cli
+	cargo test --locked --no-run -p holdfast-chaos-tests
+	cargo test --locked --no-run -p holdfast-raft --features simulation --test simulated
+	cargo test --release --locked --no-run -p holdfast-sim --test mutants
 	@part() { begun=$$SECONDS; echo "chaos: $$1"; "$${@:2}"; echo "chaos: $$1 took $$(( SECONDS - begun )) s"; }; \
+	whole=$$SECONDS; \
 	part "2,000 seeds of the protocol" $(TARGET)/release/holdfast chaos sim --seeds 2000; \
 	part "20,000 statements through the router" $(TARGET)/release/holdfast chaos router-diff --statements 20000; \
 	part "planted bugs" cargo test --release --locked -p holdfast-sim --test mutants; \
 	part "20 seeds of the real log" cargo test --locked -p holdfast-raft --features simulation --test simulated -- --nocapture; \
-	part "kill points, network, disks, drills" env HOLDFAST_CHAOS=full cargo test --locked -p holdfast-chaos-tests \
-	  --test kill_points --test network_faults --test disks --test drill_ends -- --nocapture; \
-	part "the leader killed three times" $(TARGET)/release/holdfast drill run leader-kill --repeat 3
+	for story in kill_points router_steps network_faults hard_days namespaces disks drill_ends; do \
+	  part $$story env HOLDFAST_CHAOS=full cargo test --locked -q -p holdfast-chaos-tests --test $$story -- --nocapture; \
+	done; \
+	part "the leader killed three times" $(TARGET)/release/holdfast drill run leader-kill --repeat 3; \
+	part "a node replaced under load" $(TARGET)/release/holdfast drill run replace-node; \
+	echo "chaos: all of it took $$(( SECONDS - whole )) s, building left out"
 
 # For example: make fuzz SECONDS=600 TARGETS="json raft_rpc"
 SECONDS_EACH := $(or $(SECONDS),60)
@@ -120,9 +127,10 @@ soak: deps ## Break everything again and again, with other seeds each time, for 
 	  echo "soak: seed $$seed"; \
 	  $(TARGET)/release/holdfast chaos sim --seeds 20000 --first-seed $$seed; \
 	  HOLDFAST_FIRST_SEED=$$seed HOLDFAST_SEEDS=50 cargo test --locked -p holdfast-raft --features simulation --test simulated; \
-	  HOLDFAST_CHAOS=full cargo test --locked -p holdfast-chaos-tests --test kill_points --test network_faults; \
+	  HOLDFAST_CHAOS=full HOLDFAST_TURNS=20 cargo test --locked -p holdfast-chaos-tests \
+	    --test kill_points --test network_faults --test hard_days --test router_steps --test namespaces; \
 	  for drill in follower-kill leader-kill pause-leader partition-leader slow-disk clock-skew participant-errors participant-timeouts \
-	    participant-answers-twice shard-down connections-exhausted all-kill rolling-restart; do \
+	    participant-answers-twice shard-down connections-exhausted all-kill rolling-restart hand-over replace-node; do \
 	    $(TARGET)/release/holdfast drill run $$drill --repeat 3 --seed $$seed; \
 	  done; \
 	  seed=$$(( seed + 20000 )); \

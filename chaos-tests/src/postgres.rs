@@ -31,6 +31,8 @@ log_min_messages = warning
 ";
 /// Ends the server at once when standard input ends, which it does when the story is gone, however it went.
 const KEEPER: &str = r#""$@" & server=$!; cat >/dev/null; kill -QUIT $server; wait $server"#;
+/// For a server to recover: it syncs every file of its own first, on a disk that others keep busy.
+const RECOVERED_MAX: Duration = Duration::from_secs(120);
 /// For the server to end behind a story.
 const END_MAX: Duration = Duration::from_secs(10);
 
@@ -88,6 +90,58 @@ impl Postgres {
         Ok(server)
     }
 
+    /// The server and every process of its own. The server comes first.
+    /// # Errors
+    /// It does not run.
+    pub fn pids(&self) -> anyhow::Result<Vec<Pid>> {
+        // Its first line is its process id.
+        let text = fs::read_to_string(self.data.join("postmaster.pid")).context("it runs")?;
+        let server: i32 = text.lines().next().context("its process id")?.parse()?;
+        let mut pids = vec![Pid::from_raw(server)];
+        pids.extend(children_of(server)?.into_iter().map(Pid::from_raw));
+        Ok(pids)
+    }
+
+    /// Sends every process of the server a signal: it stands still with SIGSTOP, goes on with SIGCONT.
+    /// # Errors
+    /// It does not run.
+    pub fn signal_all(&self, signal: Signal) -> anyhow::Result<usize> {
+        // One that has ended meanwhile needs no signal.
+        Ok(self.pids()?.into_iter().filter(|pid| kill(*pid, signal).is_ok()).count())
+    }
+
+    /// `kill -9` of the server and all that it started, at once.
+    /// # Errors
+    /// It does not run, or is not gone soon.
+    pub async fn crash(&mut self) -> anyhow::Result<()> {
+        let pids = self.pids()?;
+        self.signal_all(Signal::SIGKILL)?;
+        // What the server had just begun, before it died.
+        for orphan in self.pids()? {
+            let _gone = kill(orphan, Signal::SIGKILL);
+        }
+        self.process.kill().await?;
+        until("PostgreSQL is gone", SOON, async || {
+            pids.iter().all(|pid| is_gone(*pid)).then_some(())
+        })
+        .await?;
+        // Where nobody has yet heard of its end (a zombie), the next one would take it for alive.
+        fs::remove_file(self.data.join("postmaster.pid")).context("its lock")
+    }
+
+    /// Starts it again behind a crash; it has recovered when this returns.
+    /// # Errors
+    /// It does not take connections.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        self.process.start()?;
+        until("PostgreSQL takes connections again", RECOVERED_MAX, async || {
+            self.connect("postgres").await.ok()
+        })
+        .await
+        .map_err(|error| error.context(self.process.complaint("did not start again")))?;
+        Ok(())
+    }
+
     /// Makes an empty database.
     /// # Errors
     /// What PostgreSQL says.
@@ -132,6 +186,29 @@ impl Drop for Postgres {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Processes whose parent is that one.
+fn children_of(parent: i32) -> anyhow::Result<Vec<i32>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")?.filter_map(Result::ok) {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The name stands in parentheses and may hold anything; state and parent follow.
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
+        if fields.and_then(|mut fields| fields.nth(1)?.parse().ok()) == Some(parent) {
+            children.push(pid);
+        }
+    }
+    Ok(children)
+}
+
+fn is_gone(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    matches!(state, None | Some('Z' | 'X'))
 }
 
 /// Where `initdb` and `postgres` are: in PATH, in Debian's folders (newest version first), or where `pg_config` says.

@@ -75,6 +75,17 @@ impl Process {
         Ok(())
     }
 
+    /// Sets a variable for its next start.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.program.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// From its next start on it runs as another user and group, from another copy of its program.
+    pub fn run_as(&mut self, user: (u32, u32), path: PathBuf) {
+        self.program.run_as = Some(user);
+        self.program.path = path;
+    }
+
     /// Its process id.
     /// # Errors
     /// It does not run.
@@ -89,6 +100,14 @@ impl Process {
     /// It does not run.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         kill(self.pid()?, signal).with_context(|| format!("{signal} to {}", self.program.name))
+    }
+
+    /// Whether it stands still, by SIGSTOP.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        let Ok(pid) = self.pid() else { return false };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
     }
 
     /// Fails, with the end of its log, unless it runs.

@@ -3,7 +3,8 @@
 //! `HOLDFAST_KILL_AT=site` or `site:n` (the n-th time, from 1) is read when the first site is reached. `HOLDFAST_KILL_FILE=path` names a
 //! file that may hold the same words and is looked at again and again, so that a process can be told while it runs; of several
 //! processes that share the file, the one that renames it to `path.hit` dies. Before it aborts, a process says which site it was, on
-//! standard error.
+//! standard error. With the word `stop` before the site it stands still there (SIGSTOP) until somebody lets it go on, so that others
+//! can be killed while it is in the middle of something.
 
 use crate::Site;
 
@@ -44,8 +45,15 @@ mod armed {
         now: Mutex<Now>,
     }
 
+    /// What happens at the site.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Act {
+        Die,
+        Stop,
+    }
+
     struct Now {
-        order: Option<(Site, u64)>,
+        order: Option<(Act, Site, u64)>,
         looked: Option<Instant>,
     }
 
@@ -63,11 +71,15 @@ mod armed {
         .as_ref()
     }
 
-    /// `site` or `site:n`.
-    pub(super) fn parse(words: &str) -> Option<(Site, u64)> {
+    /// `site` or `site:n`, and `stop ` before it.
+    pub(super) fn parse(words: &str) -> Option<(Act, Site, u64)> {
         let words = words.trim();
+        let (act, words) = match words.strip_prefix("stop ") {
+            Some(words) => (Act::Stop, words),
+            None => (Act::Die, words),
+        };
         let (name, times) = words.split_once(':').unwrap_or((words, "1"));
-        Some((Site::named(name)?, times.parse().ok().filter(|&times| times > 0)?))
+        Some((act, Site::named(name)?, times.parse().ok().filter(|&times| times > 0)?))
     }
 
     impl Plan {
@@ -76,15 +88,20 @@ mod armed {
             if now.order.is_none() {
                 self.look(&mut now);
             }
-            let Some((wanted, left)) = &mut now.order else { return };
+            let Some((act, wanted, left)) = &mut now.order else { return };
             if *wanted != site {
                 return;
             }
             *left -= 1;
-            if *left == 0 {
-                now.order = None;
-                if self.claim() {
-                    die(site);
+            if *left > 0 {
+                return;
+            }
+            let act = *act;
+            now.order = None;
+            if self.claim() {
+                match act {
+                    Act::Die => die(site),
+                    Act::Stop => stop(site),
                 }
             }
         }
@@ -105,6 +122,14 @@ mod armed {
         }
     }
 
+    /// By the program `kill`, which stops every thread of this process before it ends.
+    fn stop(site: Site) {
+        let _ = writeln!(std::io::stderr(), "kill point {} reached: stopping", site.name());
+        let own = std::process::id().to_string();
+        let told = std::process::Command::new("kill").args(["-STOP", &own]).status();
+        assert!(told.is_ok_and(|status| status.success()), "kill -STOP {own}");
+    }
+
     fn die(site: Site) -> ! {
         // Nobody may be reading; that is no reason to live.
         let _ = writeln!(std::io::stderr(), "kill point {} reached: aborting", site.name());
@@ -114,13 +139,26 @@ mod armed {
 
 #[cfg(test)]
 mod tests {
-    use super::{armed::parse, *};
+    use super::{
+        armed::{Act, parse},
+        *,
+    };
 
     #[test]
     fn an_order_names_a_site_and_how_many_times_it_is_passed() {
-        assert_eq!(parse("log-sealed"), Some((Site::LogSealed, 1)));
-        assert_eq!(parse(" agent-answered:3\n"), Some((Site::AgentAnswered, 3)));
-        for bad in ["", "log-sealed:0", "log-sealed:x", "log-sealed:", "somewhere"] {
+        assert_eq!(parse("log-sealed"), Some((Act::Die, Site::LogSealed, 1)));
+        assert_eq!(parse(" agent-answered:3\n"), Some((Act::Die, Site::AgentAnswered, 3)));
+        assert_eq!(parse("stop router-decided"), Some((Act::Stop, Site::RouterDecided, 1)));
+        for bad in [
+            "",
+            "log-sealed:0",
+            "log-sealed:x",
+            "log-sealed:",
+            "somewhere",
+            "stop",
+            "stop ",
+            "halt log-sealed",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }
