@@ -122,11 +122,10 @@ impl Postgres {
         }
         self.process.kill().await?;
         until("PostgreSQL is gone", SOON, async || {
-            pids.iter().all(|pid| is_gone(*pid)).then_some(())
+            // One of whose end nobody has heard yet (a zombie) is taken for alive by the next.
+            pids.iter().all(|pid| kill(*pid, None).is_err()).then_some(())
         })
-        .await?;
-        // Where nobody has yet heard of its end (a zombie), the next one would take it for alive.
-        fs::remove_file(self.data.join("postmaster.pid")).context("its lock")
+        .await
     }
 
     /// Starts it again behind a crash; it has recovered when this returns.
@@ -203,12 +202,6 @@ fn children_of(parent: i32) -> anyhow::Result<Vec<i32>> {
         }
     }
     Ok(children)
-}
-
-fn is_gone(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-    matches!(state, None | Some('Z' | 'X'))
 }
 
 /// Where `initdb` and `postgres` are: in PATH, in Debian's folders (newest version first), or where `pg_config` says.
