@@ -26,6 +26,7 @@ impl Agent {
         service: &str,
         app: &str,
         coordinators: &[String],
+        environment: Vec<(String, String)>,
     ) -> anyhow::Result<Self> {
         let http = format!("127.0.0.1:{}", ports::free(1)?[0]);
         let app = format!("http://{app}");
@@ -38,7 +39,7 @@ impl Agent {
             name: format!("agent-{service}"),
             path: binary::holdfast()?.to_owned(),
             arguments: arguments.into_iter().map(Into::into).collect(),
-            environment: Vec::new(),
+            environment,
             run_as: None,
             kill_when_dropped: true,
         };

@@ -1,6 +1,6 @@
 //! Three coordinators, a PostgreSQL server with a database for each shard, and a bank process for each of those.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use futures::future::join_all;
@@ -36,6 +36,7 @@ pub struct Cluster {
     pub postgres: Option<Postgres>,
     /// Logs, data, configuration.
     pub folder: Folder,
+    shape: Shape,
 }
 
 /// How the log of a cluster is kept.
@@ -47,12 +48,22 @@ pub struct Shape {
     pub snapshot_every: u64,
     /// Peers, agents and banks go through proxies, and each process consents to drills.
     pub proxied: bool,
+    /// Where each process sends its spans.
+    pub collector: Option<SocketAddr>,
+    /// Each process logs all that it can, as JSON.
+    pub talkative: bool,
 }
 
 impl Default for Shape {
     /// Small files and frequent snapshots, so that a short story goes through several of them.
     fn default() -> Self {
-        Self { segment_bytes: 16_777_216, snapshot_every: 500, proxied: false }
+        Self {
+            segment_bytes: 16_777_216,
+            snapshot_every: 500,
+            proxied: false,
+            collector: None,
+            talkative: false,
+        }
     }
 }
 
@@ -126,7 +137,7 @@ impl Cluster {
                 node.raft_proxy = Some(Proxy::start(ports[told + 1], &node.raft, seed + 10).await?);
             }
         }
-        let mut cluster = Self { nodes, banks: Vec::new(), postgres: None, folder };
+        let mut cluster = Self { nodes, banks: Vec::new(), postgres: None, folder, shape };
         for node in &mut cluster.nodes {
             node.process.start()?;
         }
@@ -155,7 +166,7 @@ impl Cluster {
                     (Some(proxy), database)
                 }
             };
-            let mut bank = Bank::make(shard, http, &database, &coordinators, &self.folder)?;
+            let mut bank = Bank::make(shard, http, &database, &coordinators, shape, &self.folder)?;
             bank.postgres_proxy = proxy;
             bank.process.start()?;
             self.banks.push(bank);
@@ -227,7 +238,8 @@ impl Cluster {
     /// # Errors
     /// It does not get ready.
     pub async fn agent(&self, service: &str, app: &str) -> anyhow::Result<Agent> {
-        Agent::start(self.folder.path(), service, app, &self.addresses()).await
+        let environment = sight(self.shape);
+        Agent::start(self.folder.path(), service, app, &self.addresses(), environment).await
     }
 
     /// A connection to each shard's database, with the shard's name.
@@ -357,6 +369,18 @@ impl Cluster {
     }
 }
 
+/// What a process lets be seen.
+fn sight(shape: Shape) -> Vec<(String, String)> {
+    let mut said = Vec::new();
+    if let Some(address) = shape.collector {
+        said.push(("ENDPOINT", format!("http://{address}")));
+    }
+    if shape.talkative {
+        said.extend([("LEVEL", "trace".to_owned()), ("FORMAT", "json".to_owned())]);
+    }
+    said.into_iter().map(|(key, value)| (format!("HOLDFAST_TELEMETRY_{key}"), value)).collect()
+}
+
 /// Where each process looks for a kill point that it is told to die at.
 fn kill_file(folder: &Folder, name: &str) -> (String, String) {
     let path = folder.path().join(format!("{name}.kill"));
@@ -402,7 +426,7 @@ impl Node {
                 doors[0], grpc, raft
             ));
         }
-        let Shape { segment_bytes, snapshot_every, proxied } = shape;
+        let Shape { segment_bytes, snapshot_every, proxied, .. } = shape;
         config.push_str(&format!(
             "\n[bind]\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\nraft = \"{raft}\"\n
 [security]\nmode = \"dev-plaintext\"\n
@@ -411,6 +435,7 @@ impl Node {
         let config = folder.write(&format!("{name}.toml"), config)?;
         let drill = format!("127.0.0.1:{}", ports[NODES * 5 + at]);
         let mut environment = vec![kill_file(folder, &name)];
+        environment.extend(sight(shape));
         if proxied {
             environment.push(("HOLDFAST_DRILL_ALLOWED".to_owned(), "true".to_owned()));
             environment.push(("HOLDFAST_DRILL_BIND".to_owned(), drill.clone()));
@@ -443,6 +468,7 @@ impl Bank {
         http: u16,
         database: &str,
         coordinators: &[String],
+        shape: Shape,
         folder: &Folder,
     ) -> anyhow::Result<Self> {
         let http = format!("127.0.0.1:{http}");
@@ -451,11 +477,13 @@ impl Bank {
 [bind]\nhttp = \"{http}\"\n\n[security]\nmode = \"dev-plaintext\"\n"
         );
         let config = folder.write(&format!("bank-{shard}.toml"), config)?;
+        let mut environment = vec![kill_file(folder, &format!("bank-{shard}"))];
+        environment.extend(sight(shape));
         let program = Program {
             name: format!("bank-{shard}"),
             path: binary::holdfast()?.to_owned(),
             arguments: vec!["bank".into(), "--config".into(), config.into()],
-            environment: vec![kill_file(folder, &format!("bank-{shard}"))],
+            environment,
             run_as: None,
             kill_when_dropped: true,
         };

@@ -10,6 +10,7 @@
 //! - [`Demo`]: the demo, and whether it leaves anything behind.
 //! - [`Sharded`]: coordinators, two databases, and routers in front of them.
 //! - [`Load`]: transfers that are pursued until their fate is known; [`checker`]: what that history is held against.
+//! - [`Collector`]: takes the spans of every process.
 //! - [`matrix`]: kill points, one after the other, under load.
 //! - [`proxy`]: spoils what passes between two programs.
 //! - [`fuzzed`]: every reader of foreign bytes, for a fuzzer and for the corpus that every build replays; [`fuzzed_router`]: those of
@@ -22,6 +23,7 @@ mod agent;
 mod binary;
 pub mod checker;
 mod cluster;
+pub mod collector;
 pub mod demo;
 mod folder;
 pub mod fuzzed;
@@ -42,6 +44,7 @@ mod until;
 pub use agent::Agent;
 pub use binary::holdfast;
 pub use cluster::{Bank, Cluster, Node, Shape, transfer};
+pub use collector::Collector;
 pub use demo::Demo;
 pub use folder::Folder;
 pub use load::{Load, Running};

@@ -36,7 +36,7 @@ async fn a_process_may_die_at_every_kill_point_and_nothing_is_lost_or_doubled() 
     let all: Vec<Site> =
         Site::ALL.iter().copied().filter(|site| site.role() != Role::Router).collect();
     let sites = if full { all.as_slice() } else { &SAMPLE };
-    let shape = Shape { segment_bytes: 4 * 1024 * 1024, snapshot_every: 60, proxied: false };
+    let shape = Shape { segment_bytes: 4 * 1024 * 1024, snapshot_every: 60, ..Shape::default() };
     let mut cluster = Cluster::shaped(2, shape).await?;
     let load = Load::open(&cluster, "kill").await?;
     let running = load.start(CLIENTS, false);

@@ -134,7 +134,8 @@ async fn an_agent_without_its_service_serves_once_the_service_is_there() -> anyh
     let port = free_ports(1)?[0];
     let folder = Folder::make()?;
     let app = format!("127.0.0.1:{port}");
-    let _agent = Agent::start(folder.path(), "late", &app, &cluster.addresses()[..1]).await?;
+    let _agent =
+        Agent::start(folder.path(), "late", &app, &cluster.addresses()[..1], Vec::new()).await?;
     let body = json!({"gid": "late-1", "mode": "tcc", "wait": "none",
                       "branches": [{"participant": "late", "payload": {}}]});
     let reply = http::post(&cluster.nodes[0].http, "/v1/transactions", &body).await?;

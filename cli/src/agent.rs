@@ -8,7 +8,9 @@ use holdfast_security::Access;
 
 use crate::{
     config::{self, AgentConfig, ConfigArgs},
-    health_door, shutdown, telemetry,
+    health_door,
+    otlp::{Traces, Who},
+    reload, shutdown, telemetry,
 };
 
 /// Runs a sidecar agent: it dials the coordinators and posts their calls to the service beside it.
@@ -42,20 +44,23 @@ pub(crate) struct AgentArgs {
 /// The configuration is mistaken, or the health door cannot be opened.
 pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let coordinators = Some(args.coordinators.join(",")).filter(|list| !list.is_empty());
-    let loaded = config::load::<AgentConfig>(&args.config.inputs(vec![
+    let inputs = args.config.inputs(vec![
         ("service.name", args.service, "--service"),
         ("service.app", args.app, "--app"),
         ("coordinators.addresses", coordinators, "--coordinator"),
         ("bind.http", args.http, "--http"),
-    ]))?;
+    ]);
+    let loaded = config::load::<AgentConfig>(&inputs)?;
     loaded.check_here()?;
     let config = loaded.config;
-    let warnings = loaded.warnings;
-    telemetry::start_logging(&config.telemetry)?;
+    let (warnings, shown) = (loaded.warnings, loaded.shown);
+    let level = telemetry::start_logging(&config.telemetry)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
     let metrics = telemetry::start_metrics()?;
+    let who = Who { role: "agent", instance: config.instance.clone() };
+    let traces = Traces::start(&config.telemetry.endpoint, &who)?;
     let sidecar = Sidecar::new(&SidecarConfig {
         app: config.app.clone(),
         call_timeout_ms: config.call_timeout_ms,
@@ -77,6 +82,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         )
     };
     shutdown::until_signal(|token| async move {
+        tokio::spawn(reload::on_hangup::<AgentConfig>(inputs, shown, level, token.clone()));
         if let Some(credentials) = config.credentials {
             tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));
         }
@@ -99,6 +105,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         served.map_err(anyhow::Error::from)
     })
     .await?;
+    traces.end().await;
     tracing::info!("agent stopped");
     Ok(ExitCode::SUCCESS)
 }

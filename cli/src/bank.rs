@@ -9,7 +9,9 @@ use holdfast_security::Access;
 use crate::{
     config::{self, BankConfig, ConfigArgs},
     drill::door,
-    health_door, shutdown, telemetry,
+    health_door,
+    otlp::{Traces, Who},
+    reload, shutdown, telemetry,
 };
 
 /// Runs the bank's deposit module for one data source: it joins as participant deposit@SHARD.
@@ -39,19 +41,22 @@ pub(crate) struct BankArgs {
 /// The configuration is mistaken, the health door cannot be opened, or the data source is not fit for use.
 pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
     let coordinators = Some(args.coordinators.join(",")).filter(|list| !list.is_empty());
-    let loaded = config::load::<BankConfig>(&args.config.inputs(vec![
+    let inputs = args.config.inputs(vec![
         ("bank.shard", args.shard, "--shard"),
         ("coordinators.addresses", coordinators, "--coordinator"),
         ("bind.http", args.http, "--http"),
-    ]))?;
+    ]);
+    let loaded = config::load::<BankConfig>(&inputs)?;
     loaded.check_here()?;
     let config = loaded.config;
-    let warnings = loaded.warnings;
-    telemetry::start_logging(&config.telemetry)?;
+    let (warnings, shown) = (loaded.warnings, loaded.shown);
+    let level = telemetry::start_logging(&config.telemetry)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
     let metrics = telemetry::start_metrics()?;
+    let who = Who { role: "bank", instance: config.instance.clone() };
+    let traces = Traces::start(&config.telemetry.endpoint, &who)?;
     let status = Status::default();
     let http_wanted = config.http;
     let drill = config.drill;
@@ -75,6 +80,7 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
         credentials: config.credentials.clone(),
     };
     shutdown::until_signal(|token| async move {
+        tokio::spawn(reload::on_hangup::<BankConfig>(inputs, shown, level, token.clone()));
         door::open(drill, about, token.clone()).await?;
         if let Some(credentials) = config.credentials {
             tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));
@@ -98,6 +104,7 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
         served.map_err(anyhow::Error::from)
     })
     .await?;
+    traces.end().await;
     tracing::info!("bank stopped");
     Ok(ExitCode::SUCCESS)
 }

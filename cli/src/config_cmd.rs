@@ -18,7 +18,8 @@ use crate::{
 Examples:
   holdfast config check config/coordinator.toml --role coordinator
   holdfast config check config/shards.toml --role shards
-  holdfast config show config/agent.toml --role agent --origin")]
+  holdfast config show config/agent.toml --role agent --origin
+  holdfast config schema --role coordinator")]
 pub(crate) struct ConfigCmdArgs {
     #[command(subcommand)]
     command: ConfigCommand,
@@ -50,6 +51,27 @@ Examples:
         #[arg(long)]
         origin: bool,
     },
+    /// Print the JSON Schema of a role's file, for editors
+    #[command(after_help = "\
+Examples:
+  holdfast config schema --role coordinator
+  holdfast config schema --role bank > bank.schema.json
+
+The same documents lie in docs/reference/schema. Rules go by more than their shape: holdfast config check --role shards.")]
+    Schema {
+        /// Whose configuration it is
+        #[arg(long, value_enum)]
+        role: FileRole,
+    },
+}
+
+/// The roles whose files have a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum FileRole {
+    Coordinator,
+    Agent,
+    Bank,
+    Router,
 }
 
 #[derive(Debug, clap::Args)]
@@ -80,6 +102,7 @@ pub(crate) fn run(args: &ConfigCmdArgs, output: Output) -> anyhow::Result<ExitCo
     let (which, here) = match &args.command {
         ConfigCommand::Check { which, here } => (which, *here),
         ConfigCommand::Show { which, .. } => (which, false),
+        ConfigCommand::Schema { role } => return schema(*role),
     };
     if which.role == RoleName::Shards {
         return rules::check(&which.file, output);
@@ -98,7 +121,19 @@ pub(crate) fn run(args: &ConfigCmdArgs, output: Output) -> anyhow::Result<ExitCo
     match &args.command {
         ConfigCommand::Check { .. } => checked(which, &shown, &warnings, output)?,
         ConfigCommand::Show { origin, .. } => show(&shown, *origin, output)?,
+        ConfigCommand::Schema { .. } => {}
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn schema(role: FileRole) -> anyhow::Result<ExitCode> {
+    let name = match role {
+        FileRole::Coordinator => "coordinator",
+        FileRole::Agent => "agent",
+        FileRole::Bank => "bank",
+        FileRole::Router => "router",
+    };
+    output::print_json(&config::schema::of(name).expect("every role has one"))?;
     Ok(ExitCode::SUCCESS)
 }
 

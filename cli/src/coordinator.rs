@@ -7,7 +7,9 @@ use holdfast_coordinator::Coordinator;
 use crate::{
     config::{self, ConfigArgs, CoordinatorConfig},
     drill::{door, lost_disk},
-    health_door, shutdown, telemetry,
+    health_door,
+    otlp::{Traces, Who},
+    reload, shutdown, telemetry,
 };
 
 /// Runs one coordinator node.
@@ -41,18 +43,23 @@ impl CoordinatorArgs {
 /// # Errors
 /// The configuration is mistaken, this machine cannot run it, the log cannot be opened, or a door breaks.
 pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<ExitCode> {
-    let loaded = config::load::<CoordinatorConfig>(&args.config.inputs(vec![
+    let inputs = args.config.inputs(vec![
         ("node.id", args.node_id, "--node-id"),
         ("node.data_dir", args.data_dir, "--data-dir"),
-    ]))?;
+    ]);
+    let loaded = config::load::<CoordinatorConfig>(&inputs)?;
     loaded.check_here()?;
+    let shown = loaded.shown;
     let CoordinatorConfig { node, telemetry, drill, .. } = loaded.config;
-    telemetry::start_logging(&telemetry)?;
+    let level = telemetry::start_logging(&telemetry)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     let metrics = telemetry::start_metrics()?;
+    let who = Who { role: "coordinator", instance: format!("node-{}", node.node.id) };
+    let traces = Traces::start(&telemetry.endpoint, &who)?;
     shutdown::until_signal(|token| async move {
+        tokio::spawn(reload::on_hangup::<CoordinatorConfig>(inputs, shown, level, token.clone()));
         let bind = node.bind;
         tracing::info!(
             node = node.node.id,
@@ -89,6 +96,7 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<ExitCode> {
         served.map_err(anyhow::Error::from)
     })
     .await?;
+    traces.end().await;
     tracing::info!("coordinator stopped");
     Ok(ExitCode::SUCCESS)
 }

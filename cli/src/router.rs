@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, ConfigArgs, RouterRole},
-    health_door, shutdown, telemetry,
+    health_door, reload, shutdown, telemetry,
 };
 
 /// Runs one router. Any number of them may run side by side; they share nothing.
@@ -44,16 +44,19 @@ pub(crate) struct RouterArgs {
 /// # Errors
 /// The configuration or the rules are mistaken, or a door cannot be opened.
 pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
-    let loaded = config::load::<RouterRole>(&args.config.inputs(vec![
+    let inputs = args.config.inputs(vec![
         ("bind.postgres", args.postgres, "--postgres"),
         ("bind.http", args.http, "--http"),
         ("router.rules", args.rules, "--rules"),
-    ]))?;
+    ]);
+    let loaded = config::load::<RouterRole>(&inputs)?;
     loaded.check_here()?;
+    let shown = loaded.shown;
     let RouterRole { router, http, telemetry } = loaded.config;
-    telemetry::start_logging(&telemetry)?;
+    let level = telemetry::start_logging(&telemetry)?;
     let metrics = telemetry::start_metrics()?;
     shutdown::until_signal(|token| async move {
+        tokio::spawn(reload::on_hangup::<RouterRole>(inputs, shown, level, token.clone()));
         let sources = router.sources.len();
         let workers = router.workers;
         let ends = second_phases(&router, &token);

@@ -4,7 +4,9 @@ use std::{io::IsTerminal, time::Duration};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 use crate::{
     config::{Telemetry, TelemetryFormat},
@@ -30,7 +32,8 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// Starts logging as `telemetry` and the environment say.
 /// # Errors
 /// HF1022: the directives in the environment make no sense.
-pub(crate) fn start_logging(telemetry: &Telemetry) -> anyhow::Result<()> {
+pub(crate) fn start_logging(telemetry: &Telemetry) -> anyhow::Result<LogLevel> {
+    let mut by_environment = true;
     let filter = match std::env::var(LOG_VARIABLE) {
         Ok(directives) if !directives.trim().is_empty() => {
             EnvFilter::try_new(&directives).map_err(|error| {
@@ -39,8 +42,12 @@ pub(crate) fn start_logging(telemetry: &Telemetry) -> anyhow::Result<()> {
                 ))
             })?
         }
-        _ => EnvFilter::new(directives(&telemetry.level)),
+        _ => {
+            by_environment = false;
+            EnvFilter::new(directives(&telemetry.level))
+        }
     };
+    let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
     let lines = fmt::layer().with_writer(std::io::stderr);
     let started = match telemetry.format {
@@ -49,7 +56,28 @@ pub(crate) fn start_logging(telemetry: &Telemetry) -> anyhow::Result<()> {
         }
         TelemetryFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
-    started.context("logging was started twice")
+    started.context("logging was started twice")?;
+    Ok(LogLevel { handle, by_environment })
+}
+
+/// The level of our own lines, which may change while the process runs.
+#[derive(Clone, Debug)]
+pub(crate) struct LogLevel {
+    handle: reload::Handle<EnvFilter, Registry>,
+    by_environment: bool,
+}
+
+impl LogLevel {
+    /// From now on, this level.
+    /// # Errors
+    /// In words: the environment says otherwise, and counts.
+    pub(crate) fn set(&self, level: &str) -> Result<(), &'static str> {
+        if self.by_environment {
+            return Err("HOLDFAST_LOG is set, and counts");
+        }
+        let reloaded = self.handle.reload(EnvFilter::new(directives(level)));
+        reloaded.map_err(|_| "logging is over")
+    }
 }
 
 /// Our own words at `level`; those of the libraries below us only when something is wrong.

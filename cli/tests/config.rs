@@ -186,3 +186,36 @@ fn a_report_can_be_read_by_scripts() {
     assert_eq!(mistakes[0]["where"], "values_out_of_range.toml:3:6");
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn the_schemas_that_are_published_are_those_of_the_readers() {
+    for role in ["coordinator", "agent", "bank", "router"] {
+        let output = holdfast(&root()).args(["config", "schema", "--role", role]).output();
+        let output = output.expect("the binary runs");
+        assert!(output.status.success(), "{}", text(&output));
+        let file = root().join(format!("docs/reference/schema/{role}.json"));
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            fs::write(&file, &output.stdout).expect("it is written");
+        }
+        let published = fs::read_to_string(&file).expect("it is published");
+        let said = String::from_utf8(output.stdout).expect("UTF-8");
+        assert_eq!(published, said, "run with UPDATE_SCHEMA=1 and look at the difference");
+    }
+}
+
+#[test]
+fn every_key_of_a_schema_is_explained() {
+    let page = fs::read_to_string(root().join("docs/reference/config.md")).expect("the page");
+    for role in ["coordinator", "agent", "bank"] {
+        let file = root().join(format!("docs/reference/schema/{role}.json"));
+        let schema: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(file).expect("it is published"))
+                .expect("JSON");
+        for (section, table) in schema["properties"].as_object().expect("sections") {
+            for key in table["properties"].as_object().expect("keys").keys() {
+                let row = format!("| `{section}.{key}` |");
+                assert!(page.contains(&row), "{role}: no row {row}");
+            }
+        }
+    }
+}

@@ -161,6 +161,50 @@ fn a_coordinator_starts_says_it_is_ready_and_stops_on_sigterm() {
 }
 
 #[test]
+fn a_changed_file_counts_on_sighup_as_far_as_it_can_and_the_rest_is_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let doors: [SocketAddr; 3] = free();
+    let file = coordinator_toml(dir.path(), doors);
+    let sound = fs::read_to_string(&file).expect("it was written");
+    let mut role = Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
+    wait_until_ready(&mut role, doors[0]);
+    let until_said = |role: &mut Role, times: usize, what: &str| {
+        let begun = Instant::now();
+        while role.log().matches(what).count() < times {
+            let ended = role.child.try_wait().expect("our own child");
+            assert!(ended.is_none(), "it ended with {ended:?}:\n{}", role.log());
+            assert!(begun.elapsed() < PATIENCE, "{what:?} is not said:\n{}", role.log());
+            thread::sleep(LOOK);
+        }
+    };
+    role.signal(Signal::SIGHUP);
+    until_said(&mut role, 1, "says what this process runs with");
+
+    let changed = format!("{sound}[limits]\nqueue_max = 2048\n[telemetry]\nlevel = \"warn\"\n");
+    fs::write(&file, &changed).expect("a change");
+    role.signal(Signal::SIGHUP);
+    until_said(&mut role, 1, "taken over");
+    until_said(&mut role, 1, "counts after a restart");
+    let log = role.log();
+    let restart = log.lines().find(|line| line.contains("counts after a restart")).expect("said");
+    for word in ["limits.queue_max", "65536", "2048"] {
+        assert!(restart.contains(word), "{restart}");
+    }
+    // The level counts: a line of level info is not said any more. What counts after a restart is named again.
+    role.signal(Signal::SIGHUP);
+    until_said(&mut role, 2, "counts after a restart");
+    assert_eq!(role.log().matches("taken over").count(), 1, "{}", role.log());
+
+    fs::write(&file, format!("{sound}[telemetry]\nlevel = \"loud\"\n")).expect("a mistake");
+    role.signal(Signal::SIGHUP);
+    until_said(&mut role, 1, "nothing changes");
+    assert!(role.log().contains("HF1017"), "{}", role.log());
+    assert_eq!(get(doors[0], "/readyz").map(|(status, _)| status), Some(200));
+    role.signal(Signal::SIGTERM);
+    assert_eq!(role.ended().code(), Some(0), "{}", role.log());
+}
+
+#[test]
 fn a_coordinator_stops_on_ctrl_c_before_it_was_ready() {
     let dir = tempfile::tempdir().expect("a folder");
     let doors: [SocketAddr; 3] = free();

@@ -12,6 +12,7 @@ use crate::{
     Wait,
     leader::Leader,
     link::OpenError,
+    spans::Pursued,
     wire::{
         self, AddBranchRequest, BeginRequest, ErrorKind, GetRequest, ListRequest, RetryRequest,
         RollBackRequest, SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
@@ -394,6 +395,7 @@ impl Client {
             return Err(futile.told(gid, patience));
         };
         let _turn = turn.expect("the semaphore is never closed");
+        let mut span = Pursued::of(gid, &mut request);
         let (mut known, mut begun) = (None, false);
         let mut attempt = 0;
         loop {
@@ -410,8 +412,10 @@ impl Client {
             };
             if let Some(link) = link {
                 set_wait(&mut request, deadline);
+                span.iter_mut().for_each(Pursued::asked);
                 match timeout_at(deadline + GRACE, link.call(request.clone())).await {
                     Ok(Ok(Reply::Transaction(reply))) => {
+                        span.iter_mut().for_each(Pursued::answered);
                         let Some(wait) = wait.filter(|wait| !is_reached(&reply, *wait)) else {
                             return Ok(reply);
                         };

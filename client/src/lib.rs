@@ -37,6 +37,7 @@ mod operating;
 mod operator;
 mod options;
 mod second_phase;
+mod spans;
 mod submission;
 mod unary;
 

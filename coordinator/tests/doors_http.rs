@@ -71,6 +71,43 @@ async fn a_declared_transaction_is_answered_at_its_decision() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_from_another_span_is_the_same_transaction() {
+    let cluster = Cluster::of(3).await;
+    let (leader, follower) = (cluster.leader().http, cluster.follower().http);
+    let _yes = cluster.serve("yes", done).await;
+    let traced =
+        |span: u8| format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902{span:02x}-01");
+    let body = transfer("traced", ["yes", "yes"]);
+    let ask = async |at, headers: &[(&str, &str)], body: &Value| {
+        let json = ("content-type", "application/json");
+        let headers: Vec<_> = std::iter::once(json).chain(headers.iter().copied()).collect();
+        http(at, "POST", ALL, &headers, body.to_string().as_bytes()).await
+    };
+
+    // The transport's context becomes the transaction's, by whatever node, whatever a repeat says, and where it says nothing.
+    let first = ask(leader, &[("traceparent", &traced(1))], &body).await;
+    assert_eq!((first.status, &first.json()["repeated"]), (200, &json!(false)), "{first:?}");
+    for (at, headers) in [
+        (leader, vec![("traceparent", traced(2))]),
+        (follower, vec![("Traceparent", traced(3))]),
+        (follower, vec![]),
+    ] {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let again = ask(at, &headers, &body).await;
+        assert_eq!((again.status, &again.json()["repeated"]), (200, &json!(true)), "{again:?}");
+    }
+    let mut said_in_the_body = body.clone();
+    said_in_the_body["options"] = json!({"headers": {"traceparent": traced(4), "baggage": "k=v"}});
+    let again = ask(leader, &[], &said_in_the_body).await;
+    assert_eq!((again.status, &again.json()["repeated"]), (200, &json!(true)), "{again:?}");
+
+    // Any other header is content.
+    said_in_the_body["options"]["headers"]["channel"] = json!("branch office");
+    let taken = ask(leader, &[("traceparent", &traced(1))], &said_in_the_body).await;
+    assert_eq!(taken.problem(), (409, "HF2002".into(), "refused".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_outcome_is_accepted_and_never_an_error() {
     let cluster = Cluster::of(1).await;
     let at = cluster.leader().http;

@@ -12,6 +12,7 @@ mod resource;
 mod serve;
 mod session;
 mod sidecar;
+mod spans;
 mod status;
 
 /// What [`ServeConfig`] is told of certificates.

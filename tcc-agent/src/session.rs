@@ -18,6 +18,7 @@ use crate::{
     handler::{Asked, Reply},
     participant::{Answer, Call, Gid, Op},
     serve::Shared,
+    spans::Serving,
     status::{Connected, UnderWay},
 };
 
@@ -59,6 +60,7 @@ pub(crate) struct Session<'a> {
     silence_max: Duration,
     heard: Instant,
     welcome: Option<Welcomed<'a>>,
+    serving: Serving,
 }
 
 /// The node's place among the sessions, given up on drop.
@@ -91,6 +93,7 @@ impl<'a> Session<'a> {
             silence_max: SILENCE_MAX_DEFAULT,
             heard: Instant::now(),
             welcome: None,
+            serving: Serving::default(),
         };
         let opening = async {
             session.send(agent_message::Message::Hello(shared.config.hello())).await?;
@@ -149,6 +152,7 @@ impl<'a> Session<'a> {
                 }
                 taken = answered.recv_many(&mut ready, ANSWERS_MAX) => {
                     self.under_way.remove(taken);
+                    ready.iter().for_each(|(call_id, answer)| self.serving.end(*call_id, answer));
                     self.answer(std::mem::take(&mut ready)).await?;
                 }
                 _ = beat.tick() => self.send(agent_message::Message::Beat(v1::Beat {})).await?,
@@ -227,7 +231,9 @@ impl<'a> Session<'a> {
                 continue;
             }
             match read_call(call) {
-                Ok(call) => {
+                Ok(mut call) => {
+                    let config = &self.shared.config;
+                    self.serving.begin(call_id, &mut call, &config.service, &config.instance);
                     asked.push(Asked { call, reply: Reply::new(call_id, self.answers.clone()) })
                 }
                 Err(message) => turned_away.push((call_id, Answer::Unknown { message })),

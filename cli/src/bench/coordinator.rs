@@ -16,6 +16,7 @@ use super::{
     load::Shape,
     machine::Machine,
     nodes::Nodes,
+    secure,
     show::{self, note},
     submission::Mode,
 };
@@ -46,28 +47,34 @@ pub(crate) struct CoordinatorArgs {
     clients: Vec<u32>,
     /// Rounds, of whose figures the median is told
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
-    rounds: u32,
+    pub(super) rounds: u32,
     /// Raft groups of the coordinators. With several, "leader" in the figures is the node that leads group 0
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     groups: u32,
     /// Below a minute: 1, 64 and 512 clients, and half a second a cell
     #[arg(long, conflicts_with_all = ["seconds", "clients"])]
     quick: bool,
+    /// Instead of the bars: the same cluster bare, and with mutual TLS, rights and traces
+    #[arg(long)]
+    secure: bool,
+    /// With --secure: one of so many transactions is sampled by its caller, as tracing in production is
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "secure", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) sampled: u64,
     /// Leave the folder with data and logs
     #[arg(long)]
     keep: bool,
 }
 
 impl CoordinatorArgs {
-    fn clients(&self) -> Vec<u32> {
+    pub(super) fn clients(&self) -> Vec<u32> {
         if self.quick { vec![1, FEW, MANY] } else { self.clients.clone() }
     }
 
-    fn seconds(&self) -> f64 {
+    pub(super) fn seconds(&self) -> f64 {
         if self.quick { 0.5 } else { self.seconds }
     }
 
-    fn shape(&self, clients: u32) -> Shape {
+    pub(super) fn shape(&self, clients: u32) -> Shape {
         let measured = Duration::from_secs_f64(self.seconds());
         Shape { clients, warm_up: measured / 5, measured }
     }
@@ -87,11 +94,24 @@ struct Sides {
 /// Something could not be started, or broke down.
 pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<ExitCode> {
     ensure!((0.05..=60.0).contains(&args.seconds()), "--seconds is from 0.05 to 60");
+    if args.secure {
+        return compare(&args).await;
+    }
     let (setup, cells) =
         Scratch::during(args.keep, async |folder| measure(&args, folder).await).await?;
     let goals = goals(&cells);
     let bars = ["log", "raft", "postgres", "echo-unary", "echo-stream"];
     let told = show::Told { setup, cells: &cells, bars: &bars, columns: &COLUMNS, goals: &goals };
+    told.show(args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What guards and sight cost.
+async fn compare(args: &CoordinatorArgs) -> anyhow::Result<ExitCode> {
+    let (setup, cells, goals) =
+        Scratch::during(args.keep, async |folder| secure::measure(args, folder).await).await?;
+    let columns = ["per_s", "p50_us", "p99_us", "p999_us", "failed"];
+    let told = show::Told { setup, cells: &cells, bars: &[], columns: &columns, goals: &goals };
     told.show(args.json)?;
     Ok(ExitCode::SUCCESS)
 }

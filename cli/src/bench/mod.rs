@@ -26,6 +26,7 @@ mod router_pgbench;
 mod router_sides;
 mod router_transfer;
 mod scale;
+mod secure;
 mod show;
 mod steady;
 mod submission;
@@ -47,6 +48,7 @@ enum Bench {
 Examples:
   holdfast bench coordinator --quick
   holdfast bench coordinator --clients 1,64,512 --json > coordinator.json
+  holdfast bench coordinator --secure --clients 64,512
 
 Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
     Coordinator(coordinator::CoordinatorArgs),

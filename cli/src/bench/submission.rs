@@ -1,6 +1,6 @@
 //! The one transaction that is submitted again and again: two branches with a small payload, by every way in.
 
-use holdfast_client::{Submission, wire};
+use holdfast_client::{Submission, Terms, wire};
 
 /// The services that the idle participant announces, one a branch.
 pub(crate) const SERVICES: [&str; 2] = ["idle@1", "idle@2"];
@@ -28,10 +28,19 @@ impl Mode {
 
 /// For the client library.
 pub(crate) fn of(mode: Mode) -> Submission {
-    let empty = match mode {
-        Mode::Tcc => Submission::tcc(),
-        Mode::Saga => Submission::saga(),
+    traced(mode, None)
+}
+
+/// The same, as part of a caller's trace.
+pub(crate) fn traced(mode: Mode, traceparent: Option<String>) -> Submission {
+    let mut terms = match mode {
+        Mode::Tcc => Terms::tcc(),
+        Mode::Saga => Terms::saga(),
     };
+    if let Some(context) = traceparent {
+        terms = terms.header(holdfast_trace::HEADER, context);
+    }
+    let empty = Submission::new(terms);
     SERVICES.iter().fold(empty, |all, service| all.branch(*service, PAYLOAD))
 }
 

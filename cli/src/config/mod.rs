@@ -11,9 +11,11 @@ mod origin;
 mod port_owner;
 mod reader;
 mod router;
+pub(crate) mod schema;
 mod sections;
 mod source;
 mod strangers;
+mod words;
 
 use std::{
     collections::BTreeMap,

@@ -9,8 +9,10 @@ use super::{
     Inputs, Override,
     mistake::{Mistake, Report},
     origin::{Origin, Shown},
+    schema::{Asked, Kind},
     source::{self, Node, Table, Value},
     strangers::{self, halves, hint, nearest, variable_of},
+    words::{Showable, address_remedy, listed, quoted, unindexed},
 };
 
 /// A value and who said it.
@@ -64,6 +66,7 @@ pub(crate) struct Reader {
     known: Vec<&'static str>,
     mistakes: Vec<Mistake>,
     shown: Vec<Shown>,
+    asked: Vec<Asked>,
 }
 
 impl Reader {
@@ -89,7 +92,31 @@ impl Reader {
             known: Vec::new(),
             mistakes: Vec::new(),
             shown: Vec::new(),
+            asked: Vec::new(),
         })
+    }
+
+    /// Reads `text` alone, without environment and flags.
+    /// # Errors
+    /// It is no TOML.
+    pub(crate) fn of_text(name: &str, text: &str) -> Result<Self, Report> {
+        let mut reader = Self::open(&Inputs::default())?;
+        let parsed = source::parse(name, text);
+        reader.file = parsed.map_err(|mistakes| Report::new(name.to_owned(), mistakes))?;
+        Ok(reader)
+    }
+
+    /// Every key that was asked for so far, in that order.
+    pub(crate) fn asked(self) -> Vec<Asked> {
+        self.asked
+    }
+
+    fn note<T: Showable>(&mut self, key: &str, kind: Kind, need: Option<&Need<T>>) {
+        let default = match need {
+            Some(Need::Or(value)) => Some(value.shown()),
+            Some(Need::Required) | None => None,
+        };
+        self.asked.push(Asked { key: unindexed(key), kind, default });
     }
 
     /// Notes a mistake that the caller found.
@@ -109,6 +136,7 @@ impl Reader {
         range: RangeInclusive<u64>,
         need: Need<u64>,
     ) -> Option<Field<u64>> {
+        self.note(key, Kind::Whole(range.clone()), Some(&need));
         let Some(given) = self.find(key) else { return self.absent(key, need) };
         let field = self.take_integer(key.to_owned(), given, range)?;
         self.show(&field.key, field.value.to_string(), &field.origin);
@@ -122,13 +150,12 @@ impl Reader {
         need: Need<&str>,
         check: impl Fn(&str) -> Result<(), String>,
     ) -> Option<Field<String>> {
-        let Some(given) = self.find(key) else {
-            let need = match need {
-                Need::Required => Need::Required,
-                Need::Or(value) => Need::Or(value.to_owned()),
-            };
-            return self.absent(key, need);
+        let need = match need {
+            Need::Required => Need::Required,
+            Need::Or(value) => Need::Or(value.to_owned()),
         };
+        self.note(key, Kind::Text, Some(&need));
+        let Some(given) = self.find(key) else { return self.absent(key, need) };
         let field = self.take_text(key.to_owned(), given)?;
         if let Err(wrong) = check(&field.value) {
             self.mistake("HF1017", field.origin, format!("{key} = {:?} {wrong}", field.value));
@@ -140,6 +167,7 @@ impl Reader {
 
     /// Takes note of a key that counts in another mode only, so that it is no stranger.
     pub(crate) fn know(&mut self, key: &'static str) {
+        self.note::<String>(key, Kind::Elsewhere, None);
         self.known.push(key);
     }
 
@@ -173,6 +201,7 @@ impl Reader {
         key: &'static str,
         check: impl Fn(&str) -> Result<String, (&'static str, String)>,
     ) -> Option<Field<String>> {
+        self.note::<String>(key, Kind::Secret, None);
         let Some(given) = self.find(key) else { return self.absent(key, Need::Required) };
         let field = self.take_text(key.to_owned(), given)?;
         match check(&field.value) {
@@ -189,6 +218,7 @@ impl Reader {
 
     /// `true` or `false`.
     pub(crate) fn truth(&mut self, key: &'static str, default: bool) -> Option<Field<bool>> {
+        self.note(key, Kind::Truth, Some(&Need::Or(default)));
         let Some(given) = self.find(key) else { return self.absent(key, Need::Or(default)) };
         let origin = given.origin();
         let value = match given {
@@ -212,6 +242,8 @@ impl Reader {
         choices: &[&str],
         default: &str,
     ) -> Option<Field<String>> {
+        let words = choices.iter().map(|choice| (*choice).to_owned()).collect();
+        self.note(key, Kind::Choice(words), Some(&Need::Or(default.to_owned())));
         let field = self.text(key, Need::Or(default), |text| {
             if choices.contains(&text) {
                 return Ok(());
@@ -229,6 +261,7 @@ impl Reader {
         key: &'static str,
         need: Need<SocketAddr>,
     ) -> Option<Field<SocketAddr>> {
+        self.note(key, Kind::Address, Some(&need));
         let Some(given) = self.find(key) else { return self.absent(key, need) };
         let field = self.take_address(key.to_owned(), given)?;
         self.show(key, quoted(&field.value.to_string()), &field.origin);
@@ -242,6 +275,7 @@ impl Reader {
         key: &'static str,
         count_max: usize,
     ) -> Option<Field<Vec<Option<Field<SocketAddr>>>>> {
+        self.note::<String>(key, Kind::Addresses(count_max), None);
         let Some(given) = self.find(key) else { return self.absent(key, Need::Required) };
         let origin = given.origin();
         let items: Vec<Given> = match given {
@@ -284,6 +318,7 @@ impl Reader {
         key: &'static str,
         count_max: usize,
     ) -> Option<Field<Vec<Item>>> {
+        self.note::<String>(key, Kind::Tables(count_max), None);
         let node = match self.find(key) {
             None => return self.absent(key, Need::Required),
             Some(Given::Toml(node)) => node,
@@ -328,6 +363,8 @@ impl Reader {
         name: &str,
         range: RangeInclusive<u64>,
     ) -> Option<Field<u64>> {
+        let key = format!("{}.{name}", item.label);
+        self.note::<u64>(&key, Kind::Whole(range.clone()), None);
         let given = self.item_find(item, name)?;
         let field = self.take_integer(format!("{}.{name}", item.label), given, range)?;
         self.show(&field.key, field.value.to_string(), &field.origin);
@@ -336,6 +373,7 @@ impl Reader {
 
     /// A required address of an element.
     pub(crate) fn item_address(&mut self, item: &Item, name: &str) -> Option<Field<SocketAddr>> {
+        self.note::<u64>(&format!("{}.{name}", item.label), Kind::Address, None);
         let given = self.item_find(item, name)?;
         let field = self.take_address(format!("{}.{name}", item.label), given)?;
         self.show(&field.key, quoted(&field.value.to_string()), &field.origin);
@@ -351,6 +389,7 @@ impl Reader {
         required: bool,
         check: impl Fn(&str) -> Result<String, (&'static str, String)>,
     ) -> Option<Field<String>> {
+        self.note::<u64>(&format!("{}.{name}", item.label), Kind::Text, None);
         if !required && item.table.get(name).is_none() {
             let key = format!("{}.{name}", item.label);
             return Some(Field { key, value: String::new(), origin: item.origin.clone() });
@@ -518,67 +557,5 @@ impl Reader {
                 None
             }
         }
-    }
-}
-
-/// What `config show` prints of a default.
-pub(crate) trait Showable {
-    /// As TOML would write it.
-    fn shown(&self) -> String;
-}
-
-impl Showable for u64 {
-    fn shown(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Showable for bool {
-    fn shown(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Showable for String {
-    fn shown(&self) -> String {
-        quoted(self)
-    }
-}
-
-impl Showable for SocketAddr {
-    fn shown(&self) -> String {
-        quoted(&self.to_string())
-    }
-}
-
-impl<T> Showable for Vec<T> {
-    fn shown(&self) -> String {
-        "[]".to_owned()
-    }
-}
-
-fn unindexed(label: &str) -> &str {
-    label.split_once('[').map_or(label, |(name, _)| name)
-}
-
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
-}
-
-fn address_remedy(text: &str) -> String {
-    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-    let is_port = port.parse::<u16>().is_ok();
-    if host == "localhost" && is_port {
-        format!("Names are not looked up: write \"127.0.0.1:{port}\".")
-    } else if text.parse::<std::net::IpAddr>().is_ok() {
-        "The port is missing: write \"127.0.0.1:7401\", or \"[::1]:7401\".".to_owned()
-    } else if host.parse::<std::net::IpAddr>().is_ok() && !is_port {
-        "A port is 0 to 65535.".to_owned()
-    } else {
-        "Write it as \"127.0.0.1:7401\", or \"[::1]:7401\".".to_owned()
     }
 }

@@ -43,7 +43,7 @@ impl Role for RouterRole {
         let http = http.filter(|http| loopback(reader, http));
         let coordinator = coordinator(reader);
         let security = sections::security(reader);
-        let telemetry = sections::telemetry(reader);
+        let telemetry = sections::logs(reader);
         let mut coordinator = coordinator?;
         if let Some(tls) = security? {
             let Some(coordinator) = &mut coordinator else {

@@ -26,6 +26,8 @@ pub(crate) struct Telemetry {
     pub(crate) format: TelemetryFormat,
     /// error, warn, info, debug or trace.
     pub(crate) level: String,
+    /// The collector that takes spans: `http://127.0.0.1:4317`; empty if none does.
+    pub(crate) endpoint: String,
 }
 
 /// How log lines look.
@@ -37,8 +39,15 @@ pub(crate) enum TelemetryFormat {
     Json,
 }
 
-/// `[telemetry]`: both keys have defaults.
+/// `[telemetry]`: every key has a default.
 pub(crate) fn telemetry(reader: &mut Reader) -> Option<Telemetry> {
+    let endpoint = reader.text("telemetry.endpoint", Need::Or(""), check_collector);
+    let logs = logs(reader);
+    Some(Telemetry { endpoint: endpoint?.value, ..logs? })
+}
+
+/// `[telemetry]` of a role that has no spans.
+pub(crate) fn logs(reader: &mut Reader) -> Option<Telemetry> {
     let format = reader.choice("telemetry.format", &["text", "json"], "text");
     let levels = ["error", "warn", "info", "debug", "trace"];
     let level = reader.choice("telemetry.level", &levels, "info");
@@ -46,7 +55,27 @@ pub(crate) fn telemetry(reader: &mut Reader) -> Option<Telemetry> {
         "json" => TelemetryFormat::Json,
         _ => TelemetryFormat::Text,
     };
-    Some(Telemetry { format, level: level?.value })
+    Some(Telemetry { format, level: level?.value, endpoint: String::new() })
+}
+
+/// A collector's address. Spans name gids and services, and nothing on their way is encrypted: it is on this machine, and forwards from here.
+fn check_collector(text: &str) -> Result<(), String> {
+    let Some(address) = text.strip_prefix("http://") else {
+        return match text {
+            "" => Ok(()),
+            _ => {
+                Err("is no http:// address. Write for example \"http://127.0.0.1:4317\"."
+                    .to_owned())
+            }
+        };
+    };
+    match address.trim_end_matches('/').parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() && address.port() > 0 => Ok(()),
+        Ok(_) => Err("is not on this machine, and nothing is encrypted on the way. Run a collector here that forwards, and name its \
+                      loopback address."
+            .to_owned()),
+        Err(_) => Err("has no IP address with port. Write for example \"http://127.0.0.1:4317\".".to_owned()),
+    }
 }
 
 /// `[drill]`: nobody is drilled who did not say so. The door is on loopback, whatever the security mode.

@@ -408,7 +408,7 @@ pub(crate) fn coordinator_config(
 }
 
 /// A recipe for `holdfast <role> --config <file>`, with the file written.
-pub(super) fn role(
+pub(crate) fn role(
     role: &str,
     name: &str,
     config: &toml::Table,

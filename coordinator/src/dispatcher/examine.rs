@@ -6,10 +6,11 @@ use holdfast_txn::{
 };
 
 use super::{
-    Dispatcher,
+    Dispatcher, Lead,
     open::{Open, Stage},
     parked::CallKey,
     pass,
+    spans::{self, Traced},
 };
 use crate::{branch_call, clock, proposer::Kind};
 
@@ -43,12 +44,16 @@ impl Dispatcher {
         let Some(transaction) = transaction else {
             // Over, or for people: nothing is owed. What was seen goes to the history, or waits for the people.
             self.forget(&open);
+            if let Some(over) = machine.get(&gid).filter(|known| known.status.is_final()) {
+                spans::ended(over);
+            }
             if open.attempts.is_empty() {
                 return;
             }
             if machine.get(&gid).is_some_and(|known| known.status == Status::NeedsAttention) {
-                let Open { attempts, recovering, .. } = open;
-                self.opens.insert(gid, Open { attempts, recovering, ..Open::default() });
+                let Open { attempts, recovering, traced, .. } = open;
+                let kept = Open { attempts, recovering, traced, ..Open::default() };
+                self.opens.insert(gid, kept);
             } else {
                 let (attempts, left_out) = open.attempts.told();
                 self.world.history.attempts(gid.to_string(), attempts, left_out);
@@ -57,6 +62,7 @@ impl Dispatcher {
         };
         open.retry = Some(transaction.options.retry);
         open.call_timeout_ms = transaction.options.call_timeout_ms;
+        self.trace(transaction, &mut open);
         if open.reporting.is_none() && open.held_until_ms <= now_ms {
             open.held_until_ms = 0;
             self.go_on(transaction, &mut open, now, now_ms);
@@ -66,6 +72,14 @@ impl Dispatcher {
             self.forget(&open);
         } else {
             self.opens.insert(gid, open);
+        }
+    }
+
+    /// Remembers whose spans its calls are part of, once for all of them, and anew when branches were added.
+    fn trace(&self, transaction: &GlobalTransaction, open: &mut Open) {
+        let known = open.traced.as_ref().is_some_and(|t| t.knows(transaction.branches.len()));
+        if let (false, Lead::Leads(term)) = (known, self.lead) {
+            open.traced = Traced::of(transaction, term);
         }
     }
 
@@ -124,7 +138,8 @@ impl Dispatcher {
                 let (branch, op, asked) = (call.branch, call.op, call.asked);
                 let about = (branch, op, asked);
                 let (stage, recovering) = (call.stage, open.recovering);
-                let stage = self.make_call(transaction, about, (stage, recovering), now, now_ms);
+                let (traced, stage) = (open.traced.as_deref(), (stage, recovering));
+                let stage = self.make_call(transaction, about, stage, traced, (now, now_ms));
                 let call = &mut open.calls[index];
                 call.asked += u32::from(matches!(stage, Stage::UnderWay { .. }));
                 call.stage = stage;
@@ -137,11 +152,11 @@ impl Dispatcher {
         transaction: &GlobalTransaction,
         (branch, op, asked): (BranchId, Op, u32),
         (stage, recovering): (Stage, bool),
-        now: Timestamp,
-        now_ms: u64,
+        traced: Option<&Traced>,
+        (now, now_ms): (Timestamp, u64),
     ) -> Stage {
         let attempt = asked.saturating_add(1);
-        let Some(call) = branch_call::build(transaction, branch, op, attempt, now) else {
+        let Some(mut call) = branch_call::build(transaction, branch, op, attempt, now) else {
             tracing::error!(gid = %transaction.gid, %branch, "a call is owed to a branch that is not there");
             return Stage::Paused {
                 until_ms: now_ms + transaction.options.retry.ceiling_ms.max(1),
@@ -158,6 +173,9 @@ impl Dispatcher {
         };
         if attempt > 1 {
             self.world.meters.retries.increment(1);
+        }
+        if let Some(traced) = traced {
+            traced.carry(&mut call);
         }
         reached(Site::DispatcherBeforeCall);
         let ticket = self.sessions.ask(session, key, recovering, call, now_ms);

@@ -17,6 +17,7 @@ mod parked;
 mod round;
 mod served;
 mod sessions;
+mod spans;
 mod state;
 mod timers;
 
@@ -333,6 +334,8 @@ impl Dispatcher {
         self.world.meters.lead(false);
         self.world.touched.listen(false);
         self.sessions.step_down();
+        let (now, now_ms) = (self.world.clock.now(), self.world.clock.tick_ms());
+        self.opens.values().for_each(|open| open.left(now, now_ms));
         self.opens.clear();
         self.dirty.clear();
         self.timers.clear_all();

@@ -7,6 +7,7 @@ use holdfast_txn::{Answer, BranchId, Op, Report, RetryPolicy, Timestamp};
 use super::{
     attempts::{Attempt, Attempts},
     sessions::Ticket,
+    spans::Traced,
     timers::Alarm,
 };
 use crate::clock;
@@ -32,6 +33,8 @@ pub(super) struct Open {
     pub(super) recovering: bool,
     /// What was seen of its calls; kept until the end.
     pub(super) attempts: Attempts,
+    /// Whose spans it becomes part of, if anybody's.
+    pub(super) traced: Option<Box<Traced>>,
 }
 
 /// One operation that is owed.
@@ -115,7 +118,22 @@ impl Open {
             outcome,
             instance: instance.cloned().unwrap_or_default(),
         };
+        if let Some(traced) = &self.traced {
+            traced.called(&attempt);
+        }
         self.attempts.add(attempt);
+    }
+
+    /// This node leads no more: what is under way is another's to end.
+    pub(super) fn left(&self, now: Timestamp, now_ms: u64) {
+        let Some(traced) = &self.traced else { return };
+        for call in &self.calls {
+            if let Stage::UnderWay { until_ms, .. } = call.stage {
+                let took_ms = (now_ms + self.call_timeout_ms).saturating_sub(until_ms);
+                let at = Timestamp(now.0.saturating_sub(took_ms));
+                traced.left((call.branch, call.op, call.asked), at, now);
+            }
+        }
     }
 
     /// An answer that ends a call. False: it is not owed, or known already.

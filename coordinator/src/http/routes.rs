@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     rights::{Shown, guard},
-    rpc::{Desk, Hop, Told, show},
+    rpc::{Desk, Hop, Told, show, traced},
 };
 
 /// What a route has: the desk as it serves whoever asks.
@@ -117,7 +117,10 @@ impl Door {
 
 async fn submit(door: Door, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let submit: Submit = door.read(&headers, body, false).await?;
-    match submit.into_wire(&headers)? {
+    let mut request = submit.into_wire(&headers)?;
+    let traceparent = headers.get(holdfast_trace::HEADER).and_then(|value| value.to_str().ok());
+    traced::belongs_to(&mut request, traceparent);
+    match request {
         begin @ Request::Begin(_) => {
             let told = door.desk.answer(begin, Hop::May).await?;
             let new = if told.reply.repeated { StatusCode::OK } else { StatusCode::CREATED };

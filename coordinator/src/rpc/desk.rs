@@ -18,7 +18,7 @@ use super::{
     check::{self, Act, Checked, Patience},
     fault::{Class, Fault, Findings},
     forward::Forward,
-    show,
+    show, traced,
 };
 use crate::{
     Coordinator, Freshness, ProposeError, WaitEnd,
@@ -26,6 +26,9 @@ use crate::{
     group::Group,
     rights::{self, Shown},
 };
+
+/// The gid has other content.
+const TAKEN: &str = "HF2002";
 
 /// One node's desk. A handle: clones are the same desk.
 #[derive(Clone, Debug)]
@@ -121,8 +124,8 @@ impl Desk {
         let scope = rights::allow(&self.caller, request)?;
         rights::stamp(&self.caller, request);
         let begins = matches!(request, Request::Submit(_) | Request::Begin(_));
-        let Checked { gid, act } =
-            check::check(request, &self.inner.coordinator.config().timeouts)?;
+        let timeouts = &self.inner.coordinator.config().timeouts;
+        let Checked { gid, act } = check::check(request, timeouts)?;
         let (wait, here) = match act {
             Act::Propose(command, _) if dry_run(request) => {
                 let command = self.signed(command, request)?;
@@ -135,6 +138,19 @@ impl Desk {
                 let here = match outdated.or_else(|| self.not_own(&gid, scope, begins)) {
                     Some(here) => here,
                     None => self.propose(&gid, command, patience, began).await,
+                };
+                let here = match here {
+                    Here::Fault(fault)
+                        if fault.code == TAKEN && self.in_another_span(&gid, request) =>
+                    {
+                        match check::check(request, timeouts)?.act {
+                            Act::Propose(command, _) => {
+                                self.propose(&gid, command, patience, began).await
+                            }
+                            Act::Get(_) | Act::Wait(_) => Here::Fault(fault),
+                        }
+                    }
+                    here => here,
                 };
                 (wait, here)
             }
@@ -238,6 +254,12 @@ impl Desk {
             Some(_) => Some(Here::Fault(rights::not_yours(&self.caller))),
             None => Some(Here::found(gid, None)),
         }
+    }
+
+    /// Whether the trace that a request belongs to told it from the first one with this gid. It does so no more.
+    fn in_another_span(&self, gid: &Gid, request: &mut Request) -> bool {
+        let first = self.inner.coordinator.known(gid);
+        first.is_some_and(|first| traced::as_first(request, &first))
     }
 
     /// What was found, if the caller may see it.

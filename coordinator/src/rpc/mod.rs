@@ -11,6 +11,7 @@ pub mod participants;
 pub mod services;
 pub mod shards;
 pub(crate) mod show;
+pub(crate) mod traced;
 pub mod transactions;
 
 pub use desk::Desk;

@@ -22,6 +22,7 @@ use super::{
     desk::{Desk, Hop},
     fault::{Class, Fault},
     forward::asked_by,
+    traced,
 };
 use crate::rights::Shown;
 
@@ -49,7 +50,11 @@ impl Transactions {
     ) -> Result<Response<TransactionReply>, Status> {
         let hop = hop(request.metadata());
         let desk = self.desk.serving(request.extensions().get()).map_err(|f| f.to_status())?;
-        match desk.answer(kind(request.into_inner()), hop).await {
+        let traceparent = request.metadata().get(holdfast_trace::HEADER).cloned();
+        let mut asked = kind(request.into_inner());
+        let traceparent = traceparent.as_ref().and_then(|value| value.to_str().ok());
+        traced::belongs_to(&mut asked, traceparent);
+        match desk.answer(asked, hop).await {
             Ok(told) => Ok(Response::new(told.reply)),
             Err(fault) => Err(fault.to_status()),
         }

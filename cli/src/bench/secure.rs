@@ -1,0 +1,310 @@
+//! `holdfast bench coordinator --secure`: the same cluster twice, once bare and once with mutual TLS on every connection, rights judged
+//! for every branch, and traces to a collector; loaded in turns, so that the ratio is of the same minutes.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use holdfast_client::{Client, ClientOptions};
+use holdfast_security::{Authority, Credentials, Files, Name};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    trace_service_server::{TraceService, TraceServiceServer},
+};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
+
+use super::{
+    coordinator::CoordinatorArgs,
+    figures::{self, Cells, Figures},
+    goal::{Bound, Goal},
+    load::{self, Shape},
+    machine::Machine,
+    show::note,
+    submission::{self, Mode},
+    worker::Worker,
+};
+use crate::{
+    demo::{
+        cluster::{COORDINATORS, coordinator_config, role},
+        ports,
+        processes::Supervised,
+    },
+    otlp::{Traces, Who},
+};
+
+/// From start to open sessions.
+const READY_MAX: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+/// Clients of the goals.
+const MANY: [u32; 2] = [64, 512];
+/// Of the throughput, that guards and sight together may cost.
+const COST_MAX: f64 = 0.15;
+const DAYS: u32 = 2;
+const USER: &str = "holdfast://bank/user/bench?role=app";
+/// The service of both participants, as their certificate says it.
+const SERVICE: &str = "holdfast://bank/service/idle";
+
+/// What makes a cluster guarded and seen into.
+struct Guard {
+    certs: PathBuf,
+    access: PathBuf,
+    collector: SocketAddr,
+}
+
+/// A cluster with participants that do nothing, and a client.
+struct Side {
+    _coordinators: Vec<Supervised>,
+    _participants: Worker,
+    client: Client,
+    /// One of so many transactions is sampled; `None`: none carries a context at all.
+    sampled: Option<u64>,
+}
+
+/// Measures both.
+/// # Errors
+/// Something could not be started, or broke down.
+pub(crate) async fn measure(
+    args: &CoordinatorArgs,
+    folder: &Path,
+) -> anyhow::Result<(Value, Cells, Vec<Goal>)> {
+    let machine = Machine::look(folder);
+    note(&format!("{}\n", machine.to_text()));
+    let seen = Arc::new(AtomicU64::new(0));
+    let guard = Guard::make(folder, collect(Arc::clone(&seen)).await?)?;
+    let endpoint = format!("http://{}", guard.collector);
+    let who = Who { role: "bench", instance: "client".to_owned() };
+    let traces = Traces::start(&endpoint, &who)?;
+    let bare = Side::start(&folder.join("bare"), None, args.sampled).await.context("bare")?;
+    let secure = Side::start(&folder.join("secure"), Some(&guard), args.sampled).await;
+    let secure = secure.context("with mutual TLS")?;
+    let mut cells = Cells::default();
+    for round in 1..=args.rounds {
+        note(&format!("Round {round} of {}\n", args.rounds));
+        for clients in args.clients() {
+            for mode in [Mode::Tcc, Mode::Saga] {
+                let shape = args.shape(clients);
+                // Whoever is first one round is last the next: a machine that gets slower favors nobody.
+                let (own, guarded) = names(mode);
+                let mut sides = [(&bare, own), (&secure, guarded)];
+                if round % 2 == 0 {
+                    sides.reverse();
+                }
+                for (side, name) in sides {
+                    let measured = side.run(mode, shape).await.context(name)?;
+                    cells.add(name, clients, measured);
+                }
+            }
+        }
+    }
+    traces.end().await;
+    let spans = seen.load(Ordering::Relaxed);
+    ensure!(spans > 0, "no span arrived: what was measured was not traced");
+    let setup = json!({
+        "machine": machine,
+        "seconds": args.seconds(),
+        "rounds": args.rounds,
+        "clients": args.clients(),
+        "coordinators": COORDINATORS,
+        "branches": 2,
+        "security": "mutual-tls",
+        "sampled_one_of": args.sampled,
+        "spans": spans,
+    });
+    let goals = goals(&cells);
+    Ok((setup, cells, goals))
+}
+
+/// What the sides are called.
+fn names(mode: Mode) -> (&'static str, &'static str) {
+    match mode {
+        Mode::Tcc => ("tcc", "tcc-secure"),
+        Mode::Saga => ("saga", "saga-secure"),
+    }
+}
+
+fn goals(cells: &Cells) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    for clients in MANY {
+        for (own, guarded) in [names(Mode::Tcc), names(Mode::Saga)] {
+            let ratio = cells.ratio((guarded, "per_s"), (own, "per_s"), clients);
+            goals.push(Goal::new(
+                format!(
+                    "throughput that mutual TLS, rights and traces cost, {own}, {clients} clients"
+                ),
+                ratio.map(|ratio| 1.0 - ratio),
+                Bound::AtMost(COST_MAX),
+            ));
+        }
+    }
+    goals
+}
+
+impl Guard {
+    fn make(folder: &Path, collector: SocketAddr) -> anyhow::Result<Self> {
+        let certs = folder.join("certs");
+        let authority = Authority::in_dir(&certs)?;
+        let nodes = (1..=COORDINATORS).map(|node| format!("holdfast://bank/node/{node}"));
+        for name in nodes.chain([SERVICE.to_owned(), USER.to_owned()]) {
+            authority.issue(&Name::parse(&name)?, DAYS)?;
+        }
+        let access = folder.join("access.toml");
+        let entry = "[[caller]]\nname = \"user/bench\"\nparticipants = [\"idle@1\", \"idle@2\"]\n";
+        std::fs::write(&access, entry)?;
+        Ok(Self { certs, access, collector })
+    }
+
+    fn files(&self, name: &str) -> anyhow::Result<Files> {
+        Ok(Authority::in_dir(&self.certs)?.files_of(&Name::parse(name)?))
+    }
+
+    /// Guards a coordinator's configuration.
+    fn apply(&self, config: &mut toml::Table, node: usize) -> anyhow::Result<()> {
+        let files = self.files(&format!("holdfast://bank/node/{node}"))?;
+        let (cert, key) = files.identity.context("a node has a certificate")?;
+        let text = |path: &Path| toml::Value::from(path.display().to_string());
+        let table = |pairs: Vec<(&str, toml::Value)>| {
+            let pairs = pairs.into_iter().map(|(key, value)| (key.to_owned(), value));
+            toml::Value::Table(pairs.collect())
+        };
+        let tls = vec![("ca", text(&files.ca)), ("cert", text(&cert)), ("key", text(&key))];
+        config.insert("security".to_owned(), table(vec![("mode", "mutual-tls".into())]));
+        config.insert("tls".to_owned(), table(tls));
+        config.insert("access".to_owned(), table(vec![("file", text(&self.access))]));
+        let telemetry = config.get_mut("telemetry").and_then(toml::Value::as_table_mut);
+        let telemetry = telemetry.context("the shipped configuration has [telemetry]")?;
+        telemetry.insert("endpoint".to_owned(), format!("http://{}", self.collector).into());
+        Ok(())
+    }
+}
+
+/// What a participant of a guarded cluster presents.
+/// # Errors
+/// The certificate was not made.
+pub(super) fn participant_credentials(certs: &Path) -> anyhow::Result<Credentials> {
+    let files = Authority::in_dir(certs)?.files_of(&Name::parse(SERVICE)?);
+    Ok(Credentials::open(files)?)
+}
+
+impl Side {
+    async fn start(folder: &Path, guard: Option<&Guard>, sampled: u64) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let program = std::env::current_exe().context("finding our own program")?;
+        let ports = ports::free(COORDINATORS * 3)?;
+        let address = |at: usize, door: usize| format!("127.0.0.1:{}", ports[at * 3 + door]);
+        let members: Vec<_> =
+            (0..COORDINATORS).map(|at| (at + 1, [0, 1, 2].map(|door| address(at, door)))).collect();
+        let mut coordinators = Vec::new();
+        for node in 1..=COORDINATORS {
+            let data = folder.join(format!("coordinator-{node}"));
+            let mut config = coordinator_config(node, &data, &members)?;
+            if let Some(guard) = guard {
+                guard.apply(&mut config, node)?;
+            }
+            let name = format!("coordinator-{node}");
+            let mut process =
+                Supervised::new(role("coordinator", &name, &config, folder, &program)?);
+            process.start()?;
+            coordinators.push(process);
+        }
+        let addresses: Vec<String> = (0..COORDINATORS).map(|at| address(at, 1)).collect();
+        let mut arguments = vec!["participant".to_owned()];
+        for address in &addresses {
+            arguments.extend(["--coordinator".to_owned(), address.clone()]);
+        }
+        let mut options = ClientOptions::default();
+        if let Some(guard) = guard {
+            let collector = format!("http://{}", guard.collector);
+            arguments.extend(["--certs".to_owned(), guard.certs.display().to_string()]);
+            arguments.extend(["--collector".to_owned(), collector]);
+            options.credentials = Some(Credentials::open(guard.files(USER)?)?);
+        }
+        let mut participants = Worker::start("participants", &arguments, folder)?;
+        let until = Instant::now() + READY_MAX;
+        while !participants.ask::<bool>("ready").await? {
+            coordinators.iter_mut().try_for_each(Supervised::check)?;
+            ensure!(Instant::now() < until, "the participants found no three coordinators");
+            sleep(LOOK_AGAIN).await;
+        }
+        let client = Client::connect(addresses, options).await?;
+        let sampled = guard.map(|_| sampled);
+        Ok(Self { _coordinators: coordinators, _participants: participants, client, sampled })
+    }
+
+    async fn run(&self, mode: Mode, shape: Shape) -> anyhow::Result<Figures> {
+        let (client, sampled) = (self.client.clone(), self.sampled);
+        let count = Arc::new(AtomicU64::new(0));
+        let ask = move |_| {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            let context = sampled.map(|one_of| context(number, one_of));
+            let client = client.clone();
+            async move {
+                let submission = submission::traced(mode, context);
+                client.submit(submission).await.is_ok_and(|answer| answer.is_committed())
+            }
+        };
+        let (sample, (), ()) = load::run(shape, load::without_meters, ask).await?;
+        Ok(figures::of(&sample))
+    }
+}
+
+/// A caller's context, as its own tracing would make one: every transaction has a trace of its own, one of `one_of` is sampled.
+fn context(number: u64, one_of: u64) -> String {
+    let (trace, span) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
+    format!("00-{trace:032x}-{span:016x}-{:02x}", u8::from(number.is_multiple_of(one_of)))
+}
+
+/// A collector that counts.
+struct Counted(Arc<AtomicU64>);
+
+#[tonic::async_trait]
+impl TraceService for Counted {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        let scopes = request.get_ref().resource_spans.iter().flat_map(|of| &of.scope_spans);
+        let spans: usize = scopes.map(|scope| scope.spans.len()).sum();
+        self.0.fetch_add(spans as u64, Ordering::Relaxed);
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+async fn collect(seen: Arc<AtomicU64>) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let serving = Server::builder()
+        .add_service(TraceServiceServer::new(Counted(seen)))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    tokio::spawn(async move {
+        if let Err(fault) = serving.await {
+            tracing::error!(%fault, "the collector broke");
+        }
+    });
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_so_many_transactions_is_sampled_and_each_has_a_trace_of_its_own() {
+        let contexts: Vec<String> = (0..10).map(|number| context(number, 5)).collect();
+        let sampled = contexts.iter().filter(|one| holdfast_trace::Context::parse(one).is_some());
+        assert_eq!(sampled.count(), 2, "{contexts:?}");
+        assert_ne!(contexts[0][..35], contexts[5][..35]);
+    }
+}

@@ -1,0 +1,252 @@
+//! Where spans go when `telemetry.endpoint` names a collector: over OTLP (gRPC), in batches, from a bounded queue.
+//!
+//! Whoever records a span never waits: what does not fit is dropped and counted, and so is what the collector does not take in a few attempts.
+//! A collector that is down costs spans and nothing else.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use holdfast_trace::{Kind, Span, Spans};
+use metrics::Counter;
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
+    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
+    resource::v1::Resource,
+    trace::v1::{self as otlp, ResourceSpans, ScopeSpans, Status, span, status},
+};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+/// Spans that wait to be sent. One takes about half a KiB.
+const QUEUE_MAX: usize = 16_384;
+/// Spans in one request.
+const BATCH_MAX: usize = 512;
+/// What is there goes so often, however little it is.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// For one request.
+const EXPORT_MAX: Duration = Duration::from_secs(5);
+/// Times that a batch is sent before it is dropped.
+const ATTEMPTS_MAX: u32 = 4;
+/// Between the first two of them; doubled each time.
+const PAUSE: Duration = Duration::from_millis(250);
+/// For what is left at the end of the process.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// The flag of a trace that is sampled, as every one here is.
+const SAMPLED: u32 = 1;
+const NS_PER_MS: u64 = 1_000_000;
+
+/// The task that sends. [`Self::end`] sends what is left.
+#[derive(Debug)]
+pub(crate) struct Traces(Option<(CancellationToken, JoinHandle<()>)>);
+
+/// Whose spans these are.
+#[derive(Debug)]
+pub(crate) struct Who<'a> {
+    /// `coordinator`, `agent`, `bank` or `router`.
+    pub(crate) role: &'a str,
+    /// Which of them.
+    pub(crate) instance: String,
+}
+
+impl Traces {
+    /// Sends this process's spans to the collector at `endpoint`; none are taken where that is empty.
+    /// # Errors
+    /// Spans go somewhere already.
+    pub(crate) fn start(endpoint: &str, who: &Who<'_>) -> anyhow::Result<Self> {
+        if endpoint.is_empty() {
+            return Ok(Self(None));
+        }
+        let endpoint = Endpoint::from_shared(endpoint.to_owned())?;
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let dropped = metrics::counter!("holdfast_spans_dropped_total");
+        let sender = Sender {
+            client: TraceServiceClient::new(endpoint.connect_timeout(EXPORT_MAX).connect_lazy()),
+            resource: resource(who),
+            dropped: dropped.clone(),
+            sent: metrics::counter!("holdfast_spans_sent_total"),
+            well: true,
+        };
+        let sink = Sink { queue, dropped };
+        holdfast_trace::install(Box::new(sink)).ok().context("traces were started twice")?;
+        let stop = CancellationToken::new();
+        let sending = tokio::spawn(sender.run(waiting, stop.clone()));
+        Ok(Self(Some((stop, sending))))
+    }
+
+    /// Sends what is left, for a moment.
+    pub(crate) async fn end(self) {
+        if let Some((stop, sending)) = self.0 {
+            stop.cancel();
+            if timeout(FAREWELL_MAX, sending).await.is_err() {
+                tracing::warn!("the collector did not take the last spans in time");
+            }
+        }
+    }
+}
+
+/// The way in.
+#[derive(Debug)]
+struct Sink {
+    queue: mpsc::Sender<Span>,
+    dropped: Counter,
+}
+
+impl Spans for Sink {
+    fn record(&self, span: Span) {
+        if self.queue.try_send(span).is_err() {
+            self.dropped.increment(1);
+        }
+    }
+}
+
+/// The task behind [`Traces`].
+struct Sender {
+    client: TraceServiceClient<Channel>,
+    resource: Resource,
+    dropped: Counter,
+    sent: Counter,
+    /// Whether the last batch was taken: a change is logged, and nothing in between.
+    well: bool,
+}
+
+impl Sender {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Span>, stop: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut tick = tokio::time::interval(INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let room = BATCH_MAX - batch.len();
+            let due = tokio::select! {
+                count = waiting.recv_many(&mut batch, room), if room > 0 => {
+                    if count == 0 { break }
+                    batch.len() == BATCH_MAX
+                }
+                _ = tick.tick() => true,
+                () = stop.cancelled() => break,
+            };
+            if due && !batch.is_empty() {
+                self.send(std::mem::take(&mut batch)).await;
+            }
+        }
+        loop {
+            while batch.len() < BATCH_MAX
+                && let Ok(span) = waiting.try_recv()
+            {
+                batch.push(span);
+            }
+            if batch.is_empty() {
+                return;
+            }
+            self.send(std::mem::take(&mut batch)).await;
+        }
+    }
+
+    async fn send(&mut self, batch: Vec<Span>) {
+        let count = batch.len() as u64;
+        let request = self.request(batch);
+        let mut pause = PAUSE;
+        for attempt in 1..=ATTEMPTS_MAX {
+            let asked = timeout(EXPORT_MAX, self.client.export(request.clone())).await;
+            let fault = match asked {
+                Ok(Ok(reply)) => {
+                    let partial = reply.into_inner().partial_success.unwrap_or_default();
+                    let rejected = u64::try_from(partial.rejected_spans).unwrap_or(0).min(count);
+                    self.sent.increment(count - rejected);
+                    self.dropped.increment(rejected);
+                    if !std::mem::replace(&mut self.well, true) {
+                        tracing::info!("the collector takes spans again");
+                    }
+                    return;
+                }
+                Ok(Err(status)) if !may_help(status.code()) => format!("{:?}", status.code()),
+                Ok(Err(_)) | Err(_) if attempt < ATTEMPTS_MAX => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                    continue;
+                }
+                Ok(Err(status)) => format!("{:?}", status.code()),
+                Err(_) => format!("no answer within {} s", EXPORT_MAX.as_secs()),
+            };
+            self.dropped.increment(count);
+            if std::mem::replace(&mut self.well, false) {
+                tracing::warn!(fault, "the collector takes no spans; they are dropped and counted");
+            }
+            return;
+        }
+    }
+
+    fn request(&self, batch: Vec<Span>) -> ExportTraceServiceRequest {
+        let scope = InstrumentationScope {
+            name: "holdfast".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        };
+        let spans = batch.into_iter().map(on_the_wire).collect();
+        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, ..Default::default() }];
+        let resource = Some(self.resource.clone());
+        let resource_spans = vec![ResourceSpans { resource, scope_spans, ..Default::default() }];
+        ExportTraceServiceRequest { resource_spans }
+    }
+}
+
+/// Whether the collector may take the same batch later (OTLP specification, "Failures").
+fn may_help(code: tonic::Code) -> bool {
+    use tonic::Code;
+    matches!(
+        code,
+        Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss
+            | Code::ResourceExhausted
+    )
+}
+
+fn resource(who: &Who<'_>) -> Resource {
+    let service = format!("holdfast-{}", who.role);
+    let attributes = vec![
+        attribute("service.name", service),
+        attribute("service.namespace", "holdfast".to_owned()),
+        attribute("service.instance.id", who.instance.clone()),
+        attribute("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    Resource { attributes, ..Default::default() }
+}
+
+fn attribute(key: &str, value: String) -> KeyValue {
+    let value = Some(AnyValue { value: Some(any_value::Value::StringValue(value)) });
+    KeyValue { key: key.to_owned(), value, ..Default::default() }
+}
+
+fn on_the_wire(span: Span) -> otlp::Span {
+    let kind = match span.kind {
+        Kind::Internal => span::SpanKind::Internal,
+        Kind::Client => span::SpanKind::Client,
+        Kind::Server => span::SpanKind::Server,
+    };
+    let event = |(name, at_ms): (&str, u64)| span::Event {
+        time_unix_nano: at_ms * NS_PER_MS,
+        name: name.to_owned(),
+        ..Default::default()
+    };
+    let attributes = span.attributes.into_iter().map(|(key, value)| attribute(key, value));
+    otlp::Span {
+        trace_id: span.context.trace.to_vec(),
+        span_id: span.context.span.0.to_vec(),
+        parent_span_id: span.parent.0.to_vec(),
+        flags: SAMPLED,
+        name: span.name,
+        kind: kind.into(),
+        start_time_unix_nano: span.begun_ms * NS_PER_MS,
+        end_time_unix_nano: span.ended_ms * NS_PER_MS,
+        attributes: attributes.collect(),
+        events: span.events.into_iter().map(event).collect(),
+        status: span
+            .failed
+            .map(|message| Status { message, code: status::StatusCode::Error.into() }),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,131 @@
+//! The trace that a request belongs to: taken from its transport, and no part of what is asked.
+//!
+//! Whoever asks again is in another span, and asks the same. So the headers that only say to which trace a request belongs are those of the
+//! first time, whatever a repeat says.
+
+use std::collections::HashMap;
+
+use holdfast_proto::v1::{self, exchange_request::Request};
+use holdfast_trace::{Context, HEADER, is_context_header};
+use holdfast_txn::{GlobalTransaction, limit};
+
+/// Gives what begins a transaction the `traceparent` of its transport, where it says none itself, the trace is sampled, and there is room for one
+/// header more.
+pub(crate) fn belongs_to(request: &mut Request, traceparent: Option<&str>) {
+    let Some(context) = traceparent.and_then(Context::parse) else { return };
+    let Some(headers) = headers_of(request) else { return };
+    let says = headers.keys().any(|name| name.eq_ignore_ascii_case(HEADER));
+    if !says && headers.len() < limit::LABELS_MAX {
+        headers.insert(HEADER.to_owned(), context.header());
+    }
+}
+
+/// Makes a request that begins a transaction part of the trace that `first` is part of. False: it was already, or begins none.
+pub(super) fn as_first(request: &mut Request, first: &GlobalTransaction) -> bool {
+    let Some(headers) = headers_of(request) else { return false };
+    let of_trace = |(name, _): &(&String, &String)| is_context_header(name);
+    let known: HashMap<String, String> = first
+        .options
+        .headers
+        .iter()
+        .filter(of_trace)
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let said = headers.iter().filter(of_trace);
+    if said.clone().count() == known.len()
+        && said.clone().all(|(name, value)| known.get(name) == Some(value))
+    {
+        return false;
+    }
+    headers.retain(|name, _| !is_context_header(name));
+    headers.extend(known);
+    true
+}
+
+fn headers_of(request: &mut Request) -> Option<&mut HashMap<String, String>> {
+    let options = match request {
+        Request::Submit(submit) => &mut submit.options,
+        Request::Begin(begin) => &mut begin.options,
+        _ => return None,
+    };
+    Some(&mut options.get_or_insert_with(v1::Options::default).headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_txn::{Command, Gid, Machine, Mode, Options, Timestamp};
+
+    use super::*;
+
+    const ONE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const OTHER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-01";
+
+    fn submit(headers: &[(&str, &str)]) -> Request {
+        let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let options = v1::Options { headers: headers.collect(), ..Default::default() };
+        Request::Submit(v1::SubmitRequest { options: Some(options), ..Default::default() })
+    }
+
+    fn said(request: &mut Request, name: &str) -> Option<String> {
+        headers_of(request)?.get(name).cloned()
+    }
+
+    fn first(headers: &[(&str, &str)]) -> GlobalTransaction {
+        let mut options = Options::of(Mode::Tcc);
+        let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        options.headers = headers.collect();
+        let mut machine = Machine::new();
+        let gid = Gid::parse("g1").unwrap();
+        let begin = Command::Begin {
+            gid: gid.clone(),
+            mode: Mode::Tcc,
+            options,
+            branches: vec![],
+            enlisted: true,
+        };
+        machine.apply(Timestamp(1), begin).unwrap();
+        machine.get(&gid).unwrap().clone()
+    }
+
+    #[test]
+    fn the_transport_says_to_which_trace_a_request_belongs_that_does_not_say_it_itself() {
+        let mut silent = Request::Begin(v1::BeginRequest::default());
+        belongs_to(&mut silent, Some(ONE));
+        assert_eq!(said(&mut silent, "traceparent").as_deref(), Some(ONE));
+
+        let mut speaks = submit(&[("TraceParent", OTHER)]);
+        belongs_to(&mut speaks, Some(ONE));
+        assert_eq!(said(&mut speaks, "traceparent"), None);
+
+        for nothing in [None, Some("nonsense"), Some(&*ONE.replace("-01", "-00"))] {
+            let mut request = submit(&[]);
+            belongs_to(&mut request, nothing);
+            assert_eq!(said(&mut request, "traceparent"), None, "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_with_as_many_headers_as_may_be_gets_none_more() {
+        let names: Vec<String> = (0..limit::LABELS_MAX).map(|n| format!("h{n}")).collect();
+        let full: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "v")).collect();
+        let mut request = submit(&full);
+        belongs_to(&mut request, Some(ONE));
+        assert_eq!(said(&mut request, "traceparent"), None);
+        let mut request = submit(&full[1..]);
+        belongs_to(&mut request, Some(ONE));
+        assert_eq!(said(&mut request, "traceparent").as_deref(), Some(ONE));
+    }
+
+    #[test]
+    fn a_repeat_is_part_of_the_trace_of_the_first_time_and_nothing_else_of_it_changes() {
+        let first = first(&[("traceparent", ONE), ("tenant", "t")]);
+        let mut repeat = submit(&[("TraceParent", OTHER), ("baggage", "b"), ("color", "red")]);
+        assert!(as_first(&mut repeat, &first));
+        let headers = headers_of(&mut repeat).unwrap();
+        assert_eq!(headers.len(), 2, "{headers:?}");
+        assert_eq!((headers["traceparent"].as_str(), headers["color"].as_str()), (ONE, "red"));
+        assert!(!as_first(&mut repeat, &first), "asked once more, it says the same");
+        let mut other = Request::Get(v1::GetRequest::default());
+        assert!(!as_first(&mut other, &first));
+    }
+}
