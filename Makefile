@@ -79,6 +79,7 @@ bench-deps: deps ## Install pgbouncer, beside which the router is measured (Debi
 bench: deps ## Measure the coordinator, transfers and the router beside bars of the same run, and the transaction machine (ARGS="...")
 	cargo build --release --locked -p holdfast-cli
 	$(TARGET)/release/holdfast bench coordinator $(ARGS)
+	$(TARGET)/release/holdfast bench coordinator --secure $(ARGS)
 	$(TARGET)/release/holdfast bench transfer
 	@command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || echo "pgbouncer is not installed: the router's goals beside it are not measured (make bench-deps)." >&2
 	$(TARGET)/release/holdfast bench router $(filter --quick,$(ARGS))
