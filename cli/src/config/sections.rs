@@ -41,8 +41,8 @@ pub(crate) enum TelemetryFormat {
 
 /// `[telemetry]`: every key has a default.
 pub(crate) fn telemetry(reader: &mut Reader) -> Option<Telemetry> {
-    let endpoint = reader.text("telemetry.endpoint", Need::Or(""), check_collector);
     let logs = logs(reader);
+    let endpoint = reader.text("telemetry.endpoint", Need::Or(""), check_collector);
     Some(Telemetry { endpoint: endpoint?.value, ..logs? })
 }
 
