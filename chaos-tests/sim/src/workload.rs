@@ -78,9 +78,9 @@ pub(crate) fn other_rules(places: &Places, shards: usize, chance: &mut Chance) -
         (0..SLOTS).map(|slot| usize::from(slot) * shards / 1_024).collect();
     let first = chance.index(900);
     let other = chance.index(shards);
-    for slot in first..first + 100 {
-        if !taken.contains(&u16::try_from(slot).expect("below 1,024")) {
-            shard_of[slot] = other;
+    for (slot, shard) in (0..SLOTS).zip(&mut shard_of).skip(first).take(100) {
+        if !taken.contains(&slot) {
+            *shard = other;
         }
     }
     rules(shards, &shard_of)

@@ -1,5 +1,7 @@
 //! Every planted bug is found within the seeds of a build, again by its seed alone, and stands in the table of the reference.
 
+#![allow(clippy::print_stdout, reason = "the table of the reference is made of it")]
+
 use holdfast_sim::{Mutant, Words, campaign, run};
 
 /// Seeds within which each must be found.

@@ -1,5 +1,7 @@
 //! The books at their limits, and one past them.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 use bytes::Bytes;
 use holdfast_txn::{
     Act, Answer, BranchId, BranchSpec, Command, Gid, Machine, Mode, Op, Options, Participant,

@@ -324,32 +324,31 @@ mod tests {
                     operation(asked_at, asked_at + draw(6), asked, answer)
                 })
                 .collect();
-            let instants = history.iter().flat_map(Operation::instants).collect();
-            let every = every_order(instants, State::Absent);
+            let instants: Vec<Instant> = history.iter().flat_map(Operation::instants).collect();
+            let every = every_order(&instants, State::Absent);
             assert_eq!(judge(&history) == Verdict::Linearizable, every, "{history:?}");
             broken += u32::from(!every);
         }
         assert!((400..3_600).contains(&broken), "{broken} of 4000 are broken");
     }
 
-    fn every_order(left: Vec<Instant>, state: State) -> bool {
+    fn every_order(left: &[Instant], state: State) -> bool {
         if left.iter().all(|instant| instant.optional) {
             return true;
         }
         if state == State::Open
-            && (every_order(left.clone(), State::Committed)
-                || every_order(left.clone(), State::RolledBack))
+            && (every_order(left, State::Committed) || every_order(left, State::RolledBack))
         {
             return true;
         }
-        let first_told = first_told(&left);
+        let first_told = first_told(left);
         (0..left.len()).any(|at| {
             let Instant { from, begins, sees, .. } = left[at];
             let fits = from <= first_told && sees.is_none_or(|seen| seen.agrees(state));
             let after = if begins && state == State::Absent { State::Open } else { state };
-            let mut rest = left.clone();
+            let mut rest = left.to_vec();
             rest.remove(at);
-            fits && every_order(rest, after)
+            fits && every_order(&rest, after)
         })
     }
 }

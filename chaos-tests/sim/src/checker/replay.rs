@@ -106,11 +106,11 @@ pub enum Finding {
         index: u64,
     },
     /// The log says so behind no entry.
-    NeverTrue(Exchange),
+    NeverTrue(Box<Exchange>),
     /// The log says so, but only before an entry that was proved to be there when this was asked.
     NoLonger {
         /// The answer.
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         /// Behind this entry it was asked at the earliest.
         behind: u64,
     },
@@ -258,11 +258,12 @@ impl Replayed {
             let stands = match self.stands(exchange, behind) {
                 Some(stands) => stands,
                 None if self.stands(exchange, 0).is_some() => {
-                    findings.push(Finding::NoLonger { exchange: exchange.clone(), behind });
+                    findings
+                        .push(Finding::NoLonger { exchange: Box::new(exchange.clone()), behind });
                     behind
                 }
                 None => {
-                    findings.push(Finding::NeverTrue(exchange.clone()));
+                    findings.push(Finding::NeverTrue(Box::new(exchange.clone())));
                     behind
                 }
             };

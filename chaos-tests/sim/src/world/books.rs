@@ -74,7 +74,7 @@ impl World {
         }
         self.read_books(0);
         let exported = self.reader.exported.iter().map(AsRef::as_ref);
-        let complete = self.witness.deeds.exported(exported);
+        let complete = self.witness.deeds.exported(&exported);
         self.check(complete);
     }
 }

@@ -45,6 +45,8 @@ fn look(name: &str, at: (u64, u64), told: Told) -> Exchange {
     exchange(name, at, Asked::Look, told)
 }
 
+type IsIt<'f> = &'f dyn Fn(&Finding) -> bool;
+
 const COMMITTED: Told = Told::Decided(Decision::Commit);
 
 /// Entry 1 begins a, 2 decides it, 3 begins b, 4 decides it.
@@ -82,7 +84,7 @@ fn every_planted_bug_is_found() {
     let mut rival = submit("a", (0, 9), COMMITTED);
     rival.asked = Asked::Begin(Content { branches: Vec::new(), tags: BTreeMap::new() });
     let refused = Told::Refused { code: "HF2001", index: 2, place: 0 };
-    let bugs: Vec<(&str, Vec<Entry>, Vec<Exchange>, &dyn Fn(&Finding) -> bool)> = vec![
+    let bugs: Vec<(&str, Vec<Entry>, Vec<Exchange>, IsIt<'_>)> = vec![
         ("another decision is told", two(), vec![submit("a", (0, 9), rolled_back)], &never),
         (
             "a decision is told and lost",
