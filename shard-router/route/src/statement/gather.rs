@@ -16,7 +16,7 @@ use super::{
     walk::Walk,
 };
 use crate::{
-    RefusalClass, Refused,
+    RefusalClass, Refused, Values,
     merge::{Column, Having, Position, SortKey},
     plan::{Constant, Place},
 };
@@ -31,11 +31,27 @@ pub(crate) struct Gather {
     pub(crate) defaults: Vec<(u16, u16)>,
     pub(crate) having: Option<Having<Constant>>,
     pub(crate) always_a_row: bool,
+    /// Literals, counted from 1, that must be the same for this to hold.
+    pub(crate) alike: Vec<(usize, usize)>,
     pub(crate) hidden: u16,
     pub(crate) limit: Option<Constant>,
     pub(crate) offset: Option<Constant>,
     /// What the sources are asked instead, and whether `LIMIT limit + offset` is put behind it.
     pub(crate) rewritten: Option<(Rendered, bool)>,
+}
+
+impl Gather {
+    /// Refuses values by which two expressions that were taken for the same are not.
+    pub(super) fn ensure_alike(&self, values: &Values<'_>) -> Result<(), Refused> {
+        let raw = |place: usize| {
+            let literal = values.literals.get(place.wrapping_sub(1));
+            literal.map(|literal| literal.raw(values.sql))
+        };
+        if self.alike.iter().all(|(one, other)| raw(*one) == raw(*other)) {
+            return Ok(());
+        }
+        Err(refused("an expression that is neither group nor plain aggregate"))
+    }
 }
 
 pub(crate) fn refused(why: &str) -> Refused {
@@ -94,6 +110,7 @@ pub(super) fn passed_on() -> Gather {
         defaults: Vec::new(),
         having: None,
         always_a_row: false,
+        alike: Vec::new(),
         hidden: 0,
         limit: None,
         offset: None,

@@ -1,8 +1,11 @@
 //! Groups whose rows lie on several sources: which partial aggregates the sources are asked for, and what is made of them.
 
+use std::ops::ControlFlow;
+
 use sqlparser::ast::{
     BinaryOperator, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, SelectItem, UnaryOperator,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, SelectItem, UnaryOperator, Value,
+    ValueWithSpan, VisitMut as _, VisitorMut,
 };
 
 use super::{
@@ -45,6 +48,7 @@ impl Gatherer<'_> {
             columns: Vec::new(),
             defaults: Vec::new(),
             values: Vec::new(),
+            alike: Vec::new(),
         };
         for (at, item) in grouping.gatherer.select.projection.iter().enumerate() {
             grouping.output(at, item)?;
@@ -54,7 +58,8 @@ impl Gatherer<'_> {
         let (having, asked_having) = grouping.having()?;
         let sort = grouping.sort(visible)?;
         let ungrouped = grouping.group_by.is_empty();
-        let Grouping { group_by, asked, columns, defaults, values, .. } = grouping;
+        let Grouping { group_by, asked, columns, defaults, values, alike, .. } = grouping;
+        self.gather.alike = alike;
         if !values.is_empty() && ungrouped {
             let told = columns.iter().any(|column| matches!(column, Column::Group(_)));
             if told || !defaults.is_empty() {
@@ -103,6 +108,8 @@ struct Grouping<'a, 'g> {
     defaults: Vec<(u16, u16)>,
     /// Expressions whose different values are gathered, by which the sources group as well.
     values: Vec<Expr>,
+    /// Literals that must be the same, for expressions that are taken for the same.
+    alike: Vec<(usize, usize)>,
 }
 
 impl Grouping<'_, '_> {
@@ -118,8 +125,27 @@ impl Grouping<'_, '_> {
         Ok(place)
     }
 
-    fn is_group(&self, expr: &Expr) -> bool {
-        self.group_by.iter().any(|group| group == expr)
+    fn is_group(&mut self, expr: &Expr) -> bool {
+        let found = self.group_by.iter().find_map(|group| alike(group, expr));
+        self.takes_for_same(found).is_some()
+    }
+
+    /// The output with the same expression.
+    fn same_output(&mut self, expr: &Expr) -> Option<usize> {
+        let projection = self.gatherer.select.projection.iter().enumerate();
+        let found = projection.filter_map(|(at, item)| match item {
+            SelectItem::UnnamedExpr(item) | SelectItem::ExprWithAlias { expr: item, .. } => {
+                alike(item, expr).map(|literals| (at, literals))
+            }
+            _ => None,
+        });
+        let (at, literals) = found.min_by_key(|(_, literals)| literals.len())?;
+        self.takes_for_same(Some(literals)).map(|()| at)
+    }
+
+    fn takes_for_same(&mut self, literals: Option<Vec<(usize, usize)>>) -> Option<()> {
+        self.alike.extend(literals?);
+        Some(())
     }
 
     /// An output of the client's.
@@ -226,7 +252,7 @@ impl Grouping<'_, '_> {
     /// Groups that the client does not see, and which are told apart all the same.
     fn hidden_groups(&mut self) -> Result<(), Refused> {
         for expr in self.group_by.clone() {
-            if self.gatherer.same_output(&expr).is_none() {
+            if self.same_output(&expr).is_none() {
                 self.group_place(&expr)?;
             }
         }
@@ -240,7 +266,7 @@ impl Grouping<'_, '_> {
 
     /// The place of an expression that is a group or an aggregate; a hidden column where it is no output.
     fn place_of(&mut self, expr: &Expr) -> Result<u16, Refused> {
-        match self.gatherer.same_output(expr) {
+        match self.same_output(expr) {
             Some(at) => narrow(at),
             None if self.is_group(expr) => self.group_place(expr),
             None => self.gathered(expr, None),
@@ -255,7 +281,7 @@ impl Grouping<'_, '_> {
             let (bare, collate_c) = collated(&item.expr)?;
             let output = position(&item.expr)
                 .or_else(|| self.gatherer.named_output(&item.expr))
-                .or_else(|| self.gatherer.same_output(bare));
+                .or_else(|| self.same_output(bare));
             let at = match output {
                 Some(at) => narrow(at)?,
                 None if self.gatherer.select.distinct.is_some() || is_constant(bare) => {
@@ -365,6 +391,34 @@ fn holds(op: &BinaryOperator) -> Option<Holds> {
         BinaryOperator::Gt => Some([false, false, true]),
         BinaryOperator::NotEq => Some([true, false, true]),
         _ => None,
+    }
+}
+
+/// Whether two expressions are the same but for literals that the template left out: these by their places, which must be the same, too.
+fn alike(one: &Expr, other: &Expr) -> Option<Vec<(usize, usize)>> {
+    let (mut one, mut other) = (one.clone(), other.clone());
+    let (mut left, mut right) = (Literals::default(), Literals::default());
+    let _ = one.visit(&mut left);
+    let _ = other.visit(&mut right);
+    let places = left.0.into_iter().zip(right.0).filter(|(left, right)| left != right);
+    (one == other).then(|| places.collect())
+}
+
+/// Takes the literals out of an expression, and keeps their places.
+#[derive(Default)]
+struct Literals(Vec<usize>);
+
+impl VisitorMut for Literals {
+    type Break = ();
+
+    fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<()> {
+        if let Value::Placeholder(name) = &mut value.value
+            && let Some(place) = name.strip_prefix("$h").and_then(|place| place.parse().ok())
+        {
+            self.0.push(place);
+            "$h".clone_into(name);
+        }
+        ControlFlow::Continue(())
     }
 }
 

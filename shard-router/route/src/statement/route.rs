@@ -360,6 +360,7 @@ impl Router<'_, '_> {
     }
 
     fn merge(&self, gather: &Gather) -> Result<Merge, Refused> {
+        gather.ensure_alike(self.values)?;
         let number = |constant: &Option<Constant>| match constant {
             None => Ok(None),
             Some(constant) => match known(constant, crate::KeyType::Integer, self.values) {
