@@ -243,4 +243,41 @@ mod tests {
         assert!(slots("crc32c", KeyType::Uuid, &ends).is_all());
         assert!(!slots("crc32c", KeyType::Text, &[(FROM, "b"), (TO, "a")]).is_all());
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None,
+            ..proptest::prelude::ProptestConfig::default()
+        })]
+
+        /// The promise itself: no row that can match lies in a slot that is left out.
+        #[test]
+        fn the_slot_of_every_key_within_is_among_them(
+            low in -3_000_i64..60_000,
+            length in 0_i64..3_000,
+            within in 0_i64..3_000,
+            which in 0_usize..9,
+        ) {
+            let (high, number) = (low + length, low + within.min(length));
+            let functions = [
+                "mod", "crc32c", "pg_hash_int8", "range(-2000, 0, 7, 1000, 50000)",
+                "date(day)", "date(week)", "date(month)", "date(year)",
+                "range(1969-12-31, 2000-02-29, 2100-01-01)",
+            ];
+            let key_type = if which < 4 { KeyType::Integer } else { KeyType::Date };
+            let text = |number: i64| match key_type {
+                KeyType::Date => Date::of_days(number).unwrap().to_string(),
+                _ => number.to_string(),
+            };
+            let (low, high) = (text(low), text(high));
+            let left = slots(functions[which], key_type, &[(FROM, &low), (TO, &high)]);
+            let key = text(number);
+            let function = Algorithm::named(functions[which]).unwrap();
+            if let Ok(slot) = function.slot(Key::parse(&key).unwrap()) {
+                proptest::prop_assert!(left.slots().any(|known| known == slot), "{key}");
+            } else {
+                proptest::prop_assert!(left.is_all(), "{key} has no slot");
+            }
+        }
+    }
 }
