@@ -67,6 +67,15 @@ impl Gatherer<'_> {
             }
             self.gather.always_a_row = true;
         }
+        // Equal numerics may be written with more or fewer zeros; which of them stays is PostgreSQL's own affair.
+        let varies = columns.iter().any(|column| {
+            let average = Distinct::Average;
+            matches!(column, Column::Avg { .. })
+                || matches!(column, Column::Distinct { how, .. } if *how == average)
+        });
+        if self.select.distinct.is_some() && (varies || !defaults.is_empty()) {
+            return Err(refused("DISTINCT of an average or a default over groups"));
+        }
         self.gather.hidden = narrow(columns.len())? - visible;
         self.gather.distinct = self.select.distinct.is_some();
         self.gather.sort = sort;
