@@ -16,6 +16,7 @@ mod gather;
 mod groups;
 mod join;
 mod keyword;
+mod owned;
 mod read;
 mod render;
 mod route;

@@ -20,29 +20,12 @@ use crate::{
 };
 
 impl Shape {
-    /// Where one execution goes.
-    ///
-    /// `topology` must be one that this shape [`Shape::fits`]. For a kind of statement that names no rows (BEGIN, SET, COPY, ...) the plan
-    /// is [`Target::Any`] and means nothing: what becomes of such a statement is for the session to say.
-    /// # Errors
-    /// The statement is not routed with these values; with others it may be.
-    pub fn plan(&self, topology: &Topology, values: &Values<'_>) -> Result<Plan, Refused> {
-        let mut plan = self.planned(topology, values)?;
-        plan.lookups = plan.access == Access::Write
-            && !topology.lookups().is_empty()
-            && match &self.body {
-                Body::None => false,
-                // Its tables are not looked at.
-                Body::OnlySource(_) => true,
-                Body::Tables(tables) => {
-                    let mut written = tables.targets.iter().map(|at| &tables.seats.0[*at].table);
-                    written.any(|table| topology.owns_values(table))
-                }
-            };
-        Ok(plan)
-    }
-
-    fn planned(&self, topology: &Topology, values: &Values<'_>) -> Result<Plan, Refused> {
+    /// As [`Shape::plan`], lookups aside.
+    pub(super) fn planned(
+        &self,
+        topology: &Topology,
+        values: &Values<'_>,
+    ) -> Result<Plan, Refused> {
         match &self.body {
             Body::None => Ok(plan(topology, Target::Any, Access::Write, Reason::Everywhere)),
             Body::OnlySource(access) => {
