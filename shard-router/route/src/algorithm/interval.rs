@@ -265,9 +265,9 @@ mod tests {
                 "range(1969-12-31, 2000-02-29, 2100-01-01)",
             ];
             let key_type = if which < 4 { KeyType::Integer } else { KeyType::Date };
-            let text = |number: i64| match key_type {
-                KeyType::Date => Date::of_days(number).unwrap().to_string(),
-                _ => number.to_string(),
+            let text = |number: i64| {
+                let date = Date::of_days(number).unwrap();
+                if key_type == KeyType::Date { date.to_string() } else { number.to_string() }
             };
             let (low, high) = (text(low), text(high));
             let left = slots(functions[which], key_type, &[(FROM, &low), (TO, &high)]);
