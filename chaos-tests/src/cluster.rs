@@ -52,6 +52,8 @@ pub struct Shape {
     pub collector: Option<SocketAddr>,
     /// Each process logs all that it can, as JSON.
     pub talkative: bool,
+    /// Raft groups.
+    pub groups: u32,
 }
 
 impl Default for Shape {
@@ -63,6 +65,7 @@ impl Default for Shape {
             proxied: false,
             collector: None,
             talkative: false,
+            groups: 1,
         }
     }
 }
@@ -414,8 +417,9 @@ impl Node {
         let [http, grpc, raft] =
             [0, 1, 2].map(|door| format!("127.0.0.1:{}", ports[at * 3 + door]));
         let mut config = format!(
-            "[node]\nid = {}\ndata_dir = {data:?}\n\n[cluster]\nname = \"chaos\"\n",
-            at + 1
+            "[node]\nid = {}\ndata_dir = {data:?}\n\n[cluster]\nname = \"chaos\"\ngroups = {}\n",
+            at + 1,
+            shape.groups
         );
         for (id, doors) in (1..).zip(ports[..NODES * 3].chunks(3)) {
             let told = NODES * 3 + (id - 1) * 2;

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use holdfast_chaos_tests::{
-    Agent, Cluster, Process, Program, SOON, Service, free_ports, holdfast, until,
+    Agent, Cluster, Process, Program, SOON, Service, Shape, free_ports, holdfast, until,
 };
 use holdfast_client::{Client, ClientOptions, Outcome, Submission, Wait};
 use nix::sys::signal::Signal;
@@ -134,13 +134,17 @@ impl Traffic {
 }
 
 /// A further node, empty, that waits to be added.
-fn newcomer(cluster: &Cluster, number: u64) -> anyhow::Result<(Process, String, PathBuf)> {
+fn newcomer(
+    cluster: &Cluster,
+    number: u64,
+    groups: u32,
+) -> anyhow::Result<(Process, String, PathBuf)> {
     let ports = free_ports(3)?;
     let [http, grpc, raft] = [0, 1, 2].map(|door| format!("127.0.0.1:{}", ports[door]));
     let name = format!("coordinator-{number}");
     let data = cluster.folder.path().join(&name);
     let config = format!(
-        "[node]\nid = {number}\ndata_dir = {data:?}\n\n[cluster]\nname = \"chaos\"\njoin = true\n
+        "[node]\nid = {number}\ndata_dir = {data:?}\n\n[cluster]\nname = \"chaos\"\njoin = true\ngroups = {groups}\n
 [[cluster.member]]\nid = {number}\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\nraft = \"{raft}\"\n
 [bind]\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\nraft = \"{raft}\"\n
 [security]\nmode = \"dev-plaintext\"\n
@@ -185,7 +189,7 @@ async fn members_are_added_replaced_and_removed_by_command_while_transactions_co
     let traffic = Traffic::start(&cluster).await?;
     traffic.flows(50).await?;
 
-    let (mut fourth, raft, _) = newcomer(&cluster, 4)?;
+    let (mut fourth, raft, _) = newcomer(&cluster, 4, 1)?;
     let added = until("node 4 is added", SOON, async || {
         let said = operate(&cluster, &["add", "4", "--raft", &raft]).await.ok()?;
         // Until it listens, it cannot be reached.
@@ -274,7 +278,7 @@ async fn a_backup_is_verified_restored_as_another_founding_and_shows_any_damage(
     }
     is_refused(&cluster, &damaged, &bytes[..bytes.len() - 1]).await?;
 
-    let (mut process, raft, config) = newcomer(&cluster, 9)?;
+    let (mut process, raft, config) = newcomer(&cluster, 9, 1)?;
     process.kill().await?;
     let data = cluster.folder.path().join("restored");
     let (data, config) = (data.display().to_string(), config.display().to_string());
@@ -313,6 +317,67 @@ async fn a_backup_is_verified_restored_as_another_founding_and_shows_any_damage(
     let status = status.await?;
     ensure!(status.applied_index >= taken["parts"][0]["index"].as_u64().unwrap_or(u64::MAX));
     process.kill().await
+}
+
+const GROUPS: u32 = 4;
+
+/// What the leader of each group says, in the order of the groups, once each has one.
+async fn leaders(cluster: &Cluster) -> Option<Vec<Value>> {
+    let status = operate(cluster, &["status"]).await.ok()?.json().ok()?;
+    let nodes = status["nodes"].as_array()?;
+    let leading = |group: u32| {
+        nodes.iter().find(|node| node["group"] == group && node["role"] == "leader").cloned()
+    };
+    (0..GROUPS).map(leading).collect()
+}
+
+/// Waits until these are the voters of every group.
+async fn all_vote(cluster: &Cluster, voters: &[u64]) -> anyhow::Result<()> {
+    until("every group has these voters", SOON, async || {
+        let leaders = leaders(cluster).await?;
+        leaders.iter().all(|leader| numbers(&leader["voters"]) == voters).then_some(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_leaders_and_backups_are_of_all_groups_while_transactions_commit()
+-> anyhow::Result<()> {
+    let cluster = Cluster::shaped(0, Shape { groups: GROUPS, ..Shape::default() }).await?;
+    let traffic = Traffic::start(&cluster).await?;
+    traffic.flows(40).await?;
+    until("each node leads", SOON, async || {
+        let leaders = leaders(&cluster).await?;
+        let led = |node: u64| leaders.iter().any(|leader| leader["node"] == node);
+        (1..=3).all(led).then_some(())
+    })
+    .await?;
+
+    let (mut process, raft, _) = newcomer(&cluster, 4, GROUPS)?;
+    let added = operate(&cluster, &["add", "4", "--raft", &raft]).await?;
+    ensure!(added.code == Some(0), "{}{}", added.out, added.err);
+    all_vote(&cluster, &[1, 2, 3, 4]).await?;
+    let again = operate(&cluster, &["add", "4", "--raft", &raft]).await?;
+    ensure!(again.code == Some(3) && again.err.contains("HF2504"), "{}", again.err);
+    traffic.flows(40).await?;
+
+    until("group 3 is led where an operator wants it", SOON, async || {
+        let _moved = operate(&cluster, &["transfer", "--group", "3", "--to", "2"]).await;
+        (leaders(&cluster).await?[3]["node"] == 2).then_some(())
+    })
+    .await?;
+    let path = cluster.folder.path().join("state.backup").display().to_string();
+    let taken = operate(&cluster, &["backup", "--to", &path]).await?;
+    ensure!(taken.code == Some(0), "{}{}", taken.out, taken.err);
+    let parts = operate(&cluster, &["verify", &path]).await?.json()?["parts"].clone();
+    ensure!(parts.as_array().is_some_and(|parts| parts.len() == GROUPS as usize), "{parts}");
+
+    let removed = operate(&cluster, &["remove", "4"]).await?;
+    ensure!(removed.code == Some(0), "{}{}", removed.out, removed.err);
+    all_vote(&cluster, &[1, 2, 3]).await?;
+    process.kill().await?;
+    traffic.flows(40).await?;
+    traffic.end().await.map(drop)
 }
 
 /// The gRPC address in a configuration of ours.
