@@ -4,7 +4,7 @@
 //! The story needs root and `unshare`; where either is missing it says so and is left out. It starts itself again inside the
 //! namespace. There one node runs as a user of its own, and routing rules drop what that user sends, or what is sent to its doors.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{io::Write as _, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use holdfast_chaos_tests::{Cluster, Load, SOON, checker, checker::money, holdfast, journal};
@@ -157,7 +157,8 @@ async fn story() -> anyhow::Result<()> {
             load.more(AFTERWARDS).await?;
             money::check(&mut cluster.sources().await?).await?;
             let who = if leads { "the leader" } else { "a follower" };
-            println!("{who:<10} {what:<16?} {during} answered meanwhile");
+            let out = &mut std::io::stdout();
+            writeln!(out, "{who:<10} {what:<16?} {during} answered meanwhile")?;
         }
     }
     running.stop().await?;
