@@ -200,6 +200,27 @@ async fn a_refusal_before_the_first_shard_takes_no_more_with_it_than_its_savepoi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chain_before_the_first_shard_never_leaves_the_transaction_unseen() {
+    let place = place().await;
+    let client = place.connect().await;
+    fill(&client, 20).await;
+    let one = "UPDATE account SET balance = 7 WHERE account = 'A-3'";
+    for end in ["COMMIT AND CHAIN", "ROLLBACK AND CHAIN"] {
+        client.batch_execute("BEGIN").await.expect("right");
+        assert_eq!(code(&client.batch_execute(end).await.expect_err("no shard yet")), "HF3211");
+        let error = client.batch_execute(one).await.expect_err("it has failed");
+        assert_eq!(error.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION), "{end}");
+        client.batch_execute("ROLLBACK").await.expect("right");
+    }
+    let text = "SELECT balance FROM account WHERE account = 'A-3'";
+    assert_eq!(rows(&client.simple_query(text).await.expect("right")), ["3"]);
+    client.batch_execute("BEGIN").await.expect("right");
+    client.batch_execute("COMMIT AND NO CHAIN").await.expect("right");
+    client.batch_execute(one).await.expect("by itself");
+    assert_eq!(rows(&client.simple_query(text).await.expect("right")), ["7"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_of_all_shards_are_merged_as_one_postgresql_would_answer() {
     let place = place().await;
     let client = place.connect().await;

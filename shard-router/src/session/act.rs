@@ -1,6 +1,8 @@
 //! What the router answers itself: transactions that have no server yet, settings that are put back, and questions about itself.
 
-use super::{DEFERRED_BYTES_MAX, DEFERRED_MAX, FAILED, IDLE, IN_TRANSACTION, Session};
+use super::{
+    DEFERRED_BYTES_MAX, DEFERRED_MAX, FAILED, IDLE, IN_TRANSACTION, Session, global::chains,
+};
 use crate::{
     admin,
     classify::{Act, Tokens},
@@ -46,6 +48,10 @@ impl Session {
                     "there is already a transaction in progress",
                 );
                 frame::put_complete(&mut out, "BEGIN");
+            }
+            // Taken as a plain COMMIT it would leave the transaction that the client believes to be in.
+            Act::Commit | Act::Rollback if unbound && open && chains(sql) => {
+                return Err(impossible("AND CHAIN before the transaction has used a table"));
             }
             Act::Commit if unbound && open => {
                 let failed = self.status == FAILED;

@@ -446,7 +446,7 @@ fn starts_with(sql: &str, wanted: &str) -> bool {
 }
 
 /// `AND CHAIN`, and not `AND NO CHAIN`.
-fn chains(sql: &str) -> bool {
+pub(super) fn chains(sql: &str) -> bool {
     let words: Vec<String> = Tokens::new(sql)
         .filter_map(|token| match token {
             crate::classify::Token::Word(word) => Some(word.to_ascii_lowercase()),
