@@ -213,19 +213,20 @@ impl StateMachine for Replica {
 impl Replica {
     /// Tells a move to those who count it, wait for it, watch it or write it down.
     fn tell(&self, machine: &Machine, gid: &Gid, moved: Moved) {
-        if self.is_somebody_told()
-            && let Some(transaction) = machine.get(gid)
-        {
-            self.meters.moved(transaction, moved);
-            self.waiters.moved(transaction);
-            self.watchers.moved(transaction);
-        }
+        let told = self.is_somebody_told();
         // Every node writes its own history, so that whoever leads next has it.
-        if moved.to.is_final()
-            && let Some(history) = &self.history
-            && let Some(finished) = machine.shared(gid)
-        {
-            history.finished(finished);
+        let history = self.history.as_ref().filter(|_| moved.to.is_final());
+        if !told && history.is_none() {
+            return;
+        }
+        let Some(transaction) = machine.share(gid) else { return };
+        if told {
+            self.meters.moved(&transaction, moved);
+            self.waiters.moved(&transaction);
+            self.watchers.moved(&transaction);
+        }
+        if let Some(history) = history {
+            history.finished(transaction);
         }
     }
 

@@ -38,19 +38,20 @@ impl Dispatcher {
     fn examine_one(&mut self, machine: &Machine, gid: Gid, now: Timestamp, now_ms: u64) {
         let Some(mut open) = self.opens.remove(&gid) else { return };
         open.dirty = false;
-        let transaction = machine
-            .get(&gid)
-            .filter(|known| !known.status.is_final() && known.status != Status::NeedsAttention);
-        let Some(transaction) = transaction else {
+        // Looked up once: most that are examined are over, and those are many.
+        let known = machine.get(&gid);
+        let for_people = known.is_some_and(|known| known.status == Status::NeedsAttention);
+        let is_over = known.is_none_or(|known| known.status.is_final());
+        let Some(transaction) = known.filter(|_| !is_over && !for_people) else {
             // Over, or for people: nothing is owed. What was seen goes to the history, or waits for the people.
             self.forget(&open);
-            if let Some(over) = machine.get(&gid).filter(|known| known.status.is_final()) {
+            if let Some(over) = known.filter(|_| is_over) {
                 spans::ended(over);
             }
             if open.attempts.is_empty() {
                 return;
             }
-            if machine.get(&gid).is_some_and(|known| known.status == Status::NeedsAttention) {
+            if for_people {
                 let Open { attempts, recovering, traced, .. } = open;
                 let kept = Open { attempts, recovering, traced, ..Open::default() };
                 self.opens.insert(gid, kept);

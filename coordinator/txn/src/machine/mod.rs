@@ -136,12 +136,6 @@ impl Machine {
         self.transactions.get(gid).map(AsRef::as_ref)
     }
 
-    /// As [`Self::get`], shared instead of borrowed: what it says of a finished transaction never changes.
-    #[must_use]
-    pub fn shared(&self, gid: &Gid) -> Option<Arc<GlobalTransaction>> {
-        self.transactions.get(gid).cloned()
-    }
-
     /// Finished transactions that are not forgotten, in the order in which they finished, from those of `since` on. Finds the
     /// first by halving.
     pub fn finished_since(
