@@ -1,7 +1,7 @@
 //! One Raft group of a node: its log, its machine, its way into the log, and its hand.
 //!
 //! A transaction lives in one group, chosen by its gid ([`holdfast_txn::Gid::group`]); groups know nothing of each other. What a node has
-//! once, however many groups it has, is the rest: the directory and its syncs, the sessions of agents, the policies, the history.
+//! once, however many groups it has, is the rest: the directory and its syncs, the sessions of agents, the policies.
 
 use std::{
     fmt,

@@ -88,8 +88,8 @@ impl Forward {
 }
 
 impl Forward {
-    /// The place of the stream to `leader`. Those of nodes that left the cluster make room for new ones; what is under way on them is
-    /// answered still.
+    /// The place of the stream to `leader`. When there are as many as members, the first by address makes room: what is under way on it is
+    /// answered still, and it is opened again if it leads.
     fn line(&self, leader: &str) -> Arc<Mutex<State>> {
         let mut lines = self.lines.lock().expect("nobody panics while holding it");
         if let Some(line) = lines.get(leader) {
