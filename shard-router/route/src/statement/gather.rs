@@ -219,29 +219,9 @@ impl Gatherer<'_> {
         }
     }
 
-    fn has_wildcard(&self) -> bool {
-        self.select
-            .projection
-            .iter()
-            .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)))
-    }
-
     /// The output that `expr` names, in ORDER BY.
     pub(super) fn named_output(&self, expr: &Expr) -> Option<usize> {
-        let Expr::Identifier(ident) = expr else { return None };
-        let wanted = folded(ident);
-        let mut found = self.select.projection.iter().enumerate().filter(|(_, item)| match item {
-            SelectItem::ExprWithAlias { alias, .. } => folded(alias) == wanted,
-            SelectItem::UnnamedExpr(Expr::Identifier(ident)) => folded(ident) == wanted,
-            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
-                parts.last().is_some_and(|last| folded(last) == wanted)
-            }
-            _ => false,
-        });
-        match (found.next(), found.next()) {
-            (Some((at, _)), None) => Some(at),
-            _ => None,
-        }
+        named_output(self.select, expr)
     }
 
     /// The output with the same expression.
@@ -292,7 +272,7 @@ impl Gatherer<'_> {
             let output = position(&item.expr)
                 .or_else(|| self.named_output(&item.expr))
                 .or_else(|| self.same_output(bare))
-                .filter(|at| *at < self.select.projection.len() && !self.has_wildcard());
+                .filter(|at| *at < self.select.projection.len() && !has_wildcard(self.select));
             if is_constant(bare) && position(bare).is_none() {
                 return Err(refused("an ORDER BY of a constant"));
             }
@@ -391,6 +371,32 @@ pub(super) fn position(expr: &Expr) -> Option<usize> {
             Value::Number(text, false) => text.parse::<usize>().ok()?.checked_sub(1),
             _ => None,
         },
+        _ => None,
+    }
+}
+
+/// Whether outputs have no known places.
+pub(super) fn has_wildcard(select: &Select) -> bool {
+    let wild = |item: &SelectItem| {
+        matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..))
+    };
+    select.projection.iter().any(wild)
+}
+
+/// The only output of the name that `expr` is.
+pub(super) fn named_output(select: &Select, expr: &Expr) -> Option<usize> {
+    let Expr::Identifier(wanted) = expr else { return None };
+    let wanted = folded(wanted);
+    let mut found = select.projection.iter().enumerate().filter(|(_, item)| match item {
+        SelectItem::ExprWithAlias { alias, .. } => folded(alias) == wanted,
+        SelectItem::UnnamedExpr(Expr::Identifier(name)) => folded(name) == wanted,
+        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
+            parts.last().is_some_and(|last| folded(last) == wanted)
+        }
+        _ => false,
+    });
+    match (found.next(), found.next()) {
+        (Some((at, _)), None) => Some(at),
         _ => None,
     }
 }

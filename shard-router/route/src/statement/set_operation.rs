@@ -11,9 +11,12 @@ use sqlparser::ast::{
 
 use super::{
     derived,
-    gather::{self, Gather, collated, limits, narrow, passed_on, position, refused, sort_key},
+    gather::{
+        self, Gather, collated, has_wildcard, limits, named_output, narrow, passed_on, position,
+        refused, sort_key,
+    },
     render::render,
-    scope::{Scope, Scopes, folded},
+    scope::{Scope, Scopes},
     seat::Seats,
 };
 use crate::{GroupName, KeyColumn, Refused, merge::Position};
@@ -152,26 +155,6 @@ fn first_select(body: &SetExpr) -> Result<&Select, Refused> {
 
 /// The only output of this name.
 fn output(select: &Select, expr: &Expr) -> Option<usize> {
-    let Expr::Identifier(wanted) = expr else { return None };
     // Behind `*` no output's place is known.
-    if select
-        .projection
-        .iter()
-        .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)))
-    {
-        return None;
-    }
-    let wanted = folded(wanted);
-    let mut found = select.projection.iter().enumerate().filter(|(_, item)| match item {
-        SelectItem::ExprWithAlias { alias, .. } => folded(alias) == wanted,
-        SelectItem::UnnamedExpr(Expr::Identifier(name)) => folded(name) == wanted,
-        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
-            parts.last().is_some_and(|last| folded(last) == wanted)
-        }
-        _ => false,
-    });
-    match (found.next(), found.next()) {
-        (Some((at, _)), None) => Some(at),
-        _ => None,
-    }
+    if has_wildcard(select) { None } else { named_output(select, expr) }
 }
