@@ -25,16 +25,19 @@ use tokio::{
 use crate::{
     Cluster, SOON,
     checker::{
+        exactly_once,
         history::{Told, Word},
         replay::{self, Content, Exchange},
     },
-    http, until,
+    http, journal, until,
 };
 
 /// Accounts of a shard.
 const ACCOUNTS: u64 = 50;
 /// What each is opened with, minor units.
 const OPENING_MINOR: i64 = 10_000;
+/// For everything to be known once the load has stopped.
+const QUIET_MAX: Duration = Duration::from_secs(60);
 /// For one outcome to be known, whatever happens meanwhile.
 const PURSUE_MAX: Duration = Duration::from_secs(120);
 /// Bytes that make the log grow, of one branch that is refused.
@@ -66,6 +69,22 @@ pub struct Running {
 }
 
 impl Load {
+    /// Holds what callers were told against the books, once the load has stopped: everything is known in the end, money is
+    /// where it belongs, each effect is there once, and the nodes agree. More than `least` must have committed, and not all.
+    /// # Errors
+    /// The first of these that does not hold.
+    pub async fn judge(&self, cluster: &Cluster, least: usize) -> anyhow::Result<()> {
+        cluster.quiet(QUIET_MAX).await?;
+        cluster.audit().await?;
+        let told = self.history();
+        let effects = journal::effects(&cluster.sources().await?).await?;
+        let findings = exactly_once::check(&told, &effects, |gid| self.effect(gid));
+        ensure!(findings.is_clean(), "{findings:?}");
+        let committed = told.values().filter(|word| word.told == Told::Committed).count();
+        ensure!(committed > least && committed < told.len(), "{committed} of {}", told.len());
+        cluster.agree().await
+    }
+
     /// Opens the accounts of a load of this name on all shards of `cluster`.
     /// # Errors
     /// A shard cannot be reached, or no leader is found.

@@ -6,11 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use holdfast_chaos_tests::{
-    Cluster, Load, SOON, Shape, checker,
-    checker::{history::Told, money},
-    holdfast, http, journal, until,
-};
+use holdfast_chaos_tests::{Cluster, Load, SOON, Shape, checker::money, holdfast, http, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::{
@@ -267,13 +263,5 @@ async fn databases_processes_clocks_and_operators_may_do_their_worst() -> anyhow
         println!("{day:<17?} {:>6} ms, {during} answered meanwhile", began.elapsed().as_millis());
     }
     running.stop().await?;
-    cluster.quiet(Duration::from_secs(60)).await?;
-    cluster.audit().await?;
-    let told = load.history();
-    let effects = journal::effects(&cluster.sources().await?).await?;
-    let findings = checker::exactly_once::check(&told, &effects, |gid| load.effect(gid));
-    ensure!(findings.is_clean(), "{findings:?}");
-    let committed = told.values().filter(|word| word.told == Told::Committed).count();
-    ensure!(committed > days.len() * AFTERWARDS && committed < told.len(), "{committed}");
-    cluster.agree().await
+    load.judge(&cluster, days.len() * AFTERWARDS).await
 }

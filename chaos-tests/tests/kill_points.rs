@@ -2,13 +2,9 @@
 //!
 //! Here a sample of the sites; all of them with `HOLDFAST_CHAOS=full`, as `make chaos` says.
 
-use std::time::Duration;
-
 use anyhow::ensure;
 use holdfast_chaos_tests::{
-    Cluster, Load, Shape, checker,
-    checker::history::Told,
-    journal,
+    Cluster, Load, Shape,
     matrix::{Hit, strike},
 };
 use holdfast_fault::{Role, Site};
@@ -51,16 +47,8 @@ async fn a_process_may_die_at_every_kill_point_and_nothing_is_lost_or_doubled() 
         }
     }
     running.stop().await?;
-    cluster.quiet(Duration::from_secs(60)).await?;
 
     let hit: Vec<Site> = hits.iter().map(|hit| hit.site).collect();
     ensure!(hit == sites, "hit {hit:?}");
-    cluster.audit().await?;
-    let told = load.history();
-    let effects = journal::effects(&cluster.sources().await?).await?;
-    let findings = checker::exactly_once::check(&told, &effects, |gid| load.effect(gid));
-    ensure!(findings.is_clean(), "{findings:?}");
-    let committed = told.values().filter(|word| word.told == Told::Committed).count();
-    ensure!(committed > hits.len() * 20 && committed < told.len(), "{committed} of {}", told.len());
-    cluster.agree().await
+    load.judge(&cluster, hits.len() * 20).await
 }

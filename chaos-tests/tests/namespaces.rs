@@ -7,7 +7,7 @@
 use std::{io::Write as _, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use holdfast_chaos_tests::{Cluster, Load, SOON, checker, checker::money, holdfast, journal};
+use holdfast_chaos_tests::{Cluster, Load, SOON, checker::money, holdfast};
 use nix::{
     sys::signal::Signal,
     unistd::{chown, geteuid},
@@ -162,12 +162,7 @@ async fn story() -> anyhow::Result<()> {
         }
     }
     running.stop().await?;
-    cluster.quiet(Duration::from_secs(60)).await?;
-    cluster.audit().await?;
-    let effects = journal::effects(&cluster.sources().await?).await?;
-    let findings = checker::exactly_once::check(&load.history(), &effects, |gid| load.effect(gid));
-    ensure!(findings.is_clean(), "{findings:?}");
-    cluster.agree().await
+    load.judge(&cluster, AFTERWARDS).await
 }
 
 /// Has that node lead, or any other than the one that does.

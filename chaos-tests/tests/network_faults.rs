@@ -6,12 +6,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use holdfast_chaos_tests::{
-    Cluster, Load, Shape, checker,
-    checker::{history::Told, money},
-    journal,
-    proxy::Proxy,
-};
+use holdfast_chaos_tests::{Cluster, Load, Shape, checker::money, proxy::Proxy};
 use tokio::time::sleep;
 
 const CLIENTS: usize = 16;
@@ -97,13 +92,5 @@ async fn whatever_the_network_does_nothing_is_lost_or_doubled_and_it_goes_on() -
         );
     }
     running.stop().await?;
-    cluster.quiet(Duration::from_secs(60)).await?;
-    cluster.audit().await?;
-    let told = load.history();
-    let effects = journal::effects(&cluster.sources().await?).await?;
-    let findings = checker::exactly_once::check(&told, &effects, |gid| load.effect(gid));
-    ensure!(findings.is_clean(), "{findings:?}");
-    let committed = told.values().filter(|word| word.told == Told::Committed).count();
-    ensure!(committed > FAULTS.len() * AFTERWARDS && committed < told.len(), "{committed}");
-    cluster.agree().await
+    load.judge(&cluster, FAULTS.len() * AFTERWARDS).await
 }
