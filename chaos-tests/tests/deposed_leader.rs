@@ -41,11 +41,19 @@ async fn deposed(gid: &str, late: u16, fresh: u16) -> anyhow::Result<(Cluster, V
     cluster.open_accounts(0, ["A-1".to_owned()], 1_000).await?;
     let mut service = Service::start().await?;
     let agent = cluster.agent("slow", &service.address).await?;
-    let old = cluster.leader().await?;
-    let reply = http::post(&cluster.nodes[old].http, "/v1/transactions", &body(gid)).await?;
+    let mut led = cluster.leads().await?;
+    let reply = http::post(&cluster.nodes[led.0].http, "/v1/transactions", &body(gid)).await?;
     ensure!(reply.status == 202, "{:#}", reply.json());
-    let to_old = service.next(SOON).await?;
-    ensure!(to_old.op == "try", "{to_old:?}");
+    // Should leadership move before the leader is stopped, the call is left without an answer, and whoever leads asks again.
+    let (old, to_old) = loop {
+        let asked = service.next(SOON).await?;
+        ensure!(asked.op == "try", "{asked:?}");
+        let leads = cluster.leads().await?;
+        if leads == led {
+            break (led.0, asked);
+        }
+        led = leads;
+    };
 
     cluster.nodes[old].process.signal(Signal::SIGSTOP)?;
     // This answer lies in the stopped leader's socket until it wakes up.
