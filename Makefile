@@ -52,7 +52,7 @@ demo: deps ## Run three coordinators and four PostgreSQL servers, kill the leade
 # The tests start the holdfast binary, so it is built first.
 test: deps ## Run all tests
 	cargo build --workspace --locked --bins
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 # Known faults of dependencies are listed in a database on the network; without it that check is left out, and said so.
 verify: deps ## Check everything and write nothing: format, lints, tests, documentation, dependencies

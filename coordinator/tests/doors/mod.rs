@@ -29,6 +29,12 @@ use tokio_util::sync::CancellationToken;
 /// For anything that happens soon.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// Twice the default waits before an election: several tests share a few cores, and a follower that is not scheduled for a quarter of a
+/// second must not depose a leader that a test watches.
+fn patient() -> config::Timeouts {
+    config::Timeouts { election_min_ms: 500, election_max_ms: 640, ..config::Timeouts::default() }
+}
+
 /// One running node.
 pub(crate) struct Node {
     pub(crate) coordinator: Coordinator,
@@ -110,7 +116,7 @@ impl Cluster {
                     raft: address(&raft),
                 },
                 security: config::Security::DevPlaintext,
-                timeouts: config::Timeouts::default(),
+                timeouts: patient(),
                 limits: config::Limits::default(),
                 log: config::LogFiles { segment_bytes: 4 * 1024 * 1024, snapshot_every: 10_000 },
                 history: config::Retention::default(),

@@ -33,6 +33,12 @@ struct Node {
     served: JoinHandle<Result<(), ServeError>>,
 }
 
+/// Twice the default waits before an election: several tests share a few cores, and a follower that is not scheduled for a quarter of a
+/// second must not depose a leader that a test watches.
+fn patient() -> Timeouts {
+    Timeouts { election_min_ms: 500, election_max_ms: 640, ..Timeouts::default() }
+}
+
 /// Waits for `future`, but not for ever.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
@@ -95,7 +101,7 @@ impl Cluster {
             },
             bind: *bind,
             security: Security::DevPlaintext,
-            timeouts: Timeouts::default(),
+            timeouts: patient(),
             limits: Limits::default(),
             log: LogFiles { segment_bytes: 4 * 1024 * 1024, snapshot_every: 1_000 },
             history: Retention::default(),
