@@ -141,7 +141,8 @@ fn many_seeds(args: &SimArgs, mutant: Option<Mutant>, output: Output) -> anyhow:
         "events": done.events,
         "faults": counted(&done),
         "never_happened": done.never_happened().iter().map(|h| h.name()).collect::<Vec<_>>(),
-        "violations": done.violations.iter().map(|v| violation(v, &replay(v.run.seed)))
+        "violations": done.violations.len(),
+        "violated": done.violations.iter().map(|v| violation(v, &replay(v.run.seed)))
             .collect::<Vec<_>>(),
     });
     match output {
