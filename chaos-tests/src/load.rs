@@ -16,7 +16,7 @@ use holdfast_banking::{
     ledger::{AccountId, Money},
 };
 use holdfast_client::{Client, ClientError, ClientOptions, Outcome, Submission, Terms};
-use holdfast_txn::{Decision, Gid, Participant, Status};
+use holdfast_txn::{Decision, Gid, Labels, Participant, Status};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
@@ -289,7 +289,7 @@ impl Load {
         let branches =
             branches.map(|(participant, payload)| Ok((Participant::parse(&participant)?, payload)));
         let branches = branches.collect::<anyhow::Result<_>>()?;
-        Ok(Content { branches, tags: BTreeMap::new() })
+        Ok(Content { branches, tags: Labels::EMPTY })
     }
 
     /// Participants and payloads.

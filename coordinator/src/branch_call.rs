@@ -37,7 +37,7 @@ pub(crate) fn build(
         op: op_on_the_wire(op).into(),
         payload: spec.payload.clone(),
         deadline_ms: deadline.0,
-        headers: options.headers.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        headers: options.headers.owned().collect(),
         attempt,
     })
 }

@@ -101,19 +101,27 @@ impl Context {
         if !known_length || bytes[2] != b'-' || bytes[35] != b'-' || bytes[52] != b'-' {
             return None;
         }
+        // Most are not sampled, and need no more than a look at their flags.
+        let [flags] = hex::<1>(&bytes[53..55])?;
+        if flags & 1 == 0 {
+            return None;
+        }
         let [version] = hex::<1>(&bytes[..2])?;
         let trace = hex::<16>(&bytes[3..35])?;
         let span = hex::<8>(&bytes[36..52])?;
-        let [flags] = hex::<1>(&bytes[53..55])?;
         let valid = version != 0xff && trace != [0; 16] && span != [0; 8];
-        (valid && flags & 1 == 1).then_some(Self { trace, span: SpanId(span) })
+        valid.then_some(Self { trace, span: SpanId(span) })
     }
 
     /// The context among headers.
-    pub fn among<'a>(headers: impl IntoIterator<Item = (&'a String, &'a String)>) -> Option<Self> {
+    pub fn among<N, V>(headers: impl IntoIterator<Item = (N, V)>) -> Option<Self>
+    where
+        N: AsRef<str>,
+        V: AsRef<str>,
+    {
         let mut headers = headers.into_iter();
-        let (_, value) = headers.find(|(name, _)| name.eq_ignore_ascii_case(HEADER))?;
-        Self::parse(value)
+        let (_, value) = headers.find(|(name, _)| name.as_ref().eq_ignore_ascii_case(HEADER))?;
+        Self::parse(value.as_ref())
     }
 
     /// The context of a span in this trace that is about `parts`: the same for the same parts, another for any others.

@@ -1,12 +1,12 @@
 //! What the clients of a run will ask for: transfers of every style, drawn from the seed before anything happens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use holdfast_ledger::AccountId;
 use holdfast_route::{SLOTS, Topology};
 use holdfast_txn::{
-    BranchId, BranchSpec, Command, Gid, Mode, Op, Options, Order, Participant, Recovery,
+    BranchId, BranchSpec, Command, Gid, Labels, Mode, Op, Options, Order, Participant, Recovery,
     RetryPolicy, TriedBy,
 };
 
@@ -276,7 +276,7 @@ fn draw_options(mode: Mode, chance: &mut Chance) -> Options {
     if mode == Mode::Saga && chance.permille(250) {
         options.recovery = Recovery::Forward;
     }
-    options.tags = BTreeMap::from([(VARIANT.to_owned(), "first".to_owned())]);
+    options.tags = Labels::from_iter([(VARIANT, "first")]);
     options
 }
 

@@ -165,7 +165,7 @@ impl Dispatcher {
         };
         let service = &transaction.branches[branch.0 as usize - 1].spec.participant;
         let key = CallKey { gid: transaction.gid.clone(), branch, op };
-        let color = transaction.options.headers.get(COLOR_HEADER).map(String::as_str);
+        let color = transaction.options.headers.get(COLOR_HEADER);
         let Some(session) = self.sessions.choose(service, color, recovering, now_ms) else {
             let until_ms = now_ms + clock::jittered(transaction.options.retry.ceiling_ms).max(1);
             let queued = matches!(stage, Stage::Parked { queued: true, .. })

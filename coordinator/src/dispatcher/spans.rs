@@ -25,7 +25,7 @@ impl Traced {
     /// `None`: nobody takes spans in this process, or the transaction came without a sampled `traceparent`.
     pub(super) fn of(transaction: &GlobalTransaction, term: u64) -> Option<Box<Self>> {
         spans()?;
-        let caller = Context::among(&transaction.options.headers)?;
+        let caller = Context::among(transaction.options.headers.iter())?;
         let participants = transaction.branches.iter().map(|one| one.spec.participant.clone());
         let (gid, whole) = (transaction.gid.clone(), whole(caller, &transaction.gid));
         Some(Box::new(Self { gid, whole, term, participants: participants.collect() }))
@@ -105,7 +105,7 @@ pub(super) fn ended(transaction: &GlobalTransaction) {
     if spans().is_none() {
         return;
     }
-    let Some(caller) = Context::among(&transaction.options.headers) else { return };
+    let Some(caller) = Context::among(transaction.options.headers.iter()) else { return };
     let ended_ms = transaction.finished_at.unwrap_or(transaction.begun_at).0;
     let decided = transaction.decided_at.map(|at| ("decided", at.0));
     record(Span {

@@ -1,13 +1,11 @@
 //! Commands as records, both ways.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use holdfast_proto::v1;
 use holdfast_proto::v1::{recorded_command::Command as Kind, recorded_report::Answer as Said};
 use holdfast_txn::{
-    Answer, BranchId, BranchSpec, Command, Decision, Mode, Op, Options, Order, Recovery, Refusal,
-    Report, RetryPolicy, TriedBy,
+    Answer, BranchId, BranchSpec, Command, Decision, Labels, Mode, Op, Options, Order, Recovery,
+    Refusal, Report, RetryPolicy, TriedBy,
 };
 
 use super::{RecordError, books, closed_sets::Numbered, gid, participant};
@@ -235,20 +233,16 @@ pub(super) fn options_of_record(record: v1::RecordedOptions) -> Result<Options, 
     })
 }
 
-fn labels_to_record(labels: &BTreeMap<String, String>) -> Vec<v1::RecordedLabel> {
-    let label = |(name, value): (&String, &String)| v1::RecordedLabel {
-        name: name.clone(),
-        value: value.clone(),
-    };
-    labels.iter().map(label).collect()
+fn labels_to_record(labels: &Labels) -> Vec<v1::RecordedLabel> {
+    labels.owned().map(|(name, value)| v1::RecordedLabel { name, value }).collect()
 }
 
 fn labels_of_record(
     field: &'static str,
     records: Vec<v1::RecordedLabel>,
-) -> Result<BTreeMap<String, String>, RecordError> {
+) -> Result<Labels, RecordError> {
     let count = records.len();
-    let labels: BTreeMap<_, _> = records.into_iter().map(|one| (one.name, one.value)).collect();
+    let labels: Labels = records.into_iter().map(|one| (one.name, one.value)).collect();
     if labels.len() == count {
         Ok(labels)
     } else {

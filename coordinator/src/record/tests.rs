@@ -55,7 +55,7 @@ fn options() -> impl Strategy<Value = Options> {
     )
         .prop_map(|(times, order, recovery, tried_by, labels, second_phase_grace_ms)| {
             let (timeout_ms, call_timeout_ms, retry) = times;
-            let (headers, tags) = labels;
+            let (headers, tags) = (labels.0.into_iter().collect(), labels.1.into_iter().collect());
             Options {
                 timeout_ms,
                 call_timeout_ms,

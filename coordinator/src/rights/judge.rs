@@ -82,7 +82,7 @@ pub(crate) fn stamp(caller: &Caller, request: &mut Request) {
 
 /// Whether `known` is the caller's own.
 pub(crate) fn owned(caller: &Caller, known: &GlobalTransaction) -> bool {
-    caller.owns(known.options.headers.get(TENANT_HEADER).map(String::as_str))
+    caller.owns(known.options.headers.get(TENANT_HEADER))
 }
 
 /// HF2604: it is somebody else's.

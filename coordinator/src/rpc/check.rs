@@ -429,7 +429,8 @@ fn options(
         Err(_) => findings.add("options.tries", format_args!("{} is nobody", given.tries)),
     }
     grace(findings, mode, given.second_phase_grace_ms, &mut options);
-    for (name, value) in labels(findings, "options.headers", &given.headers) {
+    let headers = labels(findings, "options.headers", &given.headers);
+    for &(name, value) in &headers {
         let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         if !name.chars().all(token) {
             findings.add("options.headers", format_args!("{name:?} is no header name"));
@@ -440,11 +441,9 @@ fn options(
                 format_args!("the value of {name:?} holds more than printable ASCII"),
             );
         }
-        options.headers.insert(name.clone(), value.clone());
     }
-    for (name, value) in labels(findings, "options.tags", &given.tags) {
-        options.tags.insert(name.clone(), value.clone());
-    }
+    options.headers = headers.into_iter().collect();
+    options.tags = labels(findings, "options.tags", &given.tags).into_iter().collect();
     options
 }
 
@@ -491,7 +490,7 @@ fn labels<'a>(
     findings: &mut Findings,
     field: &str,
     given: &'a HashMap<String, String>,
-) -> Vec<(&'a String, &'a String)> {
+) -> Vec<(&'a str, &'a str)> {
     if given.len() > limit::LABELS_MAX {
         let (count, most) = (given.len(), limit::LABELS_MAX);
         findings.add(field, format_args!("{count} of them, allowed are {most}"));
@@ -510,7 +509,7 @@ fn labels<'a>(
                 format_args!("{shown:?} has {bytes} bytes with its value, allowed are {most}"),
             );
         } else {
-            kept.push((name, value));
+            kept.push((name.as_str(), value.as_str()));
         }
     }
     kept

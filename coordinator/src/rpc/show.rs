@@ -55,7 +55,7 @@ pub(crate) fn transaction(known: &GlobalTransaction) -> v1::Transaction {
         decided_at_ms: known.decided_at.map_or(0, |at| at.0),
         finished_at_ms: known.finished_at.map_or(0, |at| at.0),
         reason: known.reason.clone().unwrap_or_default(),
-        tags: known.options.tags.clone().into_iter().collect(),
+        tags: known.options.tags.owned().collect(),
     }
 }
 

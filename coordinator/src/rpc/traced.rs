@@ -23,22 +23,15 @@ pub(crate) fn belongs_to(request: &mut Request, traceparent: Option<&str>) {
 /// Makes a request that begins a transaction part of the trace that `first` is part of. False: it was already, or begins none.
 pub(super) fn as_first(request: &mut Request, first: &GlobalTransaction) -> bool {
     let Some(headers) = headers_of(request) else { return false };
-    let of_trace = |(name, _): &(&String, &String)| is_context_header(name);
-    let known: HashMap<String, String> = first
-        .options
-        .headers
-        .iter()
-        .filter(of_trace)
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    let said = headers.iter().filter(of_trace);
-    if said.clone().count() == known.len()
-        && said.clone().all(|(name, value)| known.get(name) == Some(value))
-    {
+    let of_trace = |(name, _): &(&str, &str)| is_context_header(name);
+    let known: Vec<(&str, &str)> = first.options.headers.iter().filter(of_trace).collect();
+    let said = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let mut said = said.filter(of_trace);
+    if said.clone().count() == known.len() && said.all(|one| known.contains(&one)) {
         return false;
     }
     headers.retain(|name, _| !is_context_header(name));
-    headers.extend(known);
+    headers.extend(known.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
     true
 }
 
@@ -72,8 +65,7 @@ mod tests {
 
     fn first(headers: &[(&str, &str)]) -> GlobalTransaction {
         let mut options = Options::of(Mode::Tcc);
-        let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        options.headers = headers.collect();
+        options.headers = headers.iter().copied().collect();
         let mut machine = Machine::new();
         let gid = Gid::parse("g1").unwrap();
         let begin = Command::Begin {

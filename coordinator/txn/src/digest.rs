@@ -4,13 +4,11 @@
 //! mark. So no two contents have one encoding. The numbers of variants are written here and never follow from the order
 //! in which a type lists them: a digest outlives a version of the program.
 
-use std::collections::BTreeMap;
-
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    AuditRecord, Books, Branch, BranchSpec, BranchState, Decision, Digest, GlobalTransaction, Mode,
-    Options, Order, Recovery, Status, Timestamp, TriedBy,
+    AuditRecord, Books, Branch, BranchSpec, BranchState, Decision, Digest, GlobalTransaction,
+    Labels, Mode, Options, Order, Recovery, Status, Timestamp, TriedBy,
 };
 
 /// Of what begins a transaction: a repeat must match.
@@ -144,7 +142,7 @@ impl Writer {
         items.for_each(|item| write(self, item));
     }
 
-    fn labels(&mut self, labels: &BTreeMap<String, String>) {
+    fn labels(&mut self, labels: &Labels) {
         self.list(labels.len(), labels.iter(), |writer, (name, value)| {
             writer.text(name);
             writer.text(value);

@@ -133,6 +133,7 @@ mod books;
 mod command;
 mod digest;
 mod ids;
+mod labels;
 mod machine;
 pub mod mode;
 mod status;
@@ -143,6 +144,7 @@ pub use books::{
 };
 pub use command::{Act, Answer, Command, Moved, Outcome, Refusal, Rejection, Report};
 pub use ids::{BadGid, BadName, BranchId, Digest, Gid, Participant, Timestamp};
+pub use labels::Labels;
 pub use machine::{Due, Machine, Snapshot};
 pub use mode::{Mode, Next};
 pub use status::{BranchState, Decision, Op, Status};

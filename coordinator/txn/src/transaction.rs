@@ -1,12 +1,12 @@
 //! A global transaction as plain data: what was asked for, and how far it is.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use bytes::Bytes;
 
 use crate::{
-    BranchId, BranchState, Decision, Digest, Gid, Mode, Next, Participant, Refusal, Report, Status,
-    Timestamp, mode::View,
+    BranchId, BranchState, Decision, Digest, Gid, Labels, Mode, Next, Participant, Refusal, Report,
+    Status, Timestamp, mode::View,
 };
 
 /// Everything the machine knows of one global transaction. Plain data: the shell reads it and records it whole.
@@ -99,9 +99,9 @@ pub struct Options {
     /// Who makes the first-phase calls.
     pub tried_by: TriedBy,
     /// Carried by every branch call, also after failover.
-    pub headers: BTreeMap<String, String>,
+    pub headers: Labels,
     /// Business tags to search by.
-    pub tags: BTreeMap<String, String>,
+    pub tags: Labels,
     /// XA: for so long after the decision the second phase is left to the caller, who says [`crate::Command::Finish`]; then
     /// the coordinator makes the calls. Pacing, as `retry`. ms, 0 to [`crate::limit::SECOND_PHASE_GRACE_MS_MAX`].
     pub second_phase_grace_ms: u64,
@@ -163,8 +163,8 @@ impl Options {
                 Mode::Tcc | Mode::Saga => TriedBy::Coordinator,
                 Mode::Xa => TriedBy::Caller,
             },
-            headers: BTreeMap::new(),
-            tags: BTreeMap::new(),
+            headers: Labels::EMPTY,
+            tags: Labels::EMPTY,
             second_phase_grace_ms: 0,
         }
     }

@@ -200,6 +200,8 @@ fn first_told(left: &[Instant]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_txn::Labels;
+
     use super::*;
 
     fn operation(asked_at: u64, told_at: u64, asked: Asked, answer: Answer) -> Operation {
@@ -270,7 +272,7 @@ mod tests {
             told,
         };
         let mut begun = exchange("a", 0, 5, Says::Known);
-        let content = replay::Content { branches: Vec::new(), tags: BTreeMap::new() };
+        let content = replay::Content { branches: Vec::new(), tags: Labels::EMPTY };
         begun.asked = replay::Asked::Begin(content);
         let committed = exchange("a", 6, 7, Says::Status(Status::Committing));
         let attended = exchange("a", 6, 9, Says::Status(Status::NeedsAttention));

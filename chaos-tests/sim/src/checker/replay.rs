@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use holdfast_txn::{Command, Decision, Gid, Machine, Participant, Status, Timestamp};
+use holdfast_txn::{Command, Decision, Gid, Labels, Machine, Participant, Status, Timestamp};
 
 /// Findings that are kept; a bug that breaks every answer is shown well enough by these.
 const FINDINGS_MAX: usize = 20;
@@ -33,7 +33,7 @@ pub struct Content {
     /// Participant and payload of each branch, in order.
     pub branches: Vec<(Participant, Bytes)>,
     /// The caller's tags.
-    pub tags: BTreeMap<String, String>,
+    pub tags: Labels,
 }
 
 impl Content {

@@ -15,7 +15,7 @@ pub(crate) struct Owners(BTreeMap<Gid, String>);
 pub(crate) fn variant(command: &Command) -> Option<String> {
     match command {
         Command::Begin { options, .. } => {
-            Some(options.tags.get(VARIANT).cloned().unwrap_or_default())
+            Some(options.tags.get(VARIANT).unwrap_or_default().to_owned())
         }
         _ => None,
     }

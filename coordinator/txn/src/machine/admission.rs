@@ -1,10 +1,10 @@
 //! What may come in: limits and structure of what a caller asks for, judged before anything changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::{
-    Branch, BranchId, BranchSpec, Gid, GlobalTransaction, Mode, Options, Rejection, TriedBy, limit,
-    mode::frontier,
+    Branch, BranchId, BranchSpec, Gid, GlobalTransaction, Labels, Mode, Options, Rejection,
+    TriedBy, limit, mode::frontier,
 };
 
 /// Checks everything that begins a transaction.
@@ -179,7 +179,7 @@ fn check_options(options: &Options) -> Result<(), Rejection> {
 fn check_labels(
     number: &'static str,
     size: &'static str,
-    labels: &BTreeMap<String, String>,
+    labels: &Labels,
 ) -> Result<(), Rejection> {
     within(number, labels.len(), 0..=limit::LABELS_MAX, "Keep those that are needed")?;
     labels.iter().try_for_each(|(name, value)| {

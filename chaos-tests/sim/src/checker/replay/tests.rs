@@ -1,6 +1,6 @@
 //! The index replay on histories that are sound, and on every kind of planted bug.
 
-use holdfast_txn::{Answer, BranchId, BranchSpec, Mode, Op, Options, Report};
+use holdfast_txn::{Answer, BranchId, BranchSpec, Labels, Mode, Op, Options, Report};
 
 use super::*;
 
@@ -82,7 +82,7 @@ fn every_planted_bug_is_found() {
     let not_asked = |found: &Finding| matches!(found, Finding::NotAsked { .. });
     let rolled_back = Told::Decided(Decision::RollBack);
     let mut rival = submit("a", (0, 9), COMMITTED);
-    rival.asked = Asked::Begin(Content { branches: Vec::new(), tags: BTreeMap::new() });
+    rival.asked = Asked::Begin(Content { branches: Vec::new(), tags: Labels::EMPTY });
     let refused = Told::Refused { code: "HF2001", index: 2, place: 0 };
     let bugs: Vec<(&str, Vec<Entry>, Vec<Exchange>, IsIt<'_>)> = vec![
         ("another decision is told", two(), vec![submit("a", (0, 9), rolled_back)], &never),
