@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use holdfast_chaos_tests::{
-    Agent, Cluster, Process, Program, SOON, Service, Shape, free_ports, holdfast, until,
+    Agent, Cluster, PATIENT, Process, Program, SOON, Service, Shape, free_ports, holdfast, until,
 };
 use holdfast_client::{Client, ClientOptions, Outcome, Submission, Wait};
 use nix::sys::signal::Signal;
@@ -148,7 +148,8 @@ fn newcomer(
 [[cluster.member]]\nid = {number}\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\nraft = \"{raft}\"\n
 [bind]\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\nraft = \"{raft}\"\n
 [security]\nmode = \"dev-plaintext\"\n
-[log]\nsegment_bytes = 16777216\nsnapshot_every = 500\n"
+[log]\nsegment_bytes = 16777216\nsnapshot_every = 500\n
+{PATIENT}"
     );
     let config = cluster.folder.write(&format!("{name}.toml"), config)?;
     let program = Program {
@@ -162,6 +163,15 @@ fn newcomer(
     let mut process = Process::new(program, cluster.folder.path());
     process.start()?;
     Ok((process, raft, config))
+}
+
+/// Adds node 4, as soon as it listens at `raft`; what was said.
+async fn added(cluster: &Cluster, raft: &str) -> anyhow::Result<Value> {
+    let said = until("node 4 is added", SOON, async || {
+        let said = operate(cluster, &["add", "4", "--raft", raft]).await.ok()?;
+        (said.code == Some(0)).then_some(said)
+    });
+    said.await?.json()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,12 +200,7 @@ async fn members_are_added_replaced_and_removed_by_command_while_transactions_co
     traffic.flows(50).await?;
 
     let (mut fourth, raft, _) = newcomer(&cluster, 4, 1)?;
-    let added = until("node 4 is added", SOON, async || {
-        let said = operate(&cluster, &["add", "4", "--raft", &raft]).await.ok()?;
-        // Until it listens, it cannot be reached.
-        (said.code == Some(0)).then_some(said)
-    });
-    ensure!(added.await?.json()?["result"] == "voter");
+    ensure!(added(&cluster, &raft).await?["result"] == "voter");
     ensure!(voters(&cluster).await? == [1, 2, 3, 4]);
     let again = operate(&cluster, &["add", "4", "--raft", &raft]).await?;
     ensure!(again.code == Some(3) && again.err.contains("HF2504"), "{}", again.err);
@@ -354,8 +359,7 @@ async fn members_leaders_and_backups_are_of_all_groups_while_transactions_commit
     .await?;
 
     let (mut process, raft, _) = newcomer(&cluster, 4, GROUPS)?;
-    let added = operate(&cluster, &["add", "4", "--raft", &raft]).await?;
-    ensure!(added.code == Some(0), "{}{}", added.out, added.err);
+    added(&cluster, &raft).await?;
     all_vote(&cluster, &[1, 2, 3, 4]).await?;
     let again = operate(&cluster, &["add", "4", "--raft", &raft]).await?;
     ensure!(again.code == Some(3) && again.err.contains("HF2504"), "{}", again.err);
