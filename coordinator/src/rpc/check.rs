@@ -435,7 +435,7 @@ fn options(
         if !name.chars().all(token) {
             findings.add("options.headers", format_args!("{name:?} is no header name"));
         }
-        if value.chars().any(|c| c.is_control() || !c.is_ascii()) {
+        if value.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {
             findings.add(
                 "options.headers",
                 format_args!("the value of {name:?} holds more than printable ASCII"),
