@@ -6,7 +6,7 @@ use crate::{
     classify::Act, frame, refusal::Refusal, session::Session, source::Source, worker::Worker,
 };
 
-const SHOWN: [&str; 6] = ["shards", "slots", "rules", "pools", "plans", IN_DOUBT];
+const SHOWN: [&str; 7] = ["shards", "servers", "slots", "rules", "pools", "plans", IN_DOUBT];
 /// What is prepared and not ended.
 pub(crate) const IN_DOUBT: &str = "in_doubt";
 
@@ -15,9 +15,13 @@ pub(crate) fn columns(act: &Act) -> &'static [&'static str] {
     match act {
         Act::Show(what) => match what.as_str() {
             "shards" => &["shard", "source", "addresses", "primary", "reachable"],
+            "servers" => &["source", "address", "role", "age_ms"],
             "slots" => &["group", "first", "last", "shard", "source", "epoch"],
             "rules" => &["epoch", "from", "confirmed_ms_ago", "newer", "why"],
-            "pools" => &["source", "user", "database", "open", "idle", "waiting"],
+            "pools" => &[
+                "source", "user", "database", "open", "idle", "waiting", "address", "role",
+                "age_ms",
+            ],
             "plans" => &["kind", "count"],
             IN_DOUBT => &["gid", "branch", "source", "shard", "age_ms", "state", "blocked"],
             _ => &[],
@@ -34,6 +38,7 @@ pub(crate) fn columns(act: &Act) -> &'static [&'static str] {
 pub(crate) fn show(worker: &Worker, what: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
     let rows = match what {
         "shards" => shards(worker),
+        "servers" => servers(worker),
         "slots" => slots(worker),
         "rules" => rules(worker),
         "pools" => pools(worker),
@@ -60,7 +65,8 @@ pub(crate) fn show(worker: &Worker, what: &str, out: &mut Vec<u8>) -> Result<(),
 fn shards(worker: &Worker) -> Vec<Vec<String>> {
     let row = |shard: &str, source: &Source| {
         let addresses: Vec<_> = source.config.addresses.iter().map(ToString::to_string).collect();
-        let primary = source.endpoint(source.primary_index()).map(ToString::to_string);
+        let primary = source.primary_index().and_then(|index| source.endpoint(index));
+        let primary = primary.map(ToString::to_string);
         vec![
             shard.to_owned(),
             source.name().to_owned(),
@@ -78,6 +84,24 @@ fn shards(worker: &Worker) -> Vec<Vec<String>> {
     shards
         .filter_map(|(shard, at)| Some(row(shard.as_str(), named(at.source().as_str())?)))
         .collect()
+}
+
+/// A row for each server of each source: what it was at the last look, and how old its rows may be.
+fn servers(worker: &Worker) -> Vec<Vec<String>> {
+    let of_source = |source: &std::sync::Arc<Source>| {
+        let addresses = source.config.addresses.iter().enumerate();
+        let rows = addresses.map(|(index, address)| {
+            let (role, age) = (source.role(index).name().to_owned(), age_ms(source, index));
+            vec![source.name().to_owned(), address.to_string(), role, age]
+        });
+        rows.collect::<Vec<_>>()
+    };
+    worker.sources().iter().flat_map(of_source).collect()
+}
+
+/// How old a replica's rows may be, ms; empty where that is not known, and for a primary.
+fn age_ms(source: &Source, index: usize) -> String {
+    source.age(index).map_or_else(String::new, |age| age.as_millis().to_string())
 }
 
 /// The shards that lie on a source; without rules, none.
@@ -139,7 +163,12 @@ fn pools(worker: &Worker) -> Vec<Vec<String>> {
         let (open, idle, waiting) = pool.counts();
         let (user, database) = pool.account();
         let names = [pool.source.name(), user, database].map(str::to_owned);
-        names.into_iter().chain([open, idle, waiting].map(|n| n.to_string())).collect()
+        let (role, age) = match pool.replica() {
+            Some(index) => ("replica", age_ms(&pool.source, index)),
+            None => ("primary", String::new()),
+        };
+        let counts = [open, idle, waiting].map(|n| n.to_string());
+        names.into_iter().chain(counts).chain([pool.address(), role.to_owned(), age]).collect()
     };
     pools.iter().map(row).collect()
 }

@@ -225,10 +225,11 @@ async fn choose(shared: &Shared, circle: &[String]) {
 }
 
 async fn ask(source: &Source, connection: &mut Option<Server>) -> Option<Vec<[String; 4]>> {
+    connection.take_if(|server| !source.is_primary(&server.endpoint));
     let server = match connection {
         Some(server) => server,
         None => {
-            let endpoint = source.endpoint(source.primary_index())?;
+            let endpoint = source.endpoint(source.primary_index()?)?;
             connection.insert(connect(endpoint, &account(source)?).await.ok()?)
         }
     };

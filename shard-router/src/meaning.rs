@@ -22,6 +22,10 @@ use crate::{
 /// Bytes that a remembered meaning costs beside its template and shape.
 const MEANING_COST: usize = 256;
 
+/// Templates of which it is remembered whether they only read, and the bytes of one.
+const READS_MAX: usize = 1024;
+const READS_BYTES_MAX: usize = 4096;
+
 /// Where one execution goes. Sources are numbered as in the configuration.
 #[derive(Debug)]
 pub(crate) enum Aim {
@@ -76,6 +80,8 @@ pub(crate) struct Meanings {
     young: HashMap<Box<str>, Rc<Meaning>>,
     old: HashMap<Box<str>, Rc<Meaning>>,
     young_bytes: usize,
+    /// Without rules: which templates only read.
+    reads: HashMap<Box<str>, bool>,
     bytes_max: usize,
     hits: metrics::Counter,
     misses: metrics::Counter,
@@ -102,6 +108,7 @@ impl Meanings {
             young: HashMap::new(),
             old: HashMap::new(),
             young_bytes: 0,
+            reads: HashMap::new(),
             bytes_max: 1 << 20,
             hits: metrics::Counter::noop(),
             misses: metrics::Counter::noop(),
@@ -186,6 +193,25 @@ impl Meanings {
             self.keep(template, Rc::clone(&meaning));
         }
         meaning
+    }
+
+    /// Without rules: whether a statement writes nothing, locks nothing, and calls nothing that may.
+    pub(crate) fn only_reads(&mut self, sql: &str) -> bool {
+        if self.template.fill(sql).is_err() {
+            return false;
+        }
+        let template = self.template.text();
+        if let Some(known) = self.reads.get(template) {
+            return *known;
+        }
+        let reads = holdfast_route::only_reads(template);
+        if template.len() <= READS_BYTES_MAX {
+            if self.reads.len() >= READS_MAX {
+                self.reads.clear();
+            }
+            self.reads.insert(template.into(), reads);
+        }
+        reads
     }
 
     fn keep(&mut self, template: Box<str>, meaning: Rc<Meaning>) {

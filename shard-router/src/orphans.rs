@@ -53,11 +53,13 @@ pub(crate) async fn look(
     source: &Source,
     connection: &mut Option<Server>,
 ) -> Result<Vec<InDoubt>, String> {
+    connection.take_if(|server| !source.is_primary(&server.endpoint));
     let server = match connection {
         Some(server) => server,
         None => {
             let account = account(source).ok_or("the source has no account of its own")?;
-            let endpoint = source.endpoint(source.primary_index()).ok_or("it has no address")?;
+            let primary = source.primary_index().and_then(|index| source.endpoint(index));
+            let endpoint = primary.ok_or("its primary is not known")?;
             let server = connect(endpoint, &account).await.map_err(|why| why.to_string())?;
             connection.insert(server)
         }

@@ -1,33 +1,81 @@
 //! A source: one PostgreSQL by name, its servers, and which of them is the primary now.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
-use crate::config::{Endpoint, SourceConfig};
+use tokio::{sync::watch, time::timeout};
 
-/// A server's last check: nothing heard yet, or heard that it is unreachable.
-pub(crate) const LAG_UNKNOWN: u64 = u64::MAX;
+use crate::{
+    config::{Endpoint, SourceConfig},
+    counts::Counts,
+    health::standing::{Heard, Role},
+};
+
+const NONE: usize = usize::MAX;
 
 /// One source, shared by all workers.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) config: SourceConfig,
+    clock: Instant,
+    /// The last one known; connections to it that stand are good.
     primary: AtomicUsize,
+    /// The one that new connections are made to; `None` while that is in doubt.
+    sure: watch::Sender<Option<Sure>>,
+    /// How often a connection to the primary was lost or could not be made.
+    doubts: AtomicU64,
     reachable: AtomicBool,
-    /// For each server, how far it was behind at the last check, ms; [`LAG_UNKNOWN`] for a primary or an unreachable one.
-    lags_ms: Vec<AtomicU64>,
+    servers: Vec<Judged>,
+    turn: AtomicUsize,
+}
+
+/// A primary, as it was when it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sure {
+    pub(crate) index: usize,
+    timeline: u32,
+    started: u64,
+}
+
+impl Sure {
+    /// Whether this is what that primary says of itself: it was neither started again nor left behind since.
+    pub(crate) fn is(&self, heard: &Heard) -> bool {
+        !heard.recovering && heard.timeline == Some(self.timeline) && heard.started == self.started
+    }
+}
+
+/// What the last look says of one server.
+#[derive(Debug)]
+struct Judged {
+    role: Mutex<Role>,
+    /// Since the router's start, microseconds: as of then it has everything. 0: not known.
+    fresh: AtomicU64,
 }
 
 impl Source {
     pub(crate) fn new(config: SourceConfig) -> Arc<Self> {
-        let lags_ms = config.addresses.iter().map(|_| AtomicU64::new(LAG_UNKNOWN)).collect();
+        let servers = config
+            .addresses
+            .iter()
+            .map(|_| Judged { role: Mutex::new(Role::Silent), fresh: AtomicU64::new(0) });
+        let servers: Vec<_> = servers.collect();
+        // The only server is taken as it is; among several none is used before all were asked.
+        let only = servers.len() == 1;
+        let sure = only.then_some(Sure { index: 0, timeline: 0, started: 0 });
         Arc::new(Self {
             config,
-            primary: AtomicUsize::new(0),
+            clock: Instant::now(),
+            primary: AtomicUsize::new(if only { 0 } else { NONE }),
+            sure: watch::Sender::new(sure),
+            doubts: AtomicU64::new(0),
             reachable: AtomicBool::new(true),
-            lags_ms,
+            servers,
+            turn: AtomicUsize::new(0),
         })
     }
 
@@ -35,9 +83,29 @@ impl Source {
         &self.config.name
     }
 
-    /// Which address is the primary's.
-    pub(crate) fn primary_index(&self) -> usize {
-        self.primary.load(Ordering::Relaxed)
+    /// Whether it has one server only, which is the primary whatever it says.
+    pub(crate) fn has_one_server(&self) -> bool {
+        self.servers.len() == 1
+    }
+
+    /// Which address is the primary's; `None` before one was found.
+    pub(crate) fn primary_index(&self) -> Option<usize> {
+        Some(self.primary.load(Ordering::Relaxed)).filter(|index| *index != NONE)
+    }
+
+    /// Whether a connection to `endpoint` leads to the primary.
+    pub(crate) fn is_primary(&self, endpoint: &Endpoint) -> bool {
+        self.has_one_server()
+            || self.primary_index().and_then(|index| self.endpoint(index)) == Some(endpoint)
+    }
+
+    /// The primary that a new connection may be made to, as soon as that is known.
+    pub(crate) async fn primary(&self, within: Duration) -> Option<Sure> {
+        let mut sure = self.sure.subscribe();
+        match timeout(within, sure.wait_for(Option::is_some)).await {
+            Ok(Ok(sure)) => *sure,
+            Ok(Err(_)) | Err(_) => None,
+        }
     }
 
     /// One of its addresses.
@@ -45,14 +113,51 @@ impl Source {
         self.config.addresses.get(index)
     }
 
-    /// A check found the primary there.
-    pub(crate) fn primary_found(&self, index: usize) {
+    /// Since the router's start.
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    /// To be taken before servers are asked, and given to [`Self::primary_found`].
+    pub(crate) fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Relaxed)
+    }
+
+    /// A look found the primary there. Doubts that came while it looked stay until the next one.
+    pub(crate) fn primary_found(&self, index: usize, timeline: u32, started: u64, doubts: u64) {
         let before = self.primary.swap(index, Ordering::Relaxed);
-        if before != index {
-            tracing::warn!(source = self.name(), from = before, to = index, "another primary");
+        if before != index && before != NONE {
+            Counts::primary_changed(self.name());
+            tracing::warn!(
+                source = self.name(),
+                from = before,
+                to = index,
+                timeline,
+                "another primary"
+            );
+        }
+        if !self.has_one_server() {
+            let found = (self.doubts() == doubts).then_some(Sure { index, timeline, started });
+            self.sure.send_if_modified(|sure| std::mem::replace(sure, found) != found);
         }
         if !self.reachable.swap(true, Ordering::Relaxed) {
             tracing::info!(source = self.name(), "the source is reachable again");
+        }
+    }
+
+    /// A look found no server that takes writes.
+    pub(crate) fn no_primary(&self) {
+        if !self.has_one_server() {
+            self.sure.send_if_modified(|sure| sure.take().is_some());
+        }
+        self.not_reached();
+    }
+
+    /// A connection to the primary was lost, or is not what it was: no new one is made until all servers were asked again.
+    pub(crate) fn doubt(&self) {
+        if !self.has_one_server() {
+            self.doubts.fetch_add(1, Ordering::Relaxed);
+            self.sure.send_if_modified(|sure| sure.take().is_some());
         }
     }
 
@@ -71,8 +176,125 @@ impl Source {
         self.reachable.load(Ordering::Relaxed)
     }
 
-    /// How far a replica was behind at its last check, ms.
-    pub(crate) fn set_lag_ms(&self, index: usize, lag_ms: u64) {
-        self.lags_ms[index].store(lag_ms, Ordering::Relaxed);
+    /// What a look says of a server; `fresh`: as of when it has everything.
+    pub(crate) fn judged(&self, index: usize, role: Role, fresh: Option<Duration>) {
+        let server = &self.servers[index];
+        let before = std::mem::replace(
+            &mut *server.role.lock().unwrap_or_else(PoisonError::into_inner),
+            role,
+        );
+        if before != role && matches!(role, Role::Former | Role::Stranger) {
+            let address = self.endpoint(index).map(ToString::to_string);
+            tracing::error!(
+                source = self.name(),
+                address,
+                is = role.name(),
+                "a server is not used"
+            );
+        }
+        let micros = |fresh: Duration| u64::try_from(fresh.as_micros()).unwrap_or(u64::MAX).max(1);
+        server.fresh.store(fresh.map_or(0, micros), Ordering::Relaxed);
+        if self.has_one_server() {
+            return;
+        }
+        let address = self.endpoint(index).map(ToString::to_string).unwrap_or_default();
+        Counts::server(self.name(), &address, role, self.age(index));
+    }
+
+    /// What a server was at the last look.
+    pub(crate) fn role(&self, index: usize) -> Role {
+        *self.servers[index].role.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How old the rows of a replica may be now; `None`: not known.
+    pub(crate) fn age(&self, index: usize) -> Option<Duration> {
+        let fresh = self.servers[index].fresh.load(Ordering::Relaxed);
+        (fresh > 0).then(|| self.now().saturating_sub(Duration::from_micros(fresh)))
+    }
+
+    /// A replica whose rows are at most so old, each in its turn.
+    pub(crate) fn replica_within(&self, age_max: Duration) -> Option<usize> {
+        let count = self.servers.len();
+        let from = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut indexes = (0..count).map(|step| from.wrapping_add(step) % count);
+        indexes.find(|index| self.age(*index).is_some_and(|age| age <= age_max))
+    }
+
+    /// A replica could not be reached: its age is unknown until the next look.
+    pub(crate) fn forget_age(&self, index: usize) {
+        self.servers[index].fresh.store(0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(addresses: &[&str]) -> Arc<Source> {
+        Source::new(SourceConfig {
+            name: "s".into(),
+            addresses: addresses.iter().map(|address| Endpoint::parse(address)).collect(),
+            database: None,
+            user: None,
+            password: None,
+            weak_authentication: false,
+        })
+    }
+
+    const SOON: Duration = Duration::from_millis(5);
+
+    #[tokio::test]
+    async fn among_several_none_is_used_before_they_were_asked_nor_after_a_doubt() {
+        let source = source(&["a:1", "b:2"]);
+        assert_eq!(source.primary(SOON).await, None);
+        source.primary_found(1, 1, 5, source.doubts());
+        assert_eq!(source.primary(SOON).await.map(|sure| sure.index), Some(1));
+        assert!(source.is_primary(&Endpoint::parse("b:2")));
+        let before = source.doubts();
+        source.doubt();
+        source.primary_found(1, 1, 5, before);
+        assert_eq!(source.primary(SOON).await, None, "it was asked before the doubt");
+        assert_eq!(source.primary_index(), Some(1), "connections that stand are good");
+        source.primary_found(0, 2, 6, source.doubts());
+        assert_eq!(source.primary(SOON).await.map(|sure| sure.index), Some(0));
+        source.no_primary();
+        assert_eq!(source.primary(SOON).await, None);
+    }
+
+    #[tokio::test]
+    async fn the_only_server_is_used_as_it_is() {
+        let source = source(&["a:1"]);
+        source.doubt();
+        source.no_primary();
+        assert_eq!(source.primary(SOON).await.map(|sure| sure.index), Some(0));
+        assert!(!source.is_reachable());
+    }
+
+    #[test]
+    fn a_replica_is_read_from_while_its_age_is_known_and_within_the_bound() {
+        let source = source(&["a:1", "b:2", "c:3"]);
+        let minute = Duration::from_secs(60);
+        assert_eq!(source.replica_within(minute), None, "none is known");
+        source.judged(1, Role::Replica, Some(source.now()));
+        assert_eq!(source.replica_within(minute), Some(1));
+        assert_eq!(source.replica_within(Duration::ZERO), None);
+        source.judged(2, Role::Replica, Some(source.now()));
+        let found: std::collections::BTreeSet<_> =
+            (0..6).map(|_| source.replica_within(minute)).collect();
+        assert_eq!(found, [Some(1), Some(2)].into(), "each in its turn");
+        source.forget_age(1);
+        source.judged(2, Role::Replica, None);
+        assert_eq!(source.replica_within(minute), None);
+    }
+
+    #[test]
+    fn a_primary_that_was_started_again_is_not_the_one_that_was_asked() {
+        let sure = Sure { index: 0, timeline: 2, started: 7 };
+        let heard =
+            Heard { recovering: false, system: 1, timeline: Some(2), position: 9, started: 7 };
+        assert!(sure.is(&heard));
+        assert!(!sure.is(&Heard { started: 8, ..heard.clone() }));
+        assert!(!sure.is(&Heard { timeline: Some(1), ..heard.clone() }));
+        assert!(!sure.is(&Heard { recovering: true, ..heard }));
     }
 }

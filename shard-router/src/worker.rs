@@ -47,6 +47,8 @@ pub(crate) struct Worker {
     /// Pools for those who hold a connection of another source already. They must not wait behind those who hold none, for those may be
     /// waiting for them.
     joining: RefCell<Vec<Rc<Pool>>>,
+    /// Pools to replicas.
+    reading: RefCell<Vec<Rc<Pool>>>,
     decider: Option<Decider>,
     pub(crate) in_doubt: View,
     settings: RefCell<HashMap<Pairs, std::rc::Weak<Settings>>>,
@@ -80,6 +82,7 @@ impl Worker {
             meanings: RefCell::new(Meanings::new(&shared)),
             pools: RefCell::default(),
             joining: RefCell::default(),
+            reading: RefCell::default(),
             decider,
             in_doubt: View::default(),
             settings: RefCell::default(),
@@ -146,7 +149,8 @@ impl Worker {
 
     /// Every pool of this worker.
     pub(crate) fn pools(&self) -> Vec<Rc<Pool>> {
-        self.pools.borrow().iter().chain(&*self.joining.borrow()).cloned().collect()
+        let (pools, joining) = (self.pools.borrow(), self.joining.borrow());
+        pools.iter().chain(&*joining).chain(&*self.reading.borrow()).cloned().collect()
     }
 
     /// Who decides about transactions on several sources.
@@ -156,18 +160,29 @@ impl Worker {
 
     /// The pool to `source` for this client, for a transaction that another source takes part in.
     pub(crate) fn joining_pool(&self, source: usize, identity: &Identity) -> Rc<Pool> {
-        self.pool_among(&self.joining, source, identity)
+        self.pool_among(&self.joining, source, None, identity)
     }
 
     /// The pool to `source` for this client.
     pub(crate) fn pool(&self, source: usize, identity: &Identity) -> Rc<Pool> {
-        self.pool_among(&self.pools, source, identity)
+        self.pool_among(&self.pools, source, None, identity)
+    }
+
+    /// The pool to a replica of `source` for this client.
+    pub(crate) fn reading_pool(
+        &self,
+        source: usize,
+        replica: usize,
+        identity: &Identity,
+    ) -> Rc<Pool> {
+        self.pool_among(&self.reading, source, Some(replica), identity)
     }
 
     fn pool_among(
         &self,
         pools: &RefCell<Vec<Rc<Pool>>>,
         source: usize,
+        replica: Option<usize>,
         identity: &Identity,
     ) -> Rc<Pool> {
         let source = &self.shared.sources[source];
@@ -179,13 +194,14 @@ impl Worker {
             weak_authentication: config.weak_authentication,
         };
         let mut pools = pools.borrow_mut();
-        if let Some(pool) = pools.iter().find(|pool| pool.serves(source, &account)) {
+        if let Some(pool) = pools.iter().find(|pool| pool.serves(source, replica, &account)) {
             return Rc::clone(pool);
         }
         let limits = &self.shared.config.limits;
         let size = limits.pool_size.div_ceil(self.shared.config.workers).max(1);
         let pool = Pool::new(
             Arc::clone(source),
+            replica,
             account,
             size,
             limits.wait_timeout,

@@ -50,7 +50,7 @@ pub use plan::{
 };
 pub use refusal::{RefusalClass, Refused};
 pub use slot::{SLOTS, Slot, SlotRange};
-pub use statement::{CopyDirection, Discarded, Kind, Shape, explained};
+pub use statement::{CopyDirection, Discarded, Kind, Shape, explained, only_reads};
 pub use template::{Literal, LiteralKind, Template, statements};
 pub use topology::{
     DataSource, Group, KeyColumn, KeyType, LocateError, Located, Placement, Scatter, Shard,

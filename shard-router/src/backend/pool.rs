@@ -22,6 +22,8 @@ const WAITING_MAX: usize = 10_000;
 /// Connections to one source.
 pub(crate) struct Pool {
     pub(crate) source: Arc<Source>,
+    /// A replica's place among the source's servers; `None`: whichever is the primary.
+    replica: Option<usize>,
     account: Account,
     size: usize,
     wait_timeout: Duration,
@@ -86,6 +88,7 @@ impl Drop for Handed {
 impl Pool {
     pub(crate) fn new(
         source: Arc<Source>,
+        replica: Option<usize>,
         account: Account,
         size: usize,
         wait_timeout: Duration,
@@ -93,6 +96,7 @@ impl Pool {
     ) -> Self {
         Self {
             source,
+            replica,
             account,
             size,
             wait_timeout,
@@ -104,9 +108,31 @@ impl Pool {
         }
     }
 
-    /// Whether this pool serves that source and account.
-    pub(crate) fn serves(&self, source: &Arc<Source>, account: &Account) -> bool {
-        Arc::ptr_eq(&self.source, source) && self.account == *account
+    /// Whether this pool serves that source (one of its replicas, or its primary) and account.
+    pub(crate) fn serves(
+        &self,
+        source: &Arc<Source>,
+        replica: Option<usize>,
+        account: &Account,
+    ) -> bool {
+        Arc::ptr_eq(&self.source, source) && self.replica == replica && self.account == *account
+    }
+
+    /// The replica that it leads to; `None`: to the primary.
+    pub(crate) fn replica(&self) -> Option<usize> {
+        self.replica
+    }
+
+    /// Where it leads to now, for people.
+    pub(crate) fn address(&self) -> String {
+        let index = self.replica.or_else(|| self.source.primary_index());
+        let endpoint = index.and_then(|index| self.source.endpoint(index));
+        endpoint.map_or_else(|| "not known".to_owned(), ToString::to_string)
+    }
+
+    /// Whether a connection still leads where this pool leads. One to what was the primary must not be written to.
+    fn leads_to(&self, endpoint: &Endpoint) -> bool {
+        self.replica.is_some() || self.source.is_primary(endpoint)
     }
 
     /// Connections that exist, that are idle, and clients that wait.
@@ -150,12 +176,13 @@ impl Pool {
         if !self.waiting.borrow().is_empty() {
             return None;
         }
-        let primary = self.source.primary_index();
         loop {
             let mut server = self.idle.borrow_mut().pop()?;
-            // A connection to what was the primary would only answer that it cannot write.
-            if server.stands() && self.source.endpoint(primary) == Some(&server.endpoint) {
-                return Some(server);
+            if self.leads_to(&server.endpoint) {
+                if server.stands() {
+                    return Some(server);
+                }
+                self.lost();
             }
             self.open.set(self.open.get() - 1);
         }
@@ -213,20 +240,75 @@ impl Pool {
         )
     }
 
+    /// What a session is told whose server is not the primary any more.
+    pub(crate) fn left_behind(&self, server: &Server) -> Option<Refusal> {
+        if self.leads_to(&server.endpoint) {
+            return None;
+        }
+        let cause = format!(
+            "source {}: {} is not its primary any more. What is open there is not committed",
+            self.source.name(),
+            server.endpoint
+        );
+        let remedy =
+            "Roll back and begin again; a session that is tied to its server connects again";
+        Some(Refusal::new("HF3226", "40001", cause, remedy))
+    }
+
+    /// A connection to the server was lost: whether it is still the primary is to be asked.
+    pub(crate) fn lost(&self) {
+        if self.replica.is_none() {
+            self.source.doubt();
+        }
+    }
+
     async fn connect(&self, mut place: Place) -> Result<Box<Server>, Refusal> {
-        let primary = self.source.primary_index();
-        let endpoint = self.source.endpoint(primary).expect("a source has an address").clone();
-        let connected = self.connect_to(&endpoint).await?;
+        let connected = match self.replica {
+            Some(index) => {
+                let endpoint = self.source.endpoint(index).expect("one of its servers").clone();
+                self.connect_to(&endpoint).await?
+            }
+            None => self.connect_to_primary().await?,
+        };
         place.spent = true;
         Ok(Box::new(connected))
     }
 
-    /// A connection beyond the pool's count: to a replica, or for a check.
-    pub(crate) async fn connect_to(&self, endpoint: &Endpoint) -> Result<Server, Refusal> {
+    /// Where there are several servers, the one that takes writes is asked for, and once more when it was reached: it may have been started
+    /// again since, as something else.
+    async fn connect_to_primary(&self) -> Result<Server, Refusal> {
+        let Some(primary) = self.source.primary(self.connect_timeout).await else {
+            return Err(self.no_primary("none of its servers says that it is the primary"));
+        };
+        let endpoint = self.source.endpoint(primary.index).expect("one of its servers").clone();
+        let mut server = self.connect_to(&endpoint).await?;
+        if self.source.has_one_server() {
+            return Ok(server);
+        }
+        let heard = time::timeout(self.connect_timeout, crate::health::hear(&mut server)).await;
+        if matches!(&heard, Ok(Ok(heard)) if primary.is(heard)) && self.leads_to(&endpoint) {
+            return Ok(server);
+        }
+        self.source.doubt();
+        Err(self.no_primary(&format!("{endpoint} is not what it was when it was asked last")))
+    }
+
+    fn no_primary(&self, why: &str) -> Refusal {
+        let cause = format!(
+            "source {}: its primary is not known: {why}, waited at most {} ms",
+            self.source.name(),
+            self.connect_timeout.as_millis()
+        );
+        Refusal::new("HF3227", "08001", cause, "Try again; SHOW HOLDFAST SERVERS says what each is")
+    }
+
+    async fn connect_to(&self, endpoint: &Endpoint) -> Result<Server, Refusal> {
         let connected = connect::connect(endpoint, &self.account);
         let why = match time::timeout(self.connect_timeout, connected).await {
             Ok(Ok(server)) => {
-                self.source.reached();
+                if self.replica.is_none() {
+                    self.source.reached();
+                }
                 return Ok(server);
             }
             Ok(Err(why)) => why,
@@ -235,7 +317,10 @@ impl Pool {
                 self.connect_timeout.as_millis()
             )),
         };
-        self.source.not_reached();
+        if self.replica.is_none() {
+            self.source.not_reached();
+            self.source.doubt();
+        }
         let sqlstate = match &why {
             connect::NoServer::Told { sqlstate, .. } if sqlstate == "3D000" => "3D000",
             connect::NoServer::Told { sqlstate, .. } if sqlstate.starts_with("28") => "28000",
@@ -250,7 +335,7 @@ impl Pool {
 
     /// Takes a connection back: for whoever waits longest, or on top of the idle ones.
     pub(crate) fn give_back(self: &Rc<Self>, server: Box<Server>) {
-        if server.broken || !server.inbox.is_empty() {
+        if server.broken || !server.inbox.is_empty() || !self.leads_to(&server.endpoint) {
             drop(server);
             self.closed();
             return;
@@ -322,7 +407,7 @@ mod tests {
             password: None,
             weak_authentication: false,
         };
-        Rc::new(Pool::new(source, account, size, WAIT, WAIT))
+        Rc::new(Pool::new(source, None, account, size, WAIT, WAIT))
     }
 
     /// A pool of one place whose connection is in use.

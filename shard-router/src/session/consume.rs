@@ -243,7 +243,7 @@ impl Session {
             return Err(self.aborted());
         }
         let source = source.unwrap_or(crate::worker::HOME);
-        let pool = self.pool(source);
+        let pool = self.pool_to_use(source);
         match pool.take_idle() {
             Some(server) => {
                 self.attach(Bound { server, pool, source });

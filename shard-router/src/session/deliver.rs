@@ -310,6 +310,7 @@ impl Session {
         let Some(bound) = self.bound.take() else { return };
         self.ticket.points_nowhere();
         self.torn |= bound.server.passing > 0;
+        bound.pool.lost();
         bound.pool.closed();
         let source = bound.pool.source.name().to_owned();
         let why = self.last_words.take().unwrap_or_else(|| why.to_owned());

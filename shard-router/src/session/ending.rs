@@ -13,6 +13,7 @@ use tokio::{sync::oneshot, time::timeout};
 use super::{
     End, FAILED, IDLE, Session, Stopped,
     global::{Global, Member, within},
+    old_rows::{self, MAX_STALENESS},
     second_phase::{self, Ending},
 };
 use crate::{
@@ -58,7 +59,11 @@ impl ReadOwnWrites {
 /// HF3217: it is none.
 pub(super) fn check_setting(act: &Act, sql: &str) -> Result<(), Refusal> {
     let Act::Set(names) = act else { return Ok(()) };
-    if !names.iter().any(|name| name == READ_OWN_WRITES) {
+    let check = |text: &str| match names.first().map(String::as_str) {
+        Some(MAX_STALENESS) => old_rows::parse(text).map(|_| ()),
+        _ => ReadOwnWrites::parse(text).map(|_| ()),
+    };
+    if !names.iter().any(|name| [READ_OWN_WRITES, MAX_STALENESS].contains(&name.as_str())) {
         return Ok(());
     }
     let mut tokens = Tokens::new(sql).skip_while(|token| match token {
@@ -69,10 +74,8 @@ pub(super) fn check_setting(act: &Act, sql: &str) -> Result<(), Refusal> {
         // RESET, or SET ... TO DEFAULT.
         None => Ok(()),
         Some(Token::Word(word)) if word.eq_ignore_ascii_case("default") => Ok(()),
-        Some(Token::Word(text) | Token::Quoted(text) | Token::Value(text)) => {
-            ReadOwnWrites::parse(text).map(|_| ())
-        }
-        Some(Token::Sign(sign)) => ReadOwnWrites::parse(&char::from(sign).to_string()).map(|_| ()),
+        Some(Token::Word(text) | Token::Quoted(text) | Token::Value(text)) => check(text),
+        Some(Token::Sign(sign)) => check(&char::from(sign).to_string()),
     }
 }
 
@@ -473,10 +476,16 @@ mod tests {
             "SET holdfast.read_own_writes TO DEFAULT",
             "RESET holdfast.read_own_writes",
             "SET other = maybe",
+            "SET holdfast.max_staleness = '500ms'",
+            "SET holdfast.max_staleness TO DEFAULT",
+            "SET holdfast.max_staleness = 250",
         ] {
             assert!(check(sql), "{sql}");
         }
         assert!(!check("SET holdfast.read_own_writes = maybe"));
+        assert!(
+            !check("SET holdfast.max_staleness = on") && !check("SET holdfast.max_staleness = -1")
+        );
         assert_eq!(ReadOwnWrites::parse("maybe").map_err(|r| r.code), Err("HF3217"));
     }
 }

@@ -197,6 +197,9 @@ impl Session {
                 return Ok(Taken::Done);
             }
         };
+        if let Some(wait) = self.choose_replica(&meaning, statement.sql(), source, access) {
+            return Ok(wait);
+        }
         if let Some(wait) = self.reach(source, access)? {
             return Ok(wait);
         }
@@ -206,6 +209,9 @@ impl Session {
                 self.portal_homes.insert(portal.into(), bound.source);
             }
             worker.shared().counts.routed[bound.source].increment(1);
+            if self.replica.is_some() {
+                worker.shared().counts.by_replica[bound.source].increment(1);
+            }
         }
         self.send_unsent();
         let name = self.send_parse(&statement, false);

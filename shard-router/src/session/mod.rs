@@ -13,6 +13,7 @@ mod expect;
 mod extended;
 mod global;
 mod lookups;
+mod old_rows;
 mod opening;
 mod prepared;
 mod savepoint;
@@ -163,6 +164,10 @@ pub(crate) struct Session {
     /// Portals over several sources.
     scatters: HashMap<Box<[u8]>, ScatterPortal>,
     settings: Option<Rc<Settings>>,
+    /// How old rows may be that it reads, if it says so; by its settings.
+    age_max: Option<std::time::Duration>,
+    /// The replica of its source that the statement at hand is read from.
+    replica: Option<usize>,
     /// Settings that the server may have changed for this session; read back before it is released.
     touched: Vec<String>,
     /// Differs with each change of settings since the server was taken; 0 without one.
@@ -221,7 +226,9 @@ impl Session {
             unsent: Vec::new(),
             portals: HashMap::new(),
             scatters: HashMap::new(),
+            age_max: old_rows::age_max(settings.as_ref()),
             settings,
+            replica: None,
             touched: Vec::new(),
             changes: 0,
             read_back: None,
@@ -295,10 +302,15 @@ impl Session {
         if !self.to_client.is_empty() {
             self.flush_client().await?;
         }
-        let pool = self.pool(source);
+        let pool = self.pool_to_use(source);
         match pool.take().await {
             Ok(server) => {
                 self.attach(Bound { server, pool, source });
+                Ok(())
+            }
+            Err(_) if let Some(replica) = pool.replica() => {
+                // Looked at again it goes to another, or to the primary.
+                self.worker.sources()[source].forget_age(replica);
                 Ok(())
             }
             Err(refusal) => {
@@ -333,8 +345,20 @@ impl Session {
         if self.bound.is_none() || between || self.is_visiting() {
             self.layout = self.worker.layout();
         }
-        let outdated = self.status != FAILED && self.layout != self.worker.layout();
-        outdated.then(crate::rules::moved)
+        if self.status == FAILED {
+            return None;
+        }
+        if self.layout != self.worker.layout() {
+            return Some(crate::rules::moved());
+        }
+        self.left_behind()
+    }
+
+    /// Why nothing more may be done at the servers in use: one is not the primary any more.
+    fn left_behind(&self) -> Option<Refusal> {
+        let parked = self.global.iter().flat_map(|global| &global.parked);
+        let mut bounds = self.bound.iter().chain(parked.map(|member| &member.bound));
+        bounds.find_map(|bound| bound.pool.left_behind(&bound.server))
     }
 
     /// Why the transaction must not commit: what it has written may lie where nobody looks for it any more.
@@ -346,6 +370,9 @@ impl Session {
         }
         if self.layout != self.worker.layout() {
             return Some(crate::rules::moved());
+        }
+        if let Some(refusal) = self.left_behind() {
+            return Some(refusal);
         }
         self.worker.meanings.borrow().held().cloned()
     }

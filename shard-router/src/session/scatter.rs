@@ -358,7 +358,8 @@ impl Session {
         self.worker.shared().counts.scattered.increment(1);
         let mut parts = Vec::with_capacity(targets.len());
         for target in targets {
-            let pool = self.pool(usize::from(target.source.0));
+            let source = usize::from(target.source.0);
+            let pool = self.pool_for_part(source, scatter.plan.access);
             let mut server = pool.take().await?;
             self.fit_settings(&mut server).await.map_err(|error| lost(&pool, &error))?;
             parts.push(Part::new(server, pool));

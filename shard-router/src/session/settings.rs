@@ -5,7 +5,7 @@
 
 use std::{io, rc::Rc};
 
-use super::{Bound, FAILED, Session, expect::Expect};
+use super::{Bound, FAILED, Session, expect::Expect, old_rows::age_max};
 use crate::{
     backend::{Reading, Server, Settings},
     frame::{self, Body},
@@ -182,6 +182,7 @@ impl Session {
         }
         pairs.sort();
         self.settings = self.worker.intern(pairs);
+        self.age_max = age_max(self.settings.as_ref());
         if self.touched.is_empty() {
             self.changes = 0;
         }
@@ -190,6 +191,7 @@ impl Session {
     /// `RESET ALL` and `DISCARD ALL`: back to what the session began with.
     pub(super) fn reset_settings(&mut self) {
         self.settings = self.worker.intern(self.identity.settings.clone());
+        self.age_max = age_max(self.settings.as_ref());
         self.touched.clear();
         self.changes = 0;
     }

@@ -74,16 +74,18 @@ impl Session {
             return Ok(Taken::Settle);
         }
         let aim = worker.meanings.borrow().aim_query(&meaning, sql)?;
-        match aim {
-            Aim::Any(access) => self.send_query(message, sql, &meaning, None, access),
-            Aim::One(source, access) => {
-                self.send_query(message, sql, &meaning, Some(source), access)
-            }
+        let (source, access) = match aim {
+            Aim::Any(access) => (None, access),
+            Aim::One(source, access) => (Some(source), access),
             Aim::Several(plan) => {
                 self.may_scatter(&plan)?;
                 self.unnamed = None;
-                Ok(Taken::Scatter(Box::new(Scatter::of_query(plan, sql))))
+                return Ok(Taken::Scatter(Box::new(Scatter::of_query(plan, sql))));
             }
+        };
+        match self.choose_replica(&meaning, sql, source, access) {
+            Some(wait) => Ok(wait),
+            None => self.send_query(message, sql, &meaning, source, access),
         }
     }
 
@@ -103,6 +105,9 @@ impl Session {
             unreachable!("a server was reached")
         };
         self.worker.shared().counts.routed[*source].increment(1);
+        if self.replica.is_some() {
+            self.worker.shared().counts.by_replica[*source].increment(1);
+        }
         // PostgreSQL drops the statement without a name at a simple query.
         server.unnamed = None;
         self.unnamed = None;

@@ -28,6 +28,7 @@ mod write;
 
 pub use keyword::{CopyDirection, Discarded, Kind, explained};
 pub(crate) use read::Body;
+pub use read::only_reads;
 
 use crate::{Refused, Topology};
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, ops::ControlFlow};
 
 use sqlparser::{
-    ast::{ObjectName, Statement, Value, ValueWithSpan, Visit, Visitor},
+    ast::{ObjectName, Query, SetExpr, Statement, Value, ValueWithSpan, Visit, Visitor},
     dialect::PostgreSqlDialect,
     parser::{Parser, ParserError},
 };
@@ -59,34 +59,56 @@ pub(super) fn read(template: &str, rules: &Topology) -> Result<(Kind, Body), Ref
 
 /// Nothing of the statement is looked at but whether a replica could answer it.
 fn only_source(template: &str) -> (Kind, Body) {
-    let plain = parse(template).ok().and_then(|statement| match statement {
-        Statement::Query(query) if query.locks.is_empty() => {
-            let mut called = Called::default();
-            let _ = query.visit(&mut called);
-            (called.wandering.is_none() && called.unshared.is_none() && !writes(&query))
-                .then_some(())
-        }
-        _ => None,
-    });
-    match plain {
-        Some(()) => (Kind::Read, Body::OnlySource(Access::Read)),
-        None => (Kind::Write, Body::OnlySource(Access::Write)),
+    match parse(template).is_ok_and(|statement| reads(&statement)) {
+        true => (Kind::Read, Body::OnlySource(Access::Read)),
+        false => (Kind::Write, Body::OnlySource(Access::Write)),
     }
 }
 
-fn writes(query: &sqlparser::ast::Query) -> bool {
-    struct Writes;
-    impl Visitor for Writes {
-        type Break = ();
-        fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<()> {
-            if matches!(statement, Statement::Query(_)) {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
+/// Whether the one statement of a template writes nothing, locks nothing, and calls nothing that may.
+#[must_use]
+pub fn only_reads(template: &str) -> bool {
+    keyword::kind(template).is_none() && parse(template).is_ok_and(|statement| reads(&statement))
+}
+
+fn reads(statement: &Statement) -> bool {
+    let Statement::Query(query) = statement else { return false };
+    let mut called = Called::default();
+    let _ = query.visit(&mut called);
+    called.wandering.is_none()
+        && called.unshared.is_none()
+        && query.visit(&mut Writes).is_continue()
+}
+
+/// Stops at what a replica could not do: writes in a WITH, SELECT INTO, row locks, however deep.
+struct Writes;
+
+impl Visitor for Writes {
+    type Break = ();
+
+    fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<()> {
+        match statement {
+            Statement::Query(_) => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
         }
     }
-    query.visit(&mut Writes).is_break()
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        match query.locks.is_empty() && plain(&query.body) {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    }
+}
+
+/// Whether all that a query is made of are SELECTs without INTO and VALUES; queries within are met by themselves.
+fn plain(body: &SetExpr) -> bool {
+    match body {
+        SetExpr::Select(select) => select.into.is_none(),
+        SetExpr::SetOperation { left, right, .. } => plain(left) && plain(right),
+        SetExpr::Query(_) | SetExpr::Values(_) | SetExpr::Table(_) => true,
+        _ => false,
+    }
 }
 
 /// The one statement of a template.
@@ -138,7 +160,7 @@ impl Visitor for Met {
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_query(&mut self, query: &sqlparser::ast::Query) -> ControlFlow<()> {
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         self.locks |= !query.locks.is_empty();
         ControlFlow::Continue(())
     }
@@ -218,4 +240,38 @@ fn tables(statement: &Statement, rules: &Topology) -> Result<Tables, Refused> {
         gather,
         wandering: called.wandering,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::only_reads;
+
+    #[test]
+    fn what_a_replica_may_answer_is_told_from_what_writes_locks_or_may() {
+        for sql in [
+            "SELECT a FROM t WHERE b = $1",
+            "SELECT count(*), lower(max(a)) FROM t GROUP BY b",
+            "WITH w AS (SELECT 1) SELECT * FROM w UNION (VALUES (2))",
+        ] {
+            assert!(only_reads(sql), "{sql}");
+        }
+        for sql in [
+            "UPDATE t SET a = 1",
+            "SELECT a FROM t FOR UPDATE",
+            "SELECT * FROM (SELECT a FROM t FOR SHARE) s",
+            "WITH w AS (DELETE FROM t RETURNING a) SELECT * FROM w",
+            "SELECT a INTO u FROM t",
+            "SELECT nextval($1)",
+            "SELECT pg_advisory_lock(1)",
+            "SELECT pay(1)",
+            "SELECT now()",
+            "SHOW work_mem",
+            "TABLE t",
+            "COPY t TO STDOUT",
+            "SELECT 1; DELETE FROM t",
+            "BEGIN",
+        ] {
+            assert!(!only_reads(sql), "{sql}");
+        }
+    }
 }
