@@ -87,13 +87,18 @@ impl Gate {
         self
     }
 
-    /// Accepts until `closing`; then, or when the stream is dropped, the listener is closed.
+    /// Accepts until `closing`; then, or when the stream is dropped, the listener is closed: soon, see [`Incoming::closed`].
     #[must_use]
     pub fn open(self, closing: CancellationToken) -> Incoming {
         let (ready, taken) = mpsc::channel(READY_MAX);
+        let closed = CancellationToken::new();
+        let letting_go = closed.clone().drop_guard();
         // Ends with the stream: a send to nobody fails, and the door cancels before it drops it.
-        let task = tokio::spawn(self.run(ready, closing));
-        Incoming { taken, task: task.abort_handle() }
+        let task = tokio::spawn(async move {
+            self.run(ready, closing).await;
+            drop(letting_go);
+        });
+        Incoming { taken, task: task.abort_handle(), closed }
     }
 
     async fn run(self, ready: mpsc::Sender<Secured>, closing: CancellationToken) {
@@ -184,9 +189,16 @@ fn within_the_fd_limit() -> usize {
 pub struct Incoming {
     taken: mpsc::Receiver<Secured>,
     task: AbortHandle,
+    closed: CancellationToken,
 }
 
 impl Incoming {
+    /// Canceled as soon as nobody listens any more, so that the address can be taken again.
+    #[must_use]
+    pub fn closed(&self) -> CancellationToken {
+        self.closed.clone()
+    }
+
     /// The next connection; `None` once the gate is closed.
     pub async fn next(&mut self) -> Option<Secured> {
         self.taken.recv().await

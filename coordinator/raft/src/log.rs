@@ -331,11 +331,11 @@ impl<S: StateMachine> Log<S> {
             return;
         }
         home.closing.send_replace(true);
-        for task in home.tasks.lock().await.drain(..) {
-            let abort = task.abort_handle();
-            if timeout(Duration::from_secs(2), task).await.is_err() {
-                // A peer that does not let go of its connection.
-                abort.abort();
+        for mut task in home.tasks.lock().await.drain(..) {
+            if timeout(Duration::from_secs(2), &mut task).await.is_err() {
+                // A peer that does not let go of its connection. What the task holds, it has let go of once it has ended.
+                task.abort();
+                let _aborted = task.await;
             }
         }
         inner.store.close().await;

@@ -123,7 +123,7 @@ impl<S: StateMachine> Door<S> {
         Self { seats: Arc::new(seats), host: Arc::new(host), closing }
     }
 
-    /// Serves until closing is announced; then every connection ends.
+    /// Serves until closing is announced; then every connection ends, and the address is free when this returns.
     pub(crate) async fn serve(
         self,
         listener: TcpListener,
@@ -140,8 +140,8 @@ impl<S: StateMachine> Door<S> {
         let service = RaftPeerServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let incoming = incoming(listener, guard);
-        Server::builder()
+        let (incoming, closed) = incoming(listener, guard);
+        let served = Server::builder()
             .http2_keepalive_interval(Some(patience))
             .http2_keepalive_timeout(Some(2 * patience))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -152,7 +152,9 @@ impl<S: StateMachine> Door<S> {
                 // An error means that the replica is gone, which is as good a reason to stop.
                 let _ = closing.wait_for(|closing| *closing).await;
             })
-            .await
+            .await;
+        closed.cancelled().await;
+        served
     }
 
     /// Lets in who says that it is a member, and whose certificate says the same.

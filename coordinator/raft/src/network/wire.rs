@@ -10,11 +10,13 @@ mod real {
     /// Connections at once: three from each of the members there can be, and some that are about to end.
     const CONNECTIONS_MAX: usize = 256;
 
-    /// Connections of peers, as `guard` lets them in.
-    pub(crate) fn incoming(listener: TcpListener, guard: Door) -> Incoming {
+    /// Connections of peers, as `guard` lets them in, and what is canceled once the address is free again.
+    pub(crate) fn incoming(listener: TcpListener, guard: Door) -> (Incoming, CancellationToken) {
         let gate = Gate::new(listener, "raft", guard, b"h2");
         // It closes with the server, which lets go of it.
-        gate.bounded(CONNECTIONS_MAX, CONNECTIONS_MAX).open(CancellationToken::new())
+        let gate = gate.bounded(CONNECTIONS_MAX, CONNECTIONS_MAX).open(CancellationToken::new());
+        let closed = gate.closed();
+        (gate, closed)
     }
 
     /// A channel that dials when it is needed. The address may be anybody's; with credentials only node `target` is spoken to.
@@ -47,6 +49,7 @@ mod simulated {
     use hyper_util::rt::TokioIo;
     use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
     use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+    use tokio_util::sync::CancellationToken;
     use tonic::transport::{Channel, Endpoint, server::Connected};
 
     pub(crate) use turmoil::net::TcpListener;
@@ -112,15 +115,18 @@ mod simulated {
         }
     }
 
-    /// Connections of peers.
+    /// Connections of peers. Whoever drops them has freed the address, so what follows is canceled already.
     pub(crate) fn incoming(
         listener: TcpListener,
         _guard: Door,
-    ) -> impl Stream<Item = io::Result<Wire>> {
-        stream::unfold(listener, |listener| async move {
+    ) -> (impl Stream<Item = io::Result<Wire>>, CancellationToken) {
+        let accepted = stream::unfold(listener, |listener| async move {
             let accepted = listener.accept().await.map(|(stream, _)| Wire(stream));
             Some((accepted, listener))
-        })
+        });
+        let closed = CancellationToken::new();
+        closed.cancel();
+        (accepted, closed)
     }
 
     /// A channel that dials when it is needed. Nothing is encrypted in a simulated network.
