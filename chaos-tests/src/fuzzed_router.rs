@@ -100,6 +100,7 @@ fn route(path: &std::path::Path, authentication: Authentication) -> SocketAddr {
         user: None,
         password: None,
         weak_authentication: false,
+        tls: None,
     };
     let limits = Limits { pool_size: 4, message_bytes_max: 1 << 20, ..Limits::default() };
     let config = RouterConfig {

@@ -31,6 +31,7 @@ mod rules;
 mod rules_cluster;
 mod rules_evenness;
 mod rules_plan;
+mod server_tls;
 mod service_json;
 mod services;
 mod shutdown;

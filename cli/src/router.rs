@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, ConfigArgs, RouterRole},
-    health_door, reload, shutdown, telemetry,
+    health_door, reload,
+    server_tls::Rustls,
+    shutdown, telemetry,
 };
 
 /// Runs one router. Any number of them may run side by side; they share nothing.
@@ -107,7 +109,10 @@ fn second_phases(
 ) -> Vec<tokio::task::JoinHandle<()>> {
     let Some(coordinator) = &router.coordinator else { return Vec::new() };
     let served = router.sources.iter().filter_map(|source| {
-        let resource = XaResource::new(account(source)?, &*source.name);
+        let resource = match &source.tls {
+            Some(tls) => XaResource::with_tls(account(source)?, Rustls(tls.clone()), &*source.name),
+            None => XaResource::new(account(source)?, &*source.name),
+        };
         let config = ServeConfig {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             credentials: coordinator.credentials.clone(),
@@ -145,6 +150,10 @@ fn account(source: &SourceConfig) -> Option<tokio_postgres::Config> {
             }
         }
     }
+    config.ssl_mode(match source.tls {
+        Some(_) => tokio_postgres::config::SslMode::Require,
+        None => tokio_postgres::config::SslMode::Disable,
+    });
     if source.addresses.len() > 1 {
         config.target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
     }

@@ -8,7 +8,7 @@ use std::{
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::{
-    backend::{self, Server},
+    backend::{self, Server, ServerTls},
     config::Endpoint,
 };
 
@@ -21,10 +21,13 @@ pub(crate) struct Cancels {
 /// Process id and secret, as the client was told them.
 type Key = (i32, i32);
 
+/// Where a cancel request goes, how it is encrypted, and its key there.
+type Target = (Endpoint, Option<ServerTls>, i32, i32);
+
 #[derive(Debug, Default)]
 struct Pointer {
     /// One, or those of a statement over several sources.
-    servers: Vec<(Endpoint, i32, i32)>,
+    servers: Vec<Target>,
     /// A cancel is on its way to that server.
     under_way: bool,
 }
@@ -67,8 +70,8 @@ impl Cancels {
             pointer.under_way |= !pointer.servers.is_empty();
             pointer.servers.clone()
         };
-        for (endpoint, pid, secret) in targets {
-            if let Err(error) = backend::cancel(&endpoint, pid, secret).await {
+        for (endpoint, tls, pid, secret) in targets {
+            if let Err(error) = backend::cancel(&endpoint, tls.as_ref(), pid, secret).await {
                 tracing::info!(%endpoint, %error, "a cancel request could not be passed on");
             }
         }
@@ -85,13 +88,12 @@ impl Ticket {
     pub(crate) fn points_to(&self, server: &Server) {
         let mut pointer = self.lock();
         pointer.servers.clear();
-        pointer.servers.push((server.endpoint.clone(), server.pid, server.secret));
+        pointer.servers.push(target(server));
     }
 
     /// These servers work for it, all at once.
     pub(crate) fn points_to_all<'s>(&self, servers: impl Iterator<Item = &'s Server>) {
-        self.lock().servers =
-            servers.map(|server| (server.endpoint.clone(), server.pid, server.secret)).collect();
+        self.lock().servers = servers.map(target).collect();
     }
 
     /// No server works for it any more. `true` if a cancel was sent to the one that did: it may arrive late.
@@ -104,6 +106,10 @@ impl Ticket {
     fn lock(&self) -> std::sync::MutexGuard<'_, Pointer> {
         self.pointer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn target(server: &Server) -> Target {
+    (server.endpoint.clone(), server.tls.clone(), server.pid, server.secret)
 }
 
 impl Drop for Ticket {

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::frontend::{Tls, Verifier};
+use crate::{
+    backend::ServerTls,
+    frontend::{Tls, Verifier},
+};
 
 /// One router.
 #[derive(Clone, Debug)]
@@ -80,6 +83,8 @@ pub struct SourceConfig {
     pub password: Option<String>,
     /// Whether the server may ask for the password itself or for its MD5, which a listener on the way could use.
     pub weak_authentication: bool,
+    /// How connections over TCP are encrypted; `None`: not at all. Those by a socket of this machine never are.
+    pub tls: Option<ServerTls>,
 }
 
 impl std::fmt::Debug for SourceConfig {

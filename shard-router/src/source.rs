@@ -238,6 +238,7 @@ mod tests {
             user: None,
             password: None,
             weak_authentication: false,
+            tls: None,
         })
     }
 

@@ -192,6 +192,7 @@ impl Worker {
             database: config.database.clone().unwrap_or_else(|| identity.database.clone()),
             password: config.password.clone(),
             weak_authentication: config.weak_authentication,
+            tls: config.tls.clone(),
         };
         let mut pools = pools.borrow_mut();
         if let Some(pool) = pools.iter().find(|pool| pool.serves(source, replica, &account)) {

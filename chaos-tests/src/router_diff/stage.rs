@@ -112,6 +112,7 @@ impl Stage {
             user: Some("holdfast".to_owned()),
             password: None,
             weak_authentication: false,
+            tls: None,
         };
         let router = Router::start(RouterConfig {
             coordinator,

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use holdfast_shard_router::{
-    RouterConfig, Tls, Verifier,
+    RouterConfig, ServerTls, Tls, Verifier,
     config::{Authentication, CoordinatorConfig, Endpoint, Limits, SourceConfig, UserConfig},
 };
 
@@ -161,7 +161,7 @@ fn sources(reader: &mut Reader) -> Option<Vec<SourceConfig>> {
 }
 
 fn source(reader: &mut Reader, item: &Item) -> Option<(SourceConfig, super::Origin)> {
-    reader.item_only(item, &["name", "database", "weak_authentication"]);
+    reader.item_only(item, &["name", "database", "weak_authentication", "sslmode", "sslrootcert"]);
     let name =
         reader.item_text(item, "name", true, |text| match holdfast_route::SourceId::parse(text) {
             Ok(_) => Ok(text.to_owned()),
@@ -175,6 +175,7 @@ fn source(reader: &mut Reader, item: &Item) -> Option<(SourceConfig, super::Orig
     });
     let (name, database, weak) = (name?, database?, weak?);
     let config = parse_source(&database.value).ok()?;
+    let tls = server_tls(reader, item, &config)?;
     let password = config.get_password().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
     let source = SourceConfig {
         name: name.value.as_str().into(),
@@ -183,6 +184,7 @@ fn source(reader: &mut Reader, item: &Item) -> Option<(SourceConfig, super::Orig
         user: config.get_user().map(str::to_owned),
         password,
         weak_authentication: weak.value == "permitted",
+        tls,
     };
     Some((source, name.origin))
 }
@@ -197,18 +199,57 @@ fn parse_source(text: &str) -> Result<tokio_postgres::Config, (&'static str, Str
     if config.get_hosts().is_empty() {
         return Err(("HF1020", format!("does not say host. {shape}")));
     }
-    for host in config.get_hosts() {
-        // Server connections are not encrypted yet, so the password's proof and the rows would travel in the clear.
-        if let tokio_postgres::config::Host::Tcp(name) = host
-            && name != "localhost"
-            && !name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        {
-            let why = format!("names host {name:?}, which is no loopback address,");
-            let rest = "and connections to servers are not encrypted. Use 127.0.0.1 or a socket directory.";
-            return Err(("HF1010", format!("{why} {rest}")));
-        }
-    }
     Ok(config)
+}
+
+/// The first host that is not of this machine.
+fn distant(config: &tokio_postgres::Config) -> Option<&str> {
+    config.get_hosts().iter().find_map(|host| match host {
+        tokio_postgres::config::Host::Tcp(name)
+            if name != "localhost"
+                && !name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()) =>
+        {
+            Some(name.as_str())
+        }
+        _ => None,
+    })
+}
+
+/// How connections to the servers of a source are encrypted. Within this machine that may be left out; elsewhere the password's proof and the
+/// rows would travel in the clear.
+fn server_tls(
+    reader: &mut Reader,
+    item: &Item,
+    config: &tokio_postgres::Config,
+) -> Option<Option<ServerTls>> {
+    let mode = reader.item_text(item, "sslmode", false, |text| match text {
+        "disable" | "require" | "verify-full" => Ok(text.to_owned()),
+        _ => Err(("HF1017", format!("= {text:?} is none of disable, require and verify-full."))),
+    })?;
+    let roots = reader.item_text(item, "sslrootcert", false, |text| Ok(text.to_owned()))?;
+    let mistake = |reader: &mut Reader, code, text: String| {
+        reader.mistake(code, mode.origin.clone(), text);
+        None
+    };
+    match (mode.value.as_str(), roots.value.as_str()) {
+        ("verify-full", "") => {
+            let text = "sslmode = \"verify-full\" without sslrootcert. Name the PEM file of the authority that signed the servers' certificates.";
+            mistake(reader, "HF1004", text.to_owned())
+        }
+        ("verify-full", file) => match ServerTls::verify_full(file.as_ref()) {
+            Ok(tls) => Some(Some(tls)),
+            Err(why) => mistake(reader, "HF1017", format!("sslrootcert: {why}.")),
+        },
+        ("require", _) => Some(Some(ServerTls::require())),
+        (_, _) => match distant(config) {
+            None => Some(None),
+            Some(name) => {
+                let why = format!("database names host {name:?}, which is no loopback address,");
+                let rest = "and sslmode is not given. Set sslmode = \"verify-full\" and sslrootcert; \"require\" does not look who the server is.";
+                mistake(reader, "HF1010", format!("{why} {rest}"))
+            }
+        },
+    }
 }
 
 /// Each host with its port: one port serves all, or each has its own.

@@ -4,11 +4,11 @@ use std::io;
 
 use postgres_protocol::authentication::{
     md5_hash,
-    sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
+    sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256},
 };
 use tokio::net::{TcpStream, UnixStream};
 
-use super::server::Server;
+use super::{ServerTls, server::Server};
 use crate::{
     config::Endpoint,
     frame::{self, Body},
@@ -22,6 +22,7 @@ const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 const LOGIN_MESSAGES_MAX: usize = 256;
 const PROTOCOL: i32 = 196_608;
 const CANCEL_REQUEST: i32 = 80_877_102;
+const SSL_REQUEST: i32 = 80_877_103;
 
 /// Who logs in where.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,6 +31,7 @@ pub(crate) struct Account {
     pub(crate) database: String,
     pub(crate) password: Option<String>,
     pub(crate) weak_authentication: bool,
+    pub(crate) tls: Option<ServerTls>,
 }
 
 /// Why there is no connection.
@@ -50,20 +52,35 @@ impl From<io::Error> for NoServer {
     }
 }
 
-async fn dial(endpoint: &Endpoint) -> io::Result<Wire> {
-    Ok(match endpoint {
-        Endpoint::Tcp(address) => {
-            let stream = TcpStream::connect(&**address).await?;
-            stream.set_nodelay(true)?;
-            Wire::Tcp(stream)
-        }
-        Endpoint::Unix(path) => Wire::Unix(UnixStream::connect(path).await?),
-    })
+/// A connection, and what SCRAM may bind to, where it is encrypted.
+async fn dial(endpoint: &Endpoint, tls: Option<&ServerTls>) -> io::Result<(Wire, Option<Vec<u8>>)> {
+    let address = match endpoint {
+        Endpoint::Tcp(address) => address,
+        Endpoint::Unix(path) => return Ok((Wire::Unix(UnixStream::connect(path).await?), None)),
+    };
+    let stream = TcpStream::connect(&**address).await?;
+    stream.set_nodelay(true)?;
+    let mut wire = Wire::Tcp(stream);
+    let Some(tls) = tls else { return Ok((wire, None)) };
+    let mut out = Vec::new();
+    frame::put_sized(&mut out, |out| out.extend_from_slice(&SSL_REQUEST.to_be_bytes()));
+    wire.write_all(&out).await?;
+    // One byte and not more: what came behind it in the clear is no part of the encrypted talk.
+    let mut agreed = [0];
+    wire.read_exact(&mut agreed).await?;
+    if agreed != *b"S" {
+        return Err(io::Error::other("the server does not encrypt, and sslmode wants that"));
+    }
+    let Wire::Tcp(stream) = wire else { unreachable!("it was just dialed") };
+    let host = address.rsplit_once(':').map_or(&**address, |(host, _)| host);
+    let stream = tls.encrypt(host.trim_matches(['[', ']']), stream).await?;
+    let binding = ServerTls::binding(&stream);
+    Ok((Wire::Tls(Box::new(stream.into())), binding))
 }
 
 /// Connects and logs in. A server that says anything unexpected is left.
 pub(crate) async fn connect(endpoint: &Endpoint, account: &Account) -> Result<Server, NoServer> {
-    let mut wire = dial(endpoint).await?;
+    let (mut wire, binding) = dial(endpoint, account.tls.as_ref()).await?;
     let mut out = Vec::new();
     frame::put_sized(&mut out, |out| {
         out.extend_from_slice(&PROTOCOL.to_be_bytes());
@@ -75,13 +92,14 @@ pub(crate) async fn connect(endpoint: &Endpoint, account: &Account) -> Result<Se
     });
     wire.write_all(&out).await?;
     let mut server = Server::new(wire, endpoint.clone());
+    server.tls.clone_from(&account.tls);
     let mut scram: Option<ScramSha256> = None;
     let mut proved = false;
     for _ in 0..LOGIN_MESSAGES_MAX {
         let (tag, body) = server.wire.read_frame(LOGIN_MESSAGE_BYTES_MAX).await?;
         match tag {
             b'R' => {
-                let answer = answer(&body, account, &mut scram, &mut proved)?;
+                let answer = answer(&body, account, binding.as_deref(), &mut scram, &mut proved)?;
                 if let Some(answer) = answer {
                     out.clear();
                     frame::put(&mut out, b'p', |out| out.extend_from_slice(&answer));
@@ -121,6 +139,7 @@ fn told(body: &[u8]) -> NoServer {
 fn answer(
     body: &[u8],
     account: &Account,
+    binding: Option<&[u8]>,
     scram: &mut Option<ScramSha256>,
     proved: &mut bool,
 ) -> Result<Option<Vec<u8>>, NoServer> {
@@ -157,14 +176,23 @@ fn answer(
             Ok(Some(hash))
         }
         10 => {
-            let mut offered = std::iter::from_fn(|| body.text().filter(|text| !text.is_empty()));
-            if !offered.any(|name| name == SCRAM_SHA_256.as_bytes()) {
+            let offered = std::iter::from_fn(|| body.text().filter(|text| !text.is_empty()));
+            let offered: Vec<&[u8]> = offered.collect();
+            let offers = |name: &str| offered.contains(&name.as_bytes());
+            let (name, channel) = match binding {
+                Some(hash) if offers(SCRAM_SHA_256_PLUS) => {
+                    (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(hash.to_vec()))
+                }
+                // Says that we would have bound: a server that offers it knows then that somebody took the offer away.
+                Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+                None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+            };
+            if !offers(name) {
                 return Err(NoServer::Refused("the server offers no SCRAM-SHA-256"));
             }
-            let exchange = scram
-                .insert(ScramSha256::new(password()?.as_bytes(), ChannelBinding::unsupported()));
+            let exchange = scram.insert(ScramSha256::new(password()?.as_bytes(), channel));
             let mut out = Vec::new();
-            frame::put_text(&mut out, SCRAM_SHA_256.as_bytes());
+            frame::put_text(&mut out, name.as_bytes());
             let message = exchange.message();
             let length = i32::try_from(message.len()).expect("a first message is short");
             out.extend_from_slice(&length.to_be_bytes());
@@ -190,8 +218,13 @@ fn answer(
 /// Asks a server to cancel what connection `pid` does. There is no answer.
 /// # Errors
 /// The server cannot be reached.
-pub(crate) async fn cancel(endpoint: &Endpoint, pid: i32, secret: i32) -> io::Result<()> {
-    let mut wire = dial(endpoint).await?;
+pub(crate) async fn cancel(
+    endpoint: &Endpoint,
+    tls: Option<&ServerTls>,
+    pid: i32,
+    secret: i32,
+) -> io::Result<()> {
+    let (mut wire, _) = dial(endpoint, tls).await?;
     let mut out = Vec::new();
     frame::put_sized(&mut out, |out| {
         for number in [CANCEL_REQUEST, pid, secret] {

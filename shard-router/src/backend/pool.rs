@@ -400,12 +400,14 @@ mod tests {
             user: None,
             password: None,
             weak_authentication: false,
+            tls: None,
         });
         let account = Account {
             user: "u".to_owned(),
             database: "d".to_owned(),
             password: None,
             weak_authentication: false,
+            tls: None,
         };
         Rc::new(Pool::new(source, None, account, size, WAIT, WAIT))
     }

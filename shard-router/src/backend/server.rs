@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use super::ServerTls;
 use crate::{buffer::Buffer, config::Endpoint, wire::Wire};
 
 /// Settings of a session beyond what every new connection has: sorted by name, compared by address.
@@ -58,6 +59,8 @@ pub(crate) struct Lesson {
 pub(crate) struct Server {
     pub(crate) wire: Wire,
     pub(crate) endpoint: Endpoint,
+    /// For the connections that carry cancel requests.
+    pub(crate) tls: Option<ServerTls>,
     /// For cancel requests.
     pub(crate) pid: i32,
     pub(crate) secret: i32,
@@ -83,6 +86,7 @@ impl Server {
         Self {
             wire,
             endpoint,
+            tls: None,
             pid: 0,
             secret: 0,
             statuses: Vec::new(),

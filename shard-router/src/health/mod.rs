@@ -86,6 +86,7 @@ pub(crate) fn account(source: &Source) -> Option<Account> {
         database: source.config.database.clone()?,
         password: source.config.password.clone(),
         weak_authentication: source.config.weak_authentication,
+        tls: source.config.tls.clone(),
     })
 }
 

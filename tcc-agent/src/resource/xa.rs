@@ -9,7 +9,11 @@ use std::{sync::Arc, time::Duration};
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use holdfast_branch::Op;
 use serde::Deserialize;
-use tokio_postgres::{NoTls, error::SqlState};
+use tokio_postgres::{
+    NoTls, Socket,
+    error::SqlState,
+    tls::{MakeTlsConnect, TlsConnect},
+};
 
 use crate::{
     handler::{Asked, Handler},
@@ -50,10 +54,22 @@ impl XaResource {
     /// Connects as `config` says, when it is first asked; `source` is for messages. The user must be the one who prepares, or a superuser.
     #[must_use]
     pub fn new(config: tokio_postgres::Config, source: impl Into<Arc<str>>) -> Self {
+        Self::with_tls(config, NoTls, source)
+    }
+
+    /// The same, over connections that `tls` encrypts; whether they must be is in `config`.
+    #[must_use]
+    pub fn with_tls<T>(config: tokio_postgres::Config, tls: T, source: impl Into<Arc<str>>) -> Self
+    where
+        T: MakeTlsConnect<Socket> + Clone + Sync + Send + 'static,
+        T::Stream: Sync + Send,
+        T::TlsConnect: Sync + Send,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
         let mut config = config;
         config.connect_timeout(LIMIT);
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let pool = Pool::builder(Manager::from_config(config, NoTls, recycling))
+        let pool = Pool::builder(Manager::from_config(config, tls, recycling))
             .max_size(CONNECTIONS)
             .wait_timeout(Some(LIMIT))
             .create_timeout(Some(LIMIT))
