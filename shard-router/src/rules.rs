@@ -272,6 +272,7 @@ mod tests {
             user: None,
             password: None,
             weak_authentication: false,
+            tls: None,
         };
         RouterConfig {
             listen: "127.0.0.1:0".parse().expect("an address"),
