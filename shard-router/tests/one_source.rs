@@ -279,23 +279,54 @@ async fn a_cancel_request_stops_its_own_statement_and_no_other() {
     client.simple_query("SELECT 1").await.expect("the session goes on");
 }
 
+/// Ends every server connection of the place's database, and waits until they are gone.
+async fn end_servers(place: &Place) {
+    let admin = place.server.connect("postgres").await.expect("it runs");
+    let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1";
+    let ended: i64 = admin.query_one(sql, &[&place.database]).await.expect("right").get(0);
+    assert!(ended > 0);
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while admin.query_one(sql, &[&place.database]).await.expect("right").get::<_, i64>(0) > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "they do not go");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_behind_a_lost_server_is_an_error_and_never_a_silent_rollback() {
+    let place = place().await;
+    let client = place.router.connect(&place.database).await;
+    client.batch_execute("CREATE TABLE lost (a int)").await.expect("it is new");
+    for turn in 0..8 {
+        client.batch_execute("BEGIN").await.expect("it begins");
+        client.execute("INSERT INTO lost VALUES (1)", &[]).await.expect("right");
+        end_servers(&place).await;
+        // Nothing was under way when the server went, so this is the first word that the client hears of it.
+        let told = match turn % 2 {
+            0 => client.batch_execute("COMMIT").await,
+            _ => client.execute("COMMIT", &[]).await.map(drop),
+        };
+        let error = told.expect_err("it was rolled back");
+        assert_eq!(error.code(), Some(&SqlState::CONNECTION_FAILURE), "{error}");
+        // By the extended protocol it was told at the Parse already, and COMMIT was not heard.
+        client.batch_execute("ROLLBACK").await.expect("that ends it, or there is nothing to end");
+        let rows = client.query("SELECT * FROM lost", &[]).await.expect("the next one works");
+        assert!(rows.is_empty());
+    }
+    // Who rolls back itself has nothing to hear.
+    client.batch_execute("BEGIN").await.expect("it begins");
+    client.execute("INSERT INTO lost VALUES (1)", &[]).await.expect("right");
+    end_servers(&place).await;
+    client.batch_execute("ROLLBACK").await.expect("that is what happened");
+    client.batch_execute("BEGIN; COMMIT").await.expect("nothing is left to be told");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_servers_cost_what_they_did_and_no_session() {
     let place = place().await;
     let mut client = place.router.connect(&place.database).await;
     client.batch_execute("CREATE TABLE k (a int)").await.expect("it is new");
-    let admin = place.server.connect("postgres").await.expect("it runs");
-    let kill = async || {
-        let sql =
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1";
-        let killed: i64 = admin.query_one(sql, &[&place.database]).await.expect("right").get(0);
-        assert!(killed > 0);
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1";
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while admin.query_one(sql, &[&place.database]).await.expect("right").get::<_, i64>(0) > 0 {
-            assert!(tokio::time::Instant::now() < deadline, "they do not go");
-        }
-    };
+    let kill = async || end_servers(&place).await;
     let transaction = client.transaction().await.expect("begin");
     transaction.execute("INSERT INTO k VALUES (1)", &[]).await.expect("right");
     kill().await;

@@ -54,8 +54,12 @@ impl Session {
                 return Err(impossible("AND CHAIN before the transaction has used a table"));
             }
             Act::Commit if unbound && open => {
-                let failed = self.status == FAILED;
+                let (failed, untold) = (self.status == FAILED, self.untold.take());
                 self.leave_transaction();
+                // Nobody has heard yet that it failed, and most drivers take any answer to COMMIT but an error for a commit.
+                if let Some(refusal) = untold {
+                    return Err(refusal);
+                }
                 frame::put_complete(&mut out, if failed { "ROLLBACK" } else { "COMMIT" });
             }
             Act::Rollback if unbound && open => {

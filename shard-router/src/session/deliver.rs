@@ -351,13 +351,14 @@ impl Session {
         self.unsent.clear();
         // In a transaction the client must end it itself: what it sends next must not run outside of one.
         self.status = if in_transaction { FAILED } else { IDLE };
-        let mut said = false;
+        let (mut said, mut told) = (false, false);
         while let Some(expected) = self.expected.pop_front() {
             match expected {
                 Expect::Local(words) if !said => self.to_client.extend_from_slice(&words),
                 Expect::Query | Expect::DoomedQuery(_) | Expect::Sync => {
                     if !said {
                         refusal.put(&mut self.to_client);
+                        told = true;
                     }
                     frame::put_ready(&mut self.to_client, self.status);
                     said = false;
@@ -370,13 +371,14 @@ impl Session {
                 _ if said => {}
                 _ => {
                     refusal.put(&mut self.to_client);
-                    said = true;
+                    (said, told) = (true, true);
                 }
             }
         }
         if said {
             self.skipping = true;
-        } else if self.to_client.is_empty() && in_transaction {
+        } else if !told && in_transaction {
+            // Answers to what came before may still be on their way.
             self.untold = Some(refusal);
         }
     }
