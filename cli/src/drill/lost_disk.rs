@@ -114,12 +114,38 @@ enum Seat {
     Voter,
 }
 
-/// This node's place in the cluster, as its own log says; an empty one knows of none until the leader has taken it in.
+/// This node's place in the cluster, as its own logs say; an empty one knows of none until the leaders have taken it in. Its directory
+/// holds every group: as soon as one has recorded the new one, the old one is a member of that no more; and before all have their
+/// vote here, the node is not replaced.
 fn seat(coordinator: &Coordinator) -> Seat {
-    let status = coordinator.status();
-    match status.members.iter().find(|seen| seen.member.node == status.node) {
-        None => Seat::None,
-        Some(member) if member.voter => Seat::Voter,
-        Some(_) => Seat::Learner,
+    let seats = (0..coordinator.groups()).filter_map(|group| coordinator.status_in(group));
+    together(seats.map(|status| {
+        match status.members.iter().find(|seen| seen.member.node == status.node) {
+            None => Seat::None,
+            Some(member) if member.voter => Seat::Voter,
+            Some(_) => Seat::Learner,
+        }
+    }))
+}
+
+/// The place in all groups, of the places in each.
+fn together(seats: impl Iterator<Item = Seat>) -> Seat {
+    let alike = |one: Seat, other: Seat| if one == other { one } else { Seat::Learner };
+    seats.reduce(alike).unwrap_or(Seat::None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_out_until_one_group_has_it_and_in_when_all_have() {
+        let of = |seats: &[Seat]| together(seats.iter().copied());
+        assert_eq!(of(&[Seat::None, Seat::None, Seat::None]), Seat::None);
+        assert_eq!(of(&[Seat::Voter, Seat::None, Seat::None]), Seat::Learner);
+        assert_eq!(of(&[Seat::None, Seat::Voter, Seat::None]), Seat::Learner);
+        assert_eq!(of(&[Seat::None, Seat::Learner]), Seat::Learner);
+        assert_eq!(of(&[Seat::Voter, Seat::Learner, Seat::Voter]), Seat::Learner);
+        assert_eq!(of(&[Seat::Voter, Seat::Voter]), Seat::Voter);
     }
 }
