@@ -81,7 +81,7 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
     };
     shutdown::until_signal(|token| async move {
         tokio::spawn(reload::on_hangup::<BankConfig>(inputs, shown, level, token.clone()));
-        door::open(drill, about, token.clone()).await?;
+        door::open(drill, about, metrics.clone(), token.clone()).await?;
         if let Some(credentials) = config.credentials {
             tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));
         }

@@ -39,6 +39,12 @@ impl CoordinatorArgs {
     }
 }
 
+/// Where others reach the callers' door of this node: as the members know it, which may be another address than it listens on.
+fn advertised(node: &holdfast_coordinator::Config) -> String {
+    let own = node.cluster.members.iter().find(|member| member.node == node.node.id);
+    own.map_or_else(|| node.bind.grpc.to_string(), |member| member.grpc.clone())
+}
+
 /// Runs until a signal.
 /// # Errors
 /// The configuration is mistaken, this machine cannot run it, the log cannot be opened, or a door breaks.
@@ -74,12 +80,12 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<ExitCode> {
         let about = door::About {
             role: "coordinator",
             name: format!("coordinator-{}", node.node.id),
-            grpc: Some(bind.grpc.to_string()),
+            grpc: Some(advertised(&node)),
             database: None,
             disk: Some((node.node.id, node.node.data_dir.clone())),
         };
         let drilled = drill.allowed;
-        door::open(drill, about, token.clone()).await?;
+        door::open(drill, about, metrics.clone(), token.clone()).await?;
         let coordinator = Coordinator::start(node).await?.with_metrics(metrics);
         if drilled {
             lost_disk::watch(&coordinator);

@@ -21,6 +21,7 @@ mod drill;
 mod exit;
 mod explain;
 mod health_door;
+mod identity;
 mod locate;
 mod manual;
 mod otlp;

@@ -1,14 +1,15 @@
 //! `holdfast tx`: global transactions from the command line, with an exit code for each fate.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use holdfast_client::{
-    Answer, Client, ClientOptions, Credentials, Files, Filter, Mode, Outcome, Status, Token,
-    Transaction, Wait, wire::OperatorAct,
+    Answer, Client, ClientOptions, Filter, Mode, Outcome, Status, Transaction, Wait,
+    wire::OperatorAct,
 };
 
 use crate::{
     exit::{self, Usage},
+    identity::Identity,
     output::{self, Output},
     submission,
     timeline::{self, Finished},
@@ -48,36 +49,8 @@ pub(crate) struct ClusterAddresses {
     /// How long to pursue an answer before saying unknown, ms
     #[arg(long, global = true, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     pub(crate) patience_ms: u64,
-    /// The authority's certificate (PEM): speak TLS, to nodes that it names
-    #[arg(long, global = true, value_name = "FILE", env = "HOLDFAST_TLS_CA")]
-    tls_ca: Option<PathBuf>,
-    /// Your certificate (PEM)
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "HOLDFAST_TLS_CERT",
-        requires = "tls_ca"
-    )]
-    tls_cert: Option<PathBuf>,
-    /// Its key (PEM)
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "HOLDFAST_TLS_KEY",
-        requires = "tls_cert"
-    )]
-    tls_key: Option<PathBuf>,
-    /// A file with a bearer token, where there is no certificate; needs --tls-ca
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        env = "HOLDFAST_TOKEN_FILE",
-        requires = "tls_ca"
-    )]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) identity: Identity,
 }
 
 impl ClusterAddresses {
@@ -85,32 +58,8 @@ impl ClusterAddresses {
     /// # Errors
     /// No address was given.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        let options = ClientOptions {
-            patience_ms: self.patience_ms,
-            credentials: self.credentials()?,
-            token: self.token()?,
-            ..ClientOptions::default()
-        };
+        let options = ClientOptions { patience_ms: self.patience_ms, ..self.identity.options()? };
         Ok(Client::lazy(self.addresses.iter().cloned(), options)?)
-    }
-}
-
-impl ClusterAddresses {
-    fn credentials(&self) -> anyhow::Result<Option<Credentials>> {
-        let Some(ca) = self.tls_ca.clone() else { return Ok(None) };
-        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
-        let opened = Credentials::open(Files { ca, identity });
-        opened.map(Some).map_err(|bad| anyhow::anyhow!("HF1401 {bad}"))
-    }
-
-    /// The token of the file; what stands in it is never shown.
-    fn token(&self) -> anyhow::Result<Option<Token>> {
-        let Some(file) = &self.token_file else { return Ok(None) };
-        let shown = file.display();
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| anyhow::anyhow!("HF1401 {shown}: cannot be read: {error}"))?;
-        let token = Token::parse(text.trim());
-        token.map(Some).map_err(|error| anyhow::anyhow!("HF1401 {shown}: {error}"))
     }
 }
 

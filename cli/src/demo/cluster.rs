@@ -497,7 +497,12 @@ fn parse_rules(text: &str) -> anyhow::Result<Topology> {
 
 /// What the node at `grpc` says of itself; `None` if it does not answer within a moment.
 pub(crate) async fn status(grpc: &str) -> Option<NodeStatusReply> {
-    let options = ClientOptions { patience_ms: 1_000, ..ClientOptions::default() };
+    status_as(grpc, ClientOptions::default()).await
+}
+
+/// The same, asked by whoever these options show.
+pub(crate) async fn status_as(grpc: &str, options: ClientOptions) -> Option<NodeStatusReply> {
+    let options = ClientOptions { patience_ms: 1_000, ..options };
     Client::lazy([grpc], options).ok()?.node_status().await.ok()
 }
 

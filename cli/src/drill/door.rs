@@ -21,6 +21,7 @@ use axum::{
     routing::{delete, get, post},
 };
 use holdfast_fault::{Held, held};
+use metrics_exporter_prometheus::PrometheusHandle;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -80,9 +81,9 @@ pub(crate) struct Order {
     pub(crate) limit_ms: u64,
 }
 
-#[derive(Debug)]
 struct Behind {
     about: About,
+    metrics: PrometheusHandle,
     /// Ends what holds connections.
     connections: Mutex<CancellationToken>,
 }
@@ -93,6 +94,7 @@ struct Behind {
 pub(crate) async fn open(
     config: DrillConfig,
     about: About,
+    metrics: PrometheusHandle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     if !config.allowed {
@@ -104,11 +106,12 @@ pub(crate) async fn open(
         format!("HF1015 drill.bind = \"{bind}\" cannot be listened on. Choose another address")
     })?;
     tracing::warn!(%bind, "this process consented to drills: faults may be asked for at its drill door");
-    let behind = Arc::new(Behind { about, connections: Mutex::default() });
+    let behind = Arc::new(Behind { about, metrics, connections: Mutex::default() });
     let router = Router::new()
         .route("/v1/drill", get(look))
         .route("/v1/drill", post(strike))
         .route("/v1/drill", delete(end))
+        .route("/v1/drill/metrics", get(metrics_now))
         .layer(axum::extract::DefaultBodyLimit::max(4_096))
         .with_state(behind);
     tokio::spawn(async move {
@@ -142,6 +145,11 @@ async fn look(State(behind): State<Arc<Behind>>) -> Json<Value> {
         "pid": std::process::id(),
         "held": standing,
     }))
+}
+
+/// The metrics of this process, so that a runner sees what its alert rules would see, also where the door for metrics speaks TLS.
+async fn metrics_now(State(behind): State<Arc<Behind>>) -> String {
+    behind.metrics.render()
 }
 
 async fn end(State(behind): State<Arc<Behind>>) -> Json<Value> {

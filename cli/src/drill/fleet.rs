@@ -11,11 +11,14 @@ use nix::{
 use tokio::time::{Instant, sleep};
 
 use super::target::{Target, is_running};
-use crate::demo::{
-    acts,
-    cluster::{Cluster, Doors, status},
-    scratch::Scratch,
-    workload::Bank,
+use crate::{
+    demo::{
+        acts,
+        cluster::{Cluster, Doors, status_as},
+        scratch::Scratch,
+        workload::Bank,
+    },
+    identity::Identity,
 };
 
 /// Doors that one drill may be told of.
@@ -29,6 +32,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 pub(crate) struct Fleet {
     pub(crate) targets: Vec<Target>,
     pub(crate) client: Client,
+    /// Who we are at the doors of the coordinators.
+    pub(crate) identity: Identity,
+    /// The same, as a client shows it.
+    options: ClientOptions,
     /// Of our own; `None` where somebody else's cluster is drilled.
     pub(crate) own: Option<Own>,
 }
@@ -52,7 +59,8 @@ impl Fleet {
         let bank = Arc::new(Bank::random(accounts, seed, &cluster.topology)?);
         acts::open(&cluster, &bank).await?;
         cluster.start_banks().await?;
-        let client = connect(cluster.addresses(), clients).await?;
+        let (identity, options) = (Identity::default(), ClientOptions::default());
+        let client = connect(cluster.addresses(), clients, options.clone()).await?;
         let doors: Vec<String> = cluster
             .coordinators
             .iter()
@@ -61,13 +69,18 @@ impl Fleet {
             .collect::<Option<_>>()
             .context("every role was started with a door")?;
         let targets = find(&doors).await?;
-        Ok(Self { targets, client, own: Some(Own { cluster, bank, scratch }) })
+        let own = Some(Own { cluster, bank, scratch });
+        Ok(Self { targets, client, identity, options, own })
     }
 
     /// Finds the processes behind `doors`, among which must be every coordinator.
     /// # Errors
-    /// HF6102: nobody stands behind one of them, or none is a coordinator.
-    pub(crate) async fn join(doors: &[String], clients: u32) -> anyhow::Result<Self> {
+    /// HF6102: nobody stands behind one of them, or none is a coordinator. HF1401: a file of `identity` is of no use.
+    pub(crate) async fn join(
+        doors: &[String],
+        clients: u32,
+        identity: Identity,
+    ) -> anyhow::Result<Self> {
         ensure!(doors.len() <= DOORS_MAX, "{} doors; at most {DOORS_MAX}", doors.len());
         let targets = find(doors).await?;
         let grpc: Vec<String> = targets.iter().filter_map(|target| target.grpc.clone()).collect();
@@ -76,8 +89,9 @@ impl Fleet {
             "HF6102 none of the {} doors is a coordinator's; name the doors of all coordinators",
             doors.len()
         );
-        let client = connect(grpc, clients).await?;
-        Ok(Self { targets, client, own: None })
+        let options = identity.options()?;
+        let client = connect(grpc, clients, options.clone()).await?;
+        Ok(Self { targets, client, identity, options, own: None })
     }
 
     /// The coordinators, by place.
@@ -94,9 +108,14 @@ impl Fleet {
     pub(crate) async fn statuses(&self) -> Vec<Option<NodeStatusReply>> {
         let asked = self.coordinators().into_iter().map(|target| {
             let grpc = target.grpc.clone().unwrap_or_default();
-            async move { status(&grpc).await }
+            async move { self.status(&grpc).await }
         });
         futures::future::join_all(asked).await
+    }
+
+    /// What the coordinator at that address says of itself.
+    pub(crate) async fn status(&self, grpc: &str) -> Option<NodeStatusReply> {
+        status_as(grpc, self.options.clone()).await
     }
 
     /// The coordinator that leads, and the others.
@@ -183,8 +202,11 @@ async fn find(doors: &[String]) -> anyhow::Result<Vec<Target>> {
     Ok(targets)
 }
 
-async fn connect(addresses: Vec<String>, clients: u32) -> anyhow::Result<Client> {
-    let options =
-        ClientOptions { in_flight_max: 4_096.max(clients as usize), ..ClientOptions::default() };
+async fn connect(
+    addresses: Vec<String>,
+    clients: u32,
+    options: ClientOptions,
+) -> anyhow::Result<Client> {
+    let options = ClientOptions { in_flight_max: 4_096.max(clients as usize), ..options };
     Client::connect(addresses, options).await.context("no leader was found")
 }

@@ -42,6 +42,8 @@ pub(crate) struct Work {
     /// Of surges, one transfer each.
     extra: Mutex<JoinSet<Vec<Record>>>,
     probes: JoinSet<()>,
+    /// What a probe was told last that was no answer.
+    complaint: Arc<Mutex<Option<String>>>,
     stopped: Arc<AtomicBool>,
     curve: JoinHandle<Vec<Point>>,
 }
@@ -51,6 +53,7 @@ impl Work {
     pub(crate) fn start(fleet: &Fleet, clients: u32, seed: u64, began: Instant) -> Self {
         let stopped = Arc::new(AtomicBool::new(false));
         let recovery = Recovery::default();
+        let complaint = Arc::<Mutex<Option<String>>>::default();
         let (mut transfers, mut probes, mut load) = (JoinSet::new(), JoinSet::new(), None);
         let tally = match &fleet.own {
             Some(own) => {
@@ -75,7 +78,7 @@ impl Work {
                         fleet.client.clone(),
                         format!("drill-{seed:016x}-{number}"),
                         (Arc::clone(&tally), recovery.clone()),
-                        Arc::clone(&stopped),
+                        (Arc::clone(&stopped), Arc::clone(&complaint)),
                     );
                     probes.spawn(probe);
                 }
@@ -84,7 +87,7 @@ impl Work {
         };
         let curve = tokio::spawn(draw(Arc::clone(&tally), Arc::clone(&stopped), began));
         let extra = Mutex::default();
-        Self { tally, recovery, load, transfers, extra, probes, stopped, curve }
+        Self { tally, recovery, load, transfers, extra, probes, complaint, stopped, curve }
     }
 
     /// Puts so many transfers under way beside those of the clients, and waits until they are; false in somebody else's cluster,
@@ -97,6 +100,11 @@ impl Work {
             tokio::task::yield_now().await;
         }
         true
+    }
+
+    /// What a probe was told last that was no answer; `None` in a cluster of our own, and where each was answered.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        self.complaint.lock().expect("no holder panics").clone()
     }
 
     /// Begins nothing more; answers what clients were told and the curve, once all is known.
@@ -128,7 +136,7 @@ async fn probe(
     client: Client,
     name: String,
     (tally, recovery): (Arc<Tally>, Recovery),
-    stopped: Arc<AtomicBool>,
+    (stopped, complaint): (Arc<AtomicBool>, Arc<Mutex<Option<String>>>),
 ) {
     for number in 0_u64.. {
         if stopped.load(Ordering::Relaxed) {
@@ -143,10 +151,14 @@ async fn probe(
                 Ok(_) => client.roll_back(&gid, "a probe of a drill", Wait::End).await,
                 Err(error) => Err(error),
             };
-            if ended
-                .is_ok_and(|answer| answer.status().is_some_and(holdfast_client::Status::is_final))
-            {
-                break;
+            match ended {
+                Ok(answer) if answer.status().is_some_and(holdfast_client::Status::is_final) => {
+                    break;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    *complaint.lock().expect("no holder panics") = Some(error.to_string());
+                }
             }
             if stopped.load(Ordering::Relaxed) {
                 return;

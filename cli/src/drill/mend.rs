@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{catalog::Mend, fleet::Fleet, target::Target};
-use crate::demo::cluster::status;
+use crate::identity::Identity;
 
 /// For a node with an empty disk to answer at its door.
 const BACK_MAX: Duration = Duration::from_secs(15);
@@ -29,13 +29,13 @@ pub(super) fn begin(
         Mend::Replace => {
             let others = fleet.coordinators().into_iter().filter(|other| *other != victim);
             let grpc: Vec<String> = others.filter_map(|other| other.grpc.clone()).collect();
-            Some(tokio::spawn(replace(grpc, victim.clone())))
+            Some(tokio::spawn(replace(grpc, victim.clone(), fleet.identity.clone())))
         }
     }
 }
 
 /// Has the node replaced once it runs again, as an operator would.
-async fn replace(grpc: Vec<String>, victim: Target) -> anyhow::Result<()> {
+async fn replace(grpc: Vec<String>, victim: Target, identity: Identity) -> anyhow::Result<()> {
     let node = victim.node.context("a coordinator says its number at its door")?;
     let until = Instant::now() + BACK_MAX;
     while victim.look().await.is_none() {
@@ -44,6 +44,7 @@ async fn replace(grpc: Vec<String>, victim: Target) -> anyhow::Result<()> {
     }
     let mut command = Command::new(std::env::current_exe().context("finding our own program")?);
     command.args(["cluster", "replace", &node.to_string(), "--patience-ms", PATIENCE_MS]);
+    command.args(identity.words());
     grpc.iter().for_each(|grpc| {
         command.args(["--coordinator", grpc]);
     });
@@ -60,7 +61,7 @@ pub(super) async fn another_leads(fleet: &Fleet, former: &Target, within: Durati
     let grpc: Vec<&str> = others.filter_map(|other| other.grpc.as_deref()).collect();
     let until = Instant::now() + within;
     while Instant::now() < until {
-        let said = futures::future::join_all(grpc.iter().map(|grpc| status(grpc))).await;
+        let said = futures::future::join_all(grpc.iter().map(|grpc| fleet.status(grpc))).await;
         if said.iter().flatten().any(|said| said.role == "leader") {
             return true;
         }

@@ -2,8 +2,9 @@
 //!
 //! [`catalog`] has the drills. A fault is asked for at the [`door`] of the process that it strikes and held there, with a time limit of
 //! that side; the runner ([`run`]) asks, watches and judges, and may die at any time. [`fleet`] is what is drilled, [`load`] the work beside it,
-//! [`report`] and [`page`] the result.
+//! [`alarms`] what a pager would have said, [`report`] and [`page`] the result.
 
+mod alarms;
 pub(crate) mod catalog;
 pub(crate) mod door;
 mod fleet;
@@ -38,6 +39,7 @@ use self::{
 use crate::{
     demo::progress::Progress,
     exit::{self, Usage},
+    identity::Identity,
     output::{self, Output},
 };
 
@@ -69,9 +71,11 @@ Examples:
   holdfast drill run leader-kill --repeat 20 --json
   holdfast drill run partition-leader --html partition.html
   holdfast drill run follower-kill --doors 127.0.0.1:7403,127.0.0.1:7503,127.0.0.1:7603
+  holdfast drill run pause-leader --doors ... --tls-ca certs/ca.pem --tls-cert certs/user-dora.pem --tls-key certs/user-dora.key
 
+A cluster with mutual TLS is drilled by somebody who is app (to begin the probes) and sre (to watch, and to replace a node).
 Exit code 1 when the verdict is fail. Every fault ends by itself at the process that it strikes, also when this command dies.")]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Whether a drill runs, and what is held where
     #[command(
         after_help = "Examples:\n  holdfast drill status\n  holdfast drill status --doors 127.0.0.1:7403,127.0.0.1:7503"
@@ -113,6 +117,8 @@ struct RunArgs {
     /// Drill doors of the running cluster, of all its coordinators at least; without them a demo cluster is started
     #[arg(long, value_delimiter = ',', value_name = "ADDRESSES")]
     doors: Vec<String>,
+    #[command(flatten)]
+    identity: Identity,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -148,7 +154,7 @@ pub(crate) async fn run_drill(args: DrillArgs, output: Output) -> anyhow::Result
         DrillCommand::List { json } => list(as_json(json)),
         DrillCommand::Run(args) => {
             let output = as_json(args.json);
-            drill(args, output).await
+            drill(*args, output).await
         }
         DrillCommand::Status { doors, json } => status(doors, as_json(json)).await,
         DrillCommand::Stop { doors } => stop(doors).await,
@@ -195,7 +201,7 @@ async fn drill(args: RunArgs, output: Output) -> anyhow::Result<ExitCode> {
     progress.now("Looking for the cluster");
     let mut fleet = match args.doors.is_empty() {
         true => Fleet::start(ACCOUNTS, args.clients, terms.seed).await?,
-        false => Fleet::join(&args.doors, args.clients).await?,
+        false => Fleet::join(&args.doors, args.clients, args.identity.clone()).await?,
     };
     let notice = Notice::put(&Running {
         drill: drill.name.to_owned(),

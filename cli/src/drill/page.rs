@@ -90,8 +90,14 @@ pub(crate) fn of(report: &Report) -> String {
     }
     page.push_str("</table>\n<h2>Alarms</h2><table>");
     for alarm in &report.alarms {
-        let _ =
-            write!(page, "<tr><td>{} ms</td><td>{}</td></tr>", alarm.at_ms, escaped(&alarm.what));
+        let _ = write!(
+            page,
+            "<tr><td>{} ms</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            alarm.at_ms,
+            escaped(&alarm.what),
+            escaped(&alarm.severity),
+            alarm.state.word()
+        );
     }
     let setup = &report.setup;
     let _ = write!(

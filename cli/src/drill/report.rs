@@ -108,7 +108,48 @@ impl Repeat {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Alarm {
     pub(crate) at_ms: u64,
+    /// The name of an alert rule, or what the runner itself saw.
     pub(crate) what: String,
+    /// `page` or `ticket`, as the rule says.
+    pub(crate) severity: String,
+    pub(crate) state: AlarmState,
+}
+
+/// How far an alarm got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AlarmState {
+    /// Its expression held, and not for as long as its rule asks.
+    Pending,
+    /// Somebody would have been told.
+    Firing,
+}
+
+impl AlarmState {
+    /// The word for it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Firing => "firing",
+        }
+    }
+}
+
+/// Names and severities, those that fired first: `HoldfastNoLeader (page), pending: HoldfastSlowDisk`.
+fn alarms_to_text(alarms: &[Alarm]) -> String {
+    let of = |state| -> Vec<String> {
+        let mut names: Vec<String> = alarms
+            .iter()
+            .filter(|alarm| alarm.state == state)
+            .map(|alarm| format!("{} ({})", alarm.what, alarm.severity))
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    };
+    let (firing, pending) = (of(AlarmState::Firing), of(AlarmState::Pending));
+    let fired = if firing.is_empty() { "none".to_owned() } else { firing.join(", ") };
+    if pending.is_empty() { fired } else { format!("{fired}; pending: {}", pending.join(", ")) }
 }
 
 /// How the drill was made.
@@ -265,7 +306,7 @@ impl Report {
                 "money conserved",
                 self.conserved.map_or("-", |yes| if yes { "yes" } else { "NO" }).to_owned(),
             ),
-            ("alarms", self.alarms.len().to_string()),
+            ("alarms raised", alarms_to_text(&self.alarms)),
         ];
         let mut text: String =
             rows.iter().map(|(name, value)| format!("{name:<30}{value}\n")).collect();
@@ -301,6 +342,22 @@ mod tests {
         assert_eq!(Spread::of(vec![]), Spread { p50: None, max: None });
         assert_eq!(Spread::of(vec![7]), Spread { p50: Some(7), max: Some(7) });
         assert_eq!(Spread::of(vec![9, 1, 5, 3]), Spread { p50: Some(3), max: Some(9) });
+    }
+
+    #[test]
+    fn alarms_are_named_once_those_that_fired_before_those_that_are_pending() {
+        let alarm = |what: &str, state| Alarm {
+            at_ms: 5,
+            what: what.to_owned(),
+            severity: "page".to_owned(),
+            state,
+        };
+        assert_eq!(alarms_to_text(&[]), "none");
+        let pending = alarm("A", AlarmState::Pending);
+        assert_eq!(alarms_to_text(std::slice::from_ref(&pending)), "none; pending: A (page)");
+        let fired = alarm("B", AlarmState::Firing);
+        let text = alarms_to_text(&[pending, fired.clone(), fired]);
+        assert_eq!(text, "B (page); pending: A (page)");
     }
 
     #[test]

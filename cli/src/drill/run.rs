@@ -6,12 +6,15 @@ use holdfast_fault::held;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    alarms::Watch,
     catalog::{Drill, From, Mend, Surge, Whom},
     door::Order,
     fleet::{Fleet, Own},
     load::{Work, ms},
     mend,
-    report::{Alarm, Books, Repeat, Report, Setup, Spread, Steady, Verdict, longest_gap},
+    report::{
+        Alarm, AlarmState, Books, Repeat, Report, Setup, Spread, Steady, Verdict, longest_gap,
+    },
     target::Target,
 };
 use crate::demo::{
@@ -71,11 +74,14 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Report> {
     let began = Instant::now();
     let work = Work::start(fleet, terms.clients, terms.seed, began);
-    let Struck { mut repeats, mut surge, mut aborted, alarms } =
+    let watch = Watch::start(fleet.targets.clone(), began);
+    let Struck { mut repeats, mut surge, mut aborted, mut alarms } =
         strike_all(drill, terms, fleet, &work, began, progress).await?;
     progress.now("Waiting until everything is known");
     let well = fleet.is_well(WELL_MAX).await;
     let ended_ms = ms(began.elapsed());
+    alarms.extend(watch.stop().await);
+    alarms.sort_by_key(|alarm| alarm.at_ms);
     let (records, curve) = work.stop().await?;
     for blow in repeats.iter_mut().chain(&mut surge) {
         blow.gap_ms = longest_gap(&curve, blow.from_ms, blow.to_ms.max(blow.from_ms + ms(STEADY)));
@@ -233,8 +239,9 @@ impl Course<'_> {
         let before = self.committed();
         self.watch(STEADY).await?;
         if self.committed() == before {
+            let complaint = self.work.complaint().map_or(String::new(), |said| format!(": {said}"));
             return Err(Aborted(format!(
-                "nothing was committed in {} ms {when} the fault",
+                "nothing was committed in {} ms {when} the fault{complaint}",
                 STEADY.as_millis()
             ))
             .into());
@@ -372,7 +379,12 @@ impl Course<'_> {
         let what = "no commit for a second";
         let fresh = self.alarms.last().is_none_or(|last| at_ms - last.at_ms > 3_000);
         if gap_ms > 1_000 && fresh && self.alarms.len() < ALARMS_MAX {
-            self.alarms.push(Alarm { at_ms, what: what.to_owned() });
+            self.alarms.push(Alarm {
+                at_ms,
+                what: what.to_owned(),
+                severity: "page".to_owned(),
+                state: AlarmState::Firing,
+            });
         }
     }
 

@@ -16,6 +16,10 @@ use super::door::Order;
 const ASK_MAX: Duration = Duration::from_secs(2);
 /// Bytes of one answer.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes of all metrics of one process.
+const METRICS_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The page of a door that says who it is, strikes, and ends.
+const DRILL: &str = "/v1/drill";
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -74,6 +78,12 @@ impl Target {
         ask(&self.door, "GET", None).await.ok()
     }
 
+    /// Its metrics, in the text format of Prometheus, while it answers.
+    pub(crate) async fn metrics(&self) -> Option<String> {
+        let asked = request(&self.door, "GET", "/v1/drill/metrics", None, METRICS_BYTES_MAX).await;
+        asked.ok().filter(|(status, _)| status == "200").map(|(_, text)| text)
+    }
+
     /// Its process number, while it answers.
     pub(crate) async fn pid(&self) -> Option<i32> {
         i32::try_from(self.look().await?["pid"].as_i64()?).ok()
@@ -108,32 +118,44 @@ pub(crate) fn is_running(pid: i32) -> bool {
 
 /// One request, one JSON answer.
 async fn ask(door: &str, method: &str, body: Option<&str>) -> anyhow::Result<Value> {
-    let asked = async {
-        let mut stream = TcpStream::connect(door).await?;
-        let body = body.unwrap_or_default();
-        let head = format!(
-            "{method} /v1/drill HTTP/1.1\r\nHost: {door}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(body.as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
-        anyhow::Ok(answer)
-    };
-    let answer = timeout(ASK_MAX, asked).await.context("no answer in time")??;
-    let answer = String::from_utf8(answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no answer of HTTP")?;
-    let status = head.split_whitespace().nth(1).unwrap_or_default();
+    let (status, body) = request(door, method, DRILL, body, ANSWER_BYTES_MAX).await?;
     if status == "200" {
-        return serde_json::from_str(body).context("no JSON");
+        return serde_json::from_str(&body).context("no JSON");
     }
     ensure!(!body.trim().is_empty(), "the door answers {status}");
-    match serde_json::from_str::<Value>(body)
+    match serde_json::from_str::<Value>(&body)
         .ok()
         .and_then(|said| said["message"].as_str().map(str::to_owned))
     {
         Some(why) => bail!(why),
         None => bail!("the door answers {status}: {}", body.trim()),
     }
+}
+
+/// One request; the status and the body of its answer.
+async fn request(
+    door: &str,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+    bytes_max: u64,
+) -> anyhow::Result<(String, String)> {
+    let asked = async {
+        let mut stream = TcpStream::connect(door).await?;
+        let body = body.unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {door}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(bytes_max).read_to_end(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let answer = timeout(ASK_MAX, asked).await.context("no answer in time")??;
+    let answer = String::from_utf8(answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer of HTTP")?;
+    let status = head.split_whitespace().nth(1).unwrap_or_default();
+    Ok((status.to_owned(), body.to_owned()))
 }
