@@ -102,7 +102,7 @@ chaos: deps ## Break everything once: 2,000 seeds, 20,000 statements, 20 seeds o
 	part "planted bugs" cargo test --release --locked -p holdfast-sim --test mutants; \
 	part "20 seeds of the real log" cargo test --locked -p holdfast-raft --features simulation --test simulated -- --nocapture; \
 	wait $$differs || { cat $$statements; exit 1; }; trap - EXIT; tail -n 2 $$statements; \
-	for story in kill_points router_steps network_faults hard_days namespaces disks drill_ends; do \
+	for story in kill_points router_steps router_days network_faults mutual_tls hard_days namespaces disks drill_ends; do \
 	  part $$story env HOLDFAST_CHAOS=full cargo test --locked -q -p holdfast-chaos-tests --test $$story -- --nocapture; \
 	done; \
 	part "the leader killed three times" $(TARGET)/release/holdfast drill run leader-kill --repeat 3; \
@@ -133,7 +133,7 @@ soak: deps ## Break everything again and again, with other seeds each time, for 
 	  $(TARGET)/release/holdfast chaos sim --seeds 20000 --first-seed $$seed; \
 	  HOLDFAST_FIRST_SEED=$$seed HOLDFAST_SEEDS=50 cargo test --locked -p holdfast-raft --features simulation --test simulated; \
 	  HOLDFAST_CHAOS=full HOLDFAST_TURNS=20 cargo test --locked -p holdfast-chaos-tests \
-	    --test kill_points --test network_faults --test hard_days --test router_steps --test namespaces; \
+	    --test kill_points --test network_faults --test mutual_tls --test hard_days --test router_steps --test router_days --test namespaces; \
 	  for drill in follower-kill leader-kill pause-leader partition-leader slow-disk clock-skew participant-errors participant-timeouts \
 	    participant-answers-twice shard-down connections-exhausted all-kill rolling-restart hand-over replace-node; do \
 	    $(TARGET)/release/holdfast drill run $$drill --repeat 3 --seed $$seed; \

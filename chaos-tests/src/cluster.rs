@@ -103,6 +103,8 @@ pub struct Bank {
     pub shard: String,
     /// Health and metrics.
     pub http: String,
+    /// The drill door, where the process consents.
+    pub drill: String,
     /// Between the bank and its PostgreSQL.
     pub postgres_proxy: Option<Proxy>,
     /// The program.
@@ -159,7 +161,8 @@ impl Cluster {
     async fn start_banks(&mut self, shards: usize, shape: Shape) -> anyhow::Result<()> {
         let postgres = Postgres::start(self.folder.path()).await?;
         let coordinators: Vec<String> = self.nodes.iter().map(|node| node.told()).collect();
-        for (shard, http) in (1..).zip(ports::free(shards)?) {
+        let doors = ports::free(shards * 2)?;
+        for (shard, doors) in (1..).zip(doors.chunks(2)) {
             let shard = format!("shard-{shard}");
             postgres.create(&shard).await?;
             migrate(&mut postgres.connect(&shard).await?).await?;
@@ -168,13 +171,13 @@ impl Cluster {
                 false => (None, database),
                 true => {
                     let server = format!("127.0.0.1:{}", postgres.port());
-                    let proxy = Proxy::start(0, &server, u64::from(http)).await?;
+                    let proxy = Proxy::start(0, &server, u64::from(doors[0])).await?;
                     let (behind, before) = (postgres.port().to_string(), proxy.address.port());
                     let database = database.replace(&behind, &before.to_string());
                     (Some(proxy), database)
                 }
             };
-            let mut bank = Bank::make(shard, http, &database, &coordinators, shape, &self.folder)?;
+            let mut bank = Bank::make(shard, doors, &database, &coordinators, shape, &self.folder)?;
             bank.postgres_proxy = proxy;
             bank.process.start()?;
             self.banks.push(bank);
@@ -397,6 +400,12 @@ fn sight(shape: Shape) -> Vec<(String, String)> {
     said.into_iter().map(|(key, value)| (format!("HOLDFAST_TELEMETRY_{key}"), value)).collect()
 }
 
+/// Consents to drills that are asked for at that door.
+fn consents(door: &str) -> [(String, String); 2] {
+    let said = [("ALLOWED", "true"), ("BIND", door)];
+    said.map(|(key, value)| (format!("HOLDFAST_DRILL_{key}"), value.to_owned()))
+}
+
 /// Where each process looks for a kill point that it is told to die at.
 fn kill_file(folder: &Folder, name: &str) -> (String, String) {
     let path = folder.path().join(format!("{name}.kill"));
@@ -455,8 +464,7 @@ impl Node {
         let mut environment = vec![kill_file(folder, &name)];
         environment.extend(sight(shape));
         if proxied {
-            environment.push(("HOLDFAST_DRILL_ALLOWED".to_owned(), "true".to_owned()));
-            environment.push(("HOLDFAST_DRILL_BIND".to_owned(), drill.clone()));
+            environment.extend(consents(&drill));
         }
         let program = Program {
             name,
@@ -483,13 +491,13 @@ impl Node {
 impl Bank {
     fn make(
         shard: String,
-        http: u16,
+        doors: &[u16],
         database: &str,
         coordinators: &[String],
         shape: Shape,
         folder: &Folder,
     ) -> anyhow::Result<Self> {
-        let http = format!("127.0.0.1:{http}");
+        let (http, drill) = (format!("127.0.0.1:{}", doors[0]), format!("127.0.0.1:{}", doors[1]));
         let config = format!(
             "[bank]\nshard = \"{shard}\"\ndatabase = \"{database}\"\n\n[coordinators]\naddresses = {coordinators:?}\n
 [bind]\nhttp = \"{http}\"\n\n[security]\nmode = \"dev-plaintext\"\n"
@@ -497,6 +505,9 @@ impl Bank {
         let config = folder.write(&format!("bank-{shard}.toml"), config)?;
         let mut environment = vec![kill_file(folder, &format!("bank-{shard}"))];
         environment.extend(sight(shape));
+        if shape.proxied {
+            environment.extend(consents(&drill));
+        }
         let program = Program {
             name: format!("bank-{shard}"),
             path: binary::holdfast()?.to_owned(),
@@ -508,6 +519,7 @@ impl Bank {
         Ok(Self {
             shard,
             http,
+            drill,
             postgres_proxy: None,
             process: Process::new(program, folder.path()),
         })

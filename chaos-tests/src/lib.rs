@@ -9,6 +9,7 @@
 //! - [`router_diff`]: random statements through a router and on one PostgreSQL, compared.
 //! - [`Demo`]: the demo, and whether it leaves anything behind.
 //! - [`Sharded`]: coordinators, two databases, and routers in front of them.
+//! - [`Secure`]: coordinators and a bank that speak mutual TLS, behind proxies.
 //! - [`Load`]: transfers that are pursued until their fate is known; [`checker`]: what that history is held against.
 //! - [`Collector`]: takes the spans of every process.
 //! - [`matrix`]: kill points, one after the other, under load.
@@ -37,6 +38,7 @@ mod postgres;
 mod process;
 pub mod proxy;
 pub mod router_diff;
+mod secure;
 mod service;
 mod sharded;
 mod until;
@@ -51,6 +53,7 @@ pub use load::{Load, Running};
 pub use ports::free as free_ports;
 pub use postgres::Postgres;
 pub use process::{Process, Program};
+pub use secure::Secure;
 pub use service::{Asked, Service};
 pub use sharded::{ROUTERS, RULES, Sharded};
 pub use until::{SOON, until};

@@ -114,6 +114,127 @@ async fn a_node_takes_its_disk_back_when_whoever_took_it_dies_before_the_node_is
     cluster.agree().await
 }
 
+/// A fault that nobody ends, and how to see that it is there.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    fault: &'static str,
+    measure: i64,
+    seen: Seen,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// The door says that it is held.
+    Held,
+    /// The process stands still.
+    Stopped,
+    /// Another process answers at the door.
+    Anew,
+    /// Many more connections to its database are open.
+    Full,
+}
+
+const fn kind(fault: &'static str, measure: i64, seen: Seen) -> Kind {
+    Kind { fault, measure, seen }
+}
+
+const OF_COORDINATORS: [Kind; 6] = [
+    kind("isolated", 0, Seen::Held),
+    kind("kill", 0, Seen::Anew),
+    kind("slow-disk", 40, Seen::Held),
+    kind("clock-skew", 2_000, Seen::Held),
+    kind("pause", 0, Seen::Stopped),
+    kind("restart", 0, Seen::Anew),
+];
+const OF_BANKS: [Kind; 8] = [
+    kind("connections", 500, Seen::Full),
+    kind("shard-down", 0, Seen::Held),
+    kind("errors", 50, Seen::Held),
+    kind("silence", 33, Seen::Held),
+    kind("twice", 50, Seen::Held),
+    kind("pause", 0, Seen::Stopped),
+    kind("kill", 0, Seen::Anew),
+    kind("restart", 0, Seen::Anew),
+];
+/// Of every run of the tests.
+const SLICE: usize = 2;
+/// Connections that a bank does not open by itself.
+const MANY: i64 = 20;
+/// Of each fault.
+const LIMIT: Duration = Duration::from_millis(1_500);
+
+/// Its process number, while it answers.
+async fn pid_behind(door: &str) -> Option<u64> {
+    http::get(door, "/v1/drill").await.ok()?.json()["pid"].as_u64()
+}
+
+fn stands_still(pid: u64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+}
+
+/// Orders the fault as a runner of which nothing is heard any more, sees it, and waits until nothing of it is left.
+async fn ends_by_itself(cluster: &Cluster, door: &str, kind: Kind) -> anyhow::Result<Duration> {
+    let postgres = cluster.postgres.as_ref().context("there is one")?;
+    let viewer = postgres.connect("postgres").await?;
+    let open = async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'shard-1'";
+        Some(viewer.query_one(sql, &[]).await.ok()?.get::<_, i64>(0))
+    };
+    let many = open().await.context("it counts")? + MANY;
+    let pid = until("it answers", SOON, async || pid_behind(door).await).await?;
+    let limit_ms = LIMIT.as_millis();
+    let order = json!({ "fault": kind.fault, "measure": kind.measure, "limit_ms": limit_ms });
+    let told = http::post(door, "/v1/drill", &order).await?;
+    ensure!(told.status == 200, "{:#}", told.json());
+    let began = Instant::now();
+    until("the fault is there", SOON, async || {
+        let there = match kind.seen {
+            Seen::Held => held(door).await?.iter().any(|held| held["fault"] == kind.fault),
+            Seen::Stopped => stands_still(pid),
+            Seen::Anew => pid_behind(door).await.is_none_or(|now| now != pid),
+            Seen::Full => open().await? >= many,
+        };
+        there.then_some(())
+    })
+    .await?;
+    until("nothing of it is left", LIMIT + 2 * SOON, async || {
+        let nothing_held = held(door).await?.is_empty();
+        let now = pid_behind(door).await?;
+        let over = match kind.seen {
+            Seen::Held | Seen::Stopped => now == pid && !stands_still(pid),
+            Seen::Anew => now != pid,
+            Seen::Full => open().await? < many,
+        };
+        (nothing_held && over).then_some(began.elapsed())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_each_kind_ends_within_its_limit_though_nobody_ends_it() -> anyhow::Result<()> {
+    let every = std::env::var_os("HOLDFAST_CHAOS").is_some_and(|value| value == "full");
+    let cluster = Cluster::shaped(2, Shape { proxied: true, ..Shape::default() }).await?;
+    let load = Load::open(&cluster, "kinds").await?;
+    let running = load.start(4, false);
+    load.more(20).await?;
+    let take = if every { usize::MAX } else { SLICE };
+    for (door, kinds) in
+        [(&cluster.banks[0].drill, &OF_BANKS[..]), (&cluster.nodes[0].drill, &OF_COORDINATORS[..])]
+    {
+        for kind in kinds.iter().take(take) {
+            let lasted = ends_by_itself(&cluster, door, *kind).await;
+            let lasted = lasted.with_context(|| format!("{kind:?}"))?;
+            // It was ordered before it was watched, and a busy machine looks late; a process that died has to start as well.
+            ensure!(lasted < LIMIT + SOON, "{kind:?} lasted {lasted:?}");
+            println!("{:<12} {:>6} ms of {}", kind.fault, lasted.as_millis(), LIMIT.as_millis());
+            load.more(10).await.with_context(|| format!("behind {kind:?}"))?;
+        }
+    }
+    running.stop().await?;
+    load.judge(&cluster, 20).await
+}
+
 /// How many processes below `folder` are stopped.
 fn stopped(folder: &std::path::Path) -> anyhow::Result<usize> {
     let folder = folder.to_str().context("UTF-8")?;
