@@ -179,8 +179,9 @@ pub(crate) fn config(dir: &Path, network: [u8; 2], node: u64, nodes: u64) -> Con
         groups: 1,
         reads_format: 1,
         heartbeat_ms: 60,
-        election_min_ms: 250,
-        election_max_ms: 320,
+        // Twice the default: a follower that is not scheduled for a quarter of a second must not depose a leader that a test watches.
+        election_min_ms: 500,
+        election_max_ms: 640,
         segment_bytes: 256 * 1024,
         snapshot_every: 100_000,
     }
