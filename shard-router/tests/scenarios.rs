@@ -4,7 +4,7 @@
 mod fixture;
 
 use fixture::{
-    Running, Server, one_source,
+    PATIENCE, Running, Server, one_source,
     raw::{
         Raw, bind, close, describe, execute, field, first_column, parse, query, status, sync, tags,
     },
@@ -15,6 +15,8 @@ struct Place {
     router: Running,
     server: std::sync::Arc<Server>,
     database: String,
+    /// Behind the router, one for each source.
+    behind: Vec<String>,
     _rules: Option<tempfile::TempDir>,
 }
 
@@ -28,7 +30,7 @@ async fn one() -> Place {
     let server = Server::shared().await;
     let router = Running::start(one_source(server.source("only"))).await;
     let database = server.database().await;
-    Place { router, server, database, _rules: None }
+    Place { router, server, behind: vec![database.clone()], database, _rules: None }
 }
 
 /// Two sources; `item` lies by `k` in 0 to 1,023, half and half.
@@ -41,7 +43,7 @@ async fn two() -> Place {
          slots = [{ first = 0, last = 511, shard = \"s1\" }, { first = 512, last = 1023, shard = \"s2\" }]\n\
          [table.item]\ngroup = \"item\"\n",
     );
-    let mut sources = Vec::new();
+    let (mut sources, mut behind) = (Vec::new(), Vec::new());
     for n in [1, 2] {
         rules += &format!(
             "[shard.s{n}]\nsource = \"p{n}\"\n[source.p{n}]\naddress = \"127.0.0.1:{n}\"\n"
@@ -54,12 +56,13 @@ async fn two() -> Place {
              INSERT INTO item SELECT k, 'n' || k FROM generate_series({from}, {to}) k"
         );
         client.batch_execute(&sql).await.expect("it is new");
+        behind.push(database.clone());
         sources.push(SourceConfig { database: Some(database), ..server.source(&format!("p{n}")) });
     }
     std::fs::write(&file, rules).expect("the folder is ours");
     let config = RouterConfig { rules: Some(file), sources, ..one_source(server.source("x")) };
     let router = Running::start(config).await;
-    Place { router, server, database: "any".to_owned(), _rules: Some(folder) }
+    Place { router, server, database: "any".to_owned(), behind, _rules: Some(folder) }
 }
 
 /// Scenario 1.
@@ -250,4 +253,78 @@ async fn a_row_without_a_key_is_refused_by_name_and_none_equals_null() {
     let told: Vec<String> =
         told.iter().map(|(_, body)| String::from_utf8_lossy(body).into_owned()).collect();
     assert!(told.concat().contains("no row can match"), "{told:?}");
+}
+
+/// Scenario 9.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_of_a_scattered_read_stops_it_on_every_shard() {
+    let place = two().await;
+    let mut locks = Vec::new();
+    for database in &place.behind {
+        let client = place.server.connect(database).await.expect("it runs");
+        client.batch_execute("BEGIN; LOCK TABLE item").await.expect("nobody else is here");
+        locks.push(client);
+    }
+    let reader = place.router.connect("any").await;
+    let token = reader.cancel_token();
+    let admin = place.server.connect("postgres").await.expect("it runs");
+    let waiting = async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = ANY ($1)";
+        admin.query_one(sql, &[&place.behind]).await.expect("right").get::<_, i64>(0)
+    };
+    let until = async |wanted: i64| {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while waiting().await != wanted {
+            assert!(tokio::time::Instant::now() < deadline, "not {wanted} of two shards wait");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let (read, ()) = tokio::join!(reader.simple_query("SELECT name FROM item ORDER BY k"), async {
+        until(2).await;
+        token.cancel_query(tokio_postgres::NoTls).await.expect("it is taken");
+    });
+    let told = read.expect_err("it was canceled");
+    assert_eq!(told.code(), Some(&tokio_postgres::error::SqlState::QUERY_CANCELED), "{told:?}");
+    // The shards were not left to wait for a lock on behalf of nobody, though it is held still.
+    until(0).await;
+    drop(locks);
+    let read = reader.simple_query("SELECT count(*) FROM item").await.expect("the session goes on");
+    assert!(!read.is_empty());
+}
+
+/// Scenario 28.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_with_another_number_on_each_source_is_read_by_key_and_never_mixed() {
+    let place = two().await;
+    let mut numbers = std::collections::BTreeSet::new();
+    for database in &place.behind {
+        let client = place.server.connect(database).await.expect("it runs");
+        let sql = "CREATE TYPE mood AS ENUM ('calm', 'cross');
+                   ALTER TABLE item ADD COLUMN mood mood NOT NULL DEFAULT 'calm'";
+        client.batch_execute(sql).await.expect("it is new");
+        let oid = client.query_one("SELECT 'mood'::regtype::oid", &[]).await.expect("a row");
+        numbers.insert(oid.get::<_, u32>(0));
+    }
+    assert_eq!(numbers.len(), 2, "one server gives each type a number of its own");
+    let mut raw = place.raw().await;
+    for k in [1, 600] {
+        let changed =
+            raw.ask(&[query(&format!("UPDATE item SET mood = 'cross' WHERE k = {k}"))]).await;
+        assert_eq!(tags(&changed), "CZ");
+        let read = raw
+            .ask(&[query(&format!("SELECT mood FROM item WHERE k = {k} AND mood = 'cross'"))])
+            .await;
+        assert_eq!(first_column(&read), ["cross"]);
+        let text = format!("SELECT mood FROM item WHERE k = {k}");
+        let read = raw.ask(&[parse("", &text), bind("", "", &[]), execute("", 0), sync()]).await;
+        assert_eq!(first_column(&read), ["cross"]);
+    }
+    // A client would read the rows of one source by the type's number on the other.
+    let mixed = raw.ask(&[query("SELECT mood FROM item WHERE k < 3 OR k > 1020")]).await;
+    assert!(field(&mixed, b'M').starts_with("HF3113"), "{}", field(&mixed, b'M'));
+    assert_eq!((field(&mixed, b'C'), status(&mixed)), ("0A000".to_owned(), 'I'));
+    let counted = raw.ask(&[query("SELECT count(*) FROM item WHERE mood = 'cross'")]).await;
+    assert_eq!(first_column(&counted), ["2"]);
+    let as_text = raw.ask(&[query("SELECT mood::text FROM item WHERE mood = 'cross'")]).await;
+    assert_eq!(first_column(&as_text), ["cross", "cross"]);
 }

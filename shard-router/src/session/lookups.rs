@@ -171,11 +171,8 @@ impl Session {
             if let Some(error) = reply.error {
                 return Err(Stopped::told(&error));
             }
-            if reply.rows.len() > NOTES_MAX {
-                let cause = format!(
-                    "one statement changes more than {NOTES_MAX} values of lookups on source {source}"
-                );
-                return Err(Refusal::new("HF3225", "54000", cause, "Do it in portions").into());
+            if let Some(refusal) = too_many(reply.rows.len(), &source) {
+                return Err(refusal.into());
             }
             notes.extend(reply.rows.into_iter().filter_map(Note::read));
         }
@@ -183,9 +180,25 @@ impl Session {
     }
 }
 
+/// What a statement is told that noted more than is taken up.
+fn too_many(notes: usize, source: &str) -> Option<Refusal> {
+    let cause =
+        format!("one statement changes more than {NOTES_MAX} values of lookups on source {source}");
+    let refusal = Refusal::new("HF3225", "54000", cause, "Do it in portions");
+    (notes > NOTES_MAX).then_some(refusal)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_statement_changes_as_many_values_as_the_limit_and_not_one_more() {
+        assert_eq!(too_many(NOTES_MAX, "pg-1"), None);
+        assert_eq!(too_many(NOTES_MAX + 1, "pg-1").map(|refusal| refusal.code), Some("HF3225"));
+        let limit = format!("LIMIT {}", NOTES_MAX + 1);
+        assert!(take()[0].ends_with(&limit), "one more is asked for, so that it is seen");
+    }
 
     #[test]
     fn values_are_given_up_before_they_are_taken() {
