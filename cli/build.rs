@@ -27,10 +27,31 @@ fn main() {
     let version = String::from_utf8(version.unwrap_or_default()).unwrap_or_default();
     let version = version.split(" (").next().unwrap_or_default().trim();
     let fact = |name| env::var(name).unwrap_or_default();
+    // A debug build would be made anew with each commit.
+    let commit = match fact("PROFILE").as_str() {
+        "release" => commit().map_or_else(String::new, |commit| format!("commit {commit}, ")),
+        _ => String::new(),
+    };
     println!(
-        "cargo:rustc-env=HOLDFAST_BUILD={} ({} build for {}, {version}, wire holdfast.v1)",
+        "cargo:rustc-env=HOLDFAST_BUILD={} ({commit}{} build for {}, {version}, wire holdfast.v1)",
         fact("CARGO_PKG_VERSION"),
         fact("PROFILE"),
         fact("TARGET"),
     );
+}
+
+/// The commit that is checked out; `None` where the sources are in no repository, or `git` is not there.
+fn commit() -> Option<String> {
+    let said = |words: &[&str]| {
+        let output = Command::new("git").args(words).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (output.status.success() && !text.is_empty()).then_some(text)
+    };
+    let commit = said(&["rev-parse", "--short=12", "HEAD"])?;
+    // Written at each commit and checkout.
+    let moves = said(&["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"])?;
+    if PathBuf::from(&moves).is_file() {
+        println!("cargo:rerun-if-changed={moves}");
+    }
+    Some(commit)
 }
