@@ -1,203 +1,33 @@
 //! Mutual TLS at every door of running nodes: who is let in, to what, and what is turned away.
 
 mod doors;
+mod house;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use doors::{Cluster, Heard};
-use holdfast_client::{Client, ClientError, ClientOptions, Outcome, Submission, Terms, Wait};
-use holdfast_coordinator::config::Security;
+use holdfast_client::{
+    Client, ClientError, ClientOptions, Outcome, Recovery, Status as TransactionStatus, Submission,
+    Terms, Wait,
+};
 use holdfast_proto::v1::{
     self, exchange_reply::Reply, exchange_request::Request as Asked,
-    participants_client::ParticipantsClient, raft_peer_client::RaftPeerClient,
-    transactions_client::TransactionsClient,
+    raft_peer_client::RaftPeerClient, transactions_client::TransactionsClient,
 };
 use holdfast_security::{
-    Access, Authority, ClientAuth, Credentials, Files, Name, Role, Scope, Token, dial,
+    Authority, Credentials, Files, Role, Scope, Token, dial,
     right::{ROUTES, RPCS, scope},
 };
-use tempfile::TempDir;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    sync::mpsc,
-    time::timeout,
-};
-use tokio_stream::wrappers::ReceiverStream;
+use house::{ENTRIES, House, SOON, code, name, session, transfer};
+use tokio::time::{sleep, timeout};
 use tonic::{
-    Code, Request, Status,
+    Code, Request,
     codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint},
 };
 use tonic_prost::ProstCodec;
-
-const SOON: Duration = Duration::from_secs(60);
-const ENTRIES: &str = "\
-[[caller]]
-name = \"user/alice\"
-tenant = \"retail\"
-participants = [\"deposit\"]
-
-[[caller]]
-name = \"user/bob\"
-tenant = \"treasury\"
-participants = [\"loyalty\"]
-";
-
-/// A cluster with mutual TLS, and the authority of all its certificates.
-struct House {
-    cluster: Cluster,
-    authority: Authority,
-    /// The directories of callers of the nodes.
-    access: Vec<Access>,
-    dir: TempDir,
-}
-
-fn name(text: &str) -> Name {
-    Name::parse(&format!("holdfast://{text}")).expect(text)
-}
-
-impl House {
-    async fn of(size: u64) -> Self {
-        let dir = TempDir::new().expect("a directory");
-        let authority = Authority::in_dir(&dir.path().join("certs")).expect("an authority");
-        let file = dir.path().join("access.toml");
-        std::fs::write(&file, ENTRIES).expect("it is written");
-        let mut nodes = Vec::new();
-        let mut access = Vec::new();
-        for node in 1..=size {
-            let own = name(&format!("doors/node/{node}"));
-            nodes.push(authority.credentials(&own).expect("a certificate"));
-            access.push(Access::open(&file).expect("it is sound"));
-        }
-        let guarded = access.clone();
-        let cluster = Cluster::with(size, move |config| {
-            let at = usize::try_from(config.node.id - 1).expect("a small number");
-            config.security = Security::MutualTls {
-                credentials: nodes[at].clone(),
-                access: guarded[at].clone(),
-                callers: ClientAuth::Optional,
-            };
-        })
-        .await;
-        Self { cluster, authority, access, dir }
-    }
-
-    /// The credentials of `who`, made when they are first asked for.
-    fn credentials(&self, who: &str) -> Credentials {
-        let name = name(&format!("doors/{who}"));
-        let files = self.authority.files_of(&name);
-        let there = files.identity.as_ref().is_some_and(|(cert, _)| cert.exists());
-        let files = if there { files } else { self.authority.issue(&name, 7).expect("it signs") };
-        Credentials::open(files).expect("they are sound")
-    }
-
-    /// Without a certificate.
-    fn nobody(&self) -> Credentials {
-        let ca = self.dir.path().join("certs/ca.pem");
-        Credentials::open(Files { ca, identity: None }).expect("an authority")
-    }
-
-    fn options(&self, who: &str) -> ClientOptions {
-        let credentials = Some(self.credentials(who));
-        ClientOptions { credentials, patience_ms: 30_000, ..ClientOptions::default() }
-    }
-
-    async fn client(&self, who: &str) -> Client {
-        Client::connect(self.cluster.addresses(), self.options(who)).await.expect("it is let in")
-    }
-
-    async fn channel(&self, address: &str, credentials: &Credentials) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-        dial(&endpoint, Some(credentials)).await.expect("it is let in")
-    }
-
-    /// Writes the access file anew and has every node read it.
-    fn rewrite(&self, text: &str) {
-        std::fs::write(self.dir.path().join("access.toml"), text).expect("it is written");
-        self.access.iter().for_each(|access| access.reload().expect("it is sound"));
-    }
-
-    /// An agent of `service` at every node, with the certificate of `who`; it does whatever it is asked.
-    async fn serve(&self, who: &str, service: &str) {
-        for node in &self.cluster.nodes {
-            let channel = self.channel(&node.grpc, &self.credentials(who)).await;
-            session(channel, service).await.expect("it is welcomed");
-        }
-    }
-
-    async fn http(
-        &self,
-        credentials: &Credentials,
-        method: &str,
-        path: &str,
-        header: &str,
-    ) -> Heard {
-        let at = self.cluster.nodes[0].http.to_string();
-        let mut stream =
-            credentials.connector(None).open(&at, b"http/1.1").await.expect("it is let in");
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n{header}content-length: 0\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).await.expect("it is open");
-        // A stream of events does not end: its head and what came soon is enough.
-        let mut heard = Vec::new();
-        let _goes_on = timeout(Duration::from_secs(5), stream.read_to_end(&mut heard)).await;
-        let text = String::from_utf8(heard).expect("UTF-8");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-        Heard { status, head: head.to_owned(), body: body.to_owned() }
-    }
-}
-
-/// Opens a session and answers every call with done, until the node ends it.
-async fn session(channel: Channel, service: &str) -> Result<(), Status> {
-    let (sender, outward) = mpsc::channel(64);
-    let say = |message| v1::AgentMessage { message: Some(message) };
-    let hello = v1::Hello {
-        service: service.to_owned(),
-        instance: "one".to_owned(),
-        credit: 64,
-        ..v1::Hello::default()
-    };
-    let hello = say(v1::agent_message::Message::Hello(hello));
-    sender.send(hello).await.expect("it is open");
-    let mut client = ParticipantsClient::new(channel);
-    let mut inward = client.session(ReceiverStream::new(outward)).await?.into_inner();
-    timeout(SOON, inward.message()).await.expect("in time")?.expect("a welcome");
-    tokio::spawn(async move {
-        let mut beats = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            let heard = tokio::select! {
-                heard = inward.message() => heard,
-                _ = beats.tick() => {
-                    let beat = v1::agent_message::Message::Beat(v1::Beat {});
-                    if sender.send(say(beat)).await.is_err() { return; }
-                    continue;
-                }
-            };
-            let Ok(Some(message)) = heard else { return };
-            if let Some(v1::coordinator_message::Message::Calls(calls)) = message.message {
-                let answers = calls.calls.iter().filter_map(doors::done).collect();
-                let answers = v1::agent_message::Message::Answers(v1::Answers { answers });
-                if sender.send(say(answers)).await.is_err() {
-                    return;
-                }
-            }
-        }
-    });
-    Ok(())
-}
-
-fn transfer(gid: &str, participant: &str) -> Submission {
-    Submission::tcc().gid(gid).branch(participant, "{}")
-}
-
-fn code<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> String {
-    match answer {
-        Err(ClientError::Refused { code, .. }) => code,
-        other => panic!("not refused: {other:?}"),
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_commits_over_mutual_tls_by_whatever_node() {
@@ -408,14 +238,76 @@ async fn an_agent_serves_the_service_that_its_certificate_names_and_no_other() {
     let house = House::of(1).await;
     let grpc = house.cluster.nodes[0].grpc.clone();
     let channel = house.channel(&grpc, &house.credentials("service/deposit@shard-1")).await;
-    session(channel.clone(), "deposit@shard-1").await.expect("its own");
+    session(channel.clone(), "deposit@shard-1", doors::done).await.expect("its own");
     for other in ["deposit@shard-2", "deposit", "loyalty"] {
-        let refused = session(channel.clone(), other).await.expect_err(other);
+        let refused = session(channel.clone(), other, doors::done).await.expect_err(other);
         assert_eq!(refused.code(), Code::PermissionDenied);
         assert!(refused.message().starts_with("HF2605"), "{refused:?}");
     }
     let app = house.channel(&grpc, &house.credentials("user/alice?role=app")).await;
-    assert_eq!(session(app, "deposit").await.expect_err("an app").code(), Code::PermissionDenied);
+    assert_eq!(
+        session(app, "deposit", doors::done).await.expect_err("an app").code(),
+        Code::PermissionDenied
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_persons_approval_takes_another_name_not_another_certificate() {
+    let house = House::of(3).await;
+    house.serve("service/deposit", "deposit").await;
+    house.serve_answering("service/deposit@no", "deposit@no", doors::refused).await;
+    let alice = house.client("user/alice?role=app").await;
+    // Forward recovery: a refusal calls people.
+    let stuck = Submission::new(Terms::saga().gid("stuck").recovery(Recovery::Forward));
+    let stuck = stuck.branch("deposit", "{}").branch("deposit@no", "{}").wait(Wait::None);
+    alice.submit(stuck).await.expect("it is taken");
+    let deadline = Instant::now() + SOON;
+    while alice.get("stuck").await.expect("hers").transaction.and_then(|known| known.status)
+        != Some(TransactionStatus::NeedsAttention)
+    {
+        assert!(Instant::now() < deadline, "it needs nobody");
+        sleep(Duration::from_millis(20)).await;
+    }
+    let act = async |who: &str, act: v1::OperatorAct, dev_name: &str| {
+        let request = v1::OperateRequest {
+            gid: "stuck".into(),
+            act: act.into(),
+            branch: if act == v1::OperatorAct::MarkDone { 2 } else { 0 },
+            reason: "ticket 7311".into(),
+            dev_name: dev_name.into(),
+            ..Default::default()
+        };
+        let client = Client::connect(house.cluster.addresses(), house.options(who)).await?;
+        client.operate(request, Wait::None).await
+    };
+    let (propose, approve) = (v1::OperatorAct::MarkDone, v1::OperatorAct::Approve);
+    // A name that one gives oneself counts for nothing beside a certificate.
+    assert_eq!(code(act("user/sam?role=sre", propose, "sue").await), "HF2301");
+    act("user/sam?role=sre", propose, "").await.expect("it is proposed");
+    assert_eq!(code(act("user/sam?role=sre", approve, "").await), "HF2010");
+    assert_eq!(code(act("user/sam?role=sre", approve, "sue").await), "HF2301");
+    // Another certificate of the same person.
+    assert_eq!(code(act("user/sam?role=sre&role=auditor", approve, "").await), "HF2010");
+    for other in ["user/alice?role=app", "user/dan?role=dba", "user/ada?role=auditor"] {
+        assert_eq!(code(act(other, approve, "").await), "HF2602", "{other}");
+    }
+    act("user/sue?role=sre", approve, "").await.expect("she is somebody else");
+    let ended = alice.wait("stuck", Wait::End, SOON).await.expect("hers");
+    assert_eq!(ended.outcome, Outcome::Committed);
+    let ada = house.credentials("user/ada?role=auditor");
+    let deadline = Instant::now() + SOON;
+    let records = loop {
+        // This node may be behind the one that heard it.
+        let page = house.http(&ada, "GET", "/v1/audit", "").await.json();
+        if page["count"] == 2 {
+            break page["records"].clone();
+        }
+        assert!(Instant::now() < deadline, "{page}");
+        sleep(Duration::from_millis(20)).await;
+    };
+    let said = |at: usize| (records[at]["act"].as_str(), records[at]["by"].as_str());
+    assert_eq!(said(0), (Some("tx.propose"), Some("user/sam")));
+    assert_eq!(said(1), (Some("tx.approve"), Some("user/sue")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
