@@ -137,7 +137,8 @@ The file:
     },
     /// Ask for rollback; refused once the decision to commit is made
     #[command(
-        after_help = "Examples:\n  holdfast tx rollback payroll-2026-11-0042 --reason \"wrong file\" --dry-run\n  holdfast tx rollback payroll-2026-11-0042 --reason \"wrong file\"\n\nAn operator's rollback is in the audit trail; whoever may only submit asks for it as a caller does, and is not."
+        after_help = "Examples:\n  holdfast tx rollback payroll-2026-11-0042 --reason \"wrong file\" --dry-run\n  holdfast tx rollback payroll-2026-11-0042 --reason \"wrong file\"\n\nAn operator's rollback is in the audit trail; whoever may only submit asks for it as a caller does, and is not.",
+        visible_alias = "roll-back"
     )]
     Rollback {
         /// The transaction

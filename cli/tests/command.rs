@@ -61,6 +61,17 @@ fn every_help_page_has_examples() {
 }
 
 #[test]
+fn an_act_and_an_option_are_known_by_their_other_spelling_too() {
+    let help = |word| stdout(&holdfast(&["tx", word, "--help"]));
+    assert!(help("rollback").contains("Ask for rollback"), "{}", help("rollback"));
+    assert_eq!(help("rollback"), help("roll-back"));
+    // It is read before the bench begins: out of its range, which starts at 1,000.
+    let refused = holdfast(&["bench", "history", "--transactions", "1"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("1000"), "{}", stderr(&refused));
+}
+
+#[test]
 fn a_version_says_what_was_built() {
     let output = holdfast(&["--version"]);
     let version = stdout(&output);

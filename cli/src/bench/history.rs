@@ -23,7 +23,7 @@ use crate::{demo::scratch::Scratch, output};
 #[derive(Debug, clap::Args)]
 pub(crate) struct HistoryArgs {
     /// Finished transactions to fill it with
-    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    #[arg(long, visible_alias = "transactions", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
     count: u64,
     /// Searches of each kind
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
