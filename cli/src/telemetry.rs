@@ -11,6 +11,7 @@ use tracing_subscriber::{
 use crate::{
     config::{Telemetry, TelemetryFormat},
     exit::Usage,
+    metrics_help,
 };
 
 /// Over the configured level: directives such as `info,holdfast_coordinator=debug`.
@@ -97,6 +98,8 @@ pub(crate) fn start_metrics() -> anyhow::Result<PrometheusHandle> {
         .set_buckets(&COUNTS)?
         .install_recorder()
         .context("metrics were started twice")?;
+    // Before anything is counted by other words: the first ones stay.
+    metrics_help::describe();
     metrics::gauge!("holdfast_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let tidied = handle.clone();
     tokio::spawn(async move {
