@@ -45,7 +45,7 @@ fn config(server: &Server, host: &str, tls: Option<ServerTls>) -> RouterConfig {
 /// What a client is told that may not come in.
 async fn refused(config: RouterConfig) -> String {
     let router = Running::start(config).await;
-    let error = connect(router.port, "postgres").await.err().expect("there is no server");
+    let error = connect(router.port, "postgres").await.expect_err("there is no server");
     error.as_db_error().expect("an answer").message().to_owned()
 }
 
