@@ -145,8 +145,12 @@ async fn every_grpc_method_is_answered_by_a_follower_as_by_the_leader() -> anyho
                 .await?;
         }
     }
-    let close =
-        wire::SubmitBegunRequest { gid: "grpc-2".into(), wait: end, wait_timeout_ms: 20_000 };
+    let close = wire::SubmitBegunRequest {
+        gid: "grpc-2".into(),
+        wait: end,
+        wait_timeout_ms: 20_000,
+        captures: Vec::new(),
+    };
     ensure!(door.submit_begun(close).await?.into_inner().outcome == committed);
     let back = wire::RollBackRequest {
         gid: "grpc-3".into(),

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout, timeout_at},
@@ -166,10 +167,27 @@ impl Client {
     /// # Errors
     /// [`ClientError`]: refused, or nothing was done. Never for an open outcome.
     pub async fn submit_begun(&self, gid: &str, wait: Wait) -> Result<Answer, ClientError> {
+        self.submit_capturing(gid, [], wait).await
+    }
+
+    /// As [`Client::submit_begun`], and says for some branches of a TCC transaction, by their numbers, what their confirms carry
+    /// in place of what their tries carried: that less is captured than is held. Never say more than is held: a participant
+    /// refuses that after the decision, and people must look.
+    /// # Errors
+    /// [`ClientError`]: refused, or nothing was done. Never for an open outcome.
+    pub async fn submit_capturing(
+        &self,
+        gid: &str,
+        captures: impl IntoIterator<Item = (u32, Bytes)>,
+        wait: Wait,
+    ) -> Result<Answer, ClientError> {
+        let captures =
+            captures.into_iter().map(|(branch, payload)| wire::Capture { branch, payload });
         let request = Request::SubmitBegun(SubmitBegunRequest {
             gid: gid.to_owned(),
             wait: wire::Wait::from(wait).into(),
             wait_timeout_ms: 0,
+            captures: captures.collect(),
         });
         self.fate(gid.to_owned(), false, request, wait, self.inner.options.patience()).await
     }

@@ -21,7 +21,7 @@ pub(crate) fn build(
     attempt: u32,
     now: Timestamp,
 ) -> Option<v1::Call> {
-    let spec = &transaction.branch(branch)?.spec;
+    let payload = transaction.payload(branch, op)?.clone();
     let options = &transaction.options;
     // The first phase counts until the deadline. What must happen in any case counts for as long as we wait for it.
     let deadline = if op.is_forward_phase() && transaction.deadline > now {
@@ -35,7 +35,7 @@ pub(crate) fn build(
         gid: transaction.gid.as_str().to_owned(),
         branch: branch.0,
         op: op_on_the_wire(op).into(),
-        payload: spec.payload.clone(),
+        payload,
         deadline_ms: deadline.0,
         headers: options.headers.owned().collect(),
         attempt,

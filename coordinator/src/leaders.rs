@@ -5,8 +5,13 @@
 //! moves to and fro. A hand-over that an operator asked for is in the audit trail, which every node has: for [`REST_MS`] nobody
 //! moves anything, so that a node can be emptied before it is stopped.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
+use holdfast_txn::AuditRecord;
 use tokio_util::sync::CancellationToken;
 
 use crate::{clock::Clock, group::Group};
@@ -17,8 +22,6 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(crate) const REST_MS: u64 = 600_000;
 /// What the audit trail calls it.
 pub(crate) const TRANSFER: &str = "cluster.transfer";
-/// Audit records that are looked at for it.
-const RECORDS_MAX: usize = 64;
 /// A voter that answered longer ago is not well, ms.
 const ANSWERED_MAX_MS: u64 = 1_000;
 /// Entries that a voter may lack.
@@ -61,10 +64,15 @@ pub(crate) async fn keep(
 
 /// Whether an operator moved the leadership of this group lately.
 fn rests(group: &Group, now_ms: u64) -> bool {
-    let books = group.books();
-    let mut records = books.trail.kept.iter().rev().take(RECORDS_MAX);
-    records
-        .any(|record| record.deed.act == TRANSFER && record.at.0.saturating_add(REST_MS) > now_ms)
+    counts(&group.books().trail.kept, now_ms)
+}
+
+/// Whether one of `kept`, which are in the order of their times, is an operator's word that still counts. Looks at what was written
+/// since such a word would be over, however much that is; the machine bounds how many records are kept.
+fn counts(kept: &VecDeque<Arc<AuditRecord>>, now_ms: u64) -> bool {
+    let mut lately =
+        kept.iter().rev().take_while(|record| record.at.0.saturating_add(REST_MS) > now_ms);
+    lately.any(|record| record.deed.act == TRANSFER)
 }
 
 /// The other voters that answer and have the log.
@@ -91,7 +99,26 @@ fn hand_over(node: u64, leaders: &[u64], able: &Able) -> Option<(usize, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_txn::{Deed, Digest, Timestamp, limit::AUDIT_KEPT_MAX};
+
     use super::*;
+
+    #[test]
+    fn an_operators_word_counts_for_its_time_whatever_is_written_behind_it() {
+        let record = |act: &str, at: u64| {
+            let deed = Deed { act: act.to_owned(), ..Deed::default() };
+            Arc::new(AuditRecord { number: 1, at: Timestamp(at), deed, before: Digest([0; 32]) })
+        };
+        let at = 5_000;
+        let mut kept = VecDeque::from([record("tx.retry", 1), record(TRANSFER, at)]);
+        kept.resize(AUDIT_KEPT_MAX, record("tx.retry", at + 1));
+        assert!(super::counts(&kept, at));
+        assert!(super::counts(&kept, at + REST_MS - 1));
+        assert!(!super::counts(&kept, at + REST_MS), "its time is over");
+        kept.remove(1);
+        assert!(!super::counts(&kept, at), "nobody moved anything");
+        assert!(!super::counts(&VecDeque::new(), at));
+    }
 
     /// Moves until nobody wants to; all nodes are well but those in `down`.
     fn settle(mut leaders: Vec<u64>, nodes: &[u64], down: &[u64]) -> Vec<u64> {

@@ -293,7 +293,10 @@ mod tests {
     #[test]
     fn each_command_of_an_entry_has_its_own_result_in_order() {
         let mut replica = replica();
-        let unknown = Command::Submit { gid: Gid::parse("g9").unwrap() };
+        let unknown = Command::Submit {
+            gid: Gid::parse("g9").unwrap(),
+            captures: holdfast_txn::Captures::default(),
+        };
         let commands = [begin("g1"), unknown, begin("g1"), begin("g2")];
         let results = replica.apply(Position { index: 7, term: 1 }, &entry(1_000, &commands));
         let told: Vec<_> =

@@ -95,8 +95,12 @@ async fn every_request_of_a_caller_is_answered() {
         let reply = client.add_branch(add).await.unwrap().into_inner();
         assert_eq!(reply.transaction.unwrap().branches.len(), number as usize);
     }
-    let close =
-        SubmitBegunRequest { gid: "pay-4".into(), wait: Wait::End.into(), wait_timeout_ms: 10_000 };
+    let close = SubmitBegunRequest {
+        gid: "pay-4".into(),
+        wait: Wait::End.into(),
+        wait_timeout_ms: 10_000,
+        captures: Vec::new(),
+    };
     let reply = client.submit_begun(close).await.unwrap().into_inner();
     assert_eq!(
         (reply.outcome(), reply.transaction.unwrap().status()),

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use holdfast_fault::{Site, reached};
-use holdfast_ledger::{BranchKey, Direction, Instruction, Refusal};
+use holdfast_ledger::{Amount, BranchKey, Direction, Instruction, Refusal};
 use holdfast_tcc_agent::{Answer, Call, LocalTransaction, Op, Participant};
 
 use super::instruction::DepositInstruction;
@@ -77,9 +77,9 @@ fn read(call: &Call) -> Result<(BranchKey, Instruction), Answer> {
                     message: message.to_owned(),
                 });
             }
+            DepositInstruction::Capture { .. } => return Err(capture_without_hold()),
         },
-        // The hold says what is to be done; the payload has said all it had to say at the try.
-        Op::Confirm => Instruction::Capture { amount: None },
+        Op::Confirm => Instruction::Capture { amount: captured(call, payload)? },
         Op::Cancel => Instruction::Release,
         Op::Action => match payload()? {
             DepositInstruction::Debit { account, money } => Instruction::Debit { account, money },
@@ -87,6 +87,7 @@ fn read(call: &Call) -> Result<(BranchKey, Instruction), Answer> {
             DepositInstruction::Transfer { from, to, money } => {
                 Instruction::Transfer { from, to, money }
             }
+            DepositInstruction::Capture { .. } => return Err(capture_without_hold()),
         },
         Op::Prepare | Op::Commit | Op::Rollback => {
             let message = "the deposit module takes part in tcc and saga transactions; the verbs of xa are for databases";
@@ -102,9 +103,33 @@ fn read(call: &Call) -> Result<(BranchKey, Instruction), Answer> {
             DepositInstruction::Transfer { from, to, money } => {
                 Instruction::ReverseTransfer { from, to, money }
             }
+            DepositInstruction::Capture { .. } => return Err(capture_without_hold()),
         },
     };
     Ok((branch, instruction))
+}
+
+/// How much of its hold a confirm captures; `None`: all of it. A payload that is none of ours is refused: nobody guesses how much was meant.
+fn captured(
+    call: &Call,
+    payload: impl Fn() -> Result<DepositInstruction, Answer>,
+) -> Result<Option<Amount>, Answer> {
+    // A branch of which nothing else was said carries what its try carried, and the hold says it all.
+    if call.payload.is_empty() {
+        return Ok(None);
+    }
+    match payload()? {
+        DepositInstruction::Capture { amount } => Ok(Some(amount)),
+        DepositInstruction::Debit { .. }
+        | DepositInstruction::Credit { .. }
+        | DepositInstruction::Transfer { .. } => Ok(None),
+    }
+}
+
+fn capture_without_hold() -> Answer {
+    let message = "a capture says at the confirm how much of a hold moves; write a debit, a credit or a transfer here, and \
+                   the capture in the submit of an enlisted tcc transaction";
+    Answer::Refused { code: "op_unsupported".to_owned(), message: message.to_owned() }
 }
 
 fn refused(refusal: &Refusal) -> Answer {

@@ -13,10 +13,12 @@ const PAYLOAD_BYTES_MAX: usize = 4096;
 /// {"debit":    {"account": "A-1", "amount_minor": "1050", "currency": "EUR"}}
 /// {"credit":   {"account": "B-7", "amount_minor": "1050", "currency": "EUR"}}
 /// {"transfer": {"from": "A-1", "to": "A-2", "amount_minor": "1050", "currency": "EUR"}}
+/// {"capture":  {"amount_minor": "700"}}
 /// ```
 ///
 /// Debit and credit serve TCC (a hold, then its capture or release) and Saga (a posting, then its reversal); a transfer needs both
-/// accounts on this shard and serves Saga alone, since it is one local transaction.
+/// accounts on this shard and serves Saga alone, since it is one local transaction. A capture is for the confirm of a debit or credit
+/// of which less moves than is held: so much of it, in the currency of the hold; the rest is let go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub enum DepositInstruction {
@@ -33,6 +35,11 @@ pub enum DepositInstruction {
         account: AccountId,
         /// How much.
         money: Money,
+    },
+    /// Says at the confirm how much of the hold moves.
+    Capture {
+        /// At most what is held.
+        amount: Amount,
     },
     /// Moves money between two accounts of one shard.
     Transfer {
@@ -98,6 +105,7 @@ enum Wire {
     Debit(Leg),
     Credit(Leg),
     Transfer(Legs),
+    Capture(Part),
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -106,6 +114,12 @@ struct Leg {
     account: String,
     amount_minor: String,
     currency: String,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    amount_minor: String,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -135,6 +149,7 @@ impl TryFrom<Wire> for DepositInstruction {
                 to: account(&legs.to)?,
                 money: money(&legs.amount_minor, &legs.currency)?,
             },
+            Wire::Capture(part) => Self::Capture { amount: amount(&part.amount_minor)? },
         })
     }
 }
@@ -149,6 +164,9 @@ impl From<DepositInstruction> for Wire {
         match &instruction {
             DepositInstruction::Debit { account, money } => Self::Debit(leg(account, *money)),
             DepositInstruction::Credit { account, money } => Self::Credit(leg(account, *money)),
+            DepositInstruction::Capture { amount } => {
+                Self::Capture(Part { amount_minor: amount.minor().to_string() })
+            }
             DepositInstruction::Transfer { from, to, money } => Self::Transfer(Legs {
                 from: from.as_str().to_owned(),
                 to: to.as_str().to_owned(),
@@ -163,16 +181,19 @@ fn account(text: &str) -> Result<AccountId, BadPayload> {
     AccountId::parse(text).map_err(|bad| BadPayload::Malformed(bad.to_string()))
 }
 
-fn money(amount: &str, currency: &str) -> Result<Money, BadPayload> {
+fn money(minor: &str, currency: &str) -> Result<Money, BadPayload> {
     let currency =
         Currency::parse(currency).map_err(|bad| BadPayload::Malformed(bad.to_string()))?;
-    let amount = Amount::parse_minor(amount).map_err(|bad| match bad {
+    Ok(Money { amount: amount(minor)?, currency })
+}
+
+fn amount(minor: &str) -> Result<Amount, BadPayload> {
+    Amount::parse_minor(minor).map_err(|bad| match bad {
         BadAmount::OutOfRange(_) => BadPayload::AmountOutOfRange(bad.to_string()),
         BadAmount::Malformed(..) | BadAmount::TooManyDecimals { .. } => {
             BadPayload::Malformed(bad.to_string())
         }
-    })?;
-    Ok(Money { amount, currency })
+    })
 }
 
 #[cfg(test)]
@@ -197,6 +218,9 @@ mod tests {
             money: Money::parse("7", "JPY").unwrap(),
         };
         assert_eq!(DepositInstruction::parse(&transfer.to_payload()).unwrap(), transfer);
+        let part = DepositInstruction::Capture { amount: Amount::parse_minor("700").unwrap() };
+        assert_eq!(part.to_payload(), r#"{"capture":{"amount_minor":"700"}}"#.as_bytes());
+        assert_eq!(DepositInstruction::parse(&part.to_payload()).unwrap(), part);
     }
 
     #[test]
@@ -223,6 +247,9 @@ mod tests {
             r#"{"debit":{"account":"A B","amount_minor":"1","currency":"EUR"}}"#.into(),
             r#"{"debit":{"account":"A'; --","amount_minor":"1","currency":"EUR"}}"#.into(),
             r#"{"debit":{"account":"A","amount_minor":"1"}}"#.into(),
+            r#"{"capture":{}}"#.into(),
+            r#"{"capture":{"amount_minor":"7.00"}}"#.into(),
+            r#"{"capture":{"amount_minor":"7","currency":"EUR"}}"#.into(),
             format!(r#"{{"debit":{{{leg}}}}}{}"#, " ".repeat(PAYLOAD_BYTES_MAX)),
         ];
         for payload in table {

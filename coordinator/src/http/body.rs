@@ -3,10 +3,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use axum::{
-    body::{Body, Bytes},
+    body::Body,
     http::{HeaderMap, StatusCode, header},
 };
-use base64::Engine as _;
 use holdfast_proto::v1;
 use holdfast_txn::limit;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -14,7 +13,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
-use super::{problem::Problem, whole::Whole};
+use super::{
+    payload::{Capture, written},
+    problem::Problem,
+    whole::Whole,
+};
 use crate::rpc::{check::WAIT_MS_MAX, fault::Findings};
 
 /// For the whole body to arrive.
@@ -67,6 +70,8 @@ pub(super) struct Close {
     wait: Option<Wait>,
     #[schemars(range(max = WAIT_MS_MAX))]
     wait_timeout_ms: Whole<u64>,
+    #[schemars(length(max = limit::BRANCHES_MAX))]
+    captures: Vec<Capture>,
 }
 
 /// `POST /v1/transactions/{gid}/rollback`.
@@ -258,13 +263,20 @@ impl AddBranch {
 }
 
 impl Close {
-    pub(super) fn into_wire(self, gid: String) -> v1::exchange_request::Request {
+    pub(super) fn into_wire(self, gid: String) -> Result<v1::exchange_request::Request, Problem> {
         let (wait, wait_timeout_ms) = (wait(self.wait), self.wait_timeout_ms.0);
-        v1::exchange_request::Request::SubmitBegun(v1::SubmitBegunRequest {
+        let mut findings = Findings::default();
+        let given = self.captures.into_iter().enumerate();
+        let captures = given
+            .map(|(n, capture)| capture.into_wire(&mut findings, &format!("captures[{n}]")))
+            .collect();
+        findings.verdict()?;
+        Ok(v1::exchange_request::Request::SubmitBegun(v1::SubmitBegunRequest {
             gid,
             wait,
             wait_timeout_ms,
-        })
+            captures,
+        }))
     }
 }
 
@@ -346,22 +358,9 @@ impl Options {
 }
 
 impl Branch {
-    /// The payload goes to the participant as the bytes that the caller wrote: numbers are not read, so none is rounded.
     fn into_wire(self, findings: &mut Findings, field: &str) -> v1::BranchSpec {
-        let payload = match (self.payload, self.payload_base64) {
-            (Some(_), Some(_)) => {
-                findings.add(field, "payload and payload_base64 exclude each other");
-                Bytes::new()
-            }
-            (Some(json), None) => Bytes::from(Box::<str>::from(json).into_string()),
-            (None, Some(text)) => {
-                let decoded = base64::engine::general_purpose::STANDARD.decode(text);
-                let field = format_args!("{field}.payload_base64");
-                findings.take(field, decoded).map(Bytes::from).unwrap_or_default()
-            }
-            (None, None) => Bytes::new(),
-        };
-        let Self { participant, after, pivot, .. } = self;
+        let Self { participant, payload, payload_base64, after, pivot } = self;
+        let payload = written(payload, payload_base64, findings, field);
         v1::BranchSpec { participant, payload, after: numbers(after), pivot }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) fn bodies(bytes: &[u8]) -> Vec<Request> {
     let submit = parse::<Submit>(bytes).and_then(|body| body.into_wire(&HeaderMap::new()));
     let add = parse::<AddBranch>(bytes).and_then(|body| body.into_wire(gid()));
     let others = [
-        parse::<Close>(bytes).map(|body| body.into_wire(gid())),
+        parse::<Close>(bytes).and_then(|body| body.into_wire(gid())),
         parse::<RollBack>(bytes).map(|body| body.into_wire(gid())),
         parse::<Finish>(bytes).map(|body| body.into_wire(gid())),
         parse::<Retry>(bytes).map(|body| body.into_wire(gid())),

@@ -10,6 +10,7 @@ mod instant;
 mod openapi;
 mod operating;
 mod patient;
+mod payload;
 mod policy;
 mod problem;
 mod routes;

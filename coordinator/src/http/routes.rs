@@ -143,7 +143,7 @@ async fn add_branch(
 
 async fn close(door: Door, gid: Gid, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let close: Close = door.read(&headers, body, true).await?;
-    door.fate(close.into_wire(named(gid)?)).await
+    door.fate(close.into_wire(named(gid)?)?).await
 }
 
 async fn roll_back(

@@ -2,7 +2,7 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use holdfast_txn::{Outcome, Timestamp};
+use holdfast_txn::{Captures, Outcome, Timestamp};
 use tokio::time::timeout;
 
 use super::*;
@@ -55,7 +55,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn submit(gid: &str) -> Command {
-    Command::Submit { gid: Gid::parse(gid).unwrap() }
+    Command::Submit { gid: Gid::parse(gid).unwrap(), captures: Captures::default() }
 }
 
 fn roll_back(bytes: usize) -> Command {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use holdfast_proto::v1;
 use holdfast_proto::v1::{recorded_command::Command as Kind, recorded_report::Answer as Said};
 use holdfast_txn::{
-    Answer, BranchId, BranchSpec, Command, Decision, Labels, Mode, Op, Options, Order, Recovery,
-    Refusal, Report, RetryPolicy, TriedBy,
+    Answer, BranchId, BranchSpec, Captures, Command, Decision, Labels, Mode, Op, Options, Order,
+    Recovery, Refusal, Report, RetryPolicy, TriedBy,
 };
 
 use super::{RecordError, books, closed_sets::Numbered, gid, participant};
@@ -21,10 +21,16 @@ pub(super) fn format_of(command: &Command) -> u32 {
             if is_old { 1 } else { 2 }
         }
         Command::AddBranch { .. }
-        | Command::Submit { .. }
         | Command::RollBack { .. }
         | Command::Expire { .. }
         | Command::Retry { .. } => 1,
+        Command::Submit { captures, .. } => {
+            if captures.is_empty() {
+                1
+            } else {
+                4
+            }
+        }
         // A report of an XA transaction names verbs of format 2, but follows a begin of that format.
         Command::Report { .. } => 1,
         Command::Fence { .. } | Command::Finish { .. } | Command::Nest { .. } => 2,
@@ -58,7 +64,9 @@ pub(super) fn to_record(command: &Command) -> v1::RecordedCommand {
                 spec: Some(spec_to_record(spec)),
             }),
         ),
-        Command::Submit { gid } => (gid, Kind::Submit(v1::RecordedNothing {})),
+        Command::Submit { gid, captures } => {
+            (gid, Kind::Submit(v1::RecordedSubmit { captures: captures_to_record(captures) }))
+        }
         Command::RollBack { gid, reason } => {
             (gid, Kind::RollBack(v1::RecordedReason { reason: reason.clone() }))
         }
@@ -120,7 +128,9 @@ pub(super) fn of_record(record: v1::RecordedCommand) -> Result<Command, RecordEr
             branch: BranchId(nest.branch),
             spec: spec_of_record(nest.spec.ok_or(RecordError::Missing("spec"))?)?,
         },
-        Kind::Submit(_) => Command::Submit { gid },
+        Kind::Submit(submit) => {
+            Command::Submit { gid, captures: captures_of_record(submit.captures)? }
+        }
         Kind::RollBack(why) => Command::RollBack { gid, reason: why.reason },
         Kind::Report(heard) => Command::Report {
             gid,
@@ -186,6 +196,30 @@ pub(super) fn spec_of_record(record: v1::RecordedBranchSpec) -> Result<BranchSpe
         after: record.after.map(|after| after.branches.into_iter().map(BranchId).collect()),
         pivot: record.pivot,
     })
+}
+
+pub(super) fn captures_to_record(captures: &Captures) -> Vec<v1::RecordedCapture> {
+    let one = |(branch, payload): (BranchId, &Bytes)| v1::RecordedCapture {
+        branch: branch.0,
+        payload: payload.clone(),
+    };
+    captures.iter().map(one).collect()
+}
+
+pub(super) fn captures_of_record(
+    records: Vec<v1::RecordedCapture>,
+) -> Result<Captures, RecordError> {
+    let count = records.len();
+    // Copies, as the payload of a branch is.
+    let captures: std::collections::BTreeMap<_, _> = records
+        .into_iter()
+        .map(|one| (BranchId(one.branch), Bytes::copy_from_slice(&one.payload)))
+        .collect();
+    if captures.len() == count {
+        Ok(captures.into())
+    } else {
+        Err(RecordError::value("captures", format!("{count} captures, some of the same branch")))
+    }
 }
 
 pub(super) fn options_to_record(options: &Options) -> v1::RecordedOptions {

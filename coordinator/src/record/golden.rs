@@ -2,12 +2,12 @@
 //!
 //! A file is written once, with `UPDATE_GOLDENFILES=1`, by the version that brings its format; afterwards it is never written again.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use bytes::Bytes;
 use holdfast_txn::{
-    Act, Answer, BranchId, BranchSpec, Command, Decision, Deed, Gid, Machine, Mode, Op, Options,
-    Participant, Refusal, Remedy, Report, Timestamp,
+    Act, Answer, BranchId, BranchSpec, Captures, Command, Decision, Deed, Gid, Machine, Mode, Op,
+    Options, Participant, Refusal, Remedy, Report, Timestamp,
 };
 
 use super::{EncodedCommand, decode_entry, decode_snapshot, encode_entry, encode_snapshot};
@@ -62,7 +62,7 @@ fn commands_of_format_1() -> Vec<Command> {
         begin("grows", Mode::Saga, &[]),
         Command::AddBranch { gid: gid("grows"), branch: BranchId(1), spec: spec("order@a") },
         Command::AddBranch { gid: gid("grows"), branch: BranchId(2), spec: pivot },
-        Command::Submit { gid: gid("grows") },
+        Command::Submit { gid: gid("grows"), captures: Captures::default() },
         report("tcc", vec![said(1, Op::Try, Answer::Done), said(2, Op::Try, Answer::Done)]),
         report("tcc", vec![said(1, Op::Confirm, Answer::Done), said(2, Op::Confirm, silence)]),
         Command::Retry { gid: gid("tcc"), reason: "the database is back".to_owned() },
@@ -137,6 +137,16 @@ fn commands_of_format_3() -> Vec<Command> {
     ]
 }
 
+/// What format 4 has beyond.
+fn commands_of_format_4() -> Vec<Command> {
+    let captures = BTreeMap::from([(BranchId(1), Bytes::from_static(b"less"))]);
+    vec![
+        begin("card", Mode::Tcc, &[]),
+        Command::AddBranch { gid: gid("card"), branch: BranchId(1), spec: spec("hold@a") },
+        Command::Submit { gid: gid("card"), captures: captures.into() },
+    ]
+}
+
 fn entry(commands: &[Command]) -> Vec<u8> {
     let encoded: Vec<_> = commands.iter().map(EncodedCommand::of).collect();
     encode_entry(Timestamp(1_700_000_000_000), encoded.iter()).to_vec()
@@ -175,6 +185,11 @@ fn entries_and_snapshots_of_format_2_are_read() {
 #[test]
 fn entries_and_snapshots_of_format_3_are_read() {
     hold(3, commands_of_format_3());
+}
+
+#[test]
+fn entries_and_snapshots_of_format_4_are_read() {
+    hold(4, commands_of_format_4());
 }
 
 /// A node of the version before still reads what it must, while nothing new is asked for.

@@ -23,10 +23,10 @@ use prost::{
 pub(crate) use snapshot::{decode_snapshot, encode_snapshot};
 
 /// The newest format of entries and of snapshots. 1: TCC and Saga. 2: XA, fences, second phases finished by the caller.
-/// 3: operators' acts, shard rules, audit records.
+/// 3: operators' acts, shard rules, audit records. 4: partial capture.
 ///
 /// Each entry and each snapshot is written in the oldest format that can say it, and every older one is read.
-pub(crate) const FORMAT: u32 = 3;
+pub(crate) const FORMAT: u32 = 4;
 
 /// Number of the field `commands` in `LogEntry`.
 const COMMANDS_FIELD: u32 = 3;

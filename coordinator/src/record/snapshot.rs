@@ -11,8 +11,8 @@ use super::{
     RecordError, books,
     closed_sets::Numbered,
     command::{
-        options_of_record, options_to_record, refusal_of_record, refusal_to_record, spec_of_record,
-        spec_to_record,
+        captures_of_record, captures_to_record, options_of_record, options_to_record,
+        refusal_of_record, refusal_to_record, spec_of_record, spec_to_record,
     },
     gid, readable,
 };
@@ -51,7 +51,8 @@ pub(crate) fn decode_snapshot(bytes: &[u8]) -> Result<(Snapshot, u64), RecordErr
 /// The oldest format that can say `transaction`.
 fn format_of(transaction: &GlobalTransaction) -> u32 {
     match transaction.mode {
-        Mode::Tcc | Mode::Saga => 1,
+        Mode::Tcc | Mode::Saga if transaction.captures.is_empty() => 1,
+        Mode::Tcc | Mode::Saga => 4,
         Mode::Xa => 2,
     }
 }
@@ -71,6 +72,7 @@ fn to_record(transaction: &GlobalTransaction) -> v1::RecordedTransaction {
         status,
         interrupted,
         branches,
+        captures,
         begun_at,
         deadline,
         decision,
@@ -95,6 +97,7 @@ fn to_record(transaction: &GlobalTransaction) -> v1::RecordedTransaction {
         finished_at_ms: finished_at.map(|at| at.0),
         reason: reason.clone(),
         pivot_reached: *pivot_reached,
+        captures: captures_to_record(captures),
     }
 }
 
@@ -108,6 +111,7 @@ fn of_record(record: v1::RecordedTransaction) -> Result<GlobalTransaction, Recor
         status: Status::read(record.status)?,
         interrupted: Status::read_optional(record.interrupted)?,
         branches: record.branches.into_iter().map(branch_of_record).collect::<Result<_, _>>()?,
+        captures: captures_of_record(record.captures)?,
         begun_at: Timestamp(record.begun_at_ms),
         deadline: Timestamp(record.deadline_ms),
         decision: Decision::read_optional(record.decision)?,
@@ -123,7 +127,7 @@ fn branch_to_record(branch: &Branch) -> v1::RecordedBranch {
     v1::RecordedBranch {
         spec: Some(spec_to_record(spec)),
         state: state.number(),
-        refusal: refusal.as_ref().map(refusal_to_record),
+        refusal: refusal.as_deref().map(refusal_to_record),
     }
 }
 
@@ -131,6 +135,6 @@ fn branch_of_record(record: v1::RecordedBranch) -> Result<Branch, RecordError> {
     Ok(Branch {
         spec: spec_of_record(record.spec.ok_or(RecordError::Missing("spec"))?)?,
         state: BranchState::read(record.state)?,
-        refusal: record.refusal.map(refusal_of_record),
+        refusal: record.refusal.map(refusal_of_record).map(Box::new),
     })
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use holdfast_txn::{
-    Act, Answer, AuditRecord, Books, Branch, BranchId, BranchSpec, BranchState, Command, Decision,
-    Deed, Digest, Gid, GlobalTransaction, Mode, Op, Options, Order, Participant, Proposal,
-    Recovery, Refusal, Remedy, Report, RetryPolicy, RulesVersion, Snapshot, Status, Timestamp,
-    Trail, TriedBy,
+    Act, Answer, AuditRecord, Books, Branch, BranchId, BranchSpec, BranchState, Captures, Command,
+    Decision, Deed, Digest, Gid, GlobalTransaction, Mode, Op, Options, Order, Participant,
+    Proposal, Recovery, Refusal, Remedy, Report, RetryPolicy, RulesVersion, Snapshot, Status,
+    Timestamp, Trail, TriedBy,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -112,7 +112,7 @@ fn commands() -> impl Strategy<Value = Command> {
             let (parent, branch) = (BranchId(parent), BranchId(branch));
             Command::Nest { gid, parent, branch, spec }
         }),
-        gids().prop_map(|gid| Command::Submit { gid }),
+        (gids(), captures()).prop_map(|(gid, captures)| Command::Submit { gid, captures }),
         (gids(), texts()).prop_map(|(gid, reason)| Command::RollBack { gid, reason }),
         (gids(), vec(reports(), 0..4)).prop_map(|(gid, reports)| Command::Report { gid, reports }),
         gids().prop_map(|gid| Command::Expire { gid }),
@@ -131,6 +131,12 @@ fn commands() -> impl Strategy<Value = Command> {
         }),
         deeds().prop_map(|deed| Command::Note { deed }),
     ]
+}
+
+fn captures() -> impl Strategy<Value = Captures> {
+    let payloads = vec(any::<u8>(), 0..20).prop_map(Bytes::from);
+    let branches = any::<u32>().prop_map(BranchId);
+    proptest::collection::btree_map(branches, payloads, 0..3).prop_map(Captures::from)
 }
 
 fn remedies() -> impl Strategy<Value = Remedy> {
@@ -206,7 +212,7 @@ fn branches() -> impl Strategy<Value = Branch> {
     (specs(), states, option::of(refusals())).prop_map(|(spec, state, refusal)| Branch {
         spec,
         state,
-        refusal,
+        refusal: refusal.map(Box::new),
     })
 }
 
@@ -216,11 +222,11 @@ fn transactions() -> impl Strategy<Value = GlobalTransaction> {
     let decisions = option::of(decisions());
     (
         (gids(), modes(), options(), any::<[u8; 32]>(), any::<bool>()),
-        (statuses(), option::of(statuses()), vec(branches(), 0..4)),
+        (statuses(), option::of(statuses()), vec(branches(), 0..4), captures()),
         (instants(), instants(), decisions, option::of(instants()), option::of(instants())),
         (any::<bool>(), option::of(texts())),
     )
-        .prop_map(|(begun, (status, interrupted, branches), times, rest)| {
+        .prop_map(|(begun, (status, interrupted, branches, captures), times, rest)| {
             let (gid, mode, options, content, enlisted) = begun;
             let (pivot_reached, reason) = rest;
             let (begun_at, deadline, decision, decided_at, finished_at) = times;
@@ -233,6 +239,7 @@ fn transactions() -> impl Strategy<Value = GlobalTransaction> {
                 status,
                 interrupted,
                 branches,
+                captures,
                 begun_at,
                 deadline,
                 decision,
@@ -315,7 +322,7 @@ fn a_command_without_a_kind_a_strange_gid_and_a_strange_number_are_refused() {
     };
     let none = v1::RecordedCommand { gid: "g1".into(), command: None };
     assert_eq!(entry(none), RecordError::Missing("command"));
-    let submit = v1::recorded_command::Command::Submit(v1::RecordedNothing {});
+    let submit = v1::recorded_command::Command::Submit(v1::RecordedSubmit::default());
     let strange = v1::RecordedCommand { gid: "g 1".into(), command: Some(submit) };
     assert!(matches!(entry(strange), RecordError::Value { field: "gid", .. }));
     let begin = v1::RecordedBegin { mode: 99, options: None, branches: vec![], enlisted: false };

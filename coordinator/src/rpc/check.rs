@@ -1,14 +1,18 @@
 //! What a request must be like before it becomes a command: every field's size, range and fit, told all at once.
 
-use std::{collections::HashMap, fmt::Display, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Display,
+    time::Duration,
+};
 
 use holdfast_proto::v1::{
     self, AddBranchRequest, BeginRequest, FinishRequest, RetryRequest, RollBackRequest,
     SubmitRequest, exchange_request::Request,
 };
 use holdfast_txn::{
-    Act as OperatorAct, BranchId, BranchSpec, Command, Decision, Gid, Mode, Options, Order,
-    Participant, Recovery, Remedy, RetryPolicy, TriedBy, limit,
+    Act as OperatorAct, BranchId, BranchSpec, Captures, Command, Decision, Gid, Mode, Options,
+    Order, Participant, Recovery, Remedy, RetryPolicy, TriedBy, limit,
 };
 
 use super::fault::{Fault, Findings};
@@ -71,7 +75,8 @@ pub(crate) fn check(request: &mut Request, timeouts: &config::Timeouts) -> Resul
             let mut findings = Findings::default();
             let gid = gid(&mut findings, &request.gid);
             let patience = patience(&mut findings, request.wait, request.wait_timeout_ms);
-            let command = gid.map(|gid| Command::Submit { gid });
+            let captures = captures(&mut findings, &request.captures);
+            let command = gid.map(|gid| Command::Submit { gid, captures });
             propose(findings, command, Some(patience))
         }
         Request::RollBack(request) => roll_back(request),
@@ -513,6 +518,33 @@ fn labels<'a>(
         }
     }
     kept
+}
+
+/// What the confirms of some branches carry.
+fn captures(findings: &mut Findings, given: &[v1::Capture]) -> Captures {
+    let mut captures = BTreeMap::new();
+    if given.len() > limit::BRANCHES_MAX {
+        let (count, most) = (given.len(), limit::BRANCHES_MAX);
+        findings.add("captures", format_args!("{count} of them, allowed are {most}"));
+        return Captures::default();
+    }
+    for (n, capture) in given.iter().enumerate() {
+        let (branch, bytes) = (capture.branch, capture.payload.len());
+        if bytes > limit::PAYLOAD_BYTES_MAX {
+            let most = limit::PAYLOAD_BYTES_MAX;
+            findings.add(
+                format_args!("captures[{n}].payload"),
+                format_args!("{bytes} bytes, allowed are {most}"),
+            );
+        }
+        if captures.insert(BranchId(branch), capture.payload.clone()).is_some() {
+            findings.add(
+                format_args!("captures[{n}].branch"),
+                format_args!("branch {branch} is captured twice; name it once"),
+            );
+        }
+    }
+    captures.into()
 }
 
 /// The branch with this number; `known` is the highest number that it may wait for.

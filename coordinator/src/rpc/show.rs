@@ -77,7 +77,7 @@ pub(crate) fn proposal(known: &Proposal) -> v1::OpenProposal {
 }
 
 fn branch(number: u32, known: &holdfast_txn::Branch) -> v1::Branch {
-    let refusal = known.refusal.clone().unwrap_or_default();
+    let refusal = known.refusal.as_deref().cloned().unwrap_or_default();
     let after = known.spec.after.iter().flatten().map(|branch| branch.0).collect();
     v1::Branch {
         branch: number,

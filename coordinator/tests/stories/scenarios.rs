@@ -1,6 +1,6 @@
 //! What other coordinators test of themselves and no other story tells: see docs/reference/scenarios.md.
 
-use holdfast_client::{BranchSpec, Client, ClientError, ClientOptions};
+use holdfast_client::{BranchSpec, Client, ClientError, ClientOptions, Terms, Wait};
 use holdfast_proto::v1::Op;
 use holdfast_txn::{Gid, Status};
 
@@ -110,4 +110,42 @@ async fn a_participant_nests_a_branch_while_it_is_called_and_all_confirm() {
     let late = client.add_nested("g1", parent, 4, spec()).await;
     assert!(matches!(late, Err(ClientError::Refused { code, .. }) if code == "HF2004"));
     assert_eq!(cluster.get("g1").await.gid, Gid::parse("g1").unwrap());
+}
+
+#[tokio::test]
+async fn less_is_captured_than_was_held_also_after_a_failover() {
+    let mut cluster = Cluster::start(3).await;
+    until("every node reads captures", || {
+        (1..=3).all(|node| cluster.node(node).cluster_format() >= 4)
+    })
+    .await;
+    // Confirms are answered only once a node has stopped: whoever leads then knows them from its log alone.
+    let stopped = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_stopped = std::sync::Arc::clone(&stopped);
+    let card = Agent::start("card", &cluster.grpc(), move |asked: &Asked| {
+        let waits =
+            asked.op == Op::Confirm && !is_stopped.load(std::sync::atomic::Ordering::SeqCst);
+        if waits { Say::Unknown } else { Say::Done }
+    });
+    let hotel = Agent::start("hotel", &cluster.grpc(), done);
+    let client = Client::lazy(cluster.grpc(), ClientOptions::default()).unwrap();
+    client.begin(Terms::tcc().gid("g1")).await.unwrap();
+    client.add_branch("g1", 1, BranchSpec::new("card", "200")).await.unwrap();
+    client.add_branch("g1", 2, BranchSpec::new("hotel", "200")).await.unwrap();
+    let less = || [(1, "130".into())];
+    client.submit_capturing("g1", less(), Wait::Decision).await.unwrap();
+    client.submit_capturing("g1", less(), Wait::None).await.unwrap();
+    let other = client.submit_begun("g1", Wait::None).await;
+    assert!(matches!(other, Err(ClientError::Refused { code, .. }) if code == "HF2006"));
+    until("the card is asked to confirm", || card.count(Op::Confirm) > 0).await;
+    let leader = cluster.leader().await.config().node.id;
+    cluster.stop(leader).await;
+    stopped.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(cluster.end("g1").await.status, Status::Committed);
+    for (agent, tried, confirmed) in [(&card, "200", "130"), (&hotel, "200", "200")] {
+        for asked in agent.asked() {
+            let carries = if asked.op == Op::Confirm { confirmed } else { tried };
+            assert_eq!(asked.payload, carries.as_bytes(), "{asked:?}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! What the machine can be told, and what it answers.
 
-use crate::{BranchId, BranchSpec, Decision, Deed, Gid, Mode, Op, Options, Remedy, Status};
+use crate::{
+    BranchId, BranchSpec, Captures, Decision, Deed, Gid, Mode, Op, Options, Remedy, Status,
+};
 
 /// A command, as the log holds it. Ids are made and times stamped by whoever proposes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub enum Command {
     Submit {
         /// The transaction.
         gid: Gid,
+        /// TCC: what confirms carry in place of what their tries carried.
+        captures: Captures,
     },
     /// Asks for rollback.
     RollBack {
@@ -140,7 +144,7 @@ impl Command {
             Self::Begin { gid, .. }
             | Self::AddBranch { gid, .. }
             | Self::Nest { gid, .. }
-            | Self::Submit { gid }
+            | Self::Submit { gid, .. }
             | Self::RollBack { gid, .. }
             | Self::Report { gid, .. }
             | Self::Expire { gid }

@@ -208,7 +208,7 @@ impl Writer {
             BranchState::Confirmed => 4,
             BranchState::Undone => 5,
         });
-        self.option(refusal.as_ref(), |writer, refusal| {
+        self.option(refusal.as_deref(), |writer, refusal| {
             writer.text(&refusal.code);
             writer.text(&refusal.message);
         });
@@ -270,6 +270,7 @@ impl Writer {
             status,
             interrupted,
             branches,
+            captures,
             begun_at,
             deadline,
             decision,
@@ -298,5 +299,14 @@ impl Writer {
         self.option(*finished_at, Self::time);
         self.flag(*pivot_reached);
         self.option(reason.as_deref(), Self::text);
+        // Written only where it says something, so that older states keep their digest. No gid, with which the next
+        // transaction begins, has a space in it.
+        if !captures.is_empty() {
+            self.text("confirm captures");
+            self.list(captures.len(), captures.iter(), |writer, (branch, payload)| {
+                writer.number(branch.0.into());
+                writer.bytes(payload);
+            });
+        }
     }
 }

@@ -36,7 +36,8 @@
 //!
 //! *Declared* transactions begin with all their branches; *enlisted* ones are *active* until they are submitted, and
 //! their first-phase operations are called as they are added. With [`TriedBy::Caller`] the coordinator makes no tries:
-//! the submit is the caller's word that all holds are placed, and decides. XA knows that word for declared transactions too
+//! the submit is the caller's word that all holds are placed, and decides. The submit of an enlisted TCC transaction may say what
+//! the confirm of a branch carries in place of what its try carried ([`Captures`]): that less is captured than is held. XA knows that word for declared transactions too
 //! ([`mode`]: `xa.rs`): the begin decides.
 //!
 //! **TCC** cancels every branch, also one that refused or was never called: a delayed duplicate of its try must find an
@@ -130,6 +131,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod books;
+mod captures;
 mod command;
 mod digest;
 mod ids;
@@ -142,6 +144,7 @@ mod transaction;
 pub use books::{
     AuditRecord, Books, Broken, Deed, Proposal, Remedy, RulesVersion, Trail, check_chain,
 };
+pub use captures::Captures;
 pub use command::{Act, Answer, Command, Moved, Outcome, Refusal, Rejection, Report};
 pub use ids::{BadGid, BadName, BranchId, Digest, Gid, Participant, Timestamp};
 pub use labels::Labels;

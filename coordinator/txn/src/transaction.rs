@@ -5,8 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::{
-    BranchId, BranchState, Decision, Digest, Gid, Labels, Mode, Next, Participant, Refusal, Report,
-    Status, Timestamp, mode::View,
+    BranchId, BranchState, Captures, Decision, Digest, Gid, Labels, Mode, Next, Op, Participant,
+    Refusal, Report, Status, Timestamp, mode::View,
 };
 
 /// Everything the machine knows of one global transaction. Plain data: the shell reads it and records it whole.
@@ -28,6 +28,8 @@ pub struct GlobalTransaction {
     pub interrupted: Option<Status>,
     /// Its branches, numbered from 1 in this order.
     pub branches: Vec<Branch>,
+    /// What confirms carry in place of what their tries carried; said by the submit, emptied at the end.
+    pub captures: Captures,
     /// When it began, by the log's time.
     pub begun_at: Timestamp,
     /// When it is rolled back if it is not decided.
@@ -55,7 +57,7 @@ pub struct Branch {
     pub state: BranchState,
     /// The participant's words, if it refused. Beside *pending* and *done*, the refusal is one that waits for people, and
     /// that a retry forgets.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<Box<Refusal>>,
 }
 
 /// What a caller asks of one participant.
@@ -181,6 +183,22 @@ impl GlobalTransaction {
     #[must_use]
     pub fn branch(&self, id: BranchId) -> Option<&Branch> {
         self.branches.get((id.0 as usize).checked_sub(1)?)
+    }
+
+    /// What a call for `op` carries to the branch with this number.
+    #[must_use]
+    pub fn payload(&self, id: BranchId, op: Op) -> Option<&Bytes> {
+        let tried = &self.branch(id)?.spec.payload;
+        match op {
+            Op::Confirm => Some(self.captures.of(id).unwrap_or(tried)),
+            Op::Try
+            | Op::Cancel
+            | Op::Action
+            | Op::Compensate
+            | Op::Prepare
+            | Op::Commit
+            | Op::RollBack => Some(tried),
+        }
     }
 
     /// Where it is, or was before it needed attention: says which operation its branches are asked for.

@@ -29,6 +29,7 @@ enum Step {
     },
     Submit {
         gid: u8,
+        capture: Option<u32>,
     },
     RollBack {
         gid: u8,
@@ -101,7 +102,8 @@ fn step() -> impl Strategy<Value = Step> {
                     parent,
                 })
             }),
-        2 => gid().prop_map(|gid| Step::Submit { gid }),
+        2 => (gid(), prop::option::weighted(0.3, 0_u32..5))
+            .prop_map(|(gid, capture)| Step::Submit { gid, capture }),
         1 => gid().prop_map(|gid| Step::RollBack { gid }),
         10 => (gid(), vec((any::<u8>(), any::<u8>()), 0..5))
             .prop_map(|(gid, picks)| Step::Report { gid, picks }),
@@ -167,7 +169,12 @@ impl Step {
                     None => Command::AddBranch { gid, branch, spec },
                 }
             }
-            Self::Submit { gid: number } => Command::Submit { gid: gid(*number) },
+            Self::Submit { gid: number, capture } => {
+                let payload = Bytes::from_static(b"less");
+                let captures: BTreeMap<_, _> =
+                    capture.iter().map(|branch| (BranchId(*branch), payload.clone())).collect();
+                Command::Submit { gid: gid(*number), captures: captures.into() }
+            }
             Self::RollBack { gid: number } => {
                 Command::RollBack { gid: gid(*number), reason: "asked for".to_owned() }
             }

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use holdfast_txn::{
-    Answer, BranchId, BranchSpec, Command, Decision, Gid, GlobalTransaction, Machine, Mode, Next,
-    Op, Options, Order, Participant, Recovery, Refusal, Report, Status, Timestamp, TriedBy,
-    mode::frontier,
+    Answer, BranchId, BranchSpec, Captures, Command, Decision, Gid, GlobalTransaction, Machine,
+    Mode, Next, Op, Options, Order, Participant, Recovery, Refusal, Report, Status, Timestamp,
+    TriedBy, mode::frontier,
 };
 use proptest::{
     collection::vec,
@@ -162,7 +162,7 @@ impl World {
                 self.apply(Command::AddBranch { gid, branch, spec });
             }
             None => {
-                self.apply(Command::Submit { gid });
+                self.apply(Command::Submit { gid, captures: Captures::default() });
             }
         }
         self.consider();

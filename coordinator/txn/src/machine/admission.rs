@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    Branch, BranchId, BranchSpec, Gid, GlobalTransaction, Labels, Mode, Options, Rejection,
-    TriedBy, limit, mode::frontier,
+    Branch, BranchId, BranchSpec, Captures, Gid, GlobalTransaction, Labels, Mode, Options,
+    Rejection, TriedBy, limit, mode::frontier,
 };
 
 /// Checks everything that begins a transaction.
@@ -79,8 +79,7 @@ pub(super) fn check_addition(
         "Split the work into several transactions",
     )?;
     check_spec(&transaction.gid, transaction.mode, spec, number, 1..=branches.len())?;
-    let held: usize = branches.iter().map(|branch| branch.spec.payload.len()).sum();
-    check_payloads(held + spec.payload.len())?;
+    check_payloads(payload_bytes(transaction) + spec.payload.len())?;
     if spec.pivot && branches.iter().any(|branch| branch.spec.pivot) {
         return Err(Rejection::Malformed {
             gid: transaction.gid.clone(),
@@ -88,6 +87,36 @@ pub(super) fn check_addition(
         });
     }
     Ok(())
+}
+
+/// Checks what the submit of `transaction` says of its confirms.
+pub(super) fn check_captures(
+    transaction: &GlobalTransaction,
+    captures: &Captures,
+) -> Result<(), Rejection> {
+    let malformed = |what| Err(Rejection::Malformed { gid: transaction.gid.clone(), what });
+    if !captures.is_empty() && transaction.mode != Mode::Tcc {
+        return malformed(
+            "captures say what confirms carry, which only a TCC transaction has. Leave them away"
+                .to_owned(),
+        );
+    }
+    for (branch, payload) in captures.iter() {
+        if transaction.branch(branch).is_none() {
+            let count = transaction.branches.len();
+            return malformed(format!(
+                "it has no {branch} to capture; its branches are b1 to b{count}"
+            ));
+        }
+        check_payload(payload.len())?;
+    }
+    check_payloads(payload_bytes(transaction) + captures.payload_bytes())
+}
+
+/// Bytes of all payloads that `transaction` holds.
+fn payload_bytes(transaction: &GlobalTransaction) -> usize {
+    let of_branches = transaction.branches.iter().map(|branch| branch.spec.payload.len());
+    of_branches.sum::<usize>() + transaction.captures.payload_bytes()
 }
 
 const SECOND_PIVOT: &str = "more than one branch is a pivot. Mark the one step after which there \
@@ -101,12 +130,7 @@ fn check_spec(
     number: usize,
     others: std::ops::RangeInclusive<usize>,
 ) -> Result<(), Rejection> {
-    within(
-        "the payload of a branch, in bytes,",
-        spec.payload.len(),
-        0..=limit::PAYLOAD_BYTES_MAX,
-        "Send a reference to the data instead of the data",
-    )?;
+    check_payload(spec.payload.len())?;
     let malformed = |what: String| Err(Rejection::Malformed { gid: gid.clone(), what });
     if spec.pivot && mode != Mode::Saga {
         return malformed(format!(
@@ -129,6 +153,15 @@ fn check_spec(
         }
     }
     Ok(())
+}
+
+fn check_payload(bytes: usize) -> Result<(), Rejection> {
+    within(
+        "the payload of a branch, in bytes,",
+        bytes,
+        0..=limit::PAYLOAD_BYTES_MAX,
+        "Send a reference to the data instead of the data",
+    )
 }
 
 fn check_payloads(bytes: usize) -> Result<(), Rejection> {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::{
-    Answer, Branch, BranchId, BranchSpec, BranchState, Command, Decision, Gid, GlobalTransaction,
-    Mode, Moved, Next, Options, Outcome, Rejection, Report, Status, Timestamp, TriedBy, digest,
-    mode::View,
+    Answer, Branch, BranchId, BranchSpec, BranchState, Captures, Command, Decision, Gid,
+    GlobalTransaction, Mode, Moved, Next, Options, Outcome, Rejection, Report, Status, Timestamp,
+    TriedBy, digest, mode::View,
 };
 
 use super::{
@@ -31,7 +31,7 @@ impl Machine {
             }
             Command::AddBranch { gid, branch, spec } => self.add_branch(&gid, branch, spec),
             Command::Nest { gid, parent, branch, spec } => self.nest(&gid, parent, branch, spec),
-            Command::Submit { gid } => self.submit(&gid),
+            Command::Submit { gid, captures } => self.submit(&gid, captures),
             Command::RollBack { gid, reason } => self.roll_back(&gid, reason),
             Command::Report { gid, reports } => self.report(&gid, &reports),
             Command::Expire { gid } => self.expire(&gid),
@@ -76,6 +76,7 @@ impl Machine {
             status: if enlisted { Status::Active } else { mode.rules().submitted() },
             interrupted: None,
             branches: branches.into_iter().map(Branch::pending).collect(),
+            captures: Captures::default(),
             begun_at: self.clock,
             deadline: self.clock.plus_ms(options.timeout_ms),
             options,
@@ -174,7 +175,7 @@ impl Machine {
         }))
     }
 
-    fn submit(&mut self, gid: &Gid) -> Result<Outcome, Rejection> {
+    fn submit(&mut self, gid: &Gid, captures: Captures) -> Result<Outcome, Rejection> {
         let transaction = self.known(gid)?;
         let malformed = |what: &str| Rejection::Malformed { gid: gid.clone(), what: what.into() };
         if !transaction.enlisted {
@@ -185,10 +186,16 @@ impl Machine {
         if transaction.status != Status::Active {
             let is_submitted = transaction.interrupted != Some(Status::Active)
                 && transaction.decision != Some(Decision::RollBack);
-            return if is_submitted {
+            if !is_submitted {
+                return Err(transaction.wrong_status("submit"));
+            }
+            // Those of finished ones are gone, so that a repeat can no longer be told from another submit.
+            return if transaction.status.is_final() || transaction.captures == captures {
                 Ok(Outcome::UNCHANGED)
             } else {
-                Err(transaction.wrong_status("submit"))
+                Err(malformed(
+                    "it was submitted with other captures, and they never change. Ask for its status",
+                ))
             };
         }
         if transaction.branches.is_empty() {
@@ -196,11 +203,15 @@ impl Machine {
                 "it has no branches. Add at least one before the submit, or roll it back",
             ));
         }
-        Ok(self.change(gid, |transaction| match transaction.options.tried_by {
-            TriedBy::Coordinator => {
-                (Next::Become(transaction.mode.rules().submitted(), None), None)
+        admission::check_captures(transaction, &captures)?;
+        Ok(self.change(gid, |transaction| {
+            transaction.captures = captures;
+            match transaction.options.tried_by {
+                TriedBy::Coordinator => {
+                    (Next::Become(transaction.mode.rules().submitted(), None), None)
+                }
+                TriedBy::Caller => (transaction.believe_caller(), None),
             }
-            TriedBy::Caller => (transaction.believe_caller(), None),
         }))
     }
 
@@ -391,6 +402,7 @@ impl GlobalTransaction {
             status: Status::RolledBack,
             interrupted: None,
             branches: Vec::new(),
+            captures: Captures::default(),
             begun_at: clock,
             deadline: clock,
             decision: Some(Decision::RollBack),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::{
-    BranchState, Decision, GlobalTransaction, Next, Status, Timestamp, limit,
+    BranchState, Captures, Decision, GlobalTransaction, Next, Status, Timestamp, limit,
     mode::{Heard, View},
 };
 
@@ -40,7 +40,7 @@ impl GlobalTransaction {
         for (index, mut words) in heard.words {
             cut(&mut words.code);
             cut(&mut words.message);
-            self.branches[index].refusal = Some(words);
+            self.branches[index].refusal = Some(Box::new(words));
         }
     }
 
@@ -98,6 +98,7 @@ impl GlobalTransaction {
         self.status = status;
         if status.is_final() {
             self.finished_at = Some(clock);
+            self.captures = Captures::default();
             for branch in &mut self.branches {
                 // A new one: clearing would keep the bytes alive.
                 branch.spec.payload = Bytes::new();

@@ -13,9 +13,10 @@ mod stage;
 mod tell;
 
 /// The folders, each a test below; a folder that nobody runs is a mistake.
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 13] = [
     "attention",
     "books",
+    "capture",
     "enlisted",
     "idempotency",
     "leader",
@@ -66,6 +67,11 @@ fn attention() {
 #[test]
 fn books() {
     run("books");
+}
+
+#[test]
+fn capture() {
+    run("capture");
 }
 
 #[test]

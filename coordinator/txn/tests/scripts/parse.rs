@@ -1,12 +1,12 @@
 //! What a script says, as what the machine is told.
 
-use std::{error::Error, iter::Peekable};
+use std::{collections::BTreeMap, error::Error, iter::Peekable};
 
 use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
 use holdfast_txn::{
-    Act, Answer, BranchId, BranchSpec, Decision, Gid, Mode, Op, Options, Order, Participant,
-    Recovery, Refusal, Remedy, Report, TriedBy,
+    Act, Answer, BranchId, BranchSpec, Captures, Decision, Gid, Mode, Op, Options, Order,
+    Participant, Recovery, Refusal, Remedy, Report, TriedBy,
 };
 
 pub(crate) type Parsed<T> = Result<T, Box<dyn Error>>;
@@ -91,6 +91,20 @@ pub(crate) fn added(args: &mut ArgumentConsumer<'_>) -> Parsed<(BranchId, Branch
         detail(&mut spec, key, value)?;
     }
     Ok((branch, spec))
+}
+
+/// `submit GID [bN=TEXT] [bN.payload=BYTES]`.
+pub(crate) fn captures(args: &mut ArgumentConsumer<'_>) -> Parsed<Captures> {
+    let mut captures = BTreeMap::new();
+    while let Some((key, value)) = args.next_key() {
+        let (id, payload) = match key.split_once('.') {
+            Some((id, "payload")) => (id, Bytes::from(vec![b'x'; value.parse()?])),
+            Some(_) => return Err(format!("a submit has no {key}").into()),
+            None => (key, Bytes::copy_from_slice(value.as_bytes())),
+        };
+        captures.insert(branch_id(id)?, payload);
+    }
+    Ok(captures.into())
 }
 
 fn spec(participant: &str) -> Parsed<BranchSpec> {

@@ -85,9 +85,11 @@ impl Stage {
                 let (branch, spec) = parse::added(args)?;
                 self.apply(at, &gid.clone(), Command::Nest { gid, parent, branch, spec })
             }
+            // submit GID [bN=TEXT]; bN.payload=BYTES: what the confirm of bN carries.
             "submit" => {
                 let gid = parse::gid(args)?;
-                self.apply(at, &gid.clone(), Command::Submit { gid })
+                let captures = parse::captures(args)?;
+                self.apply(at, &gid.clone(), Command::Submit { gid, captures })
             }
             // rollback GID ["WHY"]; words=N: a reason of N letters.
             "rollback" => {

@@ -36,8 +36,15 @@ pub(crate) fn next(next: &Next, transaction: &GlobalTransaction) -> Vec<String> 
         Next::Call(calls) => calls
             .iter()
             .map(|(branch, op)| {
-                let participant = &transaction.branch(*branch).unwrap().spec.participant;
-                format!("call {branch} {op} {participant}")
+                let spec = &transaction.branch(*branch).unwrap().spec;
+                let payload = transaction.payload(*branch, *op).unwrap();
+                // Most stories are not about what a call carries.
+                let carries = if *payload == spec.payload {
+                    String::new()
+                } else {
+                    format!(", carrying {}", String::from_utf8_lossy(payload))
+                };
+                format!("call {branch} {op} {}{carries}", spec.participant)
             })
             .collect(),
         Next::Become(status, Some(decision)) => {
@@ -102,6 +109,9 @@ pub(crate) fn transaction(transaction: &GlobalTransaction) -> String {
         let _ = write!(text, "\n{id} {} {}", branch.spec.participant, branch.state.as_str());
         if !branch.spec.payload.is_empty() {
             let _ = write!(text, ", {} bytes", branch.spec.payload.len());
+        }
+        if let Some(capture) = transaction.captures.of(id) {
+            let _ = write!(text, ", confirmed with {} bytes", capture.len());
         }
         if let Some(refusal) = &branch.refusal {
             let shown: String = refusal.message.chars().take(60).collect();
