@@ -2,10 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
+/// A name and its value.
+type Label = (Box<str>, Box<str>);
+
 /// Names, each once and in order, with a value each. Never changes: a copy is a count, since each open transaction holds two of these,
 /// every call reads one, and most are empty or hold a single `traceparent`.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Labels(Option<Arc<[(Box<str>, Box<str>)]>>);
+pub struct Labels(Option<Arc<[Label]>>);
 
 impl Labels {
     /// None at all.
@@ -46,7 +49,7 @@ impl Labels {
         *self = self.pairs().iter().cloned().chain(more).collect();
     }
 
-    fn pairs(&self) -> &[(Box<str>, Box<str>)] {
+    fn pairs(&self) -> &[Label] {
         self.0.as_deref().unwrap_or_default()
     }
 }
@@ -55,7 +58,7 @@ impl Labels {
 impl<N: Into<Box<str>>, V: Into<Box<str>>> FromIterator<(N, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(labels: I) -> Self {
         let labels = labels.into_iter().map(|(name, value)| (name.into(), value.into()));
-        let mut pairs: Vec<(Box<str>, Box<str>)> = labels.collect();
+        let mut pairs: Vec<Label> = labels.collect();
         // Stable, so that the last of a name is the last of its neighbors.
         pairs.sort_by(|one, other| one.0.cmp(&other.0));
         pairs.dedup_by(|later, earlier| {
