@@ -14,6 +14,7 @@ use crate::BranchId;
 ///
 /// One word of memory, since most transactions have none.
 #[derive(Clone, Default, PartialEq, Eq)]
+#[expect(clippy::box_collection, reason = "a map is three words in each of many transactions")]
 pub struct Captures(Option<Box<BTreeMap<BranchId, Bytes>>>);
 
 impl Captures {
