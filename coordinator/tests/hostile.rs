@@ -96,7 +96,12 @@ impl Swap {
                 spec: self.participants.first().map(spec),
                 parent: 0,
             }),
-            3 => Request::SubmitBegun(v1::SubmitBegunRequest { gid, wait, wait_timeout_ms }),
+            3 => Request::SubmitBegun(v1::SubmitBegunRequest {
+                gid,
+                wait,
+                wait_timeout_ms,
+                ..Default::default()
+            }),
             4 => Request::RollBack(v1::RollBackRequest {
                 gid,
                 reason,
