@@ -151,7 +151,10 @@ impl Plan {
                 steps.push(Step::Try(branch));
             }
         }
-        steps.push(Step::Await(Command::Submit { gid: self.gid.clone() }));
+        steps.push(Step::Await(Command::Submit {
+            gid: self.gid.clone(),
+            captures: holdfast_txn::Captures::default(),
+        }));
         steps
     }
 

@@ -187,7 +187,7 @@ fn shown(commands: &[Command]) -> String {
         }
         Command::AddBranch { gid, branch, .. } => format!("add {gid} {branch}"),
         Command::Nest { gid, parent, branch, .. } => format!("nest {gid} {branch} in {parent}"),
-        Command::Submit { gid } => format!("submit {gid}"),
+        Command::Submit { gid, .. } => format!("submit {gid}"),
         Command::RollBack { gid, reason } => format!("roll back {gid} ({reason})"),
         Command::Expire { gid } => format!("expire {gid}"),
         Command::Retry { gid, .. } => format!("retry {gid}"),

@@ -44,7 +44,7 @@ impl World {
                 if known.branches.is_empty() {
                     Command::RollBack { gid, reason }
                 } else {
-                    Command::Submit { gid }
+                    Command::Submit { gid, captures: holdfast_txn::Captures::default() }
                 }
             } else if let Some(command) = self.by_hand(&known) {
                 command
