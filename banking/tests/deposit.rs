@@ -55,27 +55,27 @@ async fn a_part_of_a_hold_is_captured_and_the_rest_let_go() {
     }
     // The guest leaves early. Each confirm comes twice, and the second, whatever it says, moves nothing.
     for branch in [1, 2, 2, 1] {
-        let confirm = call(Op::Confirm, "g1", branch, &part("13000"));
+        let confirm = call(Op::Confirm, "g1", branch, part("13000"));
         assert_eq!(resource.call(confirm).await, Answer::Done);
     }
     assert_eq!(bank.counters("guest").await, (170_00, 0, 0));
     assert_eq!(bank.counters("hotel").await, (130_00, 0, 0));
     // All of it is a part, too; one cent more is refused, and the hold still stands.
-    assert_eq!(resource.call(call(Op::Try, "g2", 1, &debit("guest", "50.00"))).await, Answer::Done);
+    assert_eq!(resource.call(call(Op::Try, "g2", 1, debit("guest", "50.00"))).await, Answer::Done);
     for (minor, code) in [("5001", "amount_out_of_range"), ("0", "amount_out_of_range")] {
         let gid = format!("g2-{minor}");
         assert_eq!(
-            resource.call(call(Op::Try, &gid, 1, &debit("guest", "50.00"))).await,
+            resource.call(call(Op::Try, &gid, 1, debit("guest", "50.00"))).await,
             Answer::Done
         );
-        let answer = resource.call(call(Op::Confirm, &gid, 1, &part(minor))).await;
+        let answer = resource.call(call(Op::Confirm, &gid, 1, part(minor))).await;
         assert_eq!(refused(&answer).0, code);
     }
-    assert_eq!(resource.call(call(Op::Confirm, "g2", 1, &part("5000"))).await, Answer::Done);
+    assert_eq!(resource.call(call(Op::Confirm, "g2", 1, part("5000"))).await, Answer::Done);
     assert_eq!(bank.counters("guest").await, (120_00, 100_00, 0));
     // Where nothing is held a capture says nothing.
     for op in [Op::Try, Op::Action] {
-        let answer = resource.call(call(op, &format!("g3-{}", op.as_str()), 1, &part("1"))).await;
+        let answer = resource.call(call(op, &format!("g3-{}", op.as_str()), 1, part("1"))).await;
         assert_eq!(refused(&answer).0, "op_unsupported");
     }
     let books = audit(&mut bank.client).await.unwrap();
