@@ -239,11 +239,8 @@ async fn a_proposal_that_loses_its_leader_on_the_way_is_unknown() {
     for node in (0..3).filter(|&node| node != leader) {
         cluster.nodes[node].stop().await;
     }
-    eventually("one is appended and not applied", || {
-        let status = cluster.nodes[leader].status();
-        (status.last_index > status.applied.index).then_some(())
-    })
-    .await;
+    let mut leadership = cluster.nodes[leader].log().leadership();
+    within("it notices", leadership.wait_for(|now| !now.leads_here)).await.unwrap();
     cluster.nodes[leader].stop().await;
     let error = within("the proposals end", proposals).await.unwrap();
     assert!(matches!(error, ProposeError::Unknown { .. }), "{error:?}");
