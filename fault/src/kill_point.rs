@@ -1,7 +1,7 @@
 //! Kill points: a process told to die at a named site does, at once and without a last word to its peers.
 //!
 //! `HOLDFAST_KILL_AT=site` or `site:n` (the n-th time, from 1) is read when the first site is reached. `HOLDFAST_KILL_FILE=path` names a
-//! file that may hold the same words and is looked at again and again, so that a process can be told while it runs; of several
+//! file that may hold the same words and is looked at again and again, so that a process can be told while it runs, and told otherwise; of several
 //! processes that share the file, the one that renames it to `path.hit` dies. Before it aborts, a process says which site it was, on
 //! standard error. With the word `stop` before the site it stands still there (SIGSTOP) until somebody lets it go on, so that others
 //! can be killed while it is in the middle of something.
@@ -54,6 +54,8 @@ mod armed {
 
     struct Now {
         order: Option<(Act, Site, u64)>,
+        /// What the file said when it was looked at last.
+        words: Option<String>,
         looked: Option<Instant>,
     }
 
@@ -65,7 +67,7 @@ mod armed {
             let order = std::env::var("HOLDFAST_KILL_AT").ok().map(|words| {
                 parse(&words).unwrap_or_else(|| panic!("HOLDFAST_KILL_AT={words} is no kill point"))
             });
-            let now = Mutex::new(Now { order, looked: None });
+            let now = Mutex::new(Now { order, words: None, looked: None });
             (file.is_some() || order.is_some()).then_some(Plan { file, now })
         })
         .as_ref()
@@ -85,9 +87,7 @@ mod armed {
     impl Plan {
         pub(super) fn reached(&self, site: Site) {
             let mut now = self.now.lock().expect("no holder panics");
-            if now.order.is_none() {
-                self.look(&mut now);
-            }
+            self.look(&mut now);
             let Some((act, wanted, left)) = &mut now.order else { return };
             if *wanted != site {
                 return;
@@ -118,7 +118,12 @@ mod armed {
                 return;
             }
             now.looked = Some(Instant::now());
-            now.order = fs::read_to_string(file).ok().and_then(|words| parse(&words));
+            // An order that is withdrawn, or another one, ends the one before; the same goes on counting.
+            let words = fs::read_to_string(file).ok();
+            if words != now.words {
+                now.order = words.as_deref().and_then(parse);
+                now.words = words;
+            }
         }
     }
 
