@@ -1,10 +1,10 @@
 //! Kill points: a process told to die at a named site does, at once and without a last word to its peers.
 //!
 //! `HOLDFAST_KILL_AT=site` or `site:n` (the n-th time, from 1) is read when the first site is reached. `HOLDFAST_KILL_FILE=path` names a
-//! file that may hold the same words and is looked at again and again, so that a process can be told while it runs, and told otherwise; of several
-//! processes that share the file, the one that renames it to `path.hit` dies. Before it aborts, a process says which site it was, on
-//! standard error. With the word `stop` before the site it stands still there (SIGSTOP) until somebody lets it go on, so that others
-//! can be killed while it is in the middle of something.
+//! file that may hold the same words and is looked at again and again, so that a process can be told while it runs, and told otherwise;
+//! of several processes that share the file, the one that renames it to `path.hit` dies. Before it aborts, a process says which site it
+//! was, on standard error. With the word `stop` before the site it stands still there (SIGSTOP) until somebody lets it go on, so that
+//! others can be killed while it is in the middle of something.
 
 use crate::Site;
 
