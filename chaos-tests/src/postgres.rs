@@ -11,7 +11,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, User, chown, geteuid},
 };
-use tokio_postgres::{Client, Config, NoTls};
+use tokio::time::sleep;
+use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 
 use crate::{
     Process, ports,
@@ -108,6 +109,35 @@ impl Postgres {
     pub fn signal_all(&self, signal: Signal) -> anyhow::Result<usize> {
         // One that has ended meanwhile needs no signal.
         Ok(self.pids()?.into_iter().filter(|pid| kill(*pid, signal).is_ok()).count())
+    }
+
+    /// Takes every connection and, once there is none left, ends those to databases whose names are LIKE `databases`, so that whoever had
+    /// them needs new ones; for so long.
+    /// # Errors
+    /// There is no end of connections.
+    pub async fn use_up_connections(&self, databases: &str, held: Duration) -> anyhow::Result<()> {
+        let mut taken = vec![self.connect("postgres").await?];
+        let mut end = Instant::now() + SOON;
+        let mut refused = 0;
+        while Instant::now() < end {
+            match self.connect("postgres").await {
+                Ok(client) => taken.push(client),
+                Err(error) => {
+                    let code = error.downcast_ref::<tokio_postgres::Error>();
+                    let code = code.and_then(tokio_postgres::Error::code);
+                    ensure!(code == Some(&SqlState::TOO_MANY_CONNECTIONS), "{error:#}");
+                    if refused == 0 {
+                        let ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE $1";
+                        taken[0].execute(ends, &[&databases]).await?;
+                        end = Instant::now() + held;
+                    }
+                    refused += 1;
+                    sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+        ensure!(refused > 0, "{} connections, and there were more", taken.len());
+        Ok(())
     }
 
     /// `kill -9` of the server and all that it started, at once.

@@ -13,7 +13,7 @@ use tokio::{
     process::Command,
     time::{Instant, sleep},
 };
-use tokio_postgres::{Client, error::SqlState};
+use tokio_postgres::error::SqlState;
 
 const CLIENTS: usize = 16;
 /// How long each fault lasts.
@@ -68,7 +68,10 @@ const SLICE: [Day; 5] = [
 async fn befalls(cluster: &mut Cluster, load: &Load, day: Day) -> anyhow::Result<()> {
     match day {
         Day::PostgresReadOnly => read_only(cluster).await,
-        Day::PostgresFull => full(cluster).await,
+        Day::PostgresFull => {
+            let postgres = cluster.postgres.as_ref().context("there is one")?;
+            postgres.use_up_connections("shard-%", HELD).await
+        }
         Day::PostgresLocked => locked(cluster).await,
         Day::PostgresStopped => {
             let postgres = cluster.postgres.as_ref().context("there is one")?;
@@ -140,32 +143,6 @@ async fn read_only(cluster: &Cluster) -> anyhow::Result<()> {
     sleep(HELD).await;
     admin.batch_execute("ALTER SYSTEM RESET default_transaction_read_only").await?;
     Ok(admin.batch_execute(reload).await?)
-}
-
-/// Every connection is taken, and those of the banks are ended, so that they need new ones.
-async fn full(cluster: &Cluster) -> anyhow::Result<()> {
-    let postgres = cluster.postgres.as_ref().context("there is one")?;
-    let mut taken: Vec<Client> = vec![postgres.connect("postgres").await?];
-    let mut refused = 0;
-    let mut end = Instant::now() + SOON;
-    while Instant::now() < end {
-        match postgres.connect("postgres").await {
-            Ok(client) => taken.push(client),
-            Err(error) => {
-                let code = error.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.code());
-                ensure!(code == Some(&SqlState::TOO_MANY_CONNECTIONS), "{error:#}");
-                if refused == 0 {
-                    let ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'shard-%'";
-                    taken[0].execute(ends, &[]).await?;
-                    end = Instant::now() + HELD;
-                }
-                refused += 1;
-                sleep(Duration::from_millis(10)).await;
-            }
-        }
-    }
-    ensure!(refused > 0, "{} connections, and there were more", taken.len());
-    Ok(())
 }
 
 /// Somebody else holds a lock that every transfer of a shard needs.

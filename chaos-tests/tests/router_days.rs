@@ -170,7 +170,7 @@ async fn transfer(
 async fn befalls(place: &Sharded, load: &Load, day: Day) -> anyhow::Result<()> {
     match day {
         Day::PreparedUsedUp => prepared_used_up(place, load).await,
-        Day::ConnectionsUsedUp => connections_used_up(&place.postgres).await,
+        Day::ConnectionsUsedUp => place.postgres.use_up_connections("pg-%", HELD).await,
         Day::RouterStopped => {
             let router = &place.routers[1];
             router.signal(Signal::SIGSTOP)?;
@@ -233,31 +233,6 @@ async fn prepared_used_up(place: &Sharded, load: &Load) -> anyhow::Result<()> {
     for number in 0..taken {
         admin.batch_execute(&format!("ROLLBACK PREPARED 'other:{number}'")).await?;
     }
-    Ok(())
-}
-
-/// Every connection is taken, and those of the routers are ended, so that they need new ones.
-async fn connections_used_up(postgres: &Postgres) -> anyhow::Result<()> {
-    let mut taken = vec![postgres.connect("postgres").await?];
-    let mut end = Instant::now() + SOON;
-    let mut refused = 0;
-    while Instant::now() < end {
-        match postgres.connect("postgres").await {
-            Ok(client) => taken.push(client),
-            Err(error) => {
-                let code = error.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.code());
-                ensure!(code == Some(&SqlState::TOO_MANY_CONNECTIONS), "{error:#}");
-                if refused == 0 {
-                    let ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'pg-%'";
-                    taken[0].execute(ends, &[]).await?;
-                    end = Instant::now() + HELD;
-                }
-                refused += 1;
-                sleep(Duration::from_millis(10)).await;
-            }
-        }
-    }
-    ensure!(refused > 0, "{} connections, and there were more", taken.len());
     Ok(())
 }
 
