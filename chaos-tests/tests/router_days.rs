@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use holdfast_chaos_tests::{Postgres, SOON, Sharded, until};
+use holdfast_chaos_tests::{SOON, Sharded, until};
 use nix::sys::signal::Signal;
 use tokio::{
     task::JoinSet,
