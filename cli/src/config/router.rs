@@ -199,6 +199,11 @@ fn parse_source(text: &str) -> Result<tokio_postgres::Config, (&'static str, Str
     if config.get_hosts().is_empty() {
         return Err(("HF1020", format!("does not say host. {shape}")));
     }
+    // A default that is left alone. What is asked for here would be asked in vain.
+    if config.get_ssl_mode() != tokio_postgres::config::SslMode::Prefer {
+        let remedy = "Set the key sslmode beside it: require or verify-full";
+        return Err(("HF1020", format!("says sslmode, which does not count there. {remedy}.")));
+    }
     Ok(config)
 }
 
@@ -227,8 +232,9 @@ fn server_tls(
         _ => Err(("HF1017", format!("= {text:?} is none of disable, require and verify-full."))),
     })?;
     let roots = reader.item_text(item, "sslrootcert", false, |text| Ok(text.to_owned()))?;
+    let origin = if roots.value.is_empty() { &mode.origin } else { &roots.origin };
     let mistake = |reader: &mut Reader, code, text: String| {
-        reader.mistake(code, mode.origin.clone(), text);
+        reader.mistake(code, origin.clone(), text);
         None
     };
     match (mode.value.as_str(), roots.value.as_str()) {
@@ -240,6 +246,12 @@ fn server_tls(
             Ok(tls) => Some(Some(tls)),
             Err(why) => mistake(reader, "HF1017", format!("sslrootcert: {why}.")),
         },
+        // Whoever names an authority means it to be looked at.
+        (_, file) if !file.is_empty() => {
+            let why =
+                format!("sslrootcert = {file:?} is looked at with sslmode = \"verify-full\" only.");
+            mistake(reader, "HF1004", format!("{why} Set that, or leave sslrootcert away."))
+        }
         ("require", _) => Some(Some(ServerTls::require())),
         (_, _) => match distant(config) {
             None => Some(None),
