@@ -137,8 +137,11 @@ impl Source {
             );
         }
         if !self.has_one_server() {
-            let found = (self.doubts() == doubts).then_some(Sure { index, timeline, started });
-            self.sure.send_if_modified(|sure| std::mem::replace(sure, found) != found);
+            self.sure.send_if_modified(|sure| {
+                // Looked at in here: a doubt is counted before it comes in, so that none slips in between.
+                let found = (self.doubts() == doubts).then_some(Sure { index, timeline, started });
+                std::mem::replace(sure, found) != found
+            });
         }
         if !self.reachable.swap(true, Ordering::Relaxed) {
             tracing::info!(source = self.name(), "the source is reachable again");
