@@ -38,7 +38,7 @@ mod armed {
     use crate::Site;
 
     /// Between two looks at the file.
-    const LOOK_AGAIN: Duration = Duration::from_millis(5);
+    pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
     pub(super) struct Plan {
         file: Option<PathBuf>,
@@ -67,8 +67,7 @@ mod armed {
             let order = std::env::var("HOLDFAST_KILL_AT").ok().map(|words| {
                 parse(&words).unwrap_or_else(|| panic!("HOLDFAST_KILL_AT={words} is no kill point"))
             });
-            let now = Mutex::new(Now { order, words: None, looked: None });
-            (file.is_some() || order.is_some()).then_some(Plan { file, now })
+            (file.is_some() || order.is_some()).then(|| Plan::of(file, order))
         })
         .as_ref()
     }
@@ -85,6 +84,19 @@ mod armed {
     }
 
     impl Plan {
+        pub(super) fn of(file: Option<PathBuf>, order: Option<(Act, Site, u64)>) -> Self {
+            Self { file, now: Mutex::new(Now { order, words: None, looked: None }) }
+        }
+
+        /// What is ordered once the file may be looked at again.
+        #[cfg(test)]
+        pub(super) fn order_after(&self, pause: Duration) -> Option<(Act, Site, u64)> {
+            std::thread::sleep(pause);
+            let mut now = self.now.lock().expect("no holder panics");
+            self.look(&mut now);
+            now.order
+        }
+
         pub(super) fn reached(&self, site: Site) {
             let mut now = self.now.lock().expect("no holder panics");
             self.look(&mut now);
@@ -145,7 +157,7 @@ mod armed {
 #[cfg(test)]
 mod tests {
     use super::{
-        armed::{Act, parse},
+        armed::{Act, LOOK_AGAIN, Plan, parse},
         *,
     };
 
@@ -166,6 +178,22 @@ mod tests {
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn an_order_that_is_withdrawn_is_let_go_of_and_a_later_one_is_read() {
+        let file = std::env::temp_dir().join(format!("holdfast-order-{}", std::process::id()));
+        let plan = Plan::of(Some(file.clone()), None);
+        let ordered = || plan.order_after(LOOK_AGAIN);
+        std::fs::write(&file, "log-sealed:3").unwrap();
+        assert_eq!(ordered(), Some((Act::Die, Site::LogSealed, 3)));
+        plan.reached(Site::LogSealed);
+        assert_eq!(ordered(), Some((Act::Die, Site::LogSealed, 2)), "it goes on counting");
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(ordered(), None);
+        std::fs::write(&file, "log-before-write:2").unwrap();
+        assert_eq!(ordered(), Some((Act::Die, Site::LogBeforeWrite, 2)));
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]
