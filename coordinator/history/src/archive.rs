@@ -1,7 +1,7 @@
 //! The history of one node: takes records in, keeps as much as it should, and is searched.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,6 +13,9 @@ use crate::{
     shelf::{Shelf, ShelfError},
     term,
 };
+
+/// Blocks whose gids are remembered while records come again.
+const AGAIN_BLOCKS_MAX: usize = 8;
 
 /// How much is kept. The oldest sheet goes as a whole when one of these is passed without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +66,9 @@ pub struct Archive {
     inner: Mutex<Inner>,
     /// Held by whoever writes a sheet.
     writing: Mutex<()>,
+    /// Gids of the blocks in which records were found that came again, newest first. A restart brings hundreds of thousands of
+    /// them in the order in which they lie here, and unfolding a page and a block for each took longer than all else.
+    again: Mutex<VecDeque<HashSet<String>>>,
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +106,8 @@ impl Archive {
             }
             inner.dirty = false;
         }
-        Ok(Self { shelf, retention, inner: Mutex::new(inner), writing: Mutex::default() })
+        let (inner, writing, again) = (Mutex::new(inner), Mutex::default(), Mutex::default());
+        Ok(Self { shelf, retention, inner, writing, again })
     }
 
     /// Takes in records in the order in which they finished; one that is known already changes nothing. Says how many were
@@ -175,13 +182,22 @@ impl Archive {
         if let Some(record) = open.iter().rev().find(|record| gid_of(record) == gid) {
             return Ok(Some(Arc::clone(record)));
         }
+        let block = self.block_with(&sheets, gid)?;
+        Ok(block.into_iter().flatten().find(|record| gid_of(record) == gid).map(Arc::new))
+    }
+
+    /// The block of the newest of `sheets` that has a record of `gid`.
+    fn block_with(
+        &self,
+        sheets: &[Arc<Head>],
+        gid: &str,
+    ) -> Result<Option<Vec<HistoryRecord>>, ShelfError> {
         let terms = [vec![term::gid(gid)]];
         for head in sheets.iter().rev().filter(|head| head.may_have_any(&terms[0])) {
             for place in head.places(&*self.shelf, &terms)? {
                 let block = head.block(&*self.shelf, Head::block_of(place))?;
-                let found = block.into_iter().find(|record| gid_of(record) == gid);
-                if let Some(record) = found {
-                    return Ok(Some(Arc::new(record)));
+                if block.iter().any(|record| gid_of(record) == gid) {
+                    return Ok(Some(block));
                 }
             }
         }
@@ -218,9 +234,19 @@ impl Archive {
         if inner.by_gid.contains_key(gid) {
             return Ok(true);
         }
-        let older = inner.sheets.back().is_some_and(|last| ms <= last.last_ms);
+        if inner.sheets.back().is_none_or(|last| ms > last.last_ms) {
+            return Ok(false);
+        }
         drop(inner);
-        Ok(older && self.get(gid)?.is_some())
+        let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
+        if again.iter().any(|gids| gids.contains(gid)) {
+            return Ok(true);
+        }
+        let sheets: Vec<_> = self.held().sheets.iter().cloned().collect();
+        let Some(block) = self.block_with(&sheets, gid)? else { return Ok(false) };
+        again.truncate(AGAIN_BLOCKS_MAX - 1);
+        again.push_front(block.iter().map(|record| gid_of(record).to_owned()).collect());
+        Ok(true)
     }
 
     /// Writes the sheet that is filled; `seal`: it is full, and the next one begins.

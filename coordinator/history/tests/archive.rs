@@ -1,9 +1,16 @@
 //! A history on the shelf that ships: what goes in is found by everything it can be found by, once, in order, also after a crash.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use holdfast_history::{
-    Amount, AmountRange, Archive, Cursor, MemoryShelf, Query, Retention, Shelf, SledShelf, limit,
+    Amount, AmountRange, Archive, Change, Cursor, MemoryShelf, Pair, Query, Retention, Shelf,
+    ShelfError, SledShelf, limit,
 };
 use holdfast_proto::v1::{Attempt, Branch, HistoryRecord, Transaction};
 
@@ -102,6 +109,45 @@ fn a_record_that_comes_again_changes_nothing() {
     assert_eq!(fill(&archive, 0..10_000), 0);
     assert_eq!(fill(&archive, 9_990..10_010), 10);
     assert_eq!(archive.figures().records, 10_010);
+}
+
+/// Counts how often it is read.
+#[derive(Debug, Default)]
+struct CountingShelf {
+    shelf: MemoryShelf,
+    reads: AtomicUsize,
+}
+
+impl Shelf for CountingShelf {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ShelfError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.shelf.get(key)
+    }
+
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, ShelfError> {
+        self.shelf.scan(prefix)
+    }
+
+    fn write(&self, changes: Vec<Change>) -> Result<(), ShelfError> {
+        self.shelf.write(changes)
+    }
+
+    fn bytes_on_disk(&self) -> u64 {
+        self.shelf.bytes_on_disk()
+    }
+}
+
+#[test]
+fn records_that_come_again_in_a_run_are_not_read_one_by_one() {
+    let shelf = Arc::new(CountingShelf::default());
+    let archive = Archive::open(shelf.clone(), Retention::default()).unwrap();
+    let sheets = 8_192;
+    fill(&archive, 0..sheets + 100);
+    shelf.reads.store(0, Ordering::Relaxed);
+    assert_eq!(fill(&archive, 0..sheets), 0);
+    let (reads, blocks) =
+        (shelf.reads.load(Ordering::Relaxed), sheets as usize / limit::BLOCK_RECORDS);
+    assert!((blocks..=3 * blocks).contains(&reads), "{reads} reads for {blocks} blocks");
 }
 
 #[test]
