@@ -1,4 +1,4 @@
-//! The branch mind: one verdict table for repeats, empty cancels and late tries.
+//! The branch mind: one verdict table for repeats, empty cancels and late tries; and, in [`outbox`], the mind of a relay.
 //!
 //! A participant is asked the same thing any number of times, in any order: a cancel may overtake its try, an answer may be
 //! lost and the call repeated, two deliveries may run side by side. The barrier makes every operation take effect at most once
@@ -29,6 +29,7 @@
 
 mod barrier;
 mod op;
+pub mod outbox;
 
 pub use barrier::{
     Disorder, LATE_CODE, LATE_MESSAGE, Outcome, Record, Row, Settlement, Verdict, claims, decide,
