@@ -36,6 +36,7 @@ mod rules_plan;
 mod server_tls;
 mod service_json;
 mod services;
+mod services_callers;
 mod shutdown;
 mod submission;
 mod telemetry;

@@ -14,6 +14,7 @@ use crate::{
     exit,
     output::{self, Output},
     service_json::{policy_json, service_json},
+    services_callers::{self, Bounds, caller_json},
     tx::ClusterAddresses,
 };
 
@@ -25,6 +26,7 @@ Examples:
   holdfast services show deposit@shard-1
   holdfast services drain deposit@shard-1 --instance host-7-4711 --reason \"kernel update\"
   holdfast services throttle loyalty --calls-per-s 200 --reason \"their database is slow\"
+  holdfast services limit-caller user/alice --requests-per-s 50 --reason \"runaway script\"
 
 A change counts from the next call on every node, survives restarts and failovers, and ends no transaction.")]
 pub(crate) struct ServicesArgs {
@@ -207,6 +209,21 @@ enum ServicesCommand {
         #[command(flatten)]
         say: Say,
     },
+    /// List callers with a limit, and how many of their requests were turned away
+    #[command(
+        after_help = "Examples:\n  holdfast services callers\n  holdfast services callers --output json"
+    )]
+    Callers,
+    /// Bound what a caller may ask: in a second, at once, and after mistakes in a row
+    #[command(
+        after_help = "Examples:\n  holdfast services limit-caller user/alice --requests-per-s 50 --burst 100 --reason \"runaway script\"\n  holdfast services limit-caller service/loyalty --concurrency 64 --reason bulkhead\n  holdfast services limit-caller user/alice --failures 20 --open-ms 1000 --reason \"a loop of bad requests\"\n  holdfast services limit-caller user/alice --requests-per-s 0 --burst 0 --reason repaired"
+    )]
+    LimitCaller {
+        #[command(flatten)]
+        bounds: Bounds,
+        #[command(flatten)]
+        say: Say,
+    },
     /// Forget everything that was decided about a service
     #[command(
         after_help = "Examples:\n  holdfast services reset loyalty --reason \"as it announces itself\""
@@ -233,6 +250,10 @@ pub(crate) async fn run(args: ServicesArgs, output: Output) -> anyhow::Result<Ex
     match args.command {
         ServicesCommand::List => list(&client.services("").await?, output)?,
         ServicesCommand::Show { service } => return show(&client, &service, output).await,
+        ServicesCommand::Callers => services_callers::list(&client, output).await?,
+        ServicesCommand::LimitCaller { bounds, say: Say { reason, dry_run } } => {
+            services_callers::limit(&client, &bounds, &reason, dry_run, output).await?;
+        }
         ServicesCommand::SetWeight { service, instance, weight, say } => {
             let set = |policy: &mut ServicePolicy| of_instance(policy, &instance).weight = weight;
             change(&client, &service, &say, output, set).await?;
@@ -387,6 +408,7 @@ fn list(reply: &ListServicesReply, output: Output) -> anyhow::Result<()> {
         return output::print_json(&serde_json::json!({
             "node": reply.node,
             "services": reply.services.iter().map(service_json).collect::<Vec<_>>(),
+            "callers": reply.callers.iter().map(caller_json).collect::<Vec<_>>(),
         }));
     }
     let rows = reply.services.iter().map(|one| {

@@ -31,7 +31,7 @@ const GID_TAKEN: &str = "HF2002";
 /// Refused since the transaction is in another status.
 const WRONG_STATUS: &str = "HF2004";
 /// The node leads and is well, but full: asking another would not help.
-const FULL: [&str; 2] = ["HF2007", "HF2103"];
+const FULL: [&str; 3] = ["HF2007", "HF2103", "HF2607"];
 
 /// Begins global transactions and asks for their fate. A handle: clones share one stream.
 #[derive(Clone, Debug)]

@@ -3,9 +3,9 @@
 use holdfast_proto::v1::{
     ApplyRulesReply, ApplyRulesRequest, HistoryRecord, ListRecordsReply, ListRecordsRequest,
     ListServicesReply, ListServicesRequest, ListVersionsRequest, LocateReply, LocateRequest,
-    RevertRulesRequest, SearchHistoryReply, SearchHistoryRequest, SetPolicyReply,
-    SetServicePolicyRequest, ShardRules, ShowRequest, ShowRulesRequest, VerifyAuditReply,
-    VerifyAuditRequest, WatchRulesRequest, audit_client::AuditClient,
+    RevertRulesRequest, SearchHistoryReply, SearchHistoryRequest, SetCallerPolicyRequest,
+    SetPolicyReply, SetServicePolicyRequest, ShardRules, ShowRequest, ShowRulesRequest,
+    VerifyAuditReply, VerifyAuditRequest, WatchRulesRequest, audit_client::AuditClient,
     history_client::HistoryClient, services_client::ServicesClient, shards_client::ShardsClient,
 };
 
@@ -44,6 +44,20 @@ impl Client {
         self.change_on_any("the policy of a service", |channel| {
             let request = request.clone();
             async move { ServicesClient::new(channel).set_service_policy(request).await }
+        })
+        .await
+    }
+
+    /// Sets the whole policy of one caller, as [`Self::set_service_policy`] does.
+    /// # Errors
+    /// [`ClientError`], as there.
+    pub async fn set_caller_policy(
+        &self,
+        request: SetCallerPolicyRequest,
+    ) -> Result<SetPolicyReply, ClientError> {
+        self.change_on_any("the policy of a caller", |channel| {
+            let request = request.clone();
+            async move { ServicesClient::new(channel).set_caller_policy(request).await }
         })
         .await
     }

@@ -141,7 +141,7 @@ impl Coordinator {
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .http2_max_header_list_size(Some(HEADERS_BYTES_MAX))
             .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
-            .layer(RpcGuard::new(self.config().security.clone()))
+            .layer(RpcGuard::new(self.clone()))
             .add_service(health_service)
             .add_service(reflection)
             .add_service(rpc::transactions::service(desk.clone()))

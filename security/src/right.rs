@@ -180,6 +180,7 @@ pub const ROUTES: &[(&str, &str, Right)] = &[
     ("GET", "/readyz", Right::Probe),
     ("GET", "/v1/audit", Right::Audit),
     ("GET", "/v1/audit/verify", Right::Audit),
+    ("GET", "/v1/callers", Right::Observe),
     ("GET", "/v1/events", Right::Search),
     ("GET", "/v1/history", Right::Search),
     ("GET", "/v1/services", Right::Observe),
@@ -201,6 +202,7 @@ pub const ROUTES: &[(&str, &str, Right)] = &[
     ("POST", "/v1/transactions/{gid}/retry", Right::Operate),
     ("POST", "/v1/transactions/{gid}/rollback", Right::RollBack),
     ("POST", "/v1/transactions/{gid}/submit", Right::Transact),
+    ("PUT", "/v1/callers/{caller}/policy", Right::Administer),
     ("PUT", "/v1/services/{service}/policy", Right::Administer),
     ("PUT", "/v1/shards/rules", Right::Rule),
 ];

@@ -13,7 +13,7 @@ use axum::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::{body, operating, policy, problem, routes::Door, service_view, shards, view};
+use super::{body, callers, operating, policy, problem, routes::Door, service_view, shards, view};
 use crate::rpc::show;
 
 /// The routes.
@@ -82,6 +82,7 @@ const OF_A_READ: &[u16] = &[400, 404, 503, 504];
 const STALE: Parameter = ("stale", Kind::Flag, "this node's own word, which may lag behind");
 const GID: &str = "^[A-Za-z0-9-]{1,35}$";
 const PARTICIPANT: &str = "^[a-z0-9.@-]{1,64}$";
+const CALLER: &str = "^[!-~]{1,160}$";
 const AMOUNT: &str = "^([0-9]{1,15} [A-Z]{3})?$";
 const TIME: &str = "^([0-9]{1,15}|20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z)$";
 const SEARCH: &[Parameter] = &[
@@ -261,6 +262,28 @@ const ROUTES: &[Route] = &[
         body: Some(schema::<policy::SetPolicy>),
         answers: &[(200, Answer::Json(schema::<service_view::Set>))],
         problems: &[400, 408, 409, 412, 413, 415, 503, 504],
+    },
+    Route {
+        method: "get",
+        path: "/v1/callers",
+        summary: "List callers with a policy, and how many of their requests were turned away",
+        parameters: &[STALE],
+        body: None,
+        answers: &[(200, Answer::Json(schema::<callers::Callers>))],
+        problems: &[400, 503],
+    },
+    Route {
+        method: "put",
+        path: "/v1/callers/{caller}/policy",
+        summary: "Set the whole policy of a caller",
+        parameters: &[(
+            "If-Match",
+            Kind::Like(r#"^(\*|"[0-9]{1,18}\.[0-9]{1,18}")$"#),
+            "only if this is still the version",
+        )],
+        body: Some(schema::<callers::SetCallerPolicy>),
+        answers: &[(200, Answer::Json(schema::<service_view::Set>))],
+        problems: &[400, 404, 408, 409, 412, 413, 415, 503, 504],
     },
     Route {
         method: "post",
@@ -444,7 +467,11 @@ fn operation(route: &Route, generators: &mut Generators) -> Value {
         .skip(1)
         .filter_map(|rest| rest.split('}').next())
         .map(|name| {
-            let pattern = if name == "gid" { GID } else { PARTICIPANT };
+            let pattern = match name {
+                "gid" => GID,
+                "caller" => CALLER,
+                _ => PARTICIPANT,
+            };
             json!({
                 "name": name, "in": "path", "required": true,
                 "schema": { "type": "string", "pattern": pattern },
@@ -476,7 +503,9 @@ fn operation(route: &Route, generators: &mut Generators) -> Value {
         responses.insert(status.to_string(), json!({ "description": meaning, "content": content }));
     }
     let problem = json!(generators.written.subschema_for::<problem::Body<'static>>());
-    for status in route.problems {
+    // Whoever is counted may be turned away; probes are not counted.
+    let counted = !matches!(route.path, "/livez" | "/readyz");
+    for status in route.problems.iter().chain(counted.then_some(&429)) {
         let content = json!({ "application/problem+json": { "schema": problem } });
         let response = json!({ "description": "a problem, RFC 9457", "content": content });
         responses.insert(status.to_string(), response);
@@ -533,6 +562,7 @@ mod tests {
         let sources = [
             include_str!("routes.rs"),
             include_str!("operating.rs"),
+            include_str!("callers.rs"),
             include_str!("shards.rs"),
             include_str!("events.rs"),
             include_str!("openapi.rs"),

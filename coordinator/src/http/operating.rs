@@ -245,11 +245,11 @@ fn op_word(op: v1::Op) -> String {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct ServicesQuery {
-    stale: bool,
+pub(super) struct ServicesQuery {
+    pub(super) stale: bool,
 }
 
-type Stale = Result<Query<ServicesQuery>, QueryRejection>;
+pub(super) type Stale = Result<Query<ServicesQuery>, QueryRejection>;
 
 async fn services(door: Door, query: Stale) -> Result<Response, Problem> {
     let stale = asked(query)?.stale;
@@ -294,7 +294,7 @@ async fn set_policy(
 }
 
 /// With the version as its tag, which `If-Match` of a change may name.
-fn tagged(version: Option<v1::PolicyVersion>, body: &impl Serialize) -> Response {
+pub(super) fn tagged(version: Option<v1::PolicyVersion>, body: &impl Serialize) -> Response {
     let mut response = json(StatusCode::OK, body);
     let version = version.unwrap_or_default();
     let tag = format!("\"{}.{}\"", version.term, version.revision);
@@ -303,7 +303,7 @@ fn tagged(version: Option<v1::PolicyVersion>, body: &impl Serialize) -> Response
     response
 }
 
-fn if_match(headers: &HeaderMap) -> Result<Option<v1::PolicyVersion>, Problem> {
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<v1::PolicyVersion>, Problem> {
     let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default().trim();
     if text == "*" {

@@ -59,7 +59,7 @@ struct Instance {
 
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-struct Breaker {
+pub(super) struct Breaker {
     #[schemars(range(max = limit::FAILURES_MAX))]
     failures: Whole<u32>,
     #[schemars(range(max = limit::PAUSE_MS_MAX))]
@@ -88,6 +88,20 @@ struct Endpoint {
     credit: Whole<u32>,
 }
 
+impl Breaker {
+    pub(super) fn into_wire(self) -> v1::BreakerPolicy {
+        let Self { failures, open_ms, open_ms_max } = self;
+        v1::BreakerPolicy { failures: failures.0, open_ms: open_ms.0, open_ms_max: open_ms_max.0 }
+    }
+}
+
+impl From<v1::BreakerPolicy> for Breaker {
+    fn from(wire: v1::BreakerPolicy) -> Self {
+        let v1::BreakerPolicy { failures, open_ms, open_ms_max } = wire;
+        Self { failures: Whole(failures), open_ms: Whole(open_ms), open_ms_max: Whole(open_ms_max) }
+    }
+}
+
 impl Policy {
     /// The message, for `service`.
     pub(super) fn of(self, service: String) -> v1::ServicePolicy {
@@ -108,13 +122,7 @@ impl Policy {
             calls_per_s: self.calls_per_s.0,
             burst: self.burst.0,
             concurrency_max: self.concurrency_max.0,
-            breaker: self.breaker.map(|Breaker { failures, open_ms, open_ms_max }| {
-                v1::BreakerPolicy {
-                    failures: failures.0,
-                    open_ms: open_ms.0,
-                    open_ms_max: open_ms_max.0,
-                }
-            }),
+            breaker: self.breaker.map(Breaker::into_wire),
             recovery_max: self.recovery_max.0,
             warm_up_ms: self.warm_up_ms.0,
             balance: balance.into(),
@@ -149,13 +157,7 @@ impl From<v1::ServicePolicy> for Policy {
             burst: Whole(wire.burst),
             concurrency_max: Whole(wire.concurrency_max),
             recovery_max: Whole(wire.recovery_max),
-            breaker: wire.breaker.map(|v1::BreakerPolicy { failures, open_ms, open_ms_max }| {
-                Breaker {
-                    failures: Whole(failures),
-                    open_ms: Whole(open_ms),
-                    open_ms_max: Whole(open_ms_max),
-                }
-            }),
+            breaker: wire.breaker.map(Breaker::from),
             warm_up_ms: Whole(wire.warm_up_ms),
             zones: wire.zones,
             colors: wire

@@ -60,7 +60,9 @@ impl From<Fault> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let Self { status, fault } = self;
-        let retry = matches!(fault.class, Class::Unavailable | Class::Full);
+        let retry = matches!(fault.class, Class::Unavailable | Class::Full | Class::Throttled);
+        let retry_after_ms =
+            fault.retry_after_ms.map_or(RETRY_AFTER_S * 1_000, |ms| ms.get().into());
         let instance = crate::clock::new_gid();
         tracing::debug!(code = %fault.code, %instance, status = status.as_u16(), "a request was answered with a problem");
         let body = Body {
@@ -73,7 +75,7 @@ impl IntoResponse for Problem {
             instance: format!("urn:ulid:{instance}"),
             gid: fault.gid.as_deref(),
             leader: fault.leader.as_deref(),
-            retry_after_ms: retry.then_some(RETRY_AFTER_S * 1000),
+            retry_after_ms: retry.then_some(retry_after_ms),
         };
         let json = serde_json::to_vec(&body).expect("texts and numbers are always JSON");
         let mut response = (status, json).into_response();
@@ -85,7 +87,10 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, problem);
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if retry {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(retry_after_ms.div_ceil(1_000).max(1)),
+            );
         }
         response
     }
@@ -130,6 +135,7 @@ fn title(code: &str) -> &'static str {
         "HF2602" => "The role does not give the right",
         "HF2603" => "Not a participant for this caller",
         "HF2604" => "Somebody else's transaction",
+        "HF2607" => "The caller asks more than it may",
         _ => "The request was not answered",
     }
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     body::{self, AddBranch, Close, Finish, Retry, RollBack, Submit, Wait},
-    events, openapi, operating,
+    callers, events, openapi, operating,
     problem::Problem,
     shards, view,
 };
@@ -45,7 +45,7 @@ impl FromRequestParts<Self> for Door {
 
 /// The door of `desk`, and at `/metrics` what `metrics` has counted.
 pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
-    let security = desk.coordinator().config().security.clone();
+    let coordinator = desk.coordinator().clone();
     Router::new()
         .route("/v1/transactions", post(submit).get(list))
         .route("/v1/transactions/{gid}", get(one))
@@ -56,6 +56,7 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .route("/v1/transactions/{gid}/finish", post(finish))
         .route("/v1/transactions/{gid}/wait", get(wait))
         .merge(operating::routes())
+        .merge(callers::routes())
         .merge(shards::routes())
         .merge(events::routes())
         .merge(openapi::routes())
@@ -63,7 +64,7 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(exposition))
-        .route_layer(from_fn_with_state(security, guard))
+        .route_layer(from_fn_with_state(coordinator, guard))
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_this_way)
         .with_state(Door { desk, metrics })

@@ -7,6 +7,7 @@
 
 pub(crate) mod breaker;
 pub(crate) mod bucket;
+pub(crate) mod callers;
 pub mod policy;
 pub(crate) mod spread;
 pub(crate) mod store;

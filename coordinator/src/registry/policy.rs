@@ -15,8 +15,10 @@ pub mod limit {
     pub const INSTANCES_MAX: usize = 256;
     /// Zones, and colors, of one service.
     pub const WORDS_MAX: usize = 16;
-    /// Characters of a caller, an instance, a zone or a color.
+    /// Characters of an instance, a zone or a color.
     pub const WORD_MAX: usize = 64;
+    /// Characters of a caller's name: a kind and two words.
+    pub const CALLER_MAX: usize = 160;
     /// The greatest weight or share.
     pub const WEIGHT_MAX: u32 = 1_000;
     /// Calls or requests in a second.
@@ -181,18 +183,7 @@ fn check_service(policy: &v1::ServicePolicy) -> Result<Participant, Fault> {
         at_most(&mut findings, field, u64::from(value), u64::from(most));
     }
     at_most(&mut findings, "warm_up_ms", policy.warm_up_ms, limit::PAUSE_MS_MAX);
-    if let Some(breaker) = &policy.breaker {
-        at_most(&mut findings, "breaker.open_ms", breaker.open_ms, limit::PAUSE_MS_MAX);
-        at_most(&mut findings, "breaker.open_ms_max", breaker.open_ms_max, limit::PAUSE_MS_MAX);
-        let (failures, most) = (breaker.failures.into(), limit::FAILURES_MAX.into());
-        at_most(&mut findings, "breaker.failures", failures, most);
-        if breaker.failures > 0 && breaker.open_ms == 0 {
-            findings.add("breaker.open_ms", "0; a breaker that opens needs a pause, 1 or more");
-        }
-        if breaker.open_ms_max < breaker.open_ms {
-            findings.add("breaker.open_ms_max", "is below open_ms; raise it");
-        }
-    }
+    check_breaker(&mut findings, policy.breaker.as_ref());
     if v1::Balance::try_from(policy.balance).is_err() {
         findings.add("balance", format_args!("{} is no balance", policy.balance));
     }
@@ -206,6 +197,20 @@ fn check_service(policy: &v1::ServicePolicy) -> Result<Participant, Fault> {
     }
     findings.verdict()?;
     Ok(service.expect("what is missing was found"))
+}
+
+fn check_breaker(findings: &mut Findings, breaker: Option<&v1::BreakerPolicy>) {
+    let Some(breaker) = breaker else { return };
+    at_most(findings, "breaker.open_ms", breaker.open_ms, limit::PAUSE_MS_MAX);
+    at_most(findings, "breaker.open_ms_max", breaker.open_ms_max, limit::PAUSE_MS_MAX);
+    let (failures, most) = (breaker.failures.into(), limit::FAILURES_MAX.into());
+    at_most(findings, "breaker.failures", failures, most);
+    if breaker.failures > 0 && breaker.open_ms == 0 {
+        findings.add("breaker.open_ms", "0; a breaker that opens needs a pause, 1 or more");
+    }
+    if breaker.open_ms_max < breaker.open_ms {
+        findings.add("breaker.open_ms_max", "is below open_ms; raise it");
+    }
 }
 
 fn check_instances(findings: &mut Findings, instances: &[v1::InstancePolicy]) {
@@ -264,7 +269,7 @@ fn check_endpoint(findings: &mut Findings, endpoint: &v1::Endpoint) {
 
 fn check_caller(policy: &v1::CallerPolicy) -> Result<(), Fault> {
     let mut findings = Findings::default();
-    word(&mut findings, "caller", &policy.caller);
+    word_of(&mut findings, "caller", &policy.caller, limit::CALLER_MAX);
     for (field, value, most) in [
         ("requests_per_s", policy.requests_per_s, limit::RATE_MAX),
         ("burst", policy.burst, limit::RATE_MAX),
@@ -272,6 +277,7 @@ fn check_caller(policy: &v1::CallerPolicy) -> Result<(), Fault> {
     ] {
         at_most(&mut findings, field, u64::from(value), u64::from(most));
     }
+    check_breaker(&mut findings, policy.breaker.as_ref());
     findings.verdict()
 }
 
@@ -282,9 +288,12 @@ fn at_most(findings: &mut Findings, field: &str, value: u64, most: u64) {
 }
 
 fn word(findings: &mut Findings, field: &str, text: &str) {
+    word_of(findings, field, text, limit::WORD_MAX);
+}
+
+fn word_of(findings: &mut Findings, field: &str, text: &str, most: usize) {
     let printable = text.chars().all(|c| c.is_ascii_graphic());
-    if text.is_empty() || text.len() > limit::WORD_MAX || !printable {
-        let most = limit::WORD_MAX;
+    if text.is_empty() || text.len() > most || !printable {
         findings
             .add(field, format_args!("give 1 to {most} printable ASCII characters without spaces"));
     }

@@ -98,3 +98,35 @@ fn a_document_survives_the_way_and_a_bad_one_is_refused() {
     wire.callers[0].caller.clear();
     assert!(Policies::from_wire(wire).is_err());
 }
+
+#[test]
+fn a_callers_bounds_are_taken_at_their_limits_and_refused_one_past() {
+    let most = limit::CALLER_MAX;
+    let at_the_limit = v1::CallerPolicy {
+        caller: "x".repeat(most),
+        requests_per_s: limit::RATE_MAX,
+        burst: limit::RATE_MAX,
+        concurrency_max: limit::CONCURRENCY_MAX,
+        breaker: Some(v1::BreakerPolicy {
+            failures: limit::FAILURES_MAX,
+            open_ms: limit::PAUSE_MS_MAX,
+            open_ms_max: limit::PAUSE_MS_MAX,
+        }),
+    };
+    let set = |policy: &v1::CallerPolicy| Policies::default().with_caller(policy.clone());
+    assert!(set(&at_the_limit).is_ok());
+    let past: [fn(&mut v1::CallerPolicy); 7] = [
+        |one| one.caller.push('x'),
+        |one| one.requests_per_s += 1,
+        |one| one.burst += 1,
+        |one| one.concurrency_max += 1,
+        |one| one.breaker.as_mut().unwrap().failures += 1,
+        |one| one.breaker.as_mut().unwrap().open_ms_max += 1,
+        |one| one.caller = "user/al ice".to_owned(),
+    ];
+    for (n, change) in past.into_iter().enumerate() {
+        let mut policy = at_the_limit.clone();
+        change(&mut policy);
+        assert_eq!(set(&policy).unwrap_err().code, "HF2301", "change {n}");
+    }
+}

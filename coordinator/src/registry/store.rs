@@ -11,7 +11,10 @@ use holdfast_proto::v1;
 use prost::Message as _;
 use tokio::sync::{Mutex, watch};
 
-use super::policy::{Policies, limit};
+use super::{
+    callers::{Callers, Pass, TurnedAway},
+    policy::{Policies, limit},
+};
 
 /// What stands before the document: a mark with the format, then the checksum of the rest.
 const MARK: [u8; 8] = *b"HFPOLIC1";
@@ -23,6 +26,7 @@ pub(crate) struct Registry {
     current: watch::Sender<Arc<Policies>>,
     /// One change at a time: read, change, write, tell.
     changing: Mutex<()>,
+    callers: Arc<Callers>,
 }
 
 impl Registry {
@@ -39,7 +43,8 @@ impl Registry {
                 Policies::default()
             }
         };
-        Self { file, current: watch::channel(Arc::new(policies)).0, changing: Mutex::default() }
+        let current = watch::channel(Arc::new(policies)).0;
+        Self { file, current, changing: Mutex::default(), callers: Arc::new(Callers::new()) }
     }
 
     pub(crate) fn current(&self) -> Arc<Policies> {
@@ -48,6 +53,22 @@ impl Registry {
 
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<Policies>> {
         self.current.subscribe()
+    }
+
+    /// Lets a request of `caller` in at a door; `None`: nothing was decided about it.
+    /// # Errors
+    /// [`TurnedAway`]: it is one past a bound.
+    pub(crate) fn admit(&self, caller: &str) -> Result<Option<Pass>, TurnedAway> {
+        let policies = self.current.borrow();
+        if policies.callers.is_empty() {
+            return Ok(None);
+        }
+        self.callers.admit(&policies, caller)
+    }
+
+    /// Every caller with a policy, as it goes at this node.
+    pub(crate) fn callers(&self) -> Vec<v1::CallerState> {
+        self.callers.seen(&self.current.borrow())
     }
 
     /// Changes the policies by what `change` makes of the current ones; they are on disk before anybody obeys them.

@@ -8,8 +8,10 @@ mod http_guard;
 mod judge;
 mod rpc_guard;
 mod shown;
+mod turnstile;
 
 pub(crate) use http_guard::guard;
 pub(crate) use judge::{allow, not_yours, owned, stamp};
 pub(crate) use rpc_guard::RpcGuard;
 pub(crate) use shown::{Shown, require};
+pub(crate) use turnstile::{enter, mistaken};

@@ -60,15 +60,6 @@ impl Shown {
             (None, Peer::Named(name)) => Ok(self.access.named(name)),
         }
     }
-
-    /// Who that is, if it has `right` in some scope.
-    /// # Errors
-    /// HF2601: it has shown nothing, or a bad token; HF2602: its roles do not give the right.
-    pub(crate) fn with(&self, right: Right) -> Result<Caller, Fault> {
-        let caller = self.caller()?;
-        require(&caller, right)?;
-        Ok(caller)
-    }
 }
 
 /// How far `right` reaches for `caller`.

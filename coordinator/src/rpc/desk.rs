@@ -494,7 +494,7 @@ impl Results {
                 | Class::Unauthenticated
                 | Class::Denied,
             ) => &self.refused,
-            Err(Class::Unavailable | Class::Full) => &self.retry,
+            Err(Class::Unavailable | Class::Full | Class::Throttled) => &self.retry,
             Err(Class::Unknown) => &self.unknown,
         }
     }

@@ -1,6 +1,6 @@
 //! Why a request has no answer, and how each door says so.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, num::NonZeroU32};
 
 use holdfast_proto::v1::{Error as WireError, ErrorKind};
 use holdfast_txn::{Gid, Rejection};
@@ -23,6 +23,8 @@ pub(crate) struct Fault {
     pub(crate) leader: Option<String>,
     /// The transaction it is about, where one was named or made.
     pub(crate) gid: Option<String>,
+    /// When another attempt is worth it, where that is known, ms.
+    pub(crate) retry_after_ms: Option<NonZeroU32>,
 }
 
 /// What a fault is, from which follow its kind and its status at each door.
@@ -44,12 +46,14 @@ pub(crate) enum Class {
     Unavailable,
     /// Retry: a queue or the house is full.
     Full,
+    /// Retry: whoever asks has asked as much as it may.
+    Throttled,
     /// Unknown: it may have happened.
     Unknown,
 }
 
 /// Every class, with its HTTP status and its gRPC code.
-const DOORS: [(Class, u16, Code); 9] = [
+const DOORS: [(Class, u16, Code); 10] = [
     (Class::BadInput, 400, Code::InvalidArgument),
     (Class::NotFound, 404, Code::NotFound),
     (Class::Taken, 409, Code::AlreadyExists),
@@ -58,6 +62,7 @@ const DOORS: [(Class, u16, Code); 9] = [
     (Class::Denied, 403, Code::PermissionDenied),
     (Class::Unavailable, 503, Code::Unavailable),
     (Class::Full, 503, Code::ResourceExhausted),
+    (Class::Throttled, 429, Code::ResourceExhausted),
     (Class::Unknown, 504, Code::Unknown),
 ];
 
@@ -86,7 +91,7 @@ impl Class {
             | Self::WrongStatus
             | Self::Unauthenticated
             | Self::Denied => ErrorKind::Refused,
-            Self::Unavailable | Self::Full => ErrorKind::Retry,
+            Self::Unavailable | Self::Full | Self::Throttled => ErrorKind::Retry,
             Self::Unknown => ErrorKind::Unknown,
         }
     }
@@ -103,7 +108,14 @@ impl Class {
 
 impl Fault {
     pub(crate) fn new(class: Class, code: &str, message: String) -> Self {
-        Self { class, code: code.to_owned(), message, leader: None, gid: None }
+        Self {
+            class,
+            code: code.to_owned(),
+            message,
+            leader: None,
+            gid: None,
+            retry_after_ms: None,
+        }
     }
 
     pub(crate) fn about(mut self, gid: &Gid) -> Self {
@@ -194,11 +206,19 @@ impl Fault {
             {
                 Class::Full
             }
+            ErrorKind::Retry if error.code == "HF2607" => Class::Throttled,
             ErrorKind::Retry => Class::Unavailable,
             ErrorKind::Unknown | ErrorKind::Unspecified => Class::Unknown,
         };
         let leader = Some(error.leader).filter(|leader| !leader.is_empty());
-        Self { class, code: error.code, message: error.message, leader, gid: None }
+        Self {
+            class,
+            code: error.code,
+            message: error.message,
+            leader,
+            gid: None,
+            retry_after_ms: None,
+        }
     }
 
     pub(crate) fn to_wire(&self) -> WireError {
@@ -210,14 +230,17 @@ impl Fault {
         }
     }
 
-    /// The gRPC status: code and words, and in its metadata `holdfast-code`, `holdfast-kind`, `holdfast-gid`, `holdfast-leader`.
+    /// The gRPC status: code and words, and in its metadata `holdfast-code`, `holdfast-kind`, `holdfast-gid`, `holdfast-leader`,
+    /// `holdfast-retry-after-ms`.
     pub(crate) fn to_status(&self) -> Status {
         let mut metadata = MetadataMap::new();
+        let retry_after_ms = self.retry_after_ms.map(|ms| ms.to_string());
         let pairs = [
             ("holdfast-code", Some(self.code.as_str())),
             ("holdfast-kind", Some(self.class.kind_str())),
             ("holdfast-gid", self.gid.as_deref()),
             ("holdfast-leader", self.leader.as_deref()),
+            ("holdfast-retry-after-ms", retry_after_ms.as_deref()),
         ];
         for (name, value) in pairs {
             if let Some(value) = value.and_then(|value| AsciiMetadataValue::try_from(value).ok()) {
@@ -293,6 +316,7 @@ mod tests {
             (Class::Unauthenticated, "HF2601"),
             (Class::Denied, "HF2603"),
             (Class::Full, "HF2103"),
+            (Class::Throttled, "HF2607"),
             (Class::Unavailable, "HF2104"),
             (Class::Unknown, "HF2102"),
         ] {

@@ -84,6 +84,7 @@ impl Desk {
             let coordinator = self.coordinator();
             let mut reply = coordinator.services(request.service).await;
             reply.node = coordinator.config().node.id;
+            reply.callers = coordinator.registry().callers();
             reply.leads = leads;
             return Ok(reply);
         }

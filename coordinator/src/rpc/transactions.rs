@@ -12,7 +12,7 @@ use holdfast_proto::v1::{
     exchange_request::Request as Asked,
     transactions_server::{Transactions as Service, TransactionsServer},
 };
-use holdfast_security::Role;
+use holdfast_security::{Right, Role};
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::{AsciiMetadataValue, MetadataMap},
@@ -24,7 +24,7 @@ use super::{
     forward::asked_by,
     traced,
 };
-use crate::rights::Shown;
+use crate::rights::{Shown, enter, mistaken};
 
 /// Requests of one exchange stream that are under way at once; the next is read when one is answered.
 pub const EXCHANGE_UNDER_WAY_MAX: usize = 4_096;
@@ -224,15 +224,6 @@ fn exchange(
     })
 }
 
-/// The desk as it serves whoever makes this request: who opened the stream, or whom a node asks for.
-fn desk_for(
-    desk: &Desk,
-    shown: Option<&Shown>,
-    on_behalf_of: Option<&OnBehalf>,
-) -> Result<Desk, Fault> {
-    behalf(desk.serving(shown)?, on_behalf_of)
-}
-
 /// The desk as it serves whom a node asks for.
 pub(super) fn behalf(desk: Desk, on_behalf_of: Option<&OnBehalf>) -> Result<Desk, Fault> {
     let (dev, node) = (desk.caller().is_dev(), desk.caller().roles.contains(&Role::Node));
@@ -253,24 +244,34 @@ async fn answer(
     request: ExchangeRequest,
     hop: Hop,
 ) -> ExchangeReply {
-    let desk = match desk_for(&desk, shown.as_ref(), request.on_behalf_of.as_ref()) {
-        Ok(desk) => desk,
-        Err(fault) => {
-            let reply = Some(Reply::Error(fault.to_wire()));
-            return ExchangeReply { request_id: request.request_id, reply };
-        }
-    };
-    let reply = match request.request {
-        Some(asked) => match desk.answer(asked, hop).await {
-            Ok(told) => Reply::Transaction(told.reply),
-            Err(fault) => Reply::Error(fault.to_wire()),
-        },
-        None => {
+    let ExchangeRequest { request_id, request, on_behalf_of } = request;
+    let answer = counted(&desk, shown.as_ref(), on_behalf_of.as_ref(), request, hop).await;
+    let reply = answer.map_or_else(|fault| Reply::Error(fault.to_wire()), Reply::Transaction);
+    ExchangeReply { request_id, reply: Some(reply) }
+}
+
+/// The answer to one message, which counts among its caller's requests as a call of its own would.
+async fn counted(
+    desk: &Desk,
+    shown: Option<&Shown>,
+    on_behalf_of: Option<&OnBehalf>,
+    request: Option<Asked>,
+    hop: Hop,
+) -> Result<TransactionReply, Fault> {
+    let desk = desk.serving(shown)?;
+    let pass = enter(&desk.coordinator().registry(), desk.caller(), Right::Transact)?;
+    let answer = match (behalf(desk, on_behalf_of), request) {
+        (Ok(desk), Some(asked)) => desk.answer(asked, hop).await.map(|told| told.reply),
+        (Err(fault), _) => Err(fault),
+        (Ok(_), None) => {
             let words =
                 "nothing was done: the request is empty, or of a kind that this node does not know"
                     .to_owned();
-            Reply::Error(Fault::new(Class::BadInput, "HF2301", words).to_wire())
+            Err(Fault::new(Class::BadInput, "HF2301", words))
         }
     };
-    ExchangeReply { request_id: request.request_id, reply: Some(reply) }
+    if let Some(pass) = pass {
+        pass.ended(answer.as_ref().is_err_and(|fault| mistaken(fault.class)));
+    }
+    answer
 }
