@@ -100,6 +100,10 @@ mutants! {
     RulesGoBack = "rules-go-back",
     /// A proposal of new rules is stamped with the epoch that is there, not the one that its author has read.
     RulesReadBlindly = "rules-read-blindly",
+    /// A confirm that carries an amount captures the whole hold.
+    CaptureIgnored = "capture-ignored",
+    /// A door has the approval of whoever proposed carried out under another name.
+    OnePersonTwice = "one-person-twice",
 }
 
 impl Mutant {

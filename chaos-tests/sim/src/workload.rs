@@ -1,13 +1,13 @@
 //! What the clients of a run will ask for: transfers of every style, drawn from the seed before anything happens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use holdfast_ledger::AccountId;
 use holdfast_route::{SLOTS, Topology};
 use holdfast_txn::{
-    BranchId, BranchSpec, Command, Gid, Labels, Mode, Op, Options, Order, Participant, Recovery,
-    RetryPolicy, TriedBy,
+    BranchId, BranchSpec, Captures, Command, Gid, Labels, Mode, Op, Options, Order, Participant,
+    Recovery, RetryPolicy, TriedBy,
 };
 
 use crate::{chance::Chance, settings::Settings};
@@ -126,6 +126,8 @@ pub(crate) struct Plan {
     pub(crate) enlisted: bool,
     /// A branch that moves money within one shard.
     pub(crate) one_shard: bool,
+    /// What the confirms of its branches carry in place of what was tried: less.
+    pub(crate) captures: Captures,
 }
 
 impl Plan {
@@ -153,7 +155,7 @@ impl Plan {
         }
         steps.push(Step::Await(Command::Submit {
             gid: self.gid.clone(),
-            captures: holdfast_txn::Captures::default(),
+            captures: self.captures.clone(),
         }));
         steps
     }
@@ -188,6 +190,7 @@ impl Plan {
             ],
             enlisted: false,
             one_shard: false,
+            captures: Captures::default(),
         }
     }
 
@@ -227,6 +230,7 @@ pub(crate) fn draw(number: usize, places: &Places, chance: &mut Chance) -> Plan 
         branches: Vec::new(),
         enlisted: chance.permille(300),
         one_shard,
+        captures: Captures::default(),
     };
     let from = chance.pick(&places.accounts);
     let others = |same: bool| {
@@ -261,8 +265,25 @@ pub(crate) fn draw(number: usize, places: &Places, chance: &mut Chance) -> Plan 
     if mode == Mode::Tcc && plan.enlisted && chance.permille(400) {
         plan.options.tried_by = TriedBy::Caller;
     }
+    if mode == Mode::Tcc && plan.enlisted && chance.permille(500) {
+        plan.captures = captures(&plan.branches, creditors, chance.between(1, minor));
+    }
     plan
 }
+
+/// Of each credit only `minor`, and of the debit what they take together.
+fn captures(legs: &[BranchSpec], creditors: u64, minor: u64) -> Captures {
+    let captured = |spec: &BranchSpec| match spec.payload.starts_with(b"debit") {
+        true => Bytes::from(format!("{CAPTURE} {}", minor * creditors)),
+        false => Bytes::from(format!("{CAPTURE} {minor}")),
+    };
+    let each: BTreeMap<BranchId, Bytes> =
+        (1..).map(BranchId).zip(legs).map(|(branch, spec)| (branch, captured(spec))).collect();
+    each.into()
+}
+
+/// What the payload of a confirm begins with that captures less than was tried; the amount follows, minor units.
+pub(crate) const CAPTURE: &str = "capture";
 
 fn draw_options(mode: Mode, chance: &mut Chance) -> Options {
     let mut options = Options::of(mode);

@@ -21,15 +21,18 @@ impl Deadlines {
         self.asked.insert(gid.clone());
     }
 
-    /// A command of an entry stamped `at` took effect. Answers whether it ended a transaction by its deadline.
+    /// An entry stamped `at` is applied: the log's time goes on, also if nothing in it takes effect.
+    pub(crate) fn passes(&mut self, at: Timestamp) {
+        self.clock = self.clock.max(at);
+    }
+
+    /// A command took effect, now by the log's time. Answers whether it ended a transaction by its deadline.
     pub(crate) fn applied(
         &mut self,
-        at: Timestamp,
         command: &Command,
         after: &GlobalTransaction,
         has_moved: bool,
     ) -> Result<bool, Broken> {
-        self.clock = self.clock.max(at);
         let gid = &after.gid;
         match command {
             Command::Begin { options, .. } if has_moved => {
@@ -77,10 +80,12 @@ mod tests {
         log.apply(Timestamp(0), plan.begin()).unwrap();
         let begun = log.get(&plan.gid).unwrap();
         let mut deadlines = Deadlines::default();
-        deadlines.applied(Timestamp(0), &plan.begin(), begun, true).unwrap();
+        deadlines.applied(&plan.begin(), begun, true).unwrap();
         let expire = Command::Expire { gid: plan.gid.clone() };
-        let broken = deadlines.applied(Timestamp(9_999), &expire, begun, true).unwrap_err();
+        deadlines.passes(Timestamp(9_999));
+        let broken = deadlines.applied(&expire, begun, true).unwrap_err();
         assert_eq!(broken.promise, "I12");
-        assert!(deadlines.applied(Timestamp(10_000), &expire, begun, true).unwrap());
+        deadlines.passes(Timestamp(10_000));
+        assert!(deadlines.applied(&expire, begun, true).unwrap());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use holdfast_ledger::Posting;
+use holdfast_ledger::{BranchKey, Kind, Posting};
 use holdfast_txn::{Decision, GlobalTransaction};
 
 use super::{Checked, hold};
@@ -13,11 +13,24 @@ use crate::world::database::Database;
 pub(crate) struct Money {
     start_minor: i64,
     net_minor: BTreeMap<Arc<str>, i64>,
+    /// What the confirms of some branches are to move, and what each confirm moved.
+    asked_minor: BTreeMap<BranchKey, i64>,
+    captured_minor: BTreeMap<BranchKey, i64>,
 }
 
 impl Money {
     pub(crate) fn new(start_minor: i64) -> Self {
-        Self { start_minor, net_minor: BTreeMap::new() }
+        Self {
+            start_minor,
+            net_minor: BTreeMap::new(),
+            asked_minor: BTreeMap::new(),
+            captured_minor: BTreeMap::new(),
+        }
+    }
+
+    /// The confirm of this branch is to move so much.
+    pub(crate) fn asked(&mut self, branch: BranchKey, minor: i64) {
+        self.asked_minor.insert(branch, minor);
     }
 
     pub(crate) fn at_commit<'p, 'd>(
@@ -28,6 +41,9 @@ impl Money {
         for posting in postings {
             *self.net_minor.entry(Arc::clone(&posting.branch.gid)).or_default() +=
                 posting.balance_delta;
+            if posting.kind == Kind::HoldCaptured {
+                self.captured_minor.insert(posting.branch.clone(), posting.balance_delta);
+            }
         }
         let total: i64 = databases
             .flat_map(|database| database.book.accounts())
@@ -46,13 +62,24 @@ impl Money {
         hold(moved == expected, "I1", || {
             let (gid, status) = (&transaction.gid, transaction.status);
             format!("{gid} is {status} and made {moved} minor units out of {expected}")
-        })
+        })?;
+        if transaction.decision != Some(Decision::Commit) {
+            return Ok(());
+        }
+        for (branch, _) in transaction.numbered() {
+            let key = BranchKey::new(transaction.gid.as_str(), branch.0);
+            let (asked, captured) = (self.asked_minor.get(&key), self.captured_minor.get(&key));
+            hold(asked.is_none() || asked == captured, "I1", || {
+                format!("{key} was to capture {asked:?} minor units and captured {captured:?}")
+            })?;
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use holdfast_ledger::{AccountId, BranchKey, Kind};
+    use holdfast_ledger::AccountId;
 
     use super::*;
 

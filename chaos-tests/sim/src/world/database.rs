@@ -10,7 +10,7 @@ use holdfast_ledger::{
 };
 use holdfast_txn::Op;
 
-use crate::mutant::Mutant;
+use crate::{mutant::Mutant, workload::CAPTURE};
 
 /// What lies on one shard.
 #[derive(Clone, Debug)]
@@ -192,6 +192,9 @@ impl Database {
             Instruction::Release if mutant == Some(Mutant::ReleaseCaptures) => {
                 Instruction::Capture { amount: None }
             }
+            Instruction::Capture { .. } if mutant == Some(Mutant::CaptureIgnored) => {
+                Instruction::Capture { amount: None }
+            }
             instruction => instruction,
         };
         match holdfast_ledger::decide(&mut self.book, &call.key, &instruction) {
@@ -214,9 +217,16 @@ pub(crate) fn words(payload: &[u8]) -> Vec<Arc<str>> {
     String::from_utf8_lossy(payload).split(' ').map(Arc::from).collect()
 }
 
+/// How much a confirm captures, if it says so.
+fn captured(payload: &[u8]) -> Option<Amount> {
+    let words = words(payload);
+    (&*words[0] == CAPTURE)
+        .then(|| money(words[1].parse().expect("the workload names amounts")).amount)
+}
+
 fn instruction_of(call: &Call) -> Instruction {
     match call.op {
-        Op::Confirm => return Instruction::Capture { amount: None },
+        Op::Confirm => return Instruction::Capture { amount: captured(&call.payload) },
         Op::Cancel => return Instruction::Release,
         Op::Try | Op::Action | Op::Compensate => {}
         Op::Prepare | Op::Commit | Op::RollBack => unreachable!("the barrier admits no verb of XA"),

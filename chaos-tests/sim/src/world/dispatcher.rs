@@ -281,7 +281,8 @@ impl World {
             return Stage::Paused { until_ms: self.now_ms + pause_ms };
         }
         let key = BranchKey::new(known.gid.as_str(), branch.0);
-        let payload = spec.payload.clone();
+        let captured = known.captures.of(branch).filter(|_| op == Op::Confirm);
+        let payload = captured.unwrap_or(&spec.payload).clone();
         self.call(node, shard, Call { key, op, payload });
         let number = self.nodes[node].next_ticket;
         Stage::UnderWay { number, until_ms: self.now_ms + known.options.call_timeout_ms }

@@ -77,7 +77,14 @@ impl World {
             Strike::TakeSnapshot => self.take_snapshot(node),
             Strike::OperatorLooks => self.operator_looks(),
             Strike::WriteBooks => self.write_books(),
-            Strike::ReadBooks => self.read_books(node),
+            Strike::ReadBooks => {
+                self.read_books(node);
+                // And the one that is furthest behind, which may say what is over.
+                let up = (0..self.nodes.len()).filter(|&node| self.nodes[node].up);
+                if let Some(behind) = up.min_by_key(|&node| self.nodes[node].applied) {
+                    self.read_books(behind);
+                }
+            }
         }
     }
 

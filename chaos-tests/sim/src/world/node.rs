@@ -8,7 +8,7 @@ use super::{
     End, Event, World,
     dispatcher::Open,
     network::{Message, Told},
-    witness,
+    operator, witness,
 };
 use crate::{
     happening::Happening,
@@ -158,6 +158,11 @@ impl World {
             {
                 let expected = self.nodes[node].machine.books().epoch();
                 Command::SetRules { text, expected, by, reason }
+            }
+            Command::Operate { gid, act: Act::Approve, by, reason }
+                if self.mutates(Mutant::OnePersonTwice) =>
+            {
+                Command::Operate { gid, act: Act::Approve, by: operator::another(&by), reason }
             }
             command => command,
         };

@@ -1,5 +1,5 @@
 //! People: look at what needs attention, remove its cause where they can, have it retried or rolled back, or do by hand what is owed
-//! and have a second person mark it done.
+//! and have a second person mark it done, or abandon it, two of them, and settle what it owes elsewhere.
 
 use holdfast_ledger::{AccountId, BranchKey};
 use holdfast_txn::{
@@ -26,8 +26,15 @@ const PEOPLE: [&str; 2] = ["user/alice", "user/bob"];
 /// Transactions looked at in one round.
 const LOOKED_AT_MAX: usize = 16;
 
+/// Whoever of them is not this one.
+pub(super) fn another(by: &str) -> String {
+    let other = PEOPLE.into_iter().find(|person| *person != by);
+    other.expect("they are two").to_owned()
+}
+
 impl World {
     pub(super) fn operator_looks(&mut self) {
+        self.settle_abandoned();
         let waiting: Vec<GlobalTransaction> = self
             .witness
             .log
@@ -86,8 +93,9 @@ impl World {
 
     /// An act of one of them, with a reason that no other act has.
     pub(super) fn act(&mut self, gid: Gid, act: Act) -> Command {
-        let by = self.somebody();
-        Command::Operate { gid, act, by, reason: self.reason() }
+        let (by, reason) = (self.somebody(), self.reason());
+        self.witness.people.acts(&reason, &by);
+        Command::Operate { gid, act, by, reason }
     }
 
     pub(super) fn somebody(&mut self) -> String {
@@ -100,8 +108,7 @@ impl World {
     }
 
     /// Now and then they end a TCC transaction that is decided by hand: do at the database what a branch still owes, and have it marked
-    /// done. One proposes, another one approves; each tries both. What can never be done by hand in good faith, to abandon, they
-    /// leave alone.
+    /// done; or abandon it, and settle afterwards what it owes. One proposes, another one approves; each tries both.
     fn by_hand(&mut self, known: &GlobalTransaction) -> Option<Command> {
         if known.mode != Mode::Tcc || known.status != Status::NeedsAttention {
             return None;
@@ -115,6 +122,9 @@ impl World {
         if self.witness.log.books().proposals.contains_key(&gid) {
             return self.asking.permille(700).then(|| self.act(gid, Act::Approve));
         }
+        if self.asking.permille(300) {
+            return Some(self.act(gid, Act::Propose(Remedy::Abandon)));
+        }
         let owing = known.numbered().find(|(_, branch)| branch.state != ended)?.0;
         if !self.asking.permille(400) || !self.does_by_hand(known, owing, op) {
             return None;
@@ -127,7 +137,29 @@ impl World {
         let spec = &known.branch(branch).expect("it owes").spec;
         let shard = shard_of_participant(&spec.participant);
         let key = BranchKey::new(known.gid.as_str(), branch.0);
-        let call = Call { key, op, payload: spec.payload.clone() };
+        let captured = known.captures.of(branch).filter(|_| op == Op::Confirm);
+        let call = Call { key, op, payload: captured.unwrap_or(&spec.payload).clone() };
+        self.calls_by_hand(shard, call)
+    }
+
+    /// What was abandoned is settled by people, at each database, now or when they look again.
+    fn settle_abandoned(&mut self) {
+        for (gid, calls) in self.witness.abandoned.clone() {
+            let left: Vec<_> = calls
+                .into_iter()
+                .filter(|(shard, call)| !self.calls_by_hand(*shard, call.clone()))
+                .collect();
+            if left.is_empty() {
+                self.count(Happening::AbandonedSettled);
+                self.witness.abandoned.remove(&gid);
+            } else {
+                self.witness.abandoned.insert(gid, left);
+            }
+        }
+    }
+
+    /// One call at the database. True: it is done.
+    fn calls_by_hand(&mut self, shard: usize, call: Call) -> bool {
         let nobody = Ticket { from: End::Client(OPERATOR), stint: 0, number: 0 };
         if self.mutates(Mutant::MarkedDoneUndone) {
             return true;

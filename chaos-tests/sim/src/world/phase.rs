@@ -81,6 +81,7 @@ impl World {
 
     fn is_quiet(&self) -> bool {
         self.witness.log.open() == 0
+            && self.witness.abandoned.is_empty()
             && self.clients.iter().all(|client| client.done)
             && self.cluster.in_flight.is_empty()
             && self.nodes.iter().all(|node| {

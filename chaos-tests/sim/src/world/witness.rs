@@ -6,10 +6,10 @@ use std::{
 };
 
 use holdfast_branch::Verdict;
-use holdfast_ledger::Posting;
+use holdfast_ledger::{BranchKey, Posting};
 use holdfast_txn::{
-    Act, BranchId, Command, Decision, Gid, Machine, Order, Outcome, Recovery, Rejection, Status,
-    TriedBy,
+    Act, BranchId, BranchState, Command, Decision, Gid, GlobalTransaction, Machine, Op, Order,
+    Outcome, Recovery, Rejection, Remedy, Status, TriedBy,
 };
 
 use super::{
@@ -23,10 +23,10 @@ use crate::{
     invariant::{
         Checked, alike::Effects, answers::Exchanges, counters::Folds, deeds::Deeds,
         equal::Prefixes, expiry::Deadlines, hold, known, late::Undone, money::Money, moves::Moves,
-        opposite::SecondPhases, repeats::Owners, rules::Rules, told::ToldDecisions,
+        opposite::SecondPhases, people::People, repeats::Owners, rules::Rules, told::ToldDecisions,
     },
     settings::Settings,
-    workload::Plan,
+    workload::{Plan, shard_of_participant},
 };
 
 /// Everything that is known of a run from outside.
@@ -35,6 +35,9 @@ pub(crate) struct Witness {
     /// The log, replayed as it is committed.
     pub(crate) log: Machine,
     pub(crate) deadlines: Deadlines,
+    pub(crate) people: People,
+    /// What people owe for transactions that they have abandoned: calls, each at a shard.
+    pub(crate) abandoned: BTreeMap<Gid, Vec<(usize, Call)>>,
     pub(crate) prefixes: Prefixes,
     money: Money,
     folds: Folds,
@@ -59,6 +62,8 @@ impl Witness {
         Self {
             log: Machine::new(),
             deadlines: Deadlines::default(),
+            people: People::default(),
+            abandoned: BTreeMap::new(),
             prefixes: Prefixes::default(),
             money: Money::new(i64::try_from(start).expect("small balances")),
             folds: Folds::default(),
@@ -96,9 +101,14 @@ impl Witness {
 
     /// An entry is committed.
     pub(crate) fn committed(&mut self, entry: &Entry, counts: &mut Counts) -> Checked {
+        self.deadlines.passes(entry.at);
         for command in &entry.commands {
+            let approval = self.approval(command);
             let result = self.log.apply(entry.at, command.clone());
             count_people(command, &result, counts);
+            if let (Some(approval), Ok(_)) = (approval, &result) {
+                self.approved(approval, counts)?;
+            }
             let Ok(outcome) = result else { continue };
             if let (Command::SetRules { expected, text, .. }, false) = (command, outcome.repeated) {
                 self.rules.applied(*expected, text)?;
@@ -109,10 +119,11 @@ impl Witness {
             }
             if !outcome.repeated {
                 *self.worth_minor.entry(gid.clone()).or_default() += worth_minor(command);
+                self.captures(gid, command, counts);
             }
             let known = self.log.get(gid).expect("it took effect");
             let moved = outcome.moved;
-            if self.deadlines.applied(entry.at, command, known, moved.is_some())? {
+            if self.deadlines.applied(command, known, moved.is_some())? {
                 counts.count(Happening::Expired);
             }
             if known.pivot_reached {
@@ -124,13 +135,49 @@ impl Witness {
                 if moved.from.is_none() {
                     count_style(known, self.one_shard.contains(gid), counts);
                 }
-                if moved.to.is_final() {
+                if moved.to.is_final() && !self.abandoned.contains_key(gid) {
                     self.effects.at_end(known)?;
                     self.money.at_end(known, self.worth_minor[gid])?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// What an approval is about, if it takes effect.
+    fn approval(&self, command: &Command) -> Option<Approval> {
+        let Command::Operate { gid, act: Act::Approve, reason, .. } = command else { return None };
+        let proposal = self.log.books().proposals.get(gid)?;
+        let (proposed, approved) = (proposal.reason.clone(), reason.clone());
+        let abandons = proposal.remedy == Remedy::Abandon;
+        let owed = self.log.get(gid).filter(|_| abandons).map(owed_by);
+        Some(Approval { gid: gid.clone(), proposed, approved, owed })
+    }
+
+    /// An approval took effect.
+    fn approved(&mut self, approval: Approval, counts: &mut Counts) -> Checked {
+        let Approval { gid, proposed, approved, owed } = approval;
+        if let Some(owed) = owed {
+            counts.count(Happening::OperatorAbandoned);
+            self.abandoned.insert(gid, owed);
+        }
+        self.people.approved(&proposed, &approved)
+    }
+
+    /// A submit says what the confirms of its branches are to capture.
+    fn captures(&mut self, gid: &Gid, command: &Command, counts: &mut Counts) {
+        let Command::Submit { captures, .. } = command else { return };
+        if !captures.is_empty() {
+            counts.count(Happening::PartialCapture);
+        }
+        for (branch, payload) in captures.iter() {
+            let known = self.log.get(gid).and_then(|known| known.branch(branch));
+            let tried_minor = worth_of(&known.expect("its captures were checked").spec.payload);
+            let minor: i64 = words(payload)[1].parse().expect("the workload names amounts");
+            let captured_minor = tried_minor.signum() * minor;
+            *self.worth_minor.entry(gid.clone()).or_default() += captured_minor - tried_minor;
+            self.money.asked(BranchKey::new(gid.as_str(), branch.0), captured_minor);
+        }
     }
 
     /// A local transaction is committed.
@@ -250,16 +297,46 @@ fn worth_minor(command: &Command) -> i64 {
         | Command::SetRules { .. }
         | Command::Note { .. } => &[],
     };
-    let worth = |spec: &holdfast_txn::BranchSpec| {
-        let words = words(&spec.payload);
-        let minor: i64 = words[2].parse().expect("the workload names amounts");
-        match &*words[0] {
-            "debit" => -minor,
-            "credit" => minor,
-            _ => 0,
-        }
+    branches.iter().map(|spec| worth_of(&spec.payload)).sum()
+}
+
+/// What an instruction brings to its account, minor units; one within a shard brings nothing.
+fn worth_of(payload: &[u8]) -> i64 {
+    let words = words(payload);
+    let minor: i64 = words[2].parse().expect("the workload names amounts");
+    match &*words[0] {
+        "debit" => -minor,
+        "credit" => minor,
+        _ => 0,
+    }
+}
+
+/// An approval, and what it is about.
+#[derive(Debug)]
+struct Approval {
+    gid: Gid,
+    /// The reasons of the two people.
+    proposed: String,
+    approved: String,
+    /// To abandon: the calls that nobody will make any more.
+    owed: Option<Vec<(usize, Call)>>,
+}
+
+/// The calls that a transaction waits for which is decided and stands still.
+fn owed_by(known: &GlobalTransaction) -> Vec<(usize, Call)> {
+    let (op, ended) = match known.interrupted {
+        Some(Status::Committing) => (Op::Confirm, BranchState::Confirmed),
+        _ => (Op::Cancel, BranchState::Undone),
     };
-    branches.iter().map(worth).sum()
+    let owing = known.numbered().filter(|(_, branch)| branch.state != ended);
+    owing
+        .map(|(number, branch)| {
+            let key = BranchKey::new(known.gid.as_str(), number.0);
+            let captured = known.captures.of(number).filter(|_| op == Op::Confirm);
+            let payload = captured.unwrap_or(&branch.spec.payload).clone();
+            (shard_of_participant(&branch.spec.participant), Call { key, op, payload })
+        })
+        .collect()
 }
 
 fn of_status(status: Status) -> Happening {
@@ -277,7 +354,7 @@ fn of_status(status: Status) -> Happening {
 }
 
 /// Which style of transaction was begun.
-fn count_style(known: &holdfast_txn::GlobalTransaction, one_shard: bool, counts: &mut Counts) {
+fn count_style(known: &GlobalTransaction, one_shard: bool, counts: &mut Counts) {
     counts.count(if one_shard { Happening::OneShard } else { Happening::CrossShard });
     let first = known.branch(BranchId(1));
     let has = |wanted: fn(&holdfast_txn::BranchSpec) -> bool| {
