@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use holdfast_tcc_agent::{
-    Credentials, Limits, PostgresResource, ServeConfig, Status, install, serve,
+    Credentials, Database, Limits, PostgresResource, ServeConfig, Status, install, serve,
 };
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::{BankError, Deposit, error::full, migrate};
@@ -22,8 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct BankConfig {
     /// The shard it serves; it joins as `deposit@<shard>`.
     pub shard: String,
-    /// The shard's PostgreSQL, reached without TLS.
-    pub database: tokio_postgres::Config,
+    /// The shard's PostgreSQL.
+    pub database: Database,
     /// This process; empty: host name and process id.
     pub instance: String,
     /// gRPC addresses of coordinator nodes, `host:port`; one is enough.
@@ -64,8 +64,8 @@ pub async fn run(config: BankConfig, shutdown: CancellationToken) -> Result<(), 
 }
 
 /// The connection string with what every connection of this role needs, behind the options that were given.
-fn tuned(mut database: tokio_postgres::Config, durable: bool) -> tokio_postgres::Config {
-    let mut options = database.get_options().unwrap_or_default().to_owned();
+fn tuned(mut database: Database, durable: bool) -> Database {
+    let mut options = database.config().get_options().unwrap_or_default().to_owned();
     // Every statement here looks rows up by their keys. A plan made while a table was empty, and kept, would read the whole table
     // for each key once it has grown.
     for method in ["seqscan", "hashjoin", "mergejoin"] {
@@ -75,14 +75,14 @@ fn tuned(mut database: tokio_postgres::Config, durable: bool) -> tokio_postgres:
         // An answer of ours promises that what was done survives.
         options.push_str(" -c synchronous_commit=on");
     }
-    database.options(options.trim_start());
+    database.config_mut().options(options.trim_start());
     database
 }
 
 /// Waits for PostgreSQL, then installs what is missing. Says whether its commits are durable by themselves; `None` if `shutdown`
 /// came first.
 async fn prepare(
-    database: &tokio_postgres::Config,
+    database: &Database,
     shutdown: &CancellationToken,
 ) -> Result<Option<bool>, BankError> {
     let mut pause = PAUSE_FIRST;
@@ -107,12 +107,11 @@ async fn prepare(
     }
 }
 
-async fn prepare_once(database: &tokio_postgres::Config) -> Result<bool, BankError> {
+async fn prepare_once(database: &Database) -> Result<bool, BankError> {
     let mut database = database.clone();
-    database.connect_timeout(CONNECT_TIMEOUT);
-    let (mut client, connection) = database.connect(NoTls).await?;
-    // It ends by itself once the client is dropped; what goes wrong on it is told to the client.
-    let connection = tokio::spawn(connection);
+    database.config_mut().connect_timeout(CONNECT_TIMEOUT);
+    // What goes wrong on the connection is told to the client.
+    let (mut client, connection) = database.connect().await?;
     migrate(&mut client).await?;
     install(&client).await?;
     let durable = is_durable(&client).await?;
@@ -158,10 +157,11 @@ mod tests {
     #[test]
     fn options_that_were_given_are_kept() {
         let given: tokio_postgres::Config = "host=h options='-c work_mem=8MB'".parse().unwrap();
-        let options = tuned(given, false).get_options().unwrap().to_owned();
+        let options = tuned(given.into(), false).config().get_options().unwrap().to_owned();
         assert!(options.starts_with("-c work_mem=8MB -c enable_seqscan=off"), "{options}");
         assert!(options.ends_with("-c synchronous_commit=on"), "{options}");
-        let options = tuned(tokio_postgres::Config::new(), true).get_options().unwrap().to_owned();
+        let tuned = tuned(tokio_postgres::Config::new().into(), true);
+        let options = tuned.config().get_options().unwrap().to_owned();
         assert_eq!(options, "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off");
     }
 }

@@ -118,7 +118,7 @@ async fn the_role_serves_its_shard_through_an_outage_of_postgresql() {
     let shutdown = CancellationToken::new();
     let config = BankConfig {
         shard: "shard-7".to_owned(),
-        database: server.config("postgres"),
+        database: server.config("postgres").into(),
         instance: String::new(),
         coordinators: vec![coordinator],
         connections: 2,

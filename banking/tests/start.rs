@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 fn config(database: Config) -> BankConfig {
     BankConfig {
         shard: "shard-1".to_owned(),
-        database,
+        database: database.into(),
         instance: "test".to_owned(),
         // Nobody listens there; the module serves whoever comes.
         coordinators: vec![format!("127.0.0.1:{}", free_port())],

@@ -51,7 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["proto", "client", "security", "fault", "trace", "txn", "raft", "history", "route"],
     ),
     ("shard-router/route", &[]),
-    ("shard-router", &["proto", "client", "fault", "route"]),
+    ("shard-router", &["proto", "client", "security", "fault", "route"]),
     ("tcc-agent/branch", &[]),
     ("tcc-agent", &["proto", "client", "security", "fault", "trace", "branch"]),
     ("banking/ledger", &[]),

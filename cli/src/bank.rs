@@ -67,7 +67,7 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
         database: Some(config.database.clone()),
         disk: None,
     };
-    let database = config::masked(&config.database);
+    let database = config::masked(config.database.config());
     let role = holdfast_banking::BankConfig {
         shard: config.shard,
         database: config.database,

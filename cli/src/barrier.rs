@@ -4,9 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use holdfast_tcc_agent::{BARRIER_SQL, install};
-use tokio_postgres::NoTls;
 
-use crate::{config, exit::Usage, output};
+use crate::{database::DatabaseArgs, output};
 
 /// Installs the barrier in a service's database, or prints its SQL.
 #[derive(Debug, clap::Args)]
@@ -27,9 +26,8 @@ Examples:
   HOLDFAST_DATABASE='host=127.0.0.1 user=loyalty dbname=loyalty' holdfast barrier install
   holdfast barrier install --database 'host=/var/run/postgresql user=loyalty dbname=loyalty'")]
     Install {
-        /// A PostgreSQL connection string; better given by environment if it holds a password
-        #[arg(long, value_name = "STRING", env = "HOLDFAST_DATABASE", hide_env_values = true)]
-        database: String,
+        #[command(flatten)]
+        database: DatabaseArgs,
     },
     /// Print the SQL, for psql and for migration tools
     #[command(after_help = "Examples:\n  holdfast barrier sql > 0007_barrier.sql")]
@@ -43,13 +41,10 @@ pub(crate) async fn run(args: BarrierArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         BarrierCommand::Sql => output::print(BARRIER_SQL)?,
         BarrierCommand::Install { database } => {
-            let config = config::parse_database(&database)
-                .map_err(|(code, wrong)| Usage(format!("{code} --database {wrong}")))?;
-            let shown = config::masked(&config);
-            let (client, connection) = config.connect(NoTls).await.with_context(|| {
+            let (database, shown) = database.read()?;
+            let (client, connection) = database.connect().await.with_context(|| {
                 format!("HF1024 {shown}: cannot connect. Check that PostgreSQL runs there and lets this user in")
             })?;
-            let connection = tokio::spawn(connection);
             install(&client).await.with_context(|| {
                 format!("HF1024 {shown}: nothing was installed. The user must own schema holdfast, or may create it in this database")
             })?;

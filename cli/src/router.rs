@@ -10,14 +10,12 @@ use holdfast_shard_router::{
     config::{Endpoint, SourceConfig},
     participant,
 };
-use holdfast_tcc_agent::{ServeConfig, XaResource, serve};
+use holdfast_tcc_agent::{Database, ServeConfig, XaResource, serve};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, ConfigArgs, RouterRole},
-    health_door, reload,
-    server_tls::Rustls,
-    shutdown, telemetry,
+    health_door, reload, shutdown, telemetry,
 };
 
 /// Runs one router. Any number of them may run side by side; they share nothing.
@@ -109,10 +107,8 @@ fn second_phases(
 ) -> Vec<tokio::task::JoinHandle<()>> {
     let Some(coordinator) = &router.coordinator else { return Vec::new() };
     let served = router.sources.iter().filter_map(|source| {
-        let resource = match &source.tls {
-            Some(tls) => XaResource::with_tls(account(source)?, Rustls(tls.clone()), &*source.name),
-            None => XaResource::new(account(source)?, &*source.name),
-        };
+        let database = Database::new(account(source)?, source.tls.clone());
+        let resource = XaResource::new(database, &*source.name);
         let config = ServeConfig {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             credentials: coordinator.credentials.clone(),
@@ -150,10 +146,6 @@ fn account(source: &SourceConfig) -> Option<tokio_postgres::Config> {
             }
         }
     }
-    config.ssl_mode(match source.tls {
-        Some(_) => tokio_postgres::config::SslMode::Require,
-        None => tokio_postgres::config::SslMode::Disable,
-    });
     if source.addresses.len() > 1 {
         config.target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
     }

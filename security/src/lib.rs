@@ -10,7 +10,7 @@
 //!
 //! - A connection is named by exactly one URI in a certificate that this cluster's authority signed: `holdfast://bank/node/1`.
 //!   A client knows a node by the same name and not by its address, so nodes may move.
-//! - TLS 1.3 alone, by rustls and ring; no resumption, so that who was shut out stays out.
+//! - TLS 1.3 alone, by rustls and ring; no resumption, so that who was shut out stays out. Towards PostgreSQL, 1.2 as well.
 //! - What has no row in the table of rights is refused to everybody.
 //! - Certificates, keys and the access file are read again while running; files with mistakes change nothing.
 //! - Whatever arrives costs at most its own connection: handshakes are bounded in number and time, and the oldest that is not
@@ -23,6 +23,7 @@
 
 pub mod access;
 pub mod authority;
+pub mod binding;
 mod caller;
 pub mod certificate;
 mod connector;
@@ -31,6 +32,7 @@ mod gate;
 mod name;
 pub mod right;
 mod role;
+mod server_tls;
 mod stream;
 pub mod token;
 mod verify;
@@ -44,5 +46,6 @@ pub use gate::{CONNECTIONS_MAX, Door, Gate, HANDSHAKE_MAX, HANDSHAKES_MAX, Incom
 pub use name::{BadName, NAME_BYTES_MAX, Name, Subject, WORD_MAX};
 pub use right::{Right, Scope};
 pub use role::Role;
+pub use server_tls::{ServerTls, ServerTlsStream};
 pub use stream::{Peer, Secured};
 pub use token::Token;

@@ -5,10 +5,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use holdfast_security::ServerTls;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::{
-    backend::{self, Server, ServerTls},
+    backend::{self, Server},
     config::Endpoint,
 };
 

@@ -2,10 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::{
-    backend::ServerTls,
-    frontend::{Tls, Verifier},
-};
+use holdfast_security::ServerTls;
+
+use crate::frontend::{Tls, Verifier};
 
 /// One router.
 #[derive(Clone, Debug)]

@@ -28,7 +28,6 @@ mod source;
 mod wire;
 mod worker;
 
-pub use backend::{ServerTls, ServerTlsStream};
 pub use config::RouterConfig;
 pub use door::{NoStart, Router};
 pub use frontend::{Tls, Verifier};

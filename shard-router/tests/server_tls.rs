@@ -3,10 +3,8 @@
 mod fixture;
 
 use fixture::{PATIENCE, Running, Server, connect, one_source};
-use holdfast_shard_router::{
-    ServerTls,
-    config::{Endpoint, RouterConfig, SourceConfig},
-};
+use holdfast_security::ServerTls;
+use holdfast_shard_router::config::{Endpoint, RouterConfig, SourceConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio_postgres::NoTls;
 

@@ -16,13 +16,13 @@ mod spans;
 mod status;
 
 /// What [`ServeConfig`] is told of certificates.
-pub use holdfast_security::Credentials;
+pub use holdfast_security::{Credentials, ServerTls};
 
 pub use announce::{BadConfig, ServeConfig};
 pub use barrier_store::{BARRIER_SQL, install};
 pub use handler::{Asked, Handler, Reply, ask};
 pub use participant::{Answer, BadGid, Call, Gid, LocalTransaction, Op, Participant};
-pub use resource::{Counts, Limits, PostgresResource, XaResource};
+pub use resource::{Counts, Database, Limits, PostgresResource, XaResource};
 pub use serve::serve;
 pub use sidecar::{Sidecar, SidecarConfig};
 pub use status::Status;

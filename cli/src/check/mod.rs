@@ -13,6 +13,7 @@ use holdfast_route::Topology;
 use self::finding::{Finding, State};
 use crate::{
     config::{self, BankConfig, ConfigArgs, CoordinatorConfig, Role},
+    database::SslArgs,
     exit,
     output::{self, Output},
     tx::ClusterAddresses,
@@ -24,7 +25,7 @@ use crate::{
 Examples:
   holdfast check
   holdfast check --data-dir /var/lib/holdfast --config config/coordinator.toml
-  holdfast check --coordinator 10.0.0.1:7401 --database 'host=10.0.0.5 user=bank dbname=bank' --output json
+  holdfast check --coordinator 10.0.0.1:7401 --database 'host=10.0.0.5 user=bank dbname=bank' --sslmode verify-full --sslrootcert db-ca.pem --output json
   holdfast check --no-cluster --rules config/shards.toml
 
 Exit codes: 0 nothing failed (there may be warnings), 1 something failed.")]
@@ -45,6 +46,8 @@ pub(crate) struct CheckArgs {
         hide_env_values = true
     )]
     databases: Vec<String>,
+    #[command(flatten)]
+    ssl: SslArgs,
     /// A coordinator's configuration file to read
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -81,7 +84,7 @@ pub(crate) async fn run(args: CheckArgs, output: Output) -> anyhow::Result<ExitC
         found.extend(cluster::check(&args.cluster.client()?).await);
     }
     for database in &args.databases {
-        found.extend(source::check(database).await);
+        found.extend(source::check(database, &args.ssl).await);
     }
     show(&found, args.verbose, output)?;
     let failed = found.iter().any(|finding| finding.state == State::Failed);

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use holdfast_tcc_agent::Database;
 use tokio::time::timeout;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 
 use super::finding::{Finding, State, state};
-use crate::config::masked;
+use crate::{config::masked, database::SslArgs};
 
 /// For connecting and for each question.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -88,7 +89,7 @@ const QUESTIONS: &[Question] = &[
 ];
 
 /// Asks the data source at `database`.
-pub(super) async fn check(database: &str) -> Vec<Finding> {
+pub(super) async fn check(database: &str, ssl: &SslArgs) -> Vec<Finding> {
     let config: Config = match database.parse() {
         Ok(config) => config,
         Err(_) => {
@@ -99,7 +100,15 @@ pub(super) async fn check(database: &str) -> Vec<Finding> {
         }
     };
     let subject = masked(&config);
-    let client = match connect(&config).await {
+    let tls = match ssl.of(&config) {
+        Ok(tls) => tls,
+        Err(mistake) => {
+            let remedy = "Say --sslmode and --sslrootcert as the server wants them.";
+            let cause = mistake.to_string();
+            return vec![Finding::new("source.answers", subject, State::Failed, cause, remedy)];
+        }
+    };
+    let client = match connect(&Database::new(config, tls)).await {
         Ok(client) => client,
         Err(cause) => {
             let remedy = "Start PostgreSQL, or correct address, user and password (--database).";
@@ -113,16 +122,12 @@ pub(super) async fn check(database: &str) -> Vec<Finding> {
     found
 }
 
-async fn connect(config: &Config) -> Result<Client, String> {
+async fn connect(database: &Database) -> Result<Client, String> {
     // The library's errors do not repeat the password.
-    let connected = timeout(PATIENCE, config.connect(NoTls)).await;
-    let (client, connection) = connected
+    let connected = timeout(PATIENCE, database.connect()).await;
+    let (client, _ends_by_itself) = connected
         .map_err(|_| format!("no connection within {} s", PATIENCE.as_secs()))?
         .map_err(|error| error.to_string())?;
-    tokio::spawn(async move {
-        // Whoever asks next hears of it.
-        let _ = connection.await;
-    });
     Ok(client)
 }
 

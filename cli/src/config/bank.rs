@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 
-use holdfast_security::Credentials;
+use holdfast_security::{Credentials, ServerTls};
+use holdfast_tcc_agent::Database;
 
 use crate::drill::door::DrillConfig;
 
 use super::{
     Mistake, Role, Telemetry,
-    reader::{Need, Reader},
+    encryption::{check_mode, encryption, says_no_mode},
+    reader::{Field, Need, Reader},
     sections::{self, check_label, check_name, loopback},
 };
 
@@ -17,8 +19,8 @@ use super::{
 pub(crate) struct BankConfig {
     /// The shard it serves; it joins as `deposit@<shard>`.
     pub(crate) shard: String,
-    /// Parsed by PostgreSQL's rules. Holds the password, and leaves it out of its `Debug`.
-    pub(crate) database: tokio_postgres::Config,
+    /// Holds the password, and leaves it out of its `Debug`.
+    pub(crate) database: Database,
     /// This process; host name and process id unless it was named.
     pub(crate) instance: String,
     /// gRPC addresses.
@@ -48,6 +50,7 @@ impl Role for BankConfig {
         });
         let database = reader
             .guarded("bank.database", |text| parse_database(text).map(|config| masked(&config)));
+        let tls = database_tls(reader, database.as_ref());
         let instance = reader.text("bank.instance", Need::Or(""), check_label);
         let coordinators = sections::coordinators(reader);
         let connections = reader.integer("limits.connections", 1..=64, Need::Or(2));
@@ -62,7 +65,7 @@ impl Role for BankConfig {
         sections::names_service(reader, security.as_ref(), &format!("deposit@{}", shard.value))?;
         Some(Self {
             shard: shard.value,
-            database: parse_database(&database?.value).ok()?,
+            database: Database::new(parse_database(&database?.value).ok()?, tls?),
             instance: Some(instance?.value)
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(sections::default_instance),
@@ -88,6 +91,24 @@ impl Role for BankConfig {
     }
 }
 
+/// How connections to the data source are encrypted.
+fn database_tls(
+    reader: &mut Reader,
+    database: Option<&Field<String>>,
+) -> Option<Option<ServerTls>> {
+    let mode = reader.text("bank.sslmode", Need::Or("disable"), check_mode);
+    let roots = reader.text("bank.sslrootcert", Need::Or(""), |_| Ok(()));
+    let (mode, roots, database) = (mode?, roots?, database?);
+    let config = parse_database(&database.value).ok()?;
+    let origin = match (mode.value.as_str(), roots.value.as_str()) {
+        ("disable", "") => &database.origin,
+        (_, "") => &mode.origin,
+        (_, _) => &roots.origin,
+    };
+    let read = encryption(&mode.value, &roots.value, &config);
+    read.map_err(|(code, text)| reader.mistake(code, origin.clone(), format!("bank.{text}"))).ok()
+}
+
 /// Parses a PostgreSQL connection string and asks for what cannot be guessed.
 /// # Errors
 /// A code and words that repeat nothing of the text: a slip of the hand can put the password anywhere.
@@ -107,22 +128,7 @@ pub(crate) fn parse_database(text: &str) -> Result<tokio_postgres::Config, (&'st
     if !lacks.is_empty() {
         return Err(("HF1020", format!("does not say {}. {shape}", lacks.join(", "))));
     }
-    for host in config.get_hosts() {
-        // Nothing is encrypted yet, so the password and the money would travel in the clear.
-        if let tokio_postgres::config::Host::Tcp(name) = host
-            && name != "localhost"
-            && !name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        {
-            let why = format!("names host {name:?}, which is no loopback address,");
-            let rest = "and nothing is encrypted in mode \"dev-plaintext\". Use 127.0.0.1 or a socket directory.";
-            return Err(("HF1010", format!("{why} {rest}")));
-        }
-    }
-    if let Some(address) = config.get_hostaddrs().iter().find(|address| !address.is_loopback()) {
-        let why = format!("names hostaddr {address}, which is no loopback address,");
-        let rest = "and nothing is encrypted in mode \"dev-plaintext\". Use 127.0.0.1.";
-        return Err(("HF1010", format!("{why} {rest}")));
-    }
+    says_no_mode(&config)?;
     Ok(config)
 }
 

@@ -4,6 +4,7 @@ mod agent;
 mod at_start;
 mod bank;
 mod coordinator;
+mod encryption;
 #[cfg(test)]
 mod fuzzed;
 mod mistake;
@@ -28,6 +29,7 @@ pub(crate) use self::{
     agent::AgentConfig,
     bank::{BankConfig, masked, parse_database},
     coordinator::CoordinatorConfig,
+    encryption::encryption,
     mistake::{Mistake, Report},
     origin::{Origin, Shown},
     router::RouterRole,

@@ -2,13 +2,16 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use holdfast_security::ServerTls;
 use holdfast_shard_router::{
-    RouterConfig, ServerTls, Tls, Verifier,
+    RouterConfig, Tls, Verifier,
     config::{Authentication, CoordinatorConfig, Endpoint, Limits, SourceConfig, UserConfig},
 };
 
 use super::{
-    Role, Telemetry, masked,
+    Role, Telemetry,
+    encryption::{check_mode, encryption, says_no_mode},
+    masked,
     reader::{Item, Need, Reader},
     sections::{self, loopback},
 };
@@ -199,69 +202,23 @@ fn parse_source(text: &str) -> Result<tokio_postgres::Config, (&'static str, Str
     if config.get_hosts().is_empty() {
         return Err(("HF1020", format!("does not say host. {shape}")));
     }
-    // A default that is left alone. What is asked for here would be asked in vain.
-    if config.get_ssl_mode() != tokio_postgres::config::SslMode::Prefer {
-        let remedy = "Set the key sslmode beside it: require or verify-full";
-        return Err(("HF1020", format!("says sslmode, which does not count there. {remedy}.")));
-    }
+    says_no_mode(&config)?;
     Ok(config)
 }
 
-/// The first host that is not of this machine.
-fn distant(config: &tokio_postgres::Config) -> Option<&str> {
-    config.get_hosts().iter().find_map(|host| match host {
-        tokio_postgres::config::Host::Tcp(name)
-            if name != "localhost"
-                && !name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()) =>
-        {
-            Some(name.as_str())
-        }
-        _ => None,
-    })
-}
-
-/// How connections to the servers of a source are encrypted. Within this machine that may be left out; elsewhere the password's proof and the
-/// rows would travel in the clear.
+/// How connections to the servers of a source are encrypted.
 fn server_tls(
     reader: &mut Reader,
     item: &Item,
     config: &tokio_postgres::Config,
 ) -> Option<Option<ServerTls>> {
-    let mode = reader.item_text(item, "sslmode", false, |text| match text {
-        "disable" | "require" | "verify-full" => Ok(text.to_owned()),
-        _ => Err(("HF1017", format!("= {text:?} is none of disable, require and verify-full."))),
+    let mode = reader.item_text(item, "sslmode", false, |text| {
+        check_mode(text).map(|()| text.to_owned()).map_err(|wrong| ("HF1017", wrong))
     })?;
     let roots = reader.item_text(item, "sslrootcert", false, |text| Ok(text.to_owned()))?;
     let origin = if roots.value.is_empty() { &mode.origin } else { &roots.origin };
-    let mistake = |reader: &mut Reader, code, text: String| {
-        reader.mistake(code, origin.clone(), text);
-        None
-    };
-    match (mode.value.as_str(), roots.value.as_str()) {
-        ("verify-full", "") => {
-            let text = "sslmode = \"verify-full\" without sslrootcert. Name the PEM file of the authority that signed the servers' certificates.";
-            mistake(reader, "HF1004", text.to_owned())
-        }
-        ("verify-full", file) => match ServerTls::verify_full(file.as_ref()) {
-            Ok(tls) => Some(Some(tls)),
-            Err(why) => mistake(reader, "HF1017", format!("sslrootcert: {why}.")),
-        },
-        // Whoever names an authority means it to be looked at.
-        (_, file) if !file.is_empty() => {
-            let why =
-                format!("sslrootcert = {file:?} is looked at with sslmode = \"verify-full\" only.");
-            mistake(reader, "HF1004", format!("{why} Set that, or leave sslrootcert away."))
-        }
-        ("require", _) => Some(Some(ServerTls::require())),
-        (_, _) => match distant(config) {
-            None => Some(None),
-            Some(name) => {
-                let why = format!("database names host {name:?}, which is no loopback address,");
-                let rest = "and sslmode is not given. Set sslmode = \"verify-full\" and sslrootcert; \"require\" does not look who the server is.";
-                mistake(reader, "HF1010", format!("{why} {rest}"))
-            }
-        },
-    }
+    let read = encryption(&mode.value, &roots.value, config);
+    read.map_err(|(code, text)| reader.mistake(code, origin.clone(), text)).ok()
 }
 
 /// Each host with its port: one port serves all, or each has its own.

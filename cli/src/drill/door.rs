@@ -21,6 +21,7 @@ use axum::{
     routing::{delete, get, post},
 };
 use holdfast_fault::{Held, held};
+use holdfast_tcc_agent::Database;
 use metrics_exporter_prometheus::PrometheusHandle;
 use nix::{
     sys::signal::{Signal, kill},
@@ -63,7 +64,7 @@ pub(crate) struct About {
     /// Where clients reach a coordinator.
     pub(crate) grpc: Option<String>,
     /// Of a bank; holds its password and is never shown.
-    pub(crate) database: Option<tokio_postgres::Config>,
+    pub(crate) database: Option<Database>,
     /// Of a coordinator: its number, and where its log is.
     pub(crate) disk: Option<(u64, PathBuf)>,
 }
@@ -265,7 +266,7 @@ fn restart_later(dead: Duration) -> anyhow::Result<()> {
 
 /// Takes connections until there are no more, takes those that others let go, and lets all go at the end.
 async fn take_connections(
-    database: tokio_postgres::Config,
+    database: Database,
     count: i64,
     limit: Duration,
     until: CancellationToken,
@@ -275,7 +276,7 @@ async fn take_connections(
     let taking = async {
         loop {
             let connected = match taken.len() < wanted {
-                true => crate::demo::postgres::connect(&database).await.ok(),
+                true => database.connect().await.ok().map(|(connection, _)| connection),
                 false => None,
             };
             match connected {

@@ -8,7 +8,9 @@ use postgres_protocol::authentication::{
 };
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{ServerTls, server::Server};
+use holdfast_security::ServerTls;
+
+use super::server::Server;
 use crate::{
     config::Endpoint,
     frame::{self, Body},

@@ -4,10 +4,8 @@ mod connect;
 mod pool;
 mod server;
 mod talk;
-mod tls;
 
 pub(crate) use connect::{Account, cancel, connect};
 pub(crate) use pool::Pool;
 pub(crate) use server::{Reading, Server, Settings, put_name};
 pub(crate) use talk::{Reply, Row, literal, tag_of};
-pub use tls::{ServerTls, ServerTlsStream};

@@ -6,8 +6,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::ServerTls;
 use crate::{buffer::Buffer, config::Endpoint, wire::Wire};
+use holdfast_security::ServerTls;
 
 /// Settings of a session beyond what every new connection has: sorted by name, compared by address.
 #[derive(Debug, Default, PartialEq, Eq)]

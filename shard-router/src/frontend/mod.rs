@@ -9,4 +9,3 @@ pub(crate) use login::{Identity, login};
 pub use scram::Verifier;
 pub(crate) use startup::{Greeted, Startup, greet};
 pub use tls::Tls;
-pub(crate) use tls::end_point_hash;

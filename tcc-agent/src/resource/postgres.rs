@@ -10,16 +10,15 @@ use std::{
     time::Duration,
 };
 
-use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
-};
+use deadpool_postgres::{Hook, HookError, Object, Pool, Runtime};
 use futures::FutureExt as _;
 use holdfast_branch::{LATE_CODE, LATE_MESSAGE, Outcome, Settlement, Verdict, decide, settle};
 use holdfast_fault::{Held, Site, held, reached};
 use tokio::task::JoinHandle;
-use tokio_postgres::{NoTls, error::SqlState};
+use tokio_postgres::error::SqlState;
 
 use super::{
+    database::Database,
     queue::{Batch, Queue},
     suspects::Suspects,
 };
@@ -154,14 +153,13 @@ impl Failure {
 }
 
 impl<P: Participant> PostgresResource<P> {
-    /// Connects to the PostgreSQL of `config`, without TLS, as calls come. Needs a Tokio runtime.
+    /// Connects to `database` as calls come. Needs a Tokio runtime.
     #[must_use]
-    pub fn new(config: tokio_postgres::Config, participant: P, limits: &Limits) -> Self {
-        let mut config = config;
-        config.connect_timeout(Duration::from_millis(limits.connect_timeout_ms));
-        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    pub fn new(database: impl Into<Database>, participant: P, limits: &Limits) -> Self {
+        let mut database = database.into();
         let connect = Duration::from_millis(limits.connect_timeout_ms);
-        let pool = Pool::builder(Manager::from_config(config, NoTls, recycling))
+        database.config_mut().connect_timeout(connect);
+        let pool = Pool::builder(database.manager())
             .max_size(limits.connections.max(1))
             .wait_timeout(Some(connect))
             .create_timeout(Some(connect))
@@ -181,7 +179,7 @@ impl<P: Participant> PostgresResource<P> {
         Self::start(pool, BEGIN.to_owned(), participant, limits)
     }
 
-    /// Takes connections from `pool`, for example one that speaks TLS. The pool should hold `limits.connections`.
+    /// Takes connections from `pool`, for example one that others use as well. The pool should hold `limits.connections`.
     #[must_use]
     pub fn with_pool(pool: Pool, participant: P, limits: &Limits) -> Self {
         // Whoever made the pool may hand its connections to others, or reset them.

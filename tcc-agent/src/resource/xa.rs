@@ -6,15 +6,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Pool, Runtime};
 use holdfast_branch::Op;
 use serde::Deserialize;
-use tokio_postgres::{
-    NoTls, Socket,
-    error::SqlState,
-    tls::{MakeTlsConnect, TlsConnect},
-};
+use tokio_postgres::error::SqlState;
 
+use super::database::Database;
 use crate::{
     handler::{Asked, Handler},
     participant::{Answer, Call},
@@ -51,25 +48,12 @@ struct Prepared {
 }
 
 impl XaResource {
-    /// Connects as `config` says, when it is first asked; `source` is for messages. The user must be the one who prepares, or a superuser.
+    /// Connects to `database` when it is first asked; `source` is for messages. The user must be the one who prepares, or a superuser.
     #[must_use]
-    pub fn new(config: tokio_postgres::Config, source: impl Into<Arc<str>>) -> Self {
-        Self::with_tls(config, NoTls, source)
-    }
-
-    /// The same, over connections that `tls` encrypts; whether they must be is in `config`.
-    #[must_use]
-    pub fn with_tls<T>(config: tokio_postgres::Config, tls: T, source: impl Into<Arc<str>>) -> Self
-    where
-        T: MakeTlsConnect<Socket> + Clone + Sync + Send + 'static,
-        T::Stream: Sync + Send,
-        T::TlsConnect: Sync + Send,
-        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
-    {
-        let mut config = config;
-        config.connect_timeout(LIMIT);
-        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let pool = Pool::builder(Manager::from_config(config, tls, recycling))
+    pub fn new(database: impl Into<Database>, source: impl Into<Arc<str>>) -> Self {
+        let mut database = database.into();
+        database.config_mut().connect_timeout(LIMIT);
+        let pool = Pool::builder(database.manager())
             .max_size(CONNECTIONS)
             .wait_timeout(Some(LIMIT))
             .create_timeout(Some(LIMIT))

@@ -1,4 +1,4 @@
-//! Encryption towards servers: as PostgreSQL's `sslmode` names it, `require` or `verify-full`. There is no `prefer`: what is asked for is had, or
+//! Encryption towards PostgreSQL servers: as PostgreSQL's `sslmode` names it, `require` or `verify-full`. There is no `prefer`: what is asked for is had, or
 //! there is no connection.
 
 use std::{io, path::Path, sync::Arc};
@@ -14,7 +14,7 @@ use tokio_rustls::{
     },
 };
 
-use crate::frontend::end_point_hash;
+use crate::binding::end_point_hash;
 
 /// An encrypted connection to a server.
 pub type ServerTlsStream<S> = tokio_rustls::client::TlsStream<S>;
