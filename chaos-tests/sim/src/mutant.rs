@@ -104,6 +104,12 @@ mutants! {
     CaptureIgnored = "capture-ignored",
     /// A door has the approval of whoever proposed carried out under another name.
     OnePersonTwice = "one-person-twice",
+    /// A router commits each of two writers in one phase.
+    XaOnePhaseWithTwoWriters = "xa-one-phase-with-two-writers",
+    /// A router tells its client that it is committed when it submits.
+    XaToldBeforeDecision = "xa-told-before-decision",
+    /// Whoever sweeps rolls back what is old, without asking what is decided.
+    XaSweeperWithoutProof = "xa-sweeper-without-proof",
 }
 
 impl Mutant {

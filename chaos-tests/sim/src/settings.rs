@@ -89,6 +89,10 @@ pub struct Settings {
     pub working: u64,
     /// Second-phase calls refused, for example for maintenance.
     pub refuses_second: u64,
+    /// Routers that die, at any of their steps.
+    pub router_dies: u64,
+    /// Routers that stand still, at any of their steps.
+    pub router_stalls: u64,
     /// What is done to the cluster, and how often on average.
     pub strikes: Vec<(Strike, u64)>,
     /// Entries behind which a node is caught up by snapshot.
@@ -101,6 +105,7 @@ impl Settings {
     pub fn of(seed: u64) -> Self {
         let mut chance = Chance::of(seed, 1);
         let chance = &mut chance;
+        let mut of_routers = Chance::of(seed, 8);
         let rate = |chance: &mut Chance, most: u64| {
             if chance.permille(500) { chance.between(1, most) } else { 0 }
         };
@@ -129,6 +134,8 @@ impl Settings {
             lies_timeout: rate(chance, 100),
             working: rate(chance, 150),
             refuses_second: rate(chance, 60),
+            router_dies: rate(&mut of_routers, 80),
+            router_stalls: rate(&mut of_routers, 80),
             strikes: Vec::new(),
             log_kept: chance.pick(&[5, 20, 1_000]),
         };
@@ -155,6 +162,8 @@ impl Settings {
         self.lies_timeout = 0;
         self.working = 0;
         self.refuses_second = 0;
+        self.router_dies = 0;
+        self.router_stalls = 0;
         self.strikes.clear();
     }
 }

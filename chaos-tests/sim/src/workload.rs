@@ -55,9 +55,10 @@ pub(crate) fn participant(shard: usize) -> Participant {
     Participant::parse(&format!("deposit@shard-{shard}")).expect("it is short and plain")
 }
 
-/// The shard that a participant serves.
+/// The shard that a participant serves, or beside which its source lies.
 pub(crate) fn shard_of_participant(participant: &Participant) -> usize {
-    shard_number(participant.as_str().trim_start_matches("deposit@"))
+    let (_, name) = participant.as_str().split_once('@').expect("it names its shard");
+    shard_number(name)
 }
 
 /// The rules of the beginning: as many slots on each shard.

@@ -129,7 +129,8 @@ pub fn histories(exchanges: &[Exchange]) -> BTreeMap<&Gid, Vec<Operation>> {
     let mut histories: BTreeMap<&Gid, Vec<Operation>> = BTreeMap::new();
     for exchange in exchanges {
         let asked = match exchange.asked {
-            replay::Asked::Begin(_) => Asked::Submit,
+            // A fence begins it, too, where it is not there: as what is rolled back.
+            replay::Asked::Begin(_) | replay::Asked::Fence => Asked::Submit,
             replay::Asked::Change | replay::Asked::Look => Asked::Read,
         };
         let answer = match exchange.told {

@@ -54,6 +54,8 @@ pub enum Asked {
     Begin(Content),
     /// To change what is there.
     Change,
+    /// To roll it back, and where nothing is there to make sure that it never can be begun.
+    Fence,
     /// To say what is there.
     Look,
 }
@@ -229,11 +231,11 @@ impl Replayed {
             Told::Absent => (begun > behind).then_some(behind),
             Told::Known => match &exchange.asked {
                 Asked::Begin(content) if life.content.as_ref() != Some(content) => None,
-                Asked::Begin(_) | Asked::Change | Asked::Look => says(&|_| true),
+                Asked::Begin(_) | Asked::Change | Asked::Fence | Asked::Look => says(&|_| true),
             },
             Told::Decided(decision) => match &exchange.asked {
                 Asked::Begin(content) if life.content.as_ref() != Some(content) => None,
-                Asked::Begin(_) | Asked::Change | Asked::Look => {
+                Asked::Begin(_) | Asked::Change | Asked::Fence | Asked::Look => {
                     says(&|view| view.decision == Some(*decision))
                 }
             },

@@ -37,8 +37,9 @@ impl Effects {
         for (branch, _) in transaction.numbered() {
             let key = BranchKey::new(transaction.gid.as_str(), branch.0);
             let alike = match transaction.mode {
-                // No XA transaction moves money by the ledger yet; those of TCC must hold for it too.
-                Mode::Tcc | Mode::Xa => {
+                // Its branches are local transactions of sources, which `prepared.rs` looks at.
+                Mode::Xa => true,
+                Mode::Tcc => {
                     let placed = self.has(&key, |kind| kind == Kind::HoldPlaced);
                     let captured = self.has(&key, |kind| kind == Kind::HoldCaptured);
                     let released = self.has(&key, |kind| kind == Kind::HoldReleased);

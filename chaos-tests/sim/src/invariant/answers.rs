@@ -3,6 +3,8 @@
 
 use std::rc::Rc;
 
+use holdfast_txn::Command;
+
 use super::{Checked, hold};
 use crate::{
     checker::{
@@ -21,6 +23,7 @@ impl Exchanges {
     pub(crate) fn told(&mut self, asker: &Asker, told: &Told, now_ms: u64) {
         let asked = match &asker.command {
             None => replay::Asked::Look,
+            Some(Command::Fence { .. }) => replay::Asked::Fence,
             Some(command) => {
                 Content::of(command).map_or(replay::Asked::Change, replay::Asked::Begin)
             }

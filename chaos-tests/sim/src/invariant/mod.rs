@@ -14,6 +14,7 @@ pub(crate) mod money;
 pub(crate) mod moves;
 pub(crate) mod opposite;
 pub(crate) mod people;
+pub(crate) mod prepared;
 pub(crate) mod quiet;
 pub(crate) mod repeats;
 pub(crate) mod rules;

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use holdfast_txn::{Gid, Op};
+
 use super::{
     End, Event, World,
     database::{Call, Carried, Database, Mood, Said},
@@ -133,7 +135,11 @@ impl World {
                 is_working: self.faults.permille(self.settings.working),
                 refuses: self.faults.permille(self.settings.refuses_second),
             };
-            let one = self.agents[shard].database.carry(call, mood, self.mutant);
+            let one = if matches!(call.op, Op::Commit | Op::RollBack) {
+                self.source_called(shard, call)
+            } else {
+                self.agents[shard].database.carry(call, mood, self.mutant)
+            };
             match &one.said {
                 Said::Working => self.count(Happening::SaidWorking),
                 Said::Refused(code) if code == "maintenance" => {
@@ -144,6 +150,31 @@ impl World {
             carried.push(one);
         }
         carried
+    }
+
+    /// The agent of a source is asked to end what a router left.
+    fn source_called(&mut self, shard: usize, call: &Call) -> Carried {
+        let (carried, ended) = self.sources[shard].called(call);
+        if ended.is_some() {
+            self.count(Happening::EndedByAgent);
+            let gid = Gid::parse(&call.key.gid).expect("a key is made of a gid");
+            let sources = self.sources_of(&gid);
+            self.local_ended((&gid, call.key.branch), sources, call.op == Op::Commit);
+        }
+        carried
+    }
+
+    /// The database of a shard restarts with its agent: local transactions that are open there are rolled back.
+    fn source_restarts(&mut self, shard: usize) {
+        for xact in self.sources[shard].restart() {
+            self.count(Happening::OpenLost);
+            let (gid, branch) = {
+                let local = &self.sources[shard].locals[&xact];
+                (local.gid.clone(), local.branch)
+            };
+            let sources = self.sources_of(&gid);
+            self.local_ended((&gid, branch), sources, false);
+        }
     }
 
     /// A local transaction that is not committed leaves nothing, unless a mutant tears it apart.
@@ -182,6 +213,7 @@ impl World {
         if self.mutant == Some(Mutant::BarrierForgotten) {
             agent.database.rows.clear();
         }
+        self.source_restarts(shard);
         self.note(|| format!("the agent of shard {shard} dies"));
         let at_ms = self.now_ms + self.faults.between(50, 900);
         self.queue.at(at_ms, Event::AgentUp { shard });

@@ -72,11 +72,13 @@ impl Open {
         self.reporting = self.reporting.map(|_| 0);
     }
 
-    fn owe(&mut self, owed: &[(BranchId, Op)]) {
+    /// `grace_until_ms`: so long whoever prepared it carries it out itself.
+    fn owe(&mut self, owed: &[(BranchId, Op)], grace_until_ms: Option<u64>) {
+        let stage = grace_until_ms.map_or(Stage::Ready, |until_ms| Stage::Paused { until_ms });
         self.calls.retain(|call| owed.contains(&(call.branch, call.op)));
         for &(branch, op) in owed {
             if !self.calls.iter().any(|call| (call.branch, call.op) == (branch, op)) {
-                self.calls.push(OpenCall { branch, op, unanswered: 0, stage: Stage::Ready });
+                self.calls.push(OpenCall { branch, op, unanswered: 0, stage });
             }
         }
     }
@@ -185,7 +187,8 @@ impl World {
         loop {
             match self.nodes[node].machine.owed(&known.gid, &open.heard) {
                 Next::Call(owed) => {
-                    open.owe(&owed);
+                    let grace_until_ms = self.grace_until_ms(node, known);
+                    open.owe(&owed, grace_until_ms);
                     if self.skips(known, open, &owed) {
                         continue;
                     }
@@ -209,7 +212,7 @@ impl World {
                     let pivot = pivot.map(|(branch, _)| branch).expect("only a pivot is recorded");
                     let heard = open.heard.iter().any(|report| report.branch == pivot);
                     if self.mutates(Mutant::PivotUnrecorded) && !heard {
-                        open.owe(&[(pivot, Op::Action)]);
+                        open.owe(&[(pivot, Op::Action)], None);
                         self.make_calls(node, known, open);
                     } else {
                         self.report(node, &known.gid, open);
@@ -219,6 +222,15 @@ impl World {
             }
             return;
         }
+    }
+
+    /// Until when the second phase is the caller's, if it still is.
+    fn grace_until_ms(&mut self, node: usize, known: &GlobalTransaction) -> Option<u64> {
+        let grace_ms = known.options.second_phase_grace_ms;
+        let decided_at = known.decided_at.filter(|_| grace_ms > 0)?;
+        let now = self.clock(node);
+        let left_ms = decided_at.plus_ms(grace_ms).0.saturating_sub(now.0).min(grace_ms);
+        (left_ms > 0).then(|| self.now_ms + left_ms)
     }
 
     /// Mutants that report what they never asked for. True: something was put into their mouths.

@@ -11,6 +11,8 @@ pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod operator;
 pub(crate) mod phase;
+pub(crate) mod router;
+pub(crate) mod source;
 pub(crate) mod witness;
 
 use std::collections::BTreeSet;
@@ -19,7 +21,7 @@ use holdfast_txn::{Gid, Timestamp};
 
 use self::{
     agent::Agent, client::Client, cluster::Cluster, network::Message, node::Node, phase::Phase,
-    witness::Witness,
+    router::Session, source::Source, witness::Witness,
 };
 use crate::{
     chance::Chance,
@@ -68,6 +70,10 @@ pub(crate) enum Event {
     AgentUp { shard: usize },
     /// A client acts, unless it has heard something since.
     Turn { client: usize, turn: u64 },
+    /// A router's session goes on, unless it has gone on since.
+    Session { session: usize, turn: u64 },
+    /// Somebody looks for what is prepared and left.
+    Sweep,
     /// People look at what needs them.
     OperatorLooks,
     /// A fault.
@@ -95,11 +101,15 @@ pub(crate) struct World {
     faults: Chance,
     pace: Chance,
     asking: Chance,
+    routing: Chance,
     places: Places,
     cluster: Cluster,
     nodes: Vec<Node>,
     agents: Vec<Agent>,
     clients: Vec<Client>,
+    /// What routers write to: one beside each shard.
+    sources: Vec<Source>,
+    sessions: Vec<Session>,
     blocked: BTreeSet<(End, End)>,
     /// Reasons that people gave.
     reasons: u64,
@@ -126,10 +136,13 @@ impl World {
             faults: Chance::of(seed, 3),
             pace: Chance::of(seed, 4),
             asking: Chance::of(seed, 5),
+            routing: Chance::of(seed, 7),
             cluster: Cluster::default(),
             nodes: (0..settings.nodes).map(|_| Node::new()).collect(),
             agents: Agent::all(&settings, &places),
             clients: Vec::new(),
+            sources: vec![Source::new(); settings.shards],
+            sessions: Vec::new(),
             blocked: BTreeSet::new(),
             reasons: 0,
             reader: books::Reader::default(),
@@ -153,6 +166,7 @@ impl World {
             let plan = workload::draw(number, &self.places, drawing);
             self.welcome(plan, drawing);
         }
+        self.open_sessions();
         for index in 0..self.settings.strikes.len() {
             self.plan_strike(index);
         }
@@ -206,6 +220,8 @@ impl World {
             Event::Batch { shard, life } => self.local_transaction(shard, life),
             Event::AgentUp { shard } => self.agents[shard].up = true,
             Event::Turn { client, turn } => self.client_turn(client, turn),
+            Event::Session { session, turn } => self.session_turn(session, turn),
+            Event::Sweep => self.sweep(),
             Event::OperatorLooks => self.operator_looks(),
             Event::Strike(index) => self.strike(index),
             Event::Restart { node } => self.restart(node),

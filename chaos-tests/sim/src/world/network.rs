@@ -6,6 +6,7 @@ use holdfast_txn::{Command, Decision, Gid, Op, Status};
 use super::{
     End, Event, World,
     database::{Call, Said},
+    router,
 };
 use crate::happening::Happening;
 
@@ -98,6 +99,11 @@ impl World {
                 self.hear(node, ticket, &key, op, said);
             }
             (End::Agent(shard), Message::Call { ticket, call }) => self.called(shard, ticket, call),
+            (End::Client(client), Message::Told { turn, told })
+                if (router::FIRST..usize::MAX).contains(&client) =>
+            {
+                self.session_told(client - router::FIRST, turn, &told);
+            }
             (End::Client(client), Message::Told { turn, told }) => {
                 self.client_told(client, turn, &told);
             }

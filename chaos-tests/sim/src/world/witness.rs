@@ -23,7 +23,8 @@ use crate::{
     invariant::{
         Checked, alike::Effects, answers::Exchanges, counters::Folds, deeds::Deeds,
         equal::Prefixes, expiry::Deadlines, hold, known, late::Undone, money::Money, moves::Moves,
-        opposite::SecondPhases, people::People, repeats::Owners, rules::Rules, told::ToldDecisions,
+        opposite::SecondPhases, people::People, prepared::LocalEnds, repeats::Owners, rules::Rules,
+        told::ToldDecisions,
     },
     settings::Settings,
     workload::{Plan, shard_of_participant},
@@ -36,6 +37,7 @@ pub(crate) struct Witness {
     pub(crate) log: Machine,
     pub(crate) deadlines: Deadlines,
     pub(crate) people: People,
+    pub(crate) local_ends: LocalEnds,
     /// What people owe for transactions that they have abandoned: calls, each at a shard.
     pub(crate) abandoned: BTreeMap<Gid, Vec<(usize, Call)>>,
     pub(crate) prefixes: Prefixes,
@@ -63,6 +65,7 @@ impl Witness {
             log: Machine::new(),
             deadlines: Deadlines::default(),
             people: People::default(),
+            local_ends: LocalEnds::default(),
             abandoned: BTreeMap::new(),
             prefixes: Prefixes::default(),
             money: Money::new(i64::try_from(start).expect("small balances")),
@@ -130,7 +133,7 @@ impl Witness {
                 counts.count(Happening::PivotReached);
             }
             if let Some(moved) = moved {
-                self.moves.moved(gid, moved)?;
+                self.moves.moved(gid, command, moved)?;
                 counts.count(of_status(moved.to));
                 if moved.from.is_none() {
                     count_style(known, self.one_shard.contains(gid), counts);
@@ -218,6 +221,11 @@ impl Witness {
     pub(crate) fn sent(&mut self, call: &Call) -> Checked {
         let gid = Gid::parse(&call.key.gid).expect("a key is made of a gid");
         self.second_phases.sent(&call.key, call.op, self.log.get(&gid))
+    }
+
+    /// A router tells its client what was decided.
+    pub(crate) fn router_told(&mut self, gid: &Gid, decision: Decision) -> Checked {
+        self.told.decided(&self.log, gid, decision)
     }
 
     /// A caller will never be answered.
