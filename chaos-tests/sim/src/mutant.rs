@@ -110,6 +110,12 @@ mutants! {
     XaToldBeforeDecision = "xa-told-before-decision",
     /// Whoever sweeps rolls back what is old, without asking what is decided.
     XaSweeperWithoutProof = "xa-sweeper-without-proof",
+    /// A relay reads messages whose local transactions have not ended.
+    PublishedBeforeCommit = "published-before-commit",
+    /// A relay deletes a message's row and then submits it.
+    MarkedBeforeSubmitted = "marked-before-submitted",
+    /// A relay takes each message for a lane of its own.
+    OrderIgnored = "order-ignored",
 }
 
 impl Mutant {

@@ -93,6 +93,8 @@ pub struct Settings {
     pub router_dies: u64,
     /// Routers that stand still, at any of their steps.
     pub router_stalls: u64,
+    /// Relays that die, at any of their steps.
+    pub relay_dies: u64,
     /// What is done to the cluster, and how often on average.
     pub strikes: Vec<(Strike, u64)>,
     /// Entries behind which a node is caught up by snapshot.
@@ -136,6 +138,7 @@ impl Settings {
             refuses_second: rate(chance, 60),
             router_dies: rate(&mut of_routers, 80),
             router_stalls: rate(&mut of_routers, 80),
+            relay_dies: rate(&mut of_routers, 60),
             strikes: Vec::new(),
             log_kept: chance.pick(&[5, 20, 1_000]),
         };
@@ -164,6 +167,7 @@ impl Settings {
         self.refuses_second = 0;
         self.router_dies = 0;
         self.router_stalls = 0;
+        self.relay_dies = 0;
         self.strikes.clear();
     }
 }

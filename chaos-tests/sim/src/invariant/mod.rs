@@ -13,6 +13,7 @@ pub(crate) mod live;
 pub(crate) mod money;
 pub(crate) mod moves;
 pub(crate) mod opposite;
+pub(crate) mod outbox;
 pub(crate) mod people;
 pub(crate) mod prepared;
 pub(crate) mod quiet;

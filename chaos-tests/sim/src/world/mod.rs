@@ -11,6 +11,7 @@ pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod operator;
 pub(crate) mod phase;
+pub(crate) mod relay;
 pub(crate) mod router;
 pub(crate) mod source;
 pub(crate) mod witness;
@@ -21,7 +22,7 @@ use holdfast_txn::{Gid, Timestamp};
 
 use self::{
     agent::Agent, client::Client, cluster::Cluster, network::Message, node::Node, phase::Phase,
-    router::Session, source::Source, witness::Witness,
+    relay::Post, router::Session, source::Source, witness::Witness,
 };
 use crate::{
     chance::Chance,
@@ -74,6 +75,12 @@ pub(crate) enum Event {
     Session { session: usize, turn: u64 },
     /// Somebody looks for what is prepared and left.
     Sweep,
+    /// A service writes a message in its local transaction.
+    Service { wish: usize },
+    /// That local transaction ends.
+    ServiceEnds { wish: usize },
+    /// The relay with the lease looks at the outbox.
+    Relay { life: u64 },
     /// People look at what needs them.
     OperatorLooks,
     /// A fault.
@@ -102,6 +109,7 @@ pub(crate) struct World {
     pace: Chance,
     asking: Chance,
     routing: Chance,
+    posting: Chance,
     places: Places,
     cluster: Cluster,
     nodes: Vec<Node>,
@@ -110,6 +118,8 @@ pub(crate) struct World {
     /// What routers write to: one beside each shard.
     sources: Vec<Source>,
     sessions: Vec<Session>,
+    /// Messages, and whoever relays them.
+    post: Post,
     blocked: BTreeSet<(End, End)>,
     /// Reasons that people gave.
     reasons: u64,
@@ -137,12 +147,14 @@ impl World {
             pace: Chance::of(seed, 4),
             asking: Chance::of(seed, 5),
             routing: Chance::of(seed, 7),
+            posting: Chance::of(seed, 9),
             cluster: Cluster::default(),
             nodes: (0..settings.nodes).map(|_| Node::new()).collect(),
             agents: Agent::all(&settings, &places),
             clients: Vec::new(),
             sources: vec![Source::new(); settings.shards],
             sessions: Vec::new(),
+            post: Post::new(),
             blocked: BTreeSet::new(),
             reasons: 0,
             reader: books::Reader::default(),
@@ -167,6 +179,7 @@ impl World {
             self.welcome(plan, drawing);
         }
         self.open_sessions();
+        self.open_post();
         for index in 0..self.settings.strikes.len() {
             self.plan_strike(index);
         }
@@ -222,6 +235,9 @@ impl World {
             Event::Turn { client, turn } => self.client_turn(client, turn),
             Event::Session { session, turn } => self.session_turn(session, turn),
             Event::Sweep => self.sweep(),
+            Event::Service { wish } => self.service_writes(wish),
+            Event::ServiceEnds { wish } => self.service_ends(wish),
+            Event::Relay { life } => self.relay_looks(life),
             Event::OperatorLooks => self.operator_looks(),
             Event::Strike(index) => self.strike(index),
             Event::Restart { node } => self.restart(node),

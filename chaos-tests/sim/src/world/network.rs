@@ -6,7 +6,7 @@ use holdfast_txn::{Command, Decision, Gid, Op, Status};
 use super::{
     End, Event, World,
     database::{Call, Said},
-    router,
+    relay, router,
 };
 use crate::happening::Happening;
 
@@ -100,7 +100,12 @@ impl World {
             }
             (End::Agent(shard), Message::Call { ticket, call }) => self.called(shard, ticket, call),
             (End::Client(client), Message::Told { turn, told })
-                if (router::FIRST..usize::MAX).contains(&client) =>
+                if (relay::FIRST..usize::MAX).contains(&client) =>
+            {
+                self.relay_told(client - relay::FIRST, turn, &told);
+            }
+            (End::Client(client), Message::Told { turn, told })
+                if (router::FIRST..relay::FIRST).contains(&client) =>
             {
                 self.session_told(client - router::FIRST, turn, &told);
             }

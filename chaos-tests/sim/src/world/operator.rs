@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     happening::Happening,
+    invariant::outbox::is_message,
     mutant::Mutant,
     workload::{Plan, shard_of_participant},
 };
@@ -56,7 +57,10 @@ impl World {
             } else if let Some(command) = self.by_hand(&known) {
                 command
             } else {
-                let act = if known.decision.is_none() && self.asking.permille(300) {
+                let act = if known.decision.is_none()
+                    && !is_message(known.gid.as_str())
+                    && self.asking.permille(300)
+                {
                     Act::RollBack
                 } else {
                     if !self.is_faulty() {

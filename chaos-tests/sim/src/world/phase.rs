@@ -82,6 +82,7 @@ impl World {
     fn is_quiet(&self) -> bool {
         self.witness.log.open() == 0
             && self.witness.abandoned.is_empty()
+            && self.post.is_quiet()
             && self.sessions.iter().all(super::router::Session::is_over)
             && self.sources.iter().all(|source| source.in_doubt().next().is_none())
             && self.clients.iter().all(|client| client.done)
@@ -128,6 +129,8 @@ impl World {
         self.check(held);
         let kept = self.witness.at_quiet(&self.cluster.log);
         self.check(kept);
+        let published = self.witness.messages.at_quiet();
+        self.check(published);
         let alike = self.witness.local_ends.at_quiet(&self.witness.log, self.sources.iter());
         self.check(alike);
         for node in 0..self.nodes.len() {

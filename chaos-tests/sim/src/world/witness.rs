@@ -23,8 +23,8 @@ use crate::{
     invariant::{
         Checked, alike::Effects, answers::Exchanges, counters::Folds, deeds::Deeds,
         equal::Prefixes, expiry::Deadlines, hold, known, late::Undone, money::Money, moves::Moves,
-        opposite::SecondPhases, people::People, prepared::LocalEnds, repeats::Owners, rules::Rules,
-        told::ToldDecisions,
+        opposite::SecondPhases, outbox::Messages, people::People, prepared::LocalEnds,
+        repeats::Owners, rules::Rules, told::ToldDecisions,
     },
     settings::Settings,
     workload::{Plan, shard_of_participant},
@@ -38,6 +38,7 @@ pub(crate) struct Witness {
     pub(crate) deadlines: Deadlines,
     pub(crate) people: People,
     pub(crate) local_ends: LocalEnds,
+    pub(crate) messages: Messages,
     /// What people owe for transactions that they have abandoned: calls, each at a shard.
     pub(crate) abandoned: BTreeMap<Gid, Vec<(usize, Call)>>,
     pub(crate) prefixes: Prefixes,
@@ -66,6 +67,7 @@ impl Witness {
             deadlines: Deadlines::default(),
             people: People::default(),
             local_ends: LocalEnds::default(),
+            messages: Messages::default(),
             abandoned: BTreeMap::new(),
             prefixes: Prefixes::default(),
             money: Money::new(i64::try_from(start).expect("small balances")),
@@ -211,6 +213,7 @@ impl Witness {
             self.undone.carried(one)?;
         }
         known::at_commit(postings(carried), &self.log)?;
+        self.messages.at_commit(postings(carried))?;
         self.effects.at_commit(postings(carried))?;
         let own = databases.clone().nth(shard).expect("the shard is there");
         self.folds.at_commit(postings(carried), own)?;
