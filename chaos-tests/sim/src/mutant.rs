@@ -110,6 +110,8 @@ mutants! {
     XaToldBeforeDecision = "xa-told-before-decision",
     /// Whoever sweeps rolls back what is old, without asking what is decided.
     XaSweeperWithoutProof = "xa-sweeper-without-proof",
+    /// A router that hears no answer to its submit rolls back, without a fence.
+    XaUnknownAsRolledBack = "xa-unknown-as-rolled-back",
     /// A relay reads messages whose local transactions have not ended.
     PublishedBeforeCommit = "published-before-commit",
     /// A relay deletes a message's row and then submits it.

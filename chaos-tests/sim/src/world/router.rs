@@ -21,7 +21,7 @@ use crate::{chance::Chance, happening::Happening, mutant::Mutant, workload::VARI
 pub(super) const FIRST: usize = 1 << 32;
 /// Attempts at a row that somebody else holds.
 const WRITES_MAX: u32 = 40;
-/// Attempts at an answer to the submit, and then to the fence.
+/// Attempts of the sweeper at an answer to its fence, and of the most patient session to its submit.
 const ASKS_MAX: u32 = 6;
 /// From this age on the sweeper takes up what is prepared, ms.
 const ORPHAN_MS: u64 = 1_200;
@@ -66,6 +66,8 @@ pub(crate) struct Session {
     sweeps: bool,
     grace_ms: u64,
     attempts_max: u32,
+    /// Attempts at an answer to the submit, and then to the fence.
+    asks_max: u32,
 }
 
 impl Session {
@@ -113,6 +115,7 @@ fn draw(number: usize, shards: usize, chance: &mut Chance) -> Session {
         sweeps: false,
         grace_ms: chance.pick(&[0, 300, 800]),
         attempts_max: chance.pick(&[0, 0, 4]),
+        asks_max: chance.pick(&[1, 2, ASKS_MAX]),
     }
 }
 
@@ -274,8 +277,10 @@ impl World {
     /// Asks a node, and another one without an answer; after so many attempts it goes over to `then`.
     fn asks(&mut self, session: usize, then: Stage, command: Command) {
         self.sessions[session].tries += 1;
-        if self.sessions[session].tries > ASKS_MAX {
-            if then == Stage::Over {
+        if self.sessions[session].tries > self.sessions[session].asks_max {
+            if then == Stage::Fencing && self.mutates(Mutant::XaUnknownAsRolledBack) {
+                self.becomes(session, Stage::Ending { leg: 0, commit: false });
+            } else if then == Stage::Over {
                 // What is prepared stays prepared. Whoever sweeps takes it up.
                 self.sessions[session].stage = Stage::Over;
             } else {
@@ -293,7 +298,7 @@ impl World {
 
     fn looks(&mut self, session: usize) {
         self.sessions[session].tries += 1;
-        if self.sessions[session].tries > ASKS_MAX {
+        if self.sessions[session].tries > self.sessions[session].asks_max {
             self.sessions[session].stage = Stage::Over;
             return;
         }
@@ -430,6 +435,7 @@ impl World {
                     sweeps,
                     grace_ms,
                     attempts_max,
+                    asks_max: ASKS_MAX,
                 });
                 self.go_on_in(self.sessions.len() - 1, 1);
             }
