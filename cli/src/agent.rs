@@ -10,7 +10,8 @@ use crate::{
     config::{self, AgentConfig, ConfigArgs},
     health_door,
     otlp::{Traces, Who},
-    reload, shutdown, telemetry,
+    reload::{self, Configured},
+    shutdown, telemetry,
 };
 
 /// Runs a sidecar agent: it dials the coordinators and posts their calls to the service beside it.
@@ -82,7 +83,8 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         )
     };
     shutdown::until_signal(|token| async move {
-        tokio::spawn(reload::on_hangup::<AgentConfig>(inputs, shown, level, token.clone()));
+        let configured = Configured::<AgentConfig>::new(inputs, shown, level, reload::level_alone);
+        tokio::spawn(configured.on_hangup(token.clone()));
         if let Some(credentials) = config.credentials {
             tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));
         }

@@ -11,7 +11,8 @@ use crate::{
     drill::door,
     health_door,
     otlp::{Traces, Who},
-    reload, shutdown, telemetry,
+    reload::{self, Configured},
+    shutdown, telemetry,
 };
 
 /// Runs the bank's deposit module for one data source: it joins as participant deposit@SHARD.
@@ -80,7 +81,8 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
         credentials: config.credentials.clone(),
     };
     shutdown::until_signal(|token| async move {
-        tokio::spawn(reload::on_hangup::<BankConfig>(inputs, shown, level, token.clone()));
+        let configured = Configured::<BankConfig>::new(inputs, shown, level, reload::level_alone);
+        tokio::spawn(configured.on_hangup(token.clone()));
         door::open(drill, about, metrics.clone(), token.clone()).await?;
         if let Some(credentials) = config.credentials {
             tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));

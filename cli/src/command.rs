@@ -129,7 +129,7 @@ impl Holdfast {
             Command::Account(args) => account::run(&args, output),
             Command::Barrier(args) => Box::pin(barrier::run(args)).await,
             Command::Certs(args) => certs::run(&args, output),
-            Command::Config(args) => config_cmd::run(&args, output),
+            Command::Config(args) => config_cmd::run(&args, output).await,
             Command::Explain(args) => explain::run(&args, output),
             Command::Completions(args) => manual::completions(&args),
             Command::Man(args) => manual::man(&args),

@@ -7,6 +7,7 @@ use crate::{
         self, AgentConfig, BankConfig, ConfigArgs, CoordinatorConfig, Inputs, Loaded, Mistake,
         Report, RouterRole, Shown,
     },
+    config_reload::{self, ReloadArgs},
     exit,
     output::{self, Output},
     rules,
@@ -19,7 +20,8 @@ Examples:
   holdfast config check config/coordinator.toml --role coordinator
   holdfast config check config/shards.toml --role shards
   holdfast config show config/agent.toml --role agent --origin
-  holdfast config schema --role coordinator")]
+  holdfast config schema --role coordinator
+  holdfast config reload --dry-run --reason \"longer timeouts\"")]
 pub(crate) struct ConfigCmdArgs {
     #[command(subcommand)]
     command: ConfigCommand,
@@ -51,6 +53,14 @@ Examples:
         #[arg(long)]
         origin: bool,
     },
+    /// Have running coordinators read their configuration again, and show the difference
+    #[command(after_help = "\
+Examples:
+  holdfast config reload --dry-run --reason \"longer timeouts\"
+  holdfast config reload --coordinator 10.0.0.1:7401,10.0.0.2:7401,10.0.0.3:7401 --reason \"longer timeouts\"
+
+Each node that is named reads the file that it was started with, over its environment and flags. Other roles: SIGHUP.")]
+    Reload(ReloadArgs),
     /// Print the JSON Schema of a role's file, for editors
     #[command(after_help = "\
 Examples:
@@ -98,11 +108,12 @@ enum RoleName {
 /// Checks or shows.
 /// # Errors
 /// The report of every mistake.
-pub(crate) fn run(args: &ConfigCmdArgs, output: Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: &ConfigCmdArgs, output: Output) -> anyhow::Result<ExitCode> {
     let (which, here) = match &args.command {
         ConfigCommand::Check { which, here } => (which, *here),
         ConfigCommand::Show { which, .. } => (which, false),
         ConfigCommand::Schema { role } => return schema(*role),
+        ConfigCommand::Reload(args) => return config_reload::run(args, output).await,
     };
     if which.role == RoleName::Shards {
         return rules::check(&which.file, output);
@@ -121,7 +132,7 @@ pub(crate) fn run(args: &ConfigCmdArgs, output: Output) -> anyhow::Result<ExitCo
     match &args.command {
         ConfigCommand::Check { .. } => checked(which, &shown, &warnings, output)?,
         ConfigCommand::Show { origin, .. } => show(&shown, *origin, output)?,
-        ConfigCommand::Schema { .. } => {}
+        ConfigCommand::Schema { .. } | ConfigCommand::Reload(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,14 +2,15 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-use holdfast_coordinator::Coordinator;
+use holdfast_coordinator::{Coordinator, live::Live};
 
 use crate::{
     config::{self, ConfigArgs, CoordinatorConfig},
     drill::{door, lost_disk},
     health_door,
     otlp::{Traces, Who},
-    reload, shutdown, telemetry,
+    reload::{self, Configured},
+    shutdown, telemetry,
 };
 
 /// Runs one coordinator node.
@@ -65,7 +66,9 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<ExitCode> {
     let who = Who { role: "coordinator", instance: format!("node-{}", node.node.id) };
     let traces = Traces::start(&telemetry.endpoint, &who)?;
     shutdown::until_signal(|token| async move {
-        tokio::spawn(reload::on_hangup::<CoordinatorConfig>(inputs, shown, level, token.clone()));
+        let configured =
+            Configured::<CoordinatorConfig>::new(inputs, shown, level, reload::of_coordinator);
+        tokio::spawn(Arc::clone(&configured).on_hangup(token.clone()));
         let bind = node.bind;
         tracing::info!(
             node = node.node.id,
@@ -87,6 +90,10 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<ExitCode> {
         let drilled = drill.allowed;
         door::open(drill, about, metrics.clone(), token.clone()).await?;
         let coordinator = Coordinator::start(node).await?.with_metrics(metrics);
+        let adjusted = coordinator.clone();
+        configured
+            .adjusted_by(move |said: &CoordinatorConfig| adjusted.adjust(Live::of(&said.node)));
+        let coordinator = coordinator.with_reread(configured);
         if drilled {
             lost_disk::watch(&coordinator);
         }

@@ -14,6 +14,7 @@ mod cluster;
 mod command;
 mod config;
 mod config_cmd;
+mod config_reload;
 mod coordinator;
 mod database;
 mod demo;

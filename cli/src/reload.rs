@@ -1,10 +1,16 @@
-//! Configuration that is read again while a role runs: on SIGHUP, with the difference told key by key.
+//! Configuration that is read again while a role runs: on SIGHUP, and at a coordinator by way of its doors, with the difference told key by key.
 //!
-//! What can count at once does; what cannot is named, and goes on as it was until a restart. A file with a mistake changes nothing. Certificates
-//! and the access file are not here: whoever uses them looks at them every two seconds.
+//! What can count at once does; what cannot is named, and goes on as it was until a restart; what no restart would change either is refused with
+//! its cause. A file with a mistake changes nothing. Certificates and the access file are not here: whoever uses them looks at them every two
+//! seconds.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex, OnceLock},
+};
 
+use holdfast_coordinator::live::{Difference, Reread, Verdict};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -13,65 +19,169 @@ use crate::{
     telemetry::LogLevel,
 };
 
-/// The keys that count at once.
-const LIVE: [&str; 1] = ["telemetry.level"];
+/// The key that counts at once in every role.
+const LEVEL: &str = "telemetry.level";
 
-/// One key that says something else than what the process runs with; secrets are masked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Difference {
-    key: String,
-    from: String,
-    to: String,
+/// What a role can do with a key while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It counts at once.
+    Live,
+    /// It counts after a restart, and why not at once, where that is not plain.
+    Restart(&'static str),
+    /// A restart would not change it, and why.
+    Never(&'static str),
 }
 
-/// Reads `inputs` again at each SIGHUP, until `stop`. `shown` is what the process runs with.
-pub(crate) async fn on_hangup<T: Role>(
+/// Carries out what counts at once, beside the level.
+type Adjust<T> = Box<dyn Fn(&T) -> Result<(), String> + Send + Sync>;
+
+/// The configuration of one running process.
+pub(crate) struct Configured<T> {
     inputs: Inputs,
-    shown: Vec<Shown>,
     level: LogLevel,
-    stop: CancellationToken,
-) {
-    let mut hangups = match signal(SignalKind::hangup()) {
-        Ok(hangups) => hangups,
-        Err(error) => {
-            return tracing::error!(%error, "SIGHUP cannot be heard; the configuration is not read again");
+    /// By key, as `config show` prints them.
+    runs_with: Mutex<BTreeMap<String, String>>,
+    fate: fn(&str) -> Fate,
+    adjust: OnceLock<Adjust<T>>,
+}
+
+impl<T> fmt::Debug for Configured<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Configured").finish_non_exhaustive()
+    }
+}
+
+impl<T: Role + 'static> Configured<T> {
+    /// `shown` is what the process runs with.
+    pub(crate) fn new(
+        inputs: Inputs,
+        shown: Vec<Shown>,
+        level: LogLevel,
+        fate: fn(&str) -> Fate,
+    ) -> Arc<Self> {
+        let runs_with = Mutex::new(values(shown));
+        Arc::new(Self { inputs, level, runs_with, fate, adjust: OnceLock::new() })
+    }
+
+    /// From now on, this carries out what counts at once. Until it is told, such keys count after a restart.
+    pub(crate) fn adjusted_by(
+        &self,
+        adjust: impl Fn(&T) -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        // Its first word counts.
+        let _first = self.adjust.set(Box::new(adjust));
+    }
+
+    fn again(&self, dry_run: bool) -> Result<Vec<Difference>, String> {
+        // One at a time: what one took over, the next compares with.
+        let mut runs_with = self.runs_with.lock().expect("nobody panics while holding it");
+        let loaded = config::load::<T>(&self.inputs).map_err(|report| report.to_string())?;
+        let mut differences = differences(&runs_with, &values(loaded.shown), self.fate);
+        if dry_run {
+            return Ok(differences);
+        }
+        let adjusts = |one: &Difference| one.verdict == Verdict::TakenOver && one.key != LEVEL;
+        let adjusted = match self.adjust.get() {
+            _ if !differences.iter().any(adjusts) => Ok(()),
+            Some(adjust) => adjust(&loaded.config),
+            None => Err("the process is only starting; read it again in a moment".to_owned()),
+        };
+        for one in &mut differences {
+            let done = match one.verdict {
+                Verdict::TakenOver if one.key == LEVEL => {
+                    self.level.set(one.to.trim_matches('"')).map_err(str::to_owned)
+                }
+                Verdict::TakenOver => adjusted.clone(),
+                Verdict::AfterRestart | Verdict::Refused => continue,
+            };
+            match done {
+                Ok(()) => drop(runs_with.insert(one.key.clone(), one.to.clone())),
+                Err(cause) => (one.verdict, one.cause) = (Verdict::Refused, cause),
+            }
+        }
+        Ok(differences)
+    }
+
+    /// Reads again at each SIGHUP, until `stop`.
+    pub(crate) async fn on_hangup(self: Arc<Self>, stop: CancellationToken) {
+        let mut hangups = match signal(SignalKind::hangup()) {
+            Ok(hangups) => hangups,
+            Err(error) => {
+                return tracing::error!(%error, "SIGHUP cannot be heard; the configuration is not read again");
+            }
+        };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                heard = hangups.recv() => if heard.is_none() { return },
+            }
+            let configured = Arc::clone(&self);
+            let again = tokio::task::spawn_blocking(move || configured.again(false)).await;
+            tell(&again.unwrap_or_else(|fault| Err(fault.to_string())));
+        }
+    }
+}
+
+impl<T: Role + 'static> Reread for Configured<T> {
+    fn reread(&self, dry_run: bool) -> Result<Vec<Difference>, String> {
+        let again = self.again(dry_run);
+        if !dry_run {
+            tell(&again);
+        }
+        again
+    }
+}
+
+/// A role of which the level alone counts at once.
+pub(crate) fn level_alone(key: &str) -> Fate {
+    if key == LEVEL { Fate::Live } else { Fate::Restart("") }
+}
+
+/// What a coordinator can do with a key while it runs.
+pub(crate) fn of_coordinator(key: &str) -> Fate {
+    match key {
+        LEVEL
+        | "timeouts.global_timeout_ms"
+        | "timeouts.call_timeout_ms"
+        | "limits.batch_max"
+        | "history.records_max"
+        | "history.bytes_max"
+        | "history.age_days_max" => Fate::Live,
+        "node.id" => Fate::Never(
+            "the number is in the log and in the others' members; another number is another node: holdfast cluster add",
+        ),
+        "cluster.name" => Fate::Never(
+            "the log and every member know the name; nodes of another name are turned away",
+        ),
+        "cluster.groups" => Fate::Never("it was fixed when the cluster was founded"),
+        "cluster.join" => Fate::Never("this node is a member already"),
+        _ if key.starts_with("cluster.member") => Fate::Restart(
+            "members are changed in the log: holdfast cluster add, remove, replace; the file only says where to begin",
+        ),
+        _ => Fate::Restart(""),
+    }
+}
+
+fn tell(again: &Result<Vec<Difference>, String>) {
+    let differences = match again {
+        Ok(differences) => differences,
+        Err(report) => {
+            return tracing::error!(%report, "the configuration has mistakes; nothing changes");
         }
     };
-    let mut runs_with = values(shown);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            heard = hangups.recv() => if heard.is_none() { return },
-        }
-        match config::load::<T>(&inputs) {
-            Ok(loaded) => take_over(&mut runs_with, &values(loaded.shown), &level),
-            Err(report) => {
-                tracing::error!(%report, "SIGHUP: the configuration has mistakes; nothing changes");
-            }
-        }
-    }
-}
-
-fn take_over(
-    runs_with: &mut BTreeMap<String, String>,
-    said: &BTreeMap<String, String>,
-    level: &LogLevel,
-) {
-    let differences = differences(runs_with, said);
     if differences.is_empty() {
-        tracing::info!("SIGHUP: the configuration says what this process runs with");
+        tracing::info!("the configuration says what this process runs with");
     }
-    for Difference { key, from, to } in differences {
-        if !LIVE.contains(&key.as_str()) {
-            tracing::warn!(key, from, to, "SIGHUP: counts after a restart");
-            continue;
-        }
-        match level.set(to.trim_matches('"')) {
-            Ok(()) => {
-                tracing::warn!(key, from, to, "SIGHUP: taken over");
-                runs_with.insert(key, to);
+    for Difference { key, from, to, verdict, cause } in differences {
+        match verdict {
+            Verdict::TakenOver => tracing::warn!(key, from, to, "configuration: taken over"),
+            Verdict::AfterRestart => {
+                tracing::warn!(key, from, to, cause, "configuration: counts after a restart");
             }
-            Err(why) => tracing::warn!(key, from, to, why, "SIGHUP: not taken over"),
+            Verdict::Refused => {
+                tracing::warn!(key, from, to, cause, "configuration: not taken over");
+            }
         }
     }
 }
@@ -80,19 +190,24 @@ fn values(shown: Vec<Shown>) -> BTreeMap<String, String> {
     shown.into_iter().map(|one| (one.key, one.value)).collect()
 }
 
-/// What differs, by key; a key that is not said, or was not, is empty there.
+/// What differs, by key, and what would become of it; a key that is not said, or was not, is empty there.
 fn differences(
     runs_with: &BTreeMap<String, String>,
     said: &BTreeMap<String, String>,
+    fate: fn(&str) -> Fate,
 ) -> Vec<Difference> {
-    let keys: std::collections::BTreeSet<&String> = runs_with.keys().chain(said.keys()).collect();
+    let keys: BTreeSet<&String> = runs_with.keys().chain(said.keys()).collect();
     let value =
         |of: &BTreeMap<String, String>, key: &String| of.get(key).cloned().unwrap_or_default();
     keys.into_iter()
-        .map(|key| Difference {
-            key: key.clone(),
-            from: value(runs_with, key),
-            to: value(said, key),
+        .map(|key| {
+            let (verdict, cause) = match fate(key) {
+                Fate::Live => (Verdict::TakenOver, ""),
+                Fate::Restart(cause) => (Verdict::AfterRestart, cause),
+                Fate::Never(cause) => (Verdict::Refused, cause),
+            };
+            let (from, to) = (value(runs_with, key), value(said, key));
+            Difference { key: key.clone(), from, to, verdict, cause: cause.to_owned() }
         })
         .filter(|one| one.from != one.to)
         .collect()
@@ -110,7 +225,7 @@ mod tests {
     fn what_is_changed_added_and_taken_out_differs_and_nothing_else() {
         let runs_with = map(&[("a.same", "1"), ("b.changed", "1"), ("c.gone", "1")]);
         let said = map(&[("a.same", "1"), ("b.changed", "2"), ("d.new", "1")]);
-        let told: Vec<_> = differences(&runs_with, &said)
+        let told: Vec<_> = differences(&runs_with, &said, level_alone)
             .into_iter()
             .map(|one| (one.key, one.from, one.to))
             .collect();
@@ -120,5 +235,17 @@ mod tests {
             told,
             [row("b.changed", "1", "2"), row("c.gone", "1", ""), row("d.new", "", "1")]
         );
+    }
+
+    #[test]
+    fn what_no_restart_changes_is_refused_with_its_cause() {
+        let (runs_with, said) = (
+            map(&[("cluster.groups", "1"), ("limits.batch_max", "1"), ("limits.queue_max", "1")]),
+            map(&[("cluster.groups", "2"), ("limits.batch_max", "2"), ("limits.queue_max", "2")]),
+        );
+        let told = differences(&runs_with, &said, of_coordinator);
+        let verdicts: Vec<_> = told.iter().map(|one| one.verdict).collect();
+        assert_eq!(verdicts, [Verdict::Refused, Verdict::TakenOver, Verdict::AfterRestart]);
+        assert!(told[0].cause.contains("founded"), "{told:?}");
     }
 }

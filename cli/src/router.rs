@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, ConfigArgs, RouterRole},
-    health_door, reload, shutdown, telemetry,
+    health_door,
+    reload::{self, Configured},
+    shutdown, telemetry,
 };
 
 /// Runs one router. Any number of them may run side by side; they share nothing.
@@ -56,7 +58,8 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
     let level = telemetry::start_logging(&telemetry)?;
     let metrics = telemetry::start_metrics()?;
     shutdown::until_signal(|token| async move {
-        tokio::spawn(reload::on_hangup::<RouterRole>(inputs, shown, level, token.clone()));
+        let configured = Configured::<RouterRole>::new(inputs, shown, level, reload::level_alone);
+        tokio::spawn(configured.on_hangup(token.clone()));
         let sources = router.sources.len();
         let workers = router.workers;
         let ends = second_phases(&router, &token);

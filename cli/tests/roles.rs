@@ -205,6 +205,94 @@ fn a_changed_file_counts_on_sighup_as_far_as_it_can_and_the_rest_is_named() {
 }
 
 #[test]
+fn an_operator_has_a_node_read_its_file_again_and_hears_what_became_of_each_difference() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let doors: [SocketAddr; 3] = free();
+    let file = coordinator_toml(dir.path(), doors);
+    let sound = fs::read_to_string(&file).expect("it was written");
+    let mut role = Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
+    wait_until_ready(&mut role, doors[0]);
+    let grpc = doors[1].to_string();
+    let reload = |more: &[&str]| {
+        let arguments = ["config", "reload", "--coordinator", &grpc, "--reason", "a test"];
+        run(&[&arguments, more].concat())
+    };
+    let verdicts = |output: &Output| {
+        let replies: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let differences = replies[0]["differences"].as_array().cloned().unwrap_or_default();
+        let pair = |one: &serde_json::Value| {
+            let text = |field: &str| one[field].as_str().unwrap_or_default().to_owned();
+            (text("key"), text("from"), text("to"), text("verdict"))
+        };
+        differences.iter().map(pair).collect::<Vec<_>>()
+    };
+    let same = reload(&["--output", "json"]);
+    assert_eq!((same.status.code(), verdicts(&same)), (Some(0), Vec::new()), "{same:?}");
+
+    let groups = sound.replace("[[cluster.member]]", "groups = 2\n[[cluster.member]]");
+    let changed = format!(
+        "{groups}[timeouts]\nglobal_timeout_ms = 2000\ncall_timeout_ms = 700\n\
+         [limits]\nqueue_max = 2048\nbatch_max = 64\n[history]\nrecords_max = 1000\n"
+    );
+    fs::write(&file, &changed).expect("a change");
+    let told = |key: &str, from: &str, to: &str, verdict: &str| {
+        (key.to_owned(), from.to_owned(), to.to_owned(), verdict.to_owned())
+    };
+    let left = [
+        told("cluster.groups", "1", "2", "refused"),
+        told("limits.queue_max", "65536", "2048", "after_restart"),
+    ];
+    let all = [
+        left[0].clone(),
+        told("history.records_max", "20000000", "1000", "taken_over"),
+        told("limits.batch_max", "1024", "64", "taken_over"),
+        left[1].clone(),
+        told("timeouts.call_timeout_ms", "3000", "700", "taken_over"),
+        told("timeouts.global_timeout_ms", "30000", "2000", "taken_over"),
+    ];
+    // Twice dry: nothing happened by the first.
+    for _ in 0..2 {
+        let dry = reload(&["--dry-run", "--output", "json"]);
+        assert_eq!((dry.status.code(), verdicts(&dry).as_slice()), (Some(3), &all[..]), "{dry:?}");
+    }
+    let done = reload(&[]);
+    let table = utf8(&done.stdout);
+    assert!(table.contains("it was fixed when the cluster was founded"), "{table}");
+    assert!(table.contains("counts after a restart"), "{table}");
+    let again = reload(&["--output", "json"]);
+    assert_eq!(
+        verdicts(&again).as_slice(),
+        &left[..],
+        "what was taken over is no difference any more"
+    );
+
+    // A transaction that does not say has the new time.
+    let transaction = dir.path().join("transaction.json");
+    fs::write(
+        &transaction,
+        r#"{"gid": "r-1", "mode": "tcc", "branches": [{"participant": "nobody", "payload": {}}]}"#,
+    )
+    .expect("a transaction");
+    let begun = Instant::now();
+    let transaction = transaction.to_str().expect("UTF-8");
+    let ended =
+        run(&["tx", "submit", "--coordinator", &grpc, "--file", transaction, "--wait", "decision"]);
+    assert!(utf8(&ended.stdout).contains("rolled back"), "{ended:?}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(29),
+        "the old time is 30 s: {:?}",
+        begun.elapsed()
+    );
+
+    fs::write(&file, format!("{sound}[limits]\nqueue_max = 0\n")).expect("a mistake");
+    let mistaken = reload(&[]);
+    let said = utf8(&mistaken.stderr);
+    assert_eq!(mistaken.status.code(), Some(3), "{said}");
+    assert!(said.contains("HF2411") && said.contains("limits.queue_max"), "{said}");
+}
+
+#[test]
 fn a_coordinator_stops_on_ctrl_c_before_it_was_ready() {
     let dir = tempfile::tempdir().expect("a folder");
     let doors: [SocketAddr; 3] = free();

@@ -121,6 +121,21 @@ impl Client {
         }
     }
 
+    /// Has the node at `address`, and no other, read its configuration again.
+    /// # Errors
+    /// [`ClientError`]; refused with HF2411 if it has mistakes: nothing changed.
+    pub async fn reload_config(
+        &self,
+        address: &str,
+        request: wire::ReloadConfigRequest,
+    ) -> Result<wire::ReloadConfigReply, ClientError> {
+        self.change_on_one(address, "the configuration of a node", &|channel| {
+            let request = request.clone();
+            async move { AdminClient::new(channel).reload_config(request).await }
+        })
+        .await
+    }
+
     /// A backup of the node at `address`, piece by piece.
     /// # Errors
     /// [`ClientError`], if it does not begin.

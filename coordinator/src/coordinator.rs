@@ -21,13 +21,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config,
     clock::{self, Clock},
-    config::limit,
+    config::{self, limit},
     dispatcher::{Event, Events, Lane},
     endpoints::Endpoints,
     fault::{ProposeError, StartError},
     group::{Group, Machinery, Shared},
     history::{History, HistoryFault, merged},
     leaders, listing,
+    live::{Live, Now, Reread},
     registry::{spread::Spread, store::Registry},
     replica::Replica,
     services_seen, waiters,
@@ -54,6 +55,8 @@ struct Inner {
     spread: Arc<Spread>,
     watchers: Arc<Watchers>,
     metrics: OnceLock<PrometheusHandle>,
+    live: Arc<Now>,
+    reread: OnceLock<Arc<dyn Reread>>,
 }
 
 impl fmt::Debug for Coordinator {
@@ -175,14 +178,16 @@ impl Coordinator {
         })?;
         let registry = Arc::new(Registry::open(&config.node.data_dir));
         let stop = CancellationToken::new();
-        let shared = Shared { config, clock: Arc::new(Clock::new()), registry, stop };
+        let live = Now::of(&config);
+        let clock = Arc::new(Clock::new());
+        let shared = Shared { config, live, clock, registry, stop };
         let (mut groups, mut dispatchers) = (Vec::new(), Vec::new());
         for ((machinery, log), lane) in machinery.into_iter().zip(logs).zip(Lane::all(count)) {
             let (group, events) = Group::start(machinery, log, lane, &shared);
             groups.push(Arc::new(group));
             dispatchers.push(events);
         }
-        let Shared { config, clock, registry, stop } = shared;
+        let Shared { config, live, clock, registry, stop } = shared;
         let spread = Spread::new(
             config.node.id,
             Arc::clone(&registry),
@@ -207,6 +212,8 @@ impl Coordinator {
             spread,
             watchers,
             metrics: OnceLock::new(),
+            live,
+            reread: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -217,6 +224,40 @@ impl Coordinator {
         // A second handle would show the same numbers.
         let _first = self.inner.metrics.set(metrics);
         self
+    }
+
+    /// Has operators read this node's configuration again by way of the doors.
+    #[must_use]
+    pub fn with_reread(self, reread: Arc<dyn Reread>) -> Self {
+        // Its first word counts.
+        let _first = self.inner.reread.set(reread);
+        self
+    }
+
+    pub(crate) fn reread(&self) -> Option<Arc<dyn Reread>> {
+        self.inner.reread.get().cloned()
+    }
+
+    /// The values that may change while the node runs, as they count now.
+    #[must_use]
+    pub fn live(&self) -> Live {
+        self.inner.live.get()
+    }
+
+    /// The timeouts as they count now.
+    pub(crate) fn timeouts(&self) -> config::Timeouts {
+        self.inner.live.timeouts(self.inner.config.timeouts)
+    }
+
+    /// Goes by these values from now on: the next request, the next entry, the next time that the history looks what is too old.
+    /// # Errors
+    /// They are out of range, each with its remedy; nothing changes.
+    pub fn adjust(&self, live: Live) -> Result<(), String> {
+        let config = live.over(&self.inner.config);
+        config.check()?;
+        self.inner.live.set(live);
+        self.each_group().for_each(|group| group.history.keep(&config));
+        Ok(())
     }
 
     /// Has `command` carried out by the group of its gid; a command without one, by group 0. Returns when it is durable on a majority

@@ -27,6 +27,7 @@ use crate::{
     dispatcher::{Dispatcher, Event, Lane, Surroundings},
     fault::ProposeError,
     history::History,
+    live::Now,
     meters::Meters,
     proposer::Proposer,
     record,
@@ -54,6 +55,7 @@ pub(crate) struct Machinery {
 /// What all groups of a node work with.
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    pub(crate) live: Arc<Now>,
     pub(crate) clock: Arc<Clock>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) stop: CancellationToken,
@@ -122,6 +124,7 @@ impl Group {
             Arc::clone(&log),
             Arc::clone(&shared.clock),
             shared.config.limits,
+            Arc::clone(&shared.live),
             Arc::clone(&meters),
             proposed_sender,
             shared.stop.clone(),

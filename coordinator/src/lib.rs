@@ -47,6 +47,7 @@ mod history;
 pub mod http;
 mod leaders;
 mod listing;
+pub mod live;
 mod meters;
 mod proposer;
 mod record;

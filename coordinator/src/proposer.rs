@@ -21,6 +21,7 @@ use crate::{
     config::{Limits, limit},
     coordinator::Applied,
     fault::ProposeError,
+    live::Now,
     meters::Meters,
     record::{self, EncodedCommand},
     replica::{Replica, Results},
@@ -85,6 +86,7 @@ impl Proposer {
         log: Arc<L>,
         clock: Arc<Clock>,
         limits: Limits,
+        live: Arc<Now>,
         meters: Arc<Meters>,
         proposed: mpsc::Sender<Vec<Proposed>>,
         stop: CancellationToken,
@@ -94,7 +96,7 @@ impl Proposer {
         let batcher = Batcher {
             log,
             clock,
-            limits,
+            live,
             meters: Arc::clone(&meters),
             proposed,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
@@ -169,7 +171,7 @@ impl Proposer {
 struct Batcher<L> {
     log: Arc<L>,
     clock: Arc<Clock>,
-    limits: Limits,
+    live: Arc<Now>,
     meters: Arc<Meters>,
     proposed: mpsc::Sender<Vec<Proposed>>,
     in_flight: Arc<Semaphore>,
@@ -246,7 +248,8 @@ impl<L: Entries> Batcher<L> {
 
     /// Adds whatever waits, up to the limits of an entry.
     fn fill(&mut self, batch: &mut Batch) {
-        while batch.queued.len() < self.limits.batch_max && self.carried.is_none() {
+        let batch_max = self.live.get().batch_max;
+        while batch.queued.len() < batch_max && self.carried.is_none() {
             let waiting = self.from_dispatcher.try_recv().or_else(|_| self.from_callers.try_recv());
             let Ok(queued) = waiting else { break };
             self.carried = batch.push(queued);
@@ -255,11 +258,9 @@ impl<L: Entries> Batcher<L> {
 
     /// Lazy commands alone wait a little for a blocking one.
     async fn wait_for_company(&mut self, batch: &mut Batch) {
+        let batch_max = self.live.get().batch_max;
         let until = Instant::now() + LAZY_WAIT;
-        while batch.is_lazy()
-            && batch.queued.len() < self.limits.batch_max
-            && self.carried.is_none()
-        {
+        while batch.is_lazy() && batch.queued.len() < batch_max && self.carried.is_none() {
             let next = async {
                 tokio::select! {
                     biased;

@@ -62,7 +62,7 @@ pub struct Figures {
 #[derive(Debug)]
 pub struct Archive {
     pub(crate) shelf: Arc<dyn Shelf>,
-    retention: Retention,
+    retention: Mutex<Retention>,
     inner: Mutex<Inner>,
     /// Held by whoever writes a sheet.
     writing: Mutex<()>,
@@ -107,6 +107,7 @@ impl Archive {
             inner.dirty = false;
         }
         let (inner, writing, again) = (Mutex::new(inner), Mutex::default(), Mutex::default());
+        let retention = Mutex::new(retention);
         Ok(Self { shelf, retention, inner, writing, again })
     }
 
@@ -148,6 +149,11 @@ impl Archive {
         true
     }
 
+    /// Keeps as much as `retention` says from the next [`Self::flush`] on.
+    pub fn keep(&self, retention: Retention) {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
+    }
+
     /// Writes what is not on the shelf yet, and takes away what is too old at `now_ms` or too much.
     /// # Errors
     /// [`ShelfError`].
@@ -155,10 +161,11 @@ impl Archive {
         if self.held().dirty {
             self.write_open(false)?;
         }
+        let retention = *self.retention.lock().unwrap_or_else(PoisonError::into_inner);
+        let Retention { records_max, bytes_max, age_ms_max } = retention;
         loop {
             let oldest = {
                 let inner = self.held();
-                let Retention { records_max, bytes_max, age_ms_max } = self.retention;
                 let all = inner.records + inner.open.len() as u64;
                 let Some(oldest) = inner.sheets.front() else { return Ok(()) };
                 let surplus = all - oldest.records as u64 >= records_max

@@ -65,6 +65,8 @@ struct Shared {
     archive: OnceLock<Archive>,
     failed: OnceLock<String>,
     gaps: AtomicU64,
+    /// Of one group.
+    retention: Mutex<Retention>,
 }
 
 /// A history that cannot answer.
@@ -90,7 +92,8 @@ impl History {
     /// the order of its log, and between groups there is none.
     pub(crate) fn start(config: &config::Config, group: u32, state: SharedState) -> Arc<Self> {
         let (news, heard) = sync_channel(QUEUE_MAX);
-        let shared = Arc::new(Shared::default());
+        let retention = Mutex::new(part_of(config.history, config.cluster.groups));
+        let shared = Arc::new(Shared { retention, ..Shared::default() });
         let lagging = Arc::new(AtomicBool::new(true));
         let writer = Writer {
             node: config.node.id,
@@ -98,7 +101,6 @@ impl History {
                 0 => "history".to_owned(),
                 group => format!("history-{group}"),
             }),
-            retention: part_of(config.history, config.cluster.groups),
             state,
             lagging: Arc::clone(&lagging),
             shared: Arc::clone(&shared),
@@ -132,6 +134,12 @@ impl History {
         if self.news.try_send(news).is_err() {
             self.lagging.store(true, Ordering::Release);
         }
+    }
+
+    /// Keeps as much as `config` says from now on; what is too much goes when the writer looks next, which it does each few seconds.
+    pub(crate) fn keep(&self, config: &config::Config) {
+        let retention = part_of(config.history, config.cluster.groups);
+        *self.shared.retention.lock().expect("nobody panics while holding it") = retention;
     }
 
     /// A page of finished transactions.

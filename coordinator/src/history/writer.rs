@@ -31,7 +31,6 @@ const QUIET: Duration = Duration::from_millis(500);
 pub(super) struct Writer {
     pub(super) node: u64,
     pub(super) folder: PathBuf,
-    pub(super) retention: Retention,
     pub(super) state: SharedState,
     pub(super) lagging: Arc<AtomicBool>,
     pub(super) shared: Arc<Shared>,
@@ -53,7 +52,7 @@ impl Writer {
 
     fn open(&self) -> Result<(), ShelfError> {
         let (shelf, anew) = SledShelf::open(&self.folder)?;
-        let archive = match Archive::open(Arc::new(shelf), self.retention) {
+        let archive = match Archive::open(Arc::new(shelf), self.retention()) {
             Ok(archive) => archive,
             // Files that sled reads and we do not are as good as unreadable ones.
             Err(fault) if !anew => {
@@ -62,7 +61,7 @@ impl Writer {
                 let moved = if aside.exists() { std::fs::remove_dir_all(&aside) } else { Ok(()) };
                 let moved = moved.and_then(|()| std::fs::rename(&self.folder, &aside));
                 moved.map_err(|fault| ShelfError(fault.to_string()))?;
-                Archive::open(Arc::new(SledShelf::open(&self.folder)?.0), self.retention)?
+                Archive::open(Arc::new(SledShelf::open(&self.folder)?.0), self.retention())?
             }
             Err(fault) => return Err(fault),
         };
@@ -103,6 +102,7 @@ impl Writer {
             records.increment(archive.add(finished)? as u64);
             if stops || flushed_at.elapsed() >= FLUSH {
                 flushed_at = Instant::now();
+                archive.keep(self.retention());
                 archive.flush(self.now().0)?;
                 measure(archive);
             }
@@ -147,6 +147,11 @@ impl Writer {
             from = last_ms;
             added += archive.add(batch.iter().map(|one| record(one)).collect())?;
         }
+    }
+
+    /// What is kept, as it counts now.
+    fn retention(&self) -> Retention {
+        *self.shared.retention.lock().expect("nobody panics while holding it")
     }
 
     fn now(&self) -> Timestamp {

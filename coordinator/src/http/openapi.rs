@@ -10,10 +10,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::{body, callers, operating, policy, problem, routes::Door, service_view, shards, view};
+use super::{
+    body, callers, operating, policy, problem, reload, routes::Door, schemas::Generators,
+    service_view, shards, view,
+};
 use crate::rpc::show;
 
 /// The routes.
@@ -80,6 +83,11 @@ const OF_A_CHANGE: &[u16] = &[400, 404, 408, 409, 413, 415, 503, 504];
 const OF_A_DECISION: &[u16] = &[400, 403, 404, 408, 409, 413, 415, 503, 504];
 const OF_A_READ: &[u16] = &[400, 404, 503, 504];
 const STALE: Parameter = ("stale", Kind::Flag, "this node's own word, which may lag behind");
+const IF_MATCH: Parameter = (
+    "If-Match",
+    Kind::Like(r#"^(\*|"[0-9]{1,18}\.[0-9]{1,18}")$"#),
+    "only if this is still the version",
+);
 const GID: &str = "^[A-Za-z0-9-]{1,35}$";
 const PARTICIPANT: &str = "^[a-z0-9.@-]{1,64}$";
 const CALLER: &str = "^[!-~]{1,160}$";
@@ -254,14 +262,19 @@ const ROUTES: &[Route] = &[
         method: "put",
         path: "/v1/services/{service}/policy",
         summary: "Set the whole policy of a service",
-        parameters: &[(
-            "If-Match",
-            Kind::Like(r#"^(\*|"[0-9]{1,18}\.[0-9]{1,18}")$"#),
-            "only if this is still the version",
-        )],
+        parameters: &[IF_MATCH],
         body: Some(schema::<policy::SetPolicy>),
         answers: &[(200, Answer::Json(schema::<service_view::Set>))],
         problems: &[400, 408, 409, 412, 413, 415, 503, 504],
+    },
+    Route {
+        method: "post",
+        path: "/v1/config/reload",
+        summary: "Have this node read its configuration again, or tell what would become of it",
+        parameters: &[],
+        body: Some(schema::<reload::ReloadConfig>),
+        answers: &[(200, Answer::Json(schema::<reload::Reloaded>))],
+        problems: &[400, 408, 409, 413, 415, 503, 504],
     },
     Route {
         method: "get",
@@ -276,11 +289,7 @@ const ROUTES: &[Route] = &[
         method: "put",
         path: "/v1/callers/{caller}/policy",
         summary: "Set the whole policy of a caller",
-        parameters: &[(
-            "If-Match",
-            Kind::Like(r#"^(\*|"[0-9]{1,18}\.[0-9]{1,18}")$"#),
-            "only if this is still the version",
-        )],
+        parameters: &[IF_MATCH],
         body: Some(schema::<callers::SetCallerPolicy>),
         answers: &[(200, Answer::Json(schema::<service_view::Set>))],
         problems: &[400, 404, 408, 409, 412, 413, 415, 503, 504],
@@ -409,30 +418,6 @@ const ROUTES: &[Route] = &[
         problems: &[],
     },
 ];
-
-/// The makers of schemas: what is read may leave out what has a default; what is written may not.
-struct Generators {
-    read: SchemaGenerator,
-    written: SchemaGenerator,
-}
-
-impl Generators {
-    fn new() -> Self {
-        let settings = SchemaSettings::draft2020_12()
-            .with(|settings| settings.definitions_path = "/components/schemas".into());
-        Self {
-            read: settings.clone().for_deserialize().into_generator(),
-            written: settings.for_serialize().into_generator(),
-        }
-    }
-
-    /// Every named schema. What is both read and written is described as it is read, which says less and is true of both.
-    fn definitions(mut self) -> Map<String, Value> {
-        let mut all = self.written.take_definitions(true);
-        all.extend(self.read.take_definitions(true));
-        all
-    }
-}
 
 /// The document.
 fn text() -> String {
@@ -563,6 +548,7 @@ mod tests {
             include_str!("routes.rs"),
             include_str!("operating.rs"),
             include_str!("callers.rs"),
+            include_str!("reload.rs"),
             include_str!("shards.rs"),
             include_str!("events.rs"),
             include_str!("openapi.rs"),

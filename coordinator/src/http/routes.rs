@@ -20,7 +20,7 @@ use super::{
     body::{self, AddBranch, Close, Finish, Retry, RollBack, Submit, Wait},
     callers, events, openapi, operating,
     problem::Problem,
-    shards, view,
+    reload, shards, view,
 };
 use crate::{
     rights::{Shown, guard},
@@ -57,6 +57,7 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .route("/v1/transactions/{gid}/wait", get(wait))
         .merge(operating::routes())
         .merge(callers::routes())
+        .merge(reload::routes())
         .merge(shards::routes())
         .merge(events::routes())
         .merge(openapi::routes())

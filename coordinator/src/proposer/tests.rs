@@ -6,6 +6,7 @@ use holdfast_txn::{Captures, Outcome, Timestamp};
 use tokio::time::timeout;
 
 use super::*;
+use crate::live::Live;
 
 /// Keeps entries until the test lets one through, and rejects commands for the gid `bad`.
 #[derive(Debug)]
@@ -69,6 +70,15 @@ struct Bench {
     stop: CancellationToken,
 }
 
+fn live(limits: Limits) -> Live {
+    Live {
+        global_timeout_ms: 1_000,
+        call_timeout_ms: 1_000,
+        batch_max: limits.batch_max,
+        history: crate::config::Retention::default(),
+    }
+}
+
 fn bench(limits: Limits, fault: Option<ProposeError>) -> Bench {
     let log = HeldLog::new(fault);
     let stop = CancellationToken::new();
@@ -77,6 +87,7 @@ fn bench(limits: Limits, fault: Option<ProposeError>) -> Bench {
         Arc::clone(&log),
         Arc::new(Clock::new()),
         limits,
+        Arc::new(live(limits).into()),
         Arc::new(Meters::new()),
         sender,
         stop.clone(),

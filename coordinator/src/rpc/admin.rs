@@ -5,7 +5,7 @@ use std::time::Instant;
 use holdfast_proto::v1::{
     AddMemberRequest, BackupChunk, BackupRequest, ChangeDone, ChangeNotLeader, ChangeRefused,
     ChangeReply, ChangeUnknown, MemberRequest, NodeStatusReply, NodeStatusRequest,
-    SwapMemberRequest, TransferLeadershipRequest,
+    ReloadConfigReply, ReloadConfigRequest, SwapMemberRequest, TransferLeadershipRequest,
     admin_server::{Admin as Service, AdminServer},
     change_reply::Outcome,
 };
@@ -110,6 +110,15 @@ impl Service for Admin {
             ControlError::Stopped => ChangeError::Stopped,
         });
         told(begun, handed)
+    }
+
+    async fn reload_config(
+        &self,
+        request: Request<ReloadConfigRequest>,
+    ) -> Result<Response<ReloadConfigReply>, Status> {
+        let desk = self.desk(&request)?;
+        let reloaded = desk.reload_config(request.into_inner()).await;
+        reloaded.map(Response::new).map_err(|fault| fault.to_status())
     }
 
     type BackupStream = ReceiverStream<Result<BackupChunk, Status>>;

@@ -124,7 +124,7 @@ impl Desk {
         let scope = rights::allow(&self.caller, request)?;
         rights::stamp(&self.caller, request);
         let begins = matches!(request, Request::Submit(_) | Request::Begin(_));
-        let timeouts = &self.inner.coordinator.config().timeouts;
+        let timeouts = &self.inner.coordinator.timeouts();
         let Checked { gid, act } = check::check(request, timeouts)?;
         let (wait, here) = match act {
             Act::Propose(command, _) if dry_run(request) => {

@@ -8,6 +8,7 @@ pub(crate) mod fault;
 mod forward;
 pub mod history;
 pub mod participants;
+mod reload;
 pub mod services;
 pub mod shards;
 pub(crate) mod show;

@@ -210,6 +210,21 @@ fn given<P>(policy: Option<P>, reason: &str) -> Result<P, Fault> {
     if policy.is_none() {
         findings.add("policy", "missing");
     }
+    check_reason(&mut findings, reason);
+    findings.verdict()?;
+    Ok(policy.expect("what is missing was found"))
+}
+
+/// Whether somebody says why.
+/// # Errors
+/// HF2301.
+pub(super) fn reasoned(reason: &str) -> Result<(), Fault> {
+    let mut findings = Findings::default();
+    check_reason(&mut findings, reason);
+    findings.verdict()
+}
+
+fn check_reason(findings: &mut Findings, reason: &str) {
     if reason.trim().is_empty() {
         findings.add("reason", "missing; say why, for the people who read it later");
     } else if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
@@ -219,8 +234,6 @@ fn given<P>(policy: Option<P>, reason: &str) -> Result<P, Fault> {
             format_args!("allowed are 1 to {most} bytes without control characters"),
         );
     }
-    findings.verdict()?;
-    Ok(policy.expect("what is missing was found"))
 }
 
 fn never_on<T>(request: T) -> Request<T> {
