@@ -12,6 +12,10 @@ use holdfast_banking::{
 use holdfast_client::{Client, ClientOptions, wire::NodeStatusReply};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::{
+    process::Command,
+    time::{Instant, sleep},
+};
 
 use crate::{
     Agent, Folder, Postgres, Process, binary, http, journal, ports,
@@ -326,6 +330,31 @@ impl Cluster {
         self.ready().await
     }
 
+    /// Kills a follower, takes its disk away and starts it without one; it is no member until it is replaced. Says which, by place.
+    /// # Errors
+    /// There is no follower, or it does not start.
+    pub async fn lose_a_disk(&mut self) -> anyhow::Result<usize> {
+        let at = self.follower().await?;
+        let node = &mut self.nodes[at];
+        node.process.kill().await?;
+        let lost = (1..).map(|nth| node.data.with_extension(format!("lost-{nth}")));
+        let lost = lost.into_iter().find(|place| !place.exists()).context("a name is free")?;
+        std::fs::rename(&node.data, lost)?;
+        node.process.set("HOLDFAST_CLUSTER_JOIN", "true");
+        node.process.start()?;
+        Ok(at)
+    }
+
+    /// Who gives commands to it, also while something is done to it.
+    #[must_use]
+    pub fn operator(&self) -> Operator {
+        let peers = self.nodes.iter().map(|node| match &node.raft_proxy {
+            Some(proxy) => proxy.address.to_string(),
+            None => node.raft.clone(),
+        });
+        Operator { coordinators: self.addresses().join(","), peers: peers.collect() }
+    }
+
     /// Waits until nothing is open at the coordinators and nothing is held at the banks.
     /// # Errors
     /// Something still is.
@@ -410,6 +439,47 @@ fn consents(door: &str) -> [(String, String); 2] {
 fn kill_file(folder: &Folder, name: &str) -> (String, String) {
     let path = folder.path().join(format!("{name}.kill"));
     ("HOLDFAST_KILL_FILE".to_owned(), path.to_string_lossy().into_owned())
+}
+
+/// Gives commands to a cluster, by the program and to every node's address.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    coordinators: String,
+    /// Where peers reach each node, by place.
+    peers: Vec<String>,
+}
+
+impl Operator {
+    /// Carries out a command of `holdfast`.
+    /// # Errors
+    /// It fails; with its own words.
+    pub async fn run(&self, words: &[&str]) -> anyhow::Result<()> {
+        let mut command = Command::new(binary::holdfast()?);
+        command.args(words).args(["--coordinator", &self.coordinators]);
+        let ended = command.kill_on_drop(true).output().await?;
+        let said = String::from_utf8_lossy(&ended.stderr);
+        ensure!(ended.status.success(), "{words:?}: {said}");
+        Ok(())
+    }
+
+    /// Replaces the node at a place, which lost its disk, however often the change is broken off on the way.
+    /// # Errors
+    /// It is never done.
+    pub async fn replace(&self, at: usize) -> anyhow::Result<()> {
+        let node = (at + 1).to_string();
+        // The address is told each time: behind its first half the change has made the node nobody.
+        let words = ["cluster", "replace", &node, "--raft", &self.peers[at]];
+        let deadline = Instant::now() + 4 * SOON;
+        loop {
+            match self.run(&words).await {
+                Ok(()) => return Ok(()),
+                // It has its vote: a change that was broken off came to its end.
+                Err(told) if told.to_string().contains("is a member already") => return Ok(()),
+                Err(told) => ensure!(Instant::now() < deadline, "never replaced: {told:#}"),
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
 }
 
 /// A TCC transfer of `minor` EUR cents between two shards, as JSON.

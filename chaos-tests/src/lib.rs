@@ -45,7 +45,7 @@ mod until;
 
 pub use agent::Agent;
 pub use binary::holdfast;
-pub use cluster::{Bank, Cluster, Node, PATIENT, Shape, transfer};
+pub use cluster::{Bank, Cluster, Node, Operator, PATIENT, Shape, transfer};
 pub use collector::Collector;
 pub use demo::Demo;
 pub use folder::Folder;

@@ -75,6 +75,7 @@ pub async fn strike(
     site: Site,
     turn: usize,
 ) -> anyhow::Result<Hit> {
+    let mut lost = None;
     let told = match site.role() {
         Role::Leader => vec![Victim::Node(cluster.leader().await?)],
         Role::Coordinator => vec![Victim::Node(turn % cluster.nodes.len())],
@@ -86,6 +87,10 @@ pub async fn strike(
             others.map(Victim::Node).collect()
         }
         Role::Laggard => vec![Victim::Node(fall_behind(cluster, load).await?)],
+        Role::Changing => {
+            lost = Some(cluster.lose_a_disk().await?);
+            vec![Victim::Node(cluster.leader().await?)]
+        }
     };
     let mut hits = Vec::new();
     for &victim in &told {
@@ -97,8 +102,10 @@ pub async fn strike(
             cluster.nodes[leader].process.kill().await?;
         }
         Role::Laggard => cluster.victim(told[0]).start()?,
-        Role::Leader | Role::Coordinator | Role::Agent | Role::Router => {}
+        Role::Leader | Role::Coordinator | Role::Agent | Role::Router | Role::Changing => {}
     }
+    let operator = cluster.operator();
+    let replacing = lost.map(|at| tokio::spawn(async move { operator.replace(at).await }));
     let victim =
         until(&format!("kill point {} is reached", site.name()), REACHED_MAX, async || {
             hits.iter().find(|(_, hit)| hit.exists()).map(|(victim, _)| *victim)
@@ -118,6 +125,9 @@ pub async fn strike(
     ensure!(cluster.victim(victim).log_text().contains(&said), "it did not say where it died");
 
     cluster.victim(victim).start()?;
+    if let Some(replacing) = replacing {
+        replacing.await??;
+    }
     cluster.start_nodes().await?;
     load.more(AFTERWARDS).await.with_context(|| format!("behind {}", site.name()))?;
     let recovered = died.elapsed();

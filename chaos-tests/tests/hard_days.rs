@@ -5,14 +5,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use holdfast_chaos_tests::{Cluster, Load, SOON, Shape, checker::money, holdfast, http, until};
+use anyhow::{Context as _, ensure};
+use holdfast_chaos_tests::{Cluster, Load, SOON, Shape, checker::money, http, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tokio::{
-    process::Command,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tokio_postgres::error::SqlState;
 
 const CLIENTS: usize = 16;
@@ -116,7 +113,7 @@ async fn befalls(cluster: &mut Cluster, load: &Load, day: Day) -> anyhow::Result
         }
         Day::LeaderHandsOver => {
             let before = cluster.leader().await?;
-            operate(cluster, &["cluster", "transfer"]).await?;
+            cluster.operator().run(&["cluster", "transfer"]).await?;
             let after = cluster.leader().await?;
             ensure!(before != after, "node {} leads still", before + 1);
             Ok(())
@@ -200,26 +197,10 @@ async fn clock_jumps(cluster: &Cluster, load: &Load, by_ms: i64) -> anyhow::Resu
 
 /// A follower comes back with an empty disk and is replaced, as an operator would.
 async fn replaced(cluster: &mut Cluster, load: &Load) -> anyhow::Result<()> {
-    let at = cluster.follower().await?;
-    let node = &mut cluster.nodes[at];
-    node.process.kill().await?;
-    std::fs::rename(&node.data, node.data.with_extension("lost"))?;
-    node.process.set("HOLDFAST_CLUSTER_JOIN", "true");
-    node.process.start()?;
+    let at = cluster.lose_a_disk().await?;
     load.more(AFTERWARDS).await?;
-    operate(cluster, &["cluster", "replace", &(at + 1).to_string()]).await?;
+    cluster.operator().replace(at).await?;
     cluster.ready().await
-}
-
-/// Gives a command, to every node's address.
-async fn operate(cluster: &Cluster, words: &[&str]) -> anyhow::Result<()> {
-    let mut command = Command::new(holdfast()?);
-    command.args(words).args(["--coordinator", &cluster.addresses().join(",")]);
-    let ended = command.kill_on_drop(true).output().await?;
-    if !ended.status.success() {
-        bail!("{words:?}: {}", String::from_utf8_lossy(&ended.stderr));
-    }
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,6 +34,8 @@ pub enum Role {
     Coordinator,
     /// A coordinator that comes back far behind the others.
     Laggard,
+    /// The coordinator that leads while a member is replaced.
+    Changing,
     /// An agent with its participant, here a bank.
     Agent,
     /// A router.
@@ -83,6 +85,10 @@ sites! {
     SnapshotReceived = "snapshot-received" @ Laggard,
     /// It is this node's own on disk, and not in memory.
     SnapshotInstalled = "snapshot-installed" @ Laggard,
+    /// A change of the membership is half done: the former members and the next ones decide together.
+    MembershipJoint = "membership-joint" @ Changing,
+    /// A change of the membership is done; who asked for it does not know.
+    MembershipUniform = "membership-uniform" @ Changing,
     /// Calls have arrived at the agent.
     AgentCallsReceived = "agent-calls-received" @ Agent,
     /// The barrier's rows are there, in a local transaction that is open.

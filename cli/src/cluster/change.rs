@@ -158,10 +158,12 @@ impl Changing {
             if let Some(former) = former {
                 match self.must_be_another(node, &raft).await {
                     Ok(()) => self.take_out(node).await?,
-                    // An earlier call came as far as this group.
-                    Err(error) if self.groups > 1 && is_itself(&error) => {
-                        return if former.member.voter { Ok(()) } else { self.promote(node).await };
+                    // An earlier call broke off behind its first half.
+                    Err(error) if is_itself(&error) && !former.member.voter => {
+                        return self.promote(node).await;
                     }
+                    // An earlier call came as far as this group.
+                    Err(error) if self.groups > 1 && is_itself(&error) => return Ok(()),
                     Err(error) => return Err(error),
                 }
             }

@@ -139,6 +139,8 @@ impl<S: StateMachine> RaftStateMachine<Consensus> for Replica<S> {
                 Payload::Membership(membership) => {
                     applied.membership =
                         StoredMembership::new(Some(entry.log_id), membership.clone());
+                    let joint = membership.get_joint_config().len() > 1;
+                    reached(if joint { Site::MembershipJoint } else { Site::MembershipUniform });
                     Reply::default()
                 }
             };
