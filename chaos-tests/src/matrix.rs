@@ -80,7 +80,7 @@ pub async fn strike(
         Role::Leader => vec![Victim::Node(cluster.leader().await?)],
         Role::Coordinator => vec![Victim::Node(turn % cluster.nodes.len())],
         Role::Agent => vec![Victim::Bank(turn % cluster.banks.len())],
-        Role::Router => anyhow::bail!("{}: no router runs here", site.name()),
+        Role::Router | Role::Relay => anyhow::bail!("{}: no such process runs here", site.name()),
         Role::Laggard if site == Site::DispatcherTakesUp => {
             let leader = cluster.leader().await?;
             let others = (0..cluster.nodes.len()).filter(|&at| at != leader);
@@ -102,7 +102,12 @@ pub async fn strike(
             cluster.nodes[leader].process.kill().await?;
         }
         Role::Laggard => cluster.victim(told[0]).start()?,
-        Role::Leader | Role::Coordinator | Role::Agent | Role::Router | Role::Changing => {}
+        Role::Leader
+        | Role::Coordinator
+        | Role::Agent
+        | Role::Router
+        | Role::Changing
+        | Role::Relay => {}
     }
     let operator = cluster.operator();
     let replacing = lost.map(|at| tokio::spawn(async move { operator.replace(at).await }));

@@ -32,6 +32,8 @@ pub struct Asked {
     pub gid: String,
     /// Of the branch, from 1.
     pub branch: u32,
+    /// What it carries.
+    pub body: Vec<u8>,
     stream: TcpStream,
 }
 
@@ -129,6 +131,7 @@ async fn read(mut stream: TcpStream) -> anyhow::Result<Asked> {
         op: header("holdfast-op")?,
         gid: header("holdfast-gid")?,
         branch: header("holdfast-branch")?.parse()?,
+        body,
         stream,
     })
 }

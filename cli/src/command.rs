@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     account, agent, audit, bank, barrier, bench, certs, chaos, check, cluster, config_cmd,
-    coordinator, demo, dev, drill, explain, locate, manual, output::Output, router, rules,
+    coordinator, demo, dev, drill, explain, locate, manual, outbox, output::Output, router, rules,
     services, top, tx,
 };
 
@@ -90,6 +90,8 @@ Examples:
     Account(account::AccountArgs),
     /// Install the barrier in a service's database
     Barrier(barrier::BarrierArgs),
+    /// Publish messages that services write in their own local transactions
+    Outbox(outbox::OutboxArgs),
     /// Make certificates for development, and tokens
     Certs(certs::CertsArgs),
     /// Check and show configuration
@@ -128,6 +130,7 @@ impl Holdfast {
             Command::Audit(args) => Box::pin(audit::run(args, output)).await,
             Command::Account(args) => account::run(&args, output),
             Command::Barrier(args) => Box::pin(barrier::run(args)).await,
+            Command::Outbox(args) => Box::pin(outbox::run(args, output)).await,
             Command::Certs(args) => certs::run(&args, output),
             Command::Config(args) => config_cmd::run(&args, output).await,
             Command::Explain(args) => explain::run(&args, output),

@@ -28,6 +28,7 @@ mod locate;
 mod manual;
 mod metrics_help;
 mod otlp;
+mod outbox;
 mod output;
 mod reload;
 mod router;

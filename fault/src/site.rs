@@ -40,6 +40,8 @@ pub enum Role {
     Agent,
     /// A router.
     Router,
+    /// The relay of an outbox.
+    Relay,
 }
 
 sites! {
@@ -115,6 +117,10 @@ sites! {
     RouterCommitting = "router-committing" @ Router,
     /// Every source has carried the decision out; the coordinator was not told.
     RouterCommitted = "router-committed" @ Router,
+    /// A message was read, and is not submitted yet.
+    RelayBeforeSubmit = "relay-before-submit" @ Relay,
+    /// A message has taken effect; its row is still there.
+    RelayBeforeDelete = "relay-before-delete" @ Relay,
 }
 
 impl Site {

@@ -50,19 +50,29 @@ const COMMIT: &str = "SELECT; COMMIT";
 /// # Errors
 /// What PostgreSQL says; most often that the role may not create a schema. Nothing is installed then.
 pub async fn install(client: &Client) -> Result<(), Error> {
+    install_version(client, "barrier", VERSION, BARRIER_SQL).await
+}
+
+/// Runs `sql` unless the comment of table `holdfast.<table>` says that this `version` of it is installed.
+pub(crate) async fn install_version(
+    client: &Client,
+    table: &str,
+    version: &str,
+    sql: &str,
+) -> Result<(), Error> {
     let installed = client
         .query_opt(
             "SELECT 1 FROM pg_catalog.pg_class AS c \
              JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-             WHERE n.nspname = 'holdfast' AND c.relname = 'barrier' \
+             WHERE n.nspname = 'holdfast' AND c.relname = $2 \
                AND pg_catalog.obj_description(c.oid, 'pg_class') = $1",
-            &[&VERSION],
+            &[&version, &table],
         )
         .await?;
     if installed.is_some() {
         return Ok(());
     }
-    let outcome = client.batch_execute(BARRIER_SQL).await;
+    let outcome = client.batch_execute(sql).await;
     if outcome.is_err() {
         // The file opened a transaction, which the error has left open.
         client.batch_execute("ROLLBACK").await?;

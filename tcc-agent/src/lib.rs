@@ -2,11 +2,13 @@
 //!
 //! [`serve`] keeps a session to every coordinator node and hands its calls to a [`Handler`]: a [`PostgresResource`], which carries
 //! them out in this process through a [`Participant`]; an [`XaResource`], which ends what others have prepared at a PostgreSQL; or a
-//! [`Sidecar`], which posts them to a service in any language.
+//! [`Sidecar`], which posts them to a service in any language. The other way round, [`outbox`] publishes what a service has written in its
+//! own local transactions.
 
 mod announce;
 mod barrier_store;
 mod handler;
+pub mod outbox;
 mod participant;
 mod resource;
 mod serve;

@@ -112,7 +112,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { in_flight_max: 64, lanes_max: 1_024 }
+        Self { in_flight_max: 128, lanes_max: 4_096 }
     }
 }
 
@@ -215,8 +215,9 @@ impl Outbox {
         }
     }
 
-    /// A pause is over. Submits again, with the same gid, what is unsure and what was stuck, the lanes in turn as far as there is
-    /// room; and repeats the deletes that were not said to be done.
+    /// A pause is over. Submits again, with the same gid, what is unsure and what was stuck, the lanes in turn. At most half of the
+    /// places are filled so, that lanes nobody answers leave room for others. Repeats the deletes that were not said to be
+    /// done.
     pub fn look_again(&mut self) -> Vec<Act> {
         let mut acts: Vec<Act> = Vec::new();
         let last = self.turn.take();
@@ -233,7 +234,7 @@ impl Outbox {
                 State::Unsure => State::OnItsWay,
                 State::Stuck(why) => State::StuckOnItsWay(why.clone()),
             };
-            if self.in_flight < self.limits.in_flight_max {
+            if self.in_flight < self.limits.in_flight_max.div_ceil(2) {
                 head.state = next;
                 self.in_flight += 1;
                 self.turn = Some(lane.clone());

@@ -96,15 +96,18 @@ fn a_row_that_people_deleted_frees_its_lane_and_its_late_answer_is_nobodys() {
 }
 
 #[test]
-fn no_more_is_on_its_way_than_the_limit() {
+fn no_more_is_on_its_way_than_the_limit_and_half_of_it_is_for_new_lanes() {
     let mut outbox = outbox(2, 8);
     assert_eq!(outbox.rows([row(1, 1), row(2, 2), row(3, 3)]).len(), 2);
     assert!(!outbox.has_room());
     outbox.answered(MessageId(1), Answer::Unknown);
     assert_eq!(outbox.rows([row(3, 3)]), [Act::Submit(row(3, 3))]);
     assert_eq!(outbox.look_again(), [], "there is no place for the one that is unsure");
+    outbox.answered(MessageId(2), Answer::Unknown);
+    assert_eq!(outbox.look_again(), [], "the other place is for a new lane");
     outbox.answered(MessageId(3), Answer::Unknown);
     assert_eq!(outbox.look_again().len(), 1);
+    assert_eq!(outbox.rows([row(4, 4)]), [Act::Submit(row(4, 4))]);
 }
 
 #[test]

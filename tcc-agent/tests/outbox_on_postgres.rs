@@ -1,0 +1,113 @@
+//! The outbox on a real PostgreSQL: bounds, order of commit, and who may publish.
+
+#![allow(clippy::unwrap_used, reason = "in a test, an unwrap is an assertion")]
+
+mod postgres;
+
+use holdfast_tcc_agent::outbox::{install_outbox, standing};
+use postgres::Postgres;
+use tokio_postgres::Client;
+
+const PUBLISH: &str = "SELECT holdfast.publish($1, $2, 'kind', $3::text::jsonb)::text";
+
+async fn publish(client: &Client, topic: &str, key: &str, payload: &str) -> Result<String, String> {
+    let row = client.query_one(PUBLISH, &[&topic, &key, &payload]).await;
+    row.map(|row| row.get(0)).map_err(|error| error.as_db_error().unwrap().message().to_owned())
+}
+
+async fn places(client: &Client, key: &str) -> Vec<String> {
+    let rows = "SELECT payload::text FROM holdfast.outbox WHERE aggregateid = $1 ORDER BY position";
+    client.query(rows, &[&key]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_lives_and_dies_with_its_local_transaction_and_keys_are_in_order_of_commit() {
+    let server = Postgres::start();
+    let (first, second) = (server.connect().await, server.connect().await);
+    install_outbox(&first).await.unwrap();
+    install_outbox(&second).await.unwrap();
+
+    first.batch_execute("BEGIN").await.unwrap();
+    publish(&first, "points", "k", "1").await.unwrap();
+    // The same key waits for the end of the one before; other keys and topics do not.
+    second.batch_execute("SET lock_timeout = '200ms'").await.unwrap();
+    let waits = publish(&second, "points", "k", "2").await.unwrap_err();
+    assert!(waits.contains("lock timeout"), "{waits}");
+    publish(&second, "points", "other", "2").await.unwrap();
+    publish(&second, "mail", "k", "9").await.unwrap();
+    first.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(places(&second, "k").await, ["9"]);
+
+    // A savepoint takes its messages with it.
+    first.batch_execute("BEGIN").await.unwrap();
+    publish(&first, "points", "k", "3").await.unwrap();
+    first.batch_execute("SAVEPOINT s").await.unwrap();
+    publish(&first, "points", "k", "4").await.unwrap();
+    first.batch_execute("ROLLBACK TO s").await.unwrap();
+    publish(&first, "points", "k", "5").await.unwrap();
+    first.batch_execute("COMMIT").await.unwrap();
+    publish(&second, "points", "k", "6").await.unwrap();
+    assert_eq!(places(&second, "k").await, ["9", "3", "5", "6"]);
+
+    // A row written by hand takes its place like any other, whatever it says of itself.
+    let by_hand = "INSERT INTO holdfast.outbox (aggregatetype, aggregateid, type, payload, position, stuck) \
+                   VALUES ('points', 'k', 'kind', '7', -5, 'x')";
+    second.batch_execute(by_hand).await.unwrap();
+    assert_eq!(places(&second, "k").await, ["9", "3", "5", "6", "7"]);
+    let now = standing(&first).await.unwrap();
+    assert_eq!((now.pending, now.blocked.len(), now.relayed), (6, 0, false));
+    assert!(now.oldest_age_ms.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_message_is_refused_with_its_numbers_at_the_limit_and_one_past_it() {
+    let server = Postgres::start();
+    let client = server.connect().await;
+    install_outbox(&client).await.unwrap();
+    // A name in front of ours changes nothing.
+    let shadow = "CREATE SCHEMA evil; CREATE FUNCTION evil.octet_length(text) RETURNS int LANGUAGE sql AS 'SELECT 1'; \
+                  SET search_path = evil, pg_catalog";
+    client.batch_execute(shadow).await.unwrap();
+    let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
+    let long = |length: usize| "k".repeat(length);
+
+    publish(&client, &long(64), &long(255), &text(61_440)).await.unwrap();
+    let cases = [
+        (long(65), "k".to_owned(), text(9), "not a topic"),
+        ("a b".to_owned(), "k".to_owned(), text(9), "not a topic"),
+        ("t".to_owned(), long(256), text(9), "the key has 256 bytes"),
+        ("t".to_owned(), String::new(), text(9), "the key has 0 bytes"),
+        ("t".to_owned(), "k".to_owned(), text(61_441), "the payload has 61441 bytes"),
+    ];
+    for (topic, key, payload, expected) in cases {
+        let refused = publish(&client, &topic, &key, &payload).await.unwrap_err();
+        assert!(refused.starts_with("HF4123") && refused.contains(expected), "{refused}");
+    }
+    let kinds = [("''", "the kind has 0 bytes"), ("repeat('k', 256)", "the kind has 256 bytes")];
+    for (kind, expected) in kinds {
+        let sql = format!("SELECT holdfast.publish('t', 'k', {kind}, '1')");
+        let error = client.batch_execute(&sql).await.unwrap_err();
+        assert!(error.as_db_error().unwrap().message().contains(expected), "{error}");
+    }
+    let traced = "SELECT holdfast.publish('t', 'k', 'kind', '1', 'x')";
+    let error = client.batch_execute(traced).await.unwrap_err();
+    assert!(error.as_db_error().unwrap().message().contains("not a traceparent"), "{error}");
+    // The table itself lets nothing past them either.
+    let by_hand = "INSERT INTO holdfast.outbox (aggregatetype, aggregateid, type, payload) VALUES ('a b', 'k', 'k', '1')";
+    let error = client.batch_execute(by_hand).await.unwrap_err();
+    assert!(error.as_db_error().unwrap().message().contains("hf4123_topic"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_seen_outlives_a_crash_though_its_session_does_not_sync() {
+    let server = Postgres::start();
+    let client = server.connect().await;
+    install_outbox(&client).await.unwrap();
+    client.batch_execute("SET synchronous_commit = off; BEGIN").await.unwrap();
+    publish(&client, "points", "k", "1").await.unwrap();
+    let shown = client.query_one("SHOW synchronous_commit", &[]).await.unwrap();
+    assert_eq!(shown.get::<_, &str>(0), "local");
+    client.batch_execute("COMMIT").await.unwrap();
+    server.crash_and_restart();
+    assert_eq!(places(&server.connect().await, "k").await, ["1"]);
+}
