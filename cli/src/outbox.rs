@@ -8,10 +8,11 @@ use holdfast_tcc_agent::outbox::{
 };
 use serde_json::json;
 use tokio::sync::watch;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::{
-    config::{self, Telemetry, TelemetryFormat},
+    config::{Telemetry, TelemetryFormat},
+    database::DatabaseArgs,
     exit::Usage,
     health_door::{self, Readiness},
     output::{self, Output},
@@ -34,20 +35,13 @@ pub(crate) struct OutboxArgs {
     command: OutboxCommand,
 }
 
-#[derive(Debug, clap::Args)]
-struct Database {
-    /// A PostgreSQL connection string; better given by environment if it holds a password
-    #[arg(long, value_name = "STRING", env = "HOLDFAST_DATABASE", hide_env_values = true)]
-    database: String,
-}
-
 #[derive(Debug, clap::Subcommand)]
 enum OutboxCommand {
     /// Install table holdfast.outbox and function holdfast.publish; does nothing where they are up to date
     #[command(after_help = "\
 Examples:
   HOLDFAST_DATABASE='host=127.0.0.1 user=shop dbname=shop' holdfast outbox install")]
-    Install(Database),
+    Install(DatabaseArgs),
     /// Print the SQL, for psql and for migration tools
     #[command(after_help = "Examples:\n  holdfast outbox sql > 0008_outbox.sql")]
     Sql,
@@ -62,13 +56,13 @@ Examples:
 Examples:
   holdfast outbox status --database 'host=127.0.0.1 user=shop dbname=shop'
   holdfast outbox status --output json")]
-    Status(Database),
+    Status(DatabaseArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct RelayArgs {
     #[command(flatten)]
-    database: Database,
+    database: DatabaseArgs,
     /// Which participant takes the messages of a topic; may be repeated
     #[arg(
         long = "route",
@@ -93,7 +87,7 @@ pub(crate) async fn run(args: OutboxArgs, output: Output) -> anyhow::Result<Exit
         OutboxCommand::Install(database) => install(&database).await?,
         OutboxCommand::Relay(args) => relay(args).await?,
         OutboxCommand::Status(database) => {
-            let (client, shown) = database.connect().await?;
+            let (client, shown) = connect(&database).await?;
             let standing = standing(&client)
                 .await
                 .with_context(|| format!("HF4124 {shown}: there is no outbox that this user may read. Install it with `holdfast outbox install`"))?;
@@ -103,26 +97,19 @@ pub(crate) async fn run(args: OutboxArgs, output: Output) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-impl Database {
-    fn config(&self) -> Result<tokio_postgres::Config, Usage> {
-        config::parse_database(&self.database)
-            .map_err(|(code, wrong)| Usage(format!("{code} --database {wrong}")))
-    }
-
-    /// A session, and the connection string as it may be shown.
-    async fn connect(&self) -> anyhow::Result<(Client, String)> {
-        let config = self.config()?;
-        let shown = config::masked(&config);
-        let (client, connection) = config.connect(NoTls).await.with_context(|| {
-            format!("HF1024 {shown}: cannot connect. Check that PostgreSQL runs there and lets this user in")
-        })?;
-        tokio::spawn(connection);
-        Ok((client, shown))
-    }
+/// A session, and the database as it may be shown.
+async fn connect(database: &DatabaseArgs) -> anyhow::Result<(Client, String)> {
+    let (database, shown) = database.read()?;
+    let (client, _connection) = database.connect().await.with_context(|| {
+        format!(
+            "HF1024 {shown}: cannot connect. Check that PostgreSQL runs there and lets this user in"
+        )
+    })?;
+    Ok((client, shown))
 }
 
-async fn install(database: &Database) -> anyhow::Result<()> {
-    let (client, shown) = database.connect().await?;
+async fn install(database: &DatabaseArgs) -> anyhow::Result<()> {
+    let (client, shown) = connect(database).await?;
     install_outbox(&client).await.with_context(|| {
         format!("HF1024 {shown}: nothing was installed. The user must own schema holdfast, or may create it in this database")
     })?;
@@ -130,8 +117,7 @@ async fn install(database: &Database) -> anyhow::Result<()> {
 }
 
 async fn relay(args: RelayArgs) -> anyhow::Result<()> {
-    let database = args.database.config()?;
-    let shown = config::masked(&database);
+    let (database, shown) = args.database.read()?;
     let routes = Routes::parse(args.routes.iter().map(String::as_str))
         .map_err(|bad| Usage(bad.to_string()))?;
     let logs = Telemetry {

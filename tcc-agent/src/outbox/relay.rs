@@ -3,7 +3,7 @@
 //! Lease, reads and deletes share one session, so that a relay that has lost the lease can neither read nor delete. What it still
 //! has on its way to a coordinator does no harm: the next relay submits the same gid.
 
-use std::{future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use holdfast_branch::outbox::{Act, Answer, Limits, MessageId, Outbox};
 use holdfast_client::Client;
@@ -13,8 +13,10 @@ use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
-use tokio_postgres::{AsyncMessage, Config, NoTls, error::SqlState};
+use tokio_postgres::error::SqlState;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::resource::Database;
 
 use super::{
     publish::{Routes, publish},
@@ -54,7 +56,7 @@ pub enum RelayError {
 /// Publishes the outbox of one database.
 #[derive(Debug)]
 pub struct Relay {
-    database: Config,
+    database: Database,
     client: Client,
     routes: Arc<Routes>,
     limits: Limits,
@@ -64,8 +66,9 @@ pub struct Relay {
 impl Relay {
     /// A relay for the outbox in `database`, which submits through `client`. Does nothing before [`Self::run`].
     #[must_use]
-    pub fn new(mut database: Config, client: Client, routes: Routes) -> Self {
-        database.application_name("holdfast outbox relay").connect_timeout(CONNECT_TIMEOUT);
+    pub fn new(mut database: Database, client: Client, routes: Routes) -> Self {
+        let config = database.config_mut();
+        config.application_name("holdfast outbox relay").connect_timeout(CONNECT_TIMEOUT);
         let (routes, limits) = (Arc::new(routes), Limits::default());
         Self { database, client, routes, limits, state: watch::Sender::new(RelayState::Connecting) }
     }
@@ -105,20 +108,13 @@ impl Relay {
 
     /// One session to the database, to its end. `Ok`: shutdown.
     async fn session(&self, shutdown: &CancellationToken) -> Result<(), tokio_postgres::Error> {
+        let wake = Arc::new(Notify::new());
         let connected = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            connected = self.database.connect(NoTls) => connected,
+            connected = self.database.connect_listening(Arc::clone(&wake)) => connected,
         };
-        let (database, mut connection) = connected?;
-        let wake = Arc::new(Notify::new());
-        let waking = Arc::clone(&wake);
-        let _connection = AbortOnDropHandle::new(tokio::spawn(async move {
-            while let Some(Ok(message)) = future::poll_fn(|cx| connection.poll_message(cx)).await {
-                if matches!(message, AsyncMessage::Notification(_)) {
-                    waking.notify_one();
-                }
-            }
-        }));
+        let (database, connection) = connected?;
+        let _connection = AbortOnDropHandle::new(connection);
         while !table::take_lease(&database).await? {
             if self.state.send_replace(RelayState::StandingBy) != RelayState::StandingBy {
                 tracing::info!("another relay publishes this outbox; standing by");

@@ -1,9 +1,10 @@
 //! A PostgreSQL database as a participant reaches it: its address, and whether what travels there is encrypted.
 
 use std::{
-    future::Future,
+    future::{self, Future},
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -11,10 +12,11 @@ use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod};
 use holdfast_security::{ServerTls, ServerTlsStream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
     task::JoinHandle,
 };
 use tokio_postgres::{
-    Client, Config, Socket,
+    AsyncMessage, Client, Config, Socket,
     config::SslMode,
     tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream},
 };
@@ -55,6 +57,24 @@ impl Database {
     {
         let (client, connection) = self.config.connect(self.encryption.clone()).await?;
         Ok((client, tokio::spawn(connection)))
+    }
+
+    /// As [`Self::connect`]; each notification that arrives wakes `wake`.
+    /// # Errors
+    /// What the server or the way to it says.
+    pub(crate) async fn connect_listening(
+        &self,
+        wake: Arc<Notify>,
+    ) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let (client, mut connection) = self.config.connect(self.encryption.clone()).await?;
+        let carried = async move {
+            while let Some(Ok(message)) = future::poll_fn(|cx| connection.poll_message(cx)).await {
+                if matches!(message, AsyncMessage::Notification(_)) {
+                    wake.notify_one();
+                }
+            }
+        };
+        Ok((client, tokio::spawn(carried)))
     }
 
     /// What makes the connections of a pool.
