@@ -255,6 +255,14 @@ async fn what_cannot_be_answered_rightly_is_refused() {
         ("SELECT * FROM nowhere", "HF3103"),
         ("LISTEN a", "HF3211"),
         ("PREPARE TRANSACTION 'x'", "HF3211"),
+        ("COPY account FROM STDIN", "HF3111"),
+        ("COPY account TO STDOUT", "HF3111"),
+        ("COPY (SELECT account FROM account) TO STDOUT", "HF3111"),
+        ("BEGIN; DECLARE c CURSOR FOR SELECT account FROM account", "HF3111"),
+        ("EXPLAIN ANALYZE DELETE FROM account", "HF3111"),
+        ("TRUNCATE account", "HF3111"),
+        ("ALTER TABLE account ADD COLUMN note text", "HF3111"),
+        ("LOCK TABLE account", "HF3111"),
         (
             "SELECT * FROM account WHERE account = 'A-1'; SELECT * FROM account WHERE account = 'A-2'; SELECT * FROM account WHERE account = 'A-3'",
             "HF3210",
@@ -266,6 +274,10 @@ async fn what_cannot_be_answered_rightly_is_refused() {
     }
     let error = client.query("SELECT name FROM branch", &[]).await.expect_err("no key");
     assert_eq!(code(&error), "HF3104");
+    let error = client.execute("TRUNCATE account", &[]).await.expect_err("one source alone");
+    assert_eq!(code(&error), "HF3111");
+    let sink = client.copy_in::<_, bytes::Bytes>("COPY account FROM STDIN").await;
+    assert_eq!(code(&sink.err().expect("rows of several sources")), "HF3111");
     let [one, two] = place.accounts().await;
     assert_eq!(one + two, 10);
 }

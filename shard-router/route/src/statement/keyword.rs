@@ -145,7 +145,7 @@ pub fn explained(sql: &str) -> Option<&str> {
 }
 
 /// The first words of a text, in lower case.
-struct Words<'t> {
+pub(super) struct Words<'t> {
     text: &'t str,
     tokens: Vec<Token>,
     lower: Vec<String>,
@@ -154,7 +154,7 @@ struct Words<'t> {
 impl<'t> Words<'t> {
     const MAX: usize = 64;
 
-    fn of(text: &'t str) -> Self {
+    pub(super) fn of(text: &'t str) -> Self {
         let mut lexer = Lexer::of_template(text);
         let mut tokens = Vec::new();
         while tokens.len() < Self::MAX {
@@ -168,7 +168,7 @@ impl<'t> Words<'t> {
         Self { text, tokens, lower }
     }
 
-    fn get(&self, at: usize) -> &str {
+    pub(super) fn get(&self, at: usize) -> &str {
         self.lower.get(at).map_or("", String::as_str)
     }
 
@@ -180,6 +180,31 @@ impl<'t> Words<'t> {
             return Some(piece.trim_matches('"'));
         }
         Some(self.get(at))
+    }
+
+    /// The text of the words from `from` on, before `until`. `None` where there are none.
+    pub(super) fn between(&self, from: usize, until: usize) -> Option<&'t str> {
+        let last = self.tokens.get(from..until)?.last()?;
+        Some(&self.text[self.tokens[from].place.start..last.place.end])
+    }
+
+    /// The text from a word on, to its end.
+    pub(super) fn from(&self, from: usize) -> Option<&'t str> {
+        Some(&self.text[self.tokens.get(from)?.place.start..])
+    }
+
+    /// The text between the parenthesis at `open` and its other half.
+    pub(super) fn within(&self, open: usize) -> Option<&'t str> {
+        let mut depth = 0_usize;
+        for (at, word) in self.lower.iter().enumerate().skip(open) {
+            match word.as_str() {
+                "(" => depth += 1,
+                ")" if depth == 1 => return self.between(open + 1, at),
+                ")" => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        None
     }
 
     fn rest(&self, from: usize) -> String {

@@ -9,6 +9,7 @@
     reason = "the syntax tree is foreign and wide: what is not named here is not understood, which means all slots or a refusal"
 )]
 
+mod alone;
 mod condition;
 mod derived;
 mod function;

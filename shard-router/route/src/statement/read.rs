@@ -9,6 +9,7 @@ use sqlparser::{
 };
 
 use super::{
+    alone,
     condition::ParameterUses,
     function::Called,
     gather::{self, Gather},
@@ -46,7 +47,11 @@ pub(crate) struct Tables {
 
 pub(super) fn read(template: &str, rules: &Topology) -> Result<(Kind, Body), Refused> {
     if let Some(kind) = keyword::kind(template) {
-        return Ok((kind, Body::None));
+        let body = match rules.only_source() {
+            Some(_) => Body::None,
+            None => alone::body(&kind, template, rules)?,
+        };
+        return Ok((kind, body));
     }
     if rules.only_source().is_some() {
         return Ok(only_source(template));
@@ -179,7 +184,7 @@ impl Visitor for Met {
     }
 }
 
-fn tables(statement: &Statement, rules: &Topology) -> Result<Tables, Refused> {
+pub(super) fn tables(statement: &Statement, rules: &Topology) -> Result<Tables, Refused> {
     let mut met = Met::default();
     let _ = statement.visit(&mut met);
     let mut called = Called::default();
