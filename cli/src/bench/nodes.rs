@@ -206,9 +206,17 @@ impl Nodes {
     /// committed.
     pub(crate) async fn restart(&mut self) -> anyhow::Result<(Duration, Duration)> {
         let mut applied = Vec::new();
+        let until = Instant::now() + RESTART_MAX;
         for coordinator in &self.coordinators {
-            let status = status(&coordinator.grpc).await.context("a node does not answer")?;
-            applied.push(status.applied_index);
+            // Just behind a round a node may be busy for longer than a question waits.
+            let index = loop {
+                if let Some(status) = status(&coordinator.grpc).await {
+                    break status.applied_index;
+                }
+                ensure!(Instant::now() < until, "a node does not answer");
+                sleep(LOOK_AGAIN).await;
+            };
+            applied.push(index);
         }
         for coordinator in &mut self.coordinators {
             coordinator.process.kill().await?;
