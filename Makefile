@@ -150,8 +150,8 @@ deploy-check: deps ## Check what is in deploy/ and what /metrics says: alert rul
 	cargo build --locked -p holdfast-cli
 	@$(TARGET)/debug/holdfast dev --any-port >$(TARGET)/deploy-check.log 2>&1 & node=$$!; trap 'kill $$node' EXIT; \
 	for _ in $$(seq 300); do grep -q '/metrics' $(TARGET)/deploy-check.log && break; sleep 0.1; done; \
-	metrics=$$(grep -o 'http://[^ ]*/metrics' $(TARGET)/deploy-check.log | head -1); \
-	curl -sf "$$metrics" | promtool check metrics && echo "metrics of a node: promtool finds nothing"
+	door=$$(grep -o 'http://[^ ]*' $(TARGET)/deploy-check.log | head -1); \
+	curl -sf "$$door/metrics" | promtool check metrics && echo "metrics of a node: promtool finds nothing"
 	@# The unit names a binary that is not installed here; that alone is no finding.
 	@if command -v systemd-analyze >/dev/null; then \
 	  found=$$(systemd-analyze verify --man=no deploy/systemd/holdfast-coordinator.service 2>&1 | grep -v '/usr/bin/holdfast is not executable' || true); \
