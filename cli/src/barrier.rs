@@ -41,15 +41,10 @@ pub(crate) async fn run(args: BarrierArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         BarrierCommand::Sql => output::print(BARRIER_SQL)?,
         BarrierCommand::Install { database } => {
-            let (database, shown) = database.read()?;
-            let (client, connection) = database.connect().await.with_context(|| {
-                format!("HF1024 {shown}: cannot connect. Check that PostgreSQL runs there and lets this user in")
-            })?;
+            let (client, shown) = database.connect().await?;
             install(&client).await.with_context(|| {
                 format!("HF1024 {shown}: nothing was installed. The user must own schema holdfast, or may create it in this database")
             })?;
-            drop(client);
-            connection.await??;
             output::print(&format!("The barrier is installed: {shown}"))?;
         }
     }

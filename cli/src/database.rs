@@ -1,6 +1,8 @@
 //! The flags by which a command is told a PostgreSQL database.
 
+use anyhow::Context as _;
 use holdfast_tcc_agent::Database;
+use tokio_postgres::Client;
 
 use crate::{
     config::{encryption, masked, parse_database},
@@ -38,6 +40,17 @@ impl DatabaseArgs {
         let shown = masked(&config);
         let tls = self.ssl.of(&config)?;
         Ok((Database::new(config, tls), shown))
+    }
+
+    /// A session, which ends with its client, and the database as it may be shown.
+    /// # Errors
+    /// [`Usage`], or the database cannot be reached.
+    pub(crate) async fn connect(&self) -> anyhow::Result<(Client, String)> {
+        let (database, shown) = self.read()?;
+        let (client, _ends_by_itself) = database.connect().await.with_context(|| {
+            format!("HF1024 {shown}: cannot connect. Check that PostgreSQL runs there and lets this user in")
+        })?;
+        Ok((client, shown))
     }
 }
 

@@ -8,7 +8,6 @@ use holdfast_tcc_agent::outbox::{
 };
 use serde_json::json;
 use tokio::sync::watch;
-use tokio_postgres::Client;
 
 use crate::{
     config::{Telemetry, TelemetryFormat},
@@ -87,7 +86,7 @@ pub(crate) async fn run(args: OutboxArgs, output: Output) -> anyhow::Result<Exit
         OutboxCommand::Install(database) => install(&database).await?,
         OutboxCommand::Relay(args) => relay(args).await?,
         OutboxCommand::Status(database) => {
-            let (client, shown) = connect(&database).await?;
+            let (client, shown) = database.connect().await?;
             let standing = standing(&client)
                 .await
                 .with_context(|| format!("HF4124 {shown}: there is no outbox that this user may read. Install it with `holdfast outbox install`"))?;
@@ -97,19 +96,8 @@ pub(crate) async fn run(args: OutboxArgs, output: Output) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// A session, and the database as it may be shown.
-async fn connect(database: &DatabaseArgs) -> anyhow::Result<(Client, String)> {
-    let (database, shown) = database.read()?;
-    let (client, _connection) = database.connect().await.with_context(|| {
-        format!(
-            "HF1024 {shown}: cannot connect. Check that PostgreSQL runs there and lets this user in"
-        )
-    })?;
-    Ok((client, shown))
-}
-
 async fn install(database: &DatabaseArgs) -> anyhow::Result<()> {
-    let (client, shown) = connect(database).await?;
+    let (client, shown) = database.connect().await?;
     install_outbox(&client).await.with_context(|| {
         format!("HF1024 {shown}: nothing was installed. The user must own schema holdfast, or may create it in this database")
     })?;
