@@ -107,6 +107,28 @@ async fn a_repeat_from_another_span_is_the_same_transaction() {
     assert_eq!(taken.problem(), (409, "HF2002".into(), "refused".into()));
 }
 
+/// As behind a change of the node's defaults: the first time has timeouts that this node would not give it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_that_leaves_its_timeouts_out_is_the_same_transaction() {
+    let cluster = Cluster::of(1).await;
+    let at = cluster.leader().http;
+    let _yes = cluster.serve("yes", done).await;
+    let silent = transfer("timed", ["yes", "yes"]);
+    let mut first = silent.clone();
+    first["options"] = json!({"timeout_ms": 77_000, "call_timeout_ms": 999});
+    assert_eq!(post(at, ALL, &first).await.status, 200);
+    let again = post(at, ALL, &silent).await;
+    assert_eq!((again.status, &again.json()["repeated"]), (200, &json!(true)), "{again:?}");
+
+    // What is said is content.
+    for other in [json!({"timeout_ms": 78_000}), json!({"call_timeout_ms": 998})] {
+        let mut said = silent.clone();
+        said["options"] = other;
+        let taken = post(at, ALL, &said).await;
+        assert_eq!(taken.problem(), (409, "HF2002".into(), "refused".into()));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_outcome_is_accepted_and_never_an_error() {
     let cluster = Cluster::of(1).await;

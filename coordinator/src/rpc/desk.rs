@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{
     check::{self, Act, Checked, Patience},
+    defaults,
     fault::{Class, Fault, Findings},
     forward::Forward,
     show, traced,
@@ -141,7 +142,7 @@ impl Desk {
                 };
                 let here = match here {
                     Here::Fault(fault)
-                        if fault.code == TAKEN && self.in_another_span(&gid, request) =>
+                        if fault.code == TAKEN && self.says_nothing_else(&gid, request) =>
                     {
                         match check::check(request, timeouts)?.act {
                             Act::Propose(command, _) => {
@@ -256,10 +257,14 @@ impl Desk {
         }
     }
 
-    /// Whether the trace that a request belongs to told it from the first one with this gid. It does so no more.
-    fn in_another_span(&self, gid: &Gid, request: &mut Request) -> bool {
+    /// Whether the trace that a request belongs to, or a timeout that it leaves out, told it from the first one with this gid. They do so
+    /// no more.
+    fn says_nothing_else(&self, gid: &Gid, request: &mut Request) -> bool {
         let first = self.inner.coordinator.known(gid);
-        first.is_some_and(|first| traced::as_first(request, &first))
+        first.is_some_and(|first| {
+            let span = traced::as_first(request, &first);
+            defaults::as_first(request, &first) || span
+        })
     }
 
     /// What was found, if the caller may see it.

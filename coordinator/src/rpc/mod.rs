@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod audit;
 pub(crate) mod check;
+mod defaults;
 mod desk;
 pub(crate) mod fault;
 mod forward;
