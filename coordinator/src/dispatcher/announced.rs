@@ -7,6 +7,7 @@ use holdfast_txn::Participant;
 use tokio::sync::mpsc;
 
 use super::lanes::{Credit, Term};
+use crate::{branch_call, config::limit};
 
 /// One session, unique on this node since it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,4 +56,28 @@ pub(crate) enum Kind {
     Http,
     /// It is called over gRPC.
     Grpc,
+}
+
+/// Bytes of calls in one message; far below what a message may hold, so that one slow call delays few.
+pub(super) const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Cuts a batch into messages within the limits of number and size.
+pub(super) fn messages(batch: Vec<v1::Call>) -> Vec<Vec<v1::Call>> {
+    let mut messages = Vec::with_capacity(1);
+    let (mut current, mut bytes) = (Vec::new(), 0);
+    for call in batch {
+        let size = branch_call::bytes_of(&call);
+        let full = current.len() == limit::BATCH_PER_MESSAGE_MAX
+            || (bytes + size > BATCH_BYTES_MAX && !current.is_empty());
+        if full {
+            messages.push(std::mem::take(&mut current));
+            bytes = 0;
+        }
+        bytes += size;
+        current.push(call);
+    }
+    if !current.is_empty() {
+        messages.push(current);
+    }
+    messages
 }

@@ -183,7 +183,8 @@ impl Served {
                     share * 1_000_000 * weight / of_color[color].max(1)
                 });
             }
-            one.turn.stride = SCALE.checked_div(weight).map_or(0, |stride| stride.max(1));
+            let stride = SCALE.checked_div(weight).map_or(0, |stride| stride.max(1));
+            one.turn.costs(stride, self.turn);
             let zone = policy.zones.iter().position(|zone| *zone == one.zone);
             one.turn.rank = zone.unwrap_or(policy.zones.len());
         }
@@ -191,6 +192,17 @@ impl Served {
 }
 
 impl Turn {
+    /// From now on a call costs `stride`. What is left of its wait shrinks or grows with that: it was measured in the old one, and
+    /// a session that weighed 1 would get nothing for a thousand calls after it was made to weigh 1,000.
+    fn costs(&mut self, stride: u64, turn: u64) {
+        let wait = self.pass.saturating_sub(turn);
+        if wait > 0 && self.stride > 0 && stride > 0 && stride != self.stride {
+            let wait = u128::from(wait) * u128::from(stride) / u128::from(self.stride);
+            self.pass = turn.saturating_add(u64::try_from(wait).unwrap_or(u64::MAX));
+        }
+        self.stride = stride;
+    }
+
     /// Whether it gets calls at all.
     pub(super) fn has_weight(self) -> bool {
         self.stride > 0

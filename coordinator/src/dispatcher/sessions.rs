@@ -11,14 +11,13 @@ use holdfast_txn::Participant;
 use tokio::sync::mpsc;
 
 use super::{
-    announced::{About, NewSession, Outgoing, SessionId},
+    announced::{About, NewSession, Outgoing, SessionId, messages},
     lanes::{Credit, Lane, Taken, Term},
     parked::CallKey,
     served::{Served, Turn},
 };
 use crate::{
-    branch_call, clock,
-    config::limit,
+    clock,
     registry::{breaker::Breaker, policy::Policies},
 };
 
@@ -87,8 +86,6 @@ pub(super) struct Sessions {
 impl Sessions {
     /// Sessions of one service that are looked at for one call; of more, as many are drawn.
     const LOOKED_AT_MAX: usize = 16;
-    /// Bytes of calls in one message; far below what a message may hold, so that one slow call delays few.
-    const BATCH_BYTES_MAX: usize = 1024 * 1024;
     /// How long a call that timed out keeps its credit, ms.
     const OVERDUE_MAX_MS: u64 = 60_000;
 
@@ -244,7 +241,13 @@ impl Sessions {
     ) -> Ticket {
         let session = self.by_id.get_mut(&id).expect("it was chosen from those that are here");
         let served = self.served[session.place].as_mut().map(|(_, served)| served);
-        served.expect("a session has its service").ask(&mut session.turn, recovering, now_ms);
+        let served = served.expect("a session has its service");
+        served.ask(&mut session.turn, recovering, now_ms);
+        if let Some(next_ms) = served.next_ms(now_ms) {
+            // It took the last token: what is parked asks for none itself, and would wait for its own retry.
+            served.wake(next_ms);
+            self.next_ready_ms = self.next_ready_ms.min(next_ms);
+        }
         session.made += 1;
         let call_id = self.lane.call_id(session.made);
         call.call_id = call_id;
@@ -568,27 +571,6 @@ impl Session {
     pub(super) fn is_warming(&self, policy: &v1::ServicePolicy, now_ms: u64) -> bool {
         now_ms.saturating_sub(self.up_at_ms) < policy.warm_up_ms
     }
-}
-
-/// Cuts a batch into messages within the limits of number and size.
-fn messages(batch: Vec<v1::Call>) -> Vec<Vec<v1::Call>> {
-    let mut messages = Vec::with_capacity(1);
-    let (mut current, mut bytes) = (Vec::new(), 0);
-    for call in batch {
-        let size = branch_call::bytes_of(&call);
-        let full = current.len() == limit::BATCH_PER_MESSAGE_MAX
-            || (bytes + size > Sessions::BATCH_BYTES_MAX && !current.is_empty());
-        if full {
-            messages.push(std::mem::take(&mut current));
-            bytes = 0;
-        }
-        bytes += size;
-        current.push(call);
-    }
-    if !current.is_empty() {
-        messages.push(current);
-    }
-    messages
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use holdfast_txn::{BranchId, Gid, Op};
 
-use super::*;
+use super::{super::announced::BATCH_BYTES_MAX, *};
+use crate::config::limit;
 
 fn service() -> Participant {
     Participant::parse("deposit").unwrap()
@@ -133,7 +134,7 @@ fn a_flush_sends_one_message_and_cuts_it_at_the_limits() {
     assert!(sessions.flush(&term(1)).is_empty());
     assert_eq!(calls_of(&mut sent).len(), limit::BATCH_PER_MESSAGE_MAX);
     assert_eq!(calls_of(&mut sent).len(), 1);
-    let half = Sessions::BATCH_BYTES_MAX / 2;
+    let half = BATCH_BYTES_MAX / 2;
     for number in 0..2 {
         ask(&mut sessions, SessionId(1), number, half);
     }
@@ -239,6 +240,63 @@ fn a_weight_that_is_set_counts_from_the_next_call_and_leaves_no_debt() {
 }
 
 #[test]
+fn an_instance_that_weighed_next_to_nothing_has_its_whole_share_from_the_next_call() {
+    let mut sessions = some();
+    let _kept = pair(&mut sessions);
+    let blue = |weight| {
+        move |policy: &mut v1::ServicePolicy| {
+            let blue = v1::InstancePolicy { instance: "blue".into(), weight, drained: false };
+            policy.instances = vec![blue];
+        }
+    };
+    decide(&mut sessions, blue(1));
+    assert_eq!(shares(&mut sessions, 101, 0), [1, 100]);
+    decide(&mut sessions, blue(100));
+    let [now, other] = shares(&mut sessions, 100, 0);
+    assert!(now.abs_diff(other) <= 2, "{now} and {other}");
+}
+
+#[test]
+fn a_preferred_zone_that_is_empty_hands_over_and_takes_back() {
+    let mut sessions = some();
+    let _kept = pair(&mut sessions);
+    decide(&mut sessions, |policy| policy.zones = vec!["b".into(), "a".into()]);
+    assert_eq!(shares(&mut sessions, 100, 0), [0, 100]);
+    sessions.down(SessionId(2), 0);
+    assert_eq!(shares(&mut sessions, 100, 0), [100, 0], "the next zone of the list");
+    let (outbox, _sent) = mpsc::channel(2);
+    let about = About { zone: "b".into(), ..instance("green") };
+    sessions.up(new(2, about, 100, 10_000, outbox), 0);
+    assert_eq!(shares(&mut sessions, 100, 0), [0, 100], "it is back");
+}
+
+#[test]
+fn by_least_load_the_next_call_goes_where_the_fewest_wait_for_their_weight() {
+    let mut sessions = some();
+    let _kept = pair(&mut sessions);
+    let blue = v1::InstancePolicy { instance: "blue".into(), weight: 300, drained: false };
+    decide(&mut sessions, |policy| {
+        policy.set_balance(v1::Balance::LeastLoad);
+        policy.instances = vec![blue];
+    });
+    let mut under_way = [Vec::new(), Vec::new()];
+    for number in 0..400 {
+        let id = choose(&mut sessions).unwrap();
+        let ticket = ask(&mut sessions, id, number, 0);
+        under_way[id.0 as usize - 1].push(ticket);
+    }
+    assert!(under_way[0].len().abs_diff(300) <= 1, "none is answered: by weight");
+    for ticket in under_way[1].drain(..50) {
+        sessions.answered(ticket);
+    }
+    for number in 400..448 {
+        let id = choose(&mut sessions).unwrap();
+        assert_eq!(id, SessionId(2), "the one that answers");
+        ask(&mut sessions, id, number, 0);
+    }
+}
+
+#[test]
 fn an_instance_that_is_drained_gets_nothing_and_afterwards_its_share_and_no_more() {
     let mut sessions = some();
     let _kept = pair(&mut sessions);
@@ -299,6 +357,18 @@ fn a_throttle_lets_its_rate_through_and_says_when_to_come_again() {
     assert!(sessions.ready(99).is_empty());
     assert_eq!(sessions.ready(100), [service()]);
     assert_eq!(shares(&mut sessions, 100, 100).iter().sum::<u32>(), 1);
+}
+
+#[test]
+fn what_is_parked_behind_a_throttle_goes_on_with_the_next_token_though_nobody_asks() {
+    let mut sessions = some();
+    let _kept = pair(&mut sessions);
+    decide(&mut sessions, |policy| (policy.calls_per_s, policy.burst) = (10, 1));
+    ask(&mut sessions, SessionId(1), 1, 0);
+    assert_eq!((sessions.free(&service(), 99), sessions.next_ready_ms()), (0, 100));
+    assert_eq!(sessions.ready(100), [service()]);
+    assert_eq!(sessions.free(&service(), 100), 1);
+    assert_eq!(sessions.next_ready_ms(), u64::MAX, "nothing took it, so nothing is waited for");
 }
 
 #[test]

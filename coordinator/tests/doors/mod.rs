@@ -185,10 +185,21 @@ impl Cluster {
         instance: &str,
         answer: impl Fn(&v1::Call) -> Option<v1::Answer> + Send + Sync + 'static,
     ) -> Agent {
+        let (service, instance) = (service.to_owned(), instance.to_owned());
+        self.announce(v1::Hello { service, instance, ..v1::Hello::default() }, answer).await
+    }
+
+    /// As [`Self::serve`], by an instance that announces all this of itself, but for its credit.
+    pub(crate) async fn announce(
+        &self,
+        hello: v1::Hello,
+        answer: impl Fn(&v1::Call) -> Option<v1::Answer> + Send + Sync + 'static,
+    ) -> Agent {
         let answer: Arc<Answering> = Arc::new(answer);
+        let hello = v1::Hello { credit: 4_096, ..hello };
         let mut sessions = JoinSet::new();
         for node in &self.nodes {
-            let session = open(&node.grpc, (service, instance), Arc::clone(&answer)).await;
+            let session = open(&node.grpc, hello.clone(), Arc::clone(&answer)).await;
             sessions.spawn(session);
         }
         Agent { _sessions: sessions }
@@ -243,19 +254,13 @@ pub(crate) fn frozen_until(
 /// Opens a session and has it welcomed; the future serves it.
 async fn open(
     address: &str,
-    (service, instance): (&str, &str),
+    hello: v1::Hello,
     answer: Arc<Answering>,
 ) -> impl Future<Output = ()> + Send + 'static {
     let mut client =
         ParticipantsClient::connect(format!("http://{address}")).await.expect("the node is up");
     let (sender, outward) = mpsc::channel(64);
     let say = |message| v1::AgentMessage { message: Some(message) };
-    let hello = v1::Hello {
-        service: service.to_owned(),
-        instance: instance.to_owned(),
-        credit: 4_096,
-        ..v1::Hello::default()
-    };
     sender.send(say(v1::agent_message::Message::Hello(hello))).await.expect("it is open");
     let mut inward =
         client.session(ReceiverStream::new(outward)).await.expect("it is let in").into_inner();
