@@ -34,6 +34,7 @@ pub(crate) fn service_json(one: &ServiceState) -> serde_json::Value {
         "service": one.service,
         "in_flight": one.in_flight,
         "parked": one.parked,
+        "waits_for": one.waits_for,
         "recovering": one.recovering,
         "breaker": one.breaker,
         "asked": one.asked,

@@ -418,7 +418,7 @@ fn list(reply: &ListServicesReply, output: Output) -> anyhow::Result<()> {
             one.sessions.len().to_string(),
             draining.to_string(),
             one.in_flight.to_string(),
-            one.parked.to_string(),
+            waiting(one),
             one.breaker.clone(),
             one.asked.to_string(),
             one.silent.to_string(),
@@ -437,6 +437,14 @@ fn list(reply: &ListServicesReply, output: Output) -> anyhow::Result<()> {
         "policy",
     ];
     output::print(&output::table(&head, rows))
+}
+
+/// How many calls wait, and for what.
+fn waiting(one: &ServiceState) -> String {
+    match one.waits_for.as_str() {
+        "" => one.parked.to_string(),
+        what => format!("{} ({what})", one.parked),
+    }
 }
 
 async fn show(client: &Client, service: &str, output: Output) -> anyhow::Result<ExitCode> {
@@ -484,7 +492,7 @@ async fn show(client: &Client, service: &str, output: Output) -> anyhow::Result<
         "{}: {} calls under way, {} waiting, breaker {}\n\n{}\n\n{policy}",
         one.service,
         one.in_flight,
-        one.parked,
+        waiting(one),
         one.breaker,
         output::table(&head, rows)
     ))?;

@@ -266,6 +266,8 @@ pub mod limit {
     pub const WAITERS_MAX: usize = 100_000;
     /// Agent sessions at once.
     pub const SESSIONS_MAX: usize = 10_000;
+    /// Services whose breakers have series of their own; the rest share one.
+    pub const SERVICES_MEASURED_MAX: usize = 256;
     /// Answers, or calls, in one message of a session.
     pub const BATCH_PER_MESSAGE_MAX: usize = 1_024;
     /// Bytes of one message of a session.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::proposer::Kind;
+use crate::{dispatcher::Held, proposer::Kind};
 use holdfast_txn::{GlobalTransaction, Mode, Moved, Op, Status};
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
@@ -12,6 +12,7 @@ use metrics::{
 /// Handles of every series, made when the node starts: the recorder must be installed before.
 pub(crate) struct Meters {
     leads: AtomicBool,
+    group: Option<u32>,
     proposals_blocking: Counter,
     proposals_lazy: Counter,
     pub(crate) overloaded: Counter,
@@ -26,6 +27,8 @@ pub(crate) struct Meters {
     finished: [[Counter; 3]; MODES.len()],
     decision_seconds: [Histogram; MODES.len()],
     calls: [[Counter; 4]; OPS.len()],
+    held: [Counter; Held::ALL.len()],
+    breakers_opened: [Counter; 2],
     open: [Gauge; 9],
 }
 
@@ -85,6 +88,7 @@ impl Meters {
         };
         Self {
             leads: AtomicBool::new(false),
+            group,
             proposals_blocking: counter!("holdfast_proposals_total", "kind" => "blocking"),
             proposals_lazy: counter!("holdfast_proposals_total", "kind" => "lazy"),
             overloaded: counter!("holdfast_proposals_overloaded_total"),
@@ -110,6 +114,10 @@ impl Meters {
                     counter!("holdfast_calls_total", "op" => op.as_str(), "verdict" => verdict)
                 })
             }),
+            held: Held::ALL
+                .map(|held| counter!("holdfast_calls_held_total", "reason" => held.word())),
+            breakers_opened: ["service", "instance"]
+                .map(|whose| counter!("holdfast_breakers_opened_total", "of" => whose)),
             open: Status::ALL.map(|status| {
                 let (name, status) = ("holdfast_transactions_open", status_word(status));
                 match group {
@@ -163,6 +171,23 @@ impl Meters {
         self.calls[op][heard].increment(1);
     }
 
+    /// A call could not be made at once.
+    pub(crate) fn held(&self, held: Held) {
+        self.held[held as usize].increment(1);
+    }
+
+    /// The breaker of a service, of an instance, or of both opened.
+    pub(crate) fn breakers_opened(&self, service: bool, instance: bool) {
+        let [of_services, of_instances] = &self.breakers_opened;
+        of_services.increment(u64::from(service));
+        of_instances.increment(u64::from(instance));
+    }
+
+    /// The group that is measured; `None`: the node's only one.
+    pub(crate) fn group(&self) -> Option<u32> {
+        self.group
+    }
+
     pub(crate) fn census(&self, by_status: &std::collections::BTreeMap<Status, usize>) {
         for (status, gauge) in Status::ALL.iter().zip(&self.open) {
             if !status.is_final() {
@@ -197,5 +222,18 @@ fn describe() {
         "From begin to decision, by the log's time."
     );
     describe_counter!("holdfast_calls_total", "Branch calls, by operation and verdict.");
+    describe_counter!(
+        "holdfast_calls_held_total",
+        "Branch calls that could not be made at once, by what they waited for."
+    );
+    describe_counter!("holdfast_breakers_opened_total", "Breakers that opened, by whose they are.");
+    describe_gauge!(
+        "holdfast_service_breaker",
+        "Breaker of a service: 0 closed, 1 half open, 2 open."
+    );
+    describe_gauge!(
+        "holdfast_service_instances_broken",
+        "Instances of a service whose own breaker is not closed."
+    );
     describe_gauge!("holdfast_transactions_open", "Transactions in each status that is no end.");
 }

@@ -26,6 +26,9 @@ fn add(known: &mut ServiceState, other: ServiceState) {
     known.silent += other.silent;
     known.recovering += other.recovering;
     worse(&mut known.breaker, other.breaker);
+    if known.waits_for.is_empty() {
+        known.waits_for = other.waits_for;
+    }
     for session in other.sessions {
         let same =
             |one: &&mut SessionState| (one.session, &one.kind) == (session.session, &session.kind);

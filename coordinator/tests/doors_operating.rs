@@ -12,6 +12,7 @@ use std::{
 
 use axum::{Router, http::StatusCode, routing::post as posted};
 use doors::{Cluster, SOON, done, get, http, post, refused, until};
+use holdfast_proto::v1;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
@@ -152,8 +153,42 @@ async fn calls_of_a_paused_service_wait_and_go_on_at_once_when_it_is_resumed() {
         assert!(Instant::now() < deadline, "the call waits");
         sleep(std::time::Duration::from_millis(5)).await;
     }
+    assert_eq!(get(at, "/v1/services/loyalty").await.json()["waits_for"], "paused");
     set(at, "loyalty", json!({})).await;
     transfer.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_breaker_is_a_metric_of_its_service_and_what_waits_says_so() {
+    let cluster = Cluster::of(1).await;
+    let at = cluster.leader().http;
+    // It answers, and never says what became of the call.
+    let unknown =
+        |call: &v1::Call| Some(v1::Answer { call_id: call.call_id, ..v1::Answer::default() });
+    let _mute = cluster.serve("mute", unknown).await;
+    let breaker = json!({"failures": 2, "open_ms": 3_600_000, "open_ms_max": 3_600_000});
+    set(at, "mute", json!({"breaker": breaker})).await;
+    for number in 0..3 {
+        let mut begin = saga(&format!("mute-{number}"), "mute", "mute");
+        begin["wait"] = "none".into();
+        assert_eq!(post(at, "/v1/transactions", &begin).await.status / 100, 2);
+    }
+    let deadline = Instant::now() + SOON;
+    loop {
+        let state = get(at, "/v1/services/mute").await.json();
+        let metrics = get(at, "/metrics").await.body;
+        let told = metrics.contains("holdfast_service_breaker{service=\"mute\"} 2")
+            && metrics.contains("holdfast_service_instances_broken{service=\"mute\"} 1");
+        if state["breaker"] == "open" && state["waits_for"] == "breaker" && told {
+            let held = "holdfast_calls_held_total{reason=\"breaker\"} 0";
+            assert!(!metrics.contains(held), "{metrics}");
+            let opened = "holdfast_breakers_opened_total{of=\"service\"} 1";
+            assert!(metrics.contains(opened), "{metrics}");
+            return;
+        }
+        assert!(Instant::now() < deadline, "{state} {metrics}");
+        sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -83,7 +83,7 @@ async fn committed(at: SocketAddr, gid: &str) {
     loop {
         let answer = post(at, "/v1/transactions", &body).await;
         let open = match answer.status {
-            200 | 201 | 202 => match answer.json()["outcome"].as_str() {
+            200..=202 => match answer.json()["outcome"].as_str() {
                 Some("committed") => return,
                 outcome => outcome != Some("rolled_back"),
             },

@@ -168,6 +168,7 @@ impl Dispatcher {
         let color = transaction.options.headers.get(COLOR_HEADER);
         let Some(session) = self.sessions.choose(service, color, recovering, now_ms) else {
             let until_ms = now_ms + clock::jittered(transaction.options.retry.ceiling_ms).max(1);
+            self.world.meters.held(self.sessions.held(service, recovering, now_ms));
             let queued = matches!(stage, Stage::Parked { queued: true, .. })
                 || self.parked.park(service, key);
             return Stage::Parked { until_ms, queued };

@@ -10,7 +10,9 @@
 
 mod announced;
 mod attempts;
+mod breakers;
 mod examine;
+mod held;
 mod lanes;
 mod open;
 mod parked;
@@ -39,6 +41,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    breakers::Breakers,
     open::{Open, Stage},
     parked::{CallKey, Parked},
     sessions::{Sessions, Ticket},
@@ -57,6 +60,7 @@ use crate::{
 };
 
 pub(crate) use announced::{About, Kind as SessionKind, NewSession, Outgoing, SessionId};
+pub(crate) use held::Held;
 pub(crate) use lanes::{Credit, Events, Lane, Term};
 
 /// What the sessions and the log tell the dispatcher.
@@ -138,6 +142,7 @@ pub(crate) struct Dispatcher {
     dirty: VecDeque<Gid>,
     timers: Timers,
     parked: Parked,
+    breakers: Breakers,
     /// Services that have credit again.
     gained: Vec<Participant>,
     /// How many groups this node led when it last looked: credit that another group left is used from the next round on.
@@ -155,6 +160,7 @@ impl Dispatcher {
         events: (&mpsc::Sender<Event>, mpsc::Receiver<Event>),
         proposed: mpsc::Receiver<Vec<Proposed>>,
     ) -> Self {
+        let group = world.meters.group();
         let sessions = Sessions::new(Arc::clone(&world.policies.borrow()), world.lane.clone());
         Self {
             world,
@@ -168,6 +174,7 @@ impl Dispatcher {
             dirty: VecDeque::new(),
             timers: Timers::default(),
             parked: Parked::new(pass::PARKED_MAX),
+            breakers: Breakers::new(group),
             gained: Vec::new(),
             led: 0,
             next_round_ms: 0,
@@ -400,7 +407,7 @@ impl Dispatcher {
         }
         let verdict = branch_call::verdict_of(answer);
         if let Verdict::Unknown(_) = verdict {
-            self.sessions.silent(session, hash_of(&gid), now_ms);
+            self.fell_silent(session, &gid, now_ms);
         } else if self.sessions.well(session)
             && let Some(service) = self.sessions.service_of(session)
         {
@@ -546,13 +553,19 @@ impl Dispatcher {
             let timeout_ms = open.call_timeout_ms;
             for (ticket, branch, op) in timed_out {
                 self.sessions.overdue(ticket, now_ms);
-                self.sessions.silent(ticket.session, hash_of(&gid), now_ms);
+                self.fell_silent(ticket.session, &gid, now_ms);
                 let key = CallKey { gid: gid.clone(), branch, op };
                 let why = || format!("no answer within {timeout_ms} ms");
                 self.unanswered(ticket, &key, now_ms, why);
             }
             self.look_at(&gid);
         }
+    }
+
+    /// A call had no answer, or *unknown*.
+    fn fell_silent(&mut self, session: SessionId, gid: &Gid, now_ms: u64) {
+        let opened = self.sessions.silent(session, hash_of(gid), now_ms);
+        self.world.meters.breakers_opened(opened.service, opened.instance);
     }
 
     /// Parked calls go on where there is credit again.

@@ -3,7 +3,7 @@
 use holdfast_fault::{Site, reached};
 use holdfast_txn::Command;
 
-use super::{Dispatcher, open::Stage, pass};
+use super::{Dispatcher, Lead, open::Stage, pass};
 use crate::proposer::Kind;
 
 impl Dispatcher {
@@ -56,6 +56,7 @@ impl Dispatcher {
                     .is_some_and(|call| matches!(call.stage, Stage::Parked { queued: true, .. }))
             });
         }
+        self.breakers.measure(&self.sessions, self.lead != Lead::Not, now_ms);
         let meters = &self.world.meters;
         meters.calls_in_flight.set(self.sessions.in_flight() as f64);
         meters.calls_parked.set(self.parked.len() as f64);

@@ -96,12 +96,17 @@ impl Served {
         if self.policy.paused || !self.breaker.lets_through(now_ms) {
             return 0;
         }
-        let most = match self.concurrency_max {
-            0 => usize::MAX,
-            most => (most as usize).saturating_sub(self.in_flight),
-        };
+        let most = self.concurrency_left();
         let probe = if self.breaker.until_ms().is_some() { 1 } else { usize::MAX };
         most.min(probe).min(self.bucket.tokens(now_ms))
+    }
+
+    /// Calls that may be under way beside those that are.
+    pub(super) fn concurrency_left(&self) -> usize {
+        match self.concurrency_max {
+            0 => usize::MAX,
+            most => (most as usize).saturating_sub(self.in_flight),
+        }
     }
 
     /// Whether one more call may be made.

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     announced::{About, NewSession, Outgoing, SessionId, messages},
+    breakers::Opened,
     lanes::{Credit, Lane, Taken, Term},
     parked::CallKey,
     served::{Served, Turn},
@@ -283,21 +284,25 @@ impl Sessions {
         served.is_some_and(|served| served.breaker.answered()) || closed
     }
 
-    /// A call of the transaction with this hash timed out, or its answer was *unknown*.
-    pub(super) fn silent(&mut self, id: SessionId, whose: u64, now_ms: u64) {
-        let Some(session) = self.by_id.get_mut(&id) else { return };
+    /// A call of the transaction with this hash timed out, or its answer was *unknown*. Says which breakers that opened.
+    pub(super) fn silent(&mut self, id: SessionId, whose: u64, now_ms: u64) -> Opened {
+        let mut opened = Opened::default();
+        let Some(session) = self.by_id.get_mut(&id) else { return opened };
         session.silent += 1;
-        let Some((name, served)) = self.served[session.place].as_mut() else { return };
+        let Some((name, served)) = self.served[session.place].as_mut() else { return opened };
         served.silent += 1;
         let policy = served.breaker_policy();
         if session.breaker.silent(policy, whose, now_ms) {
+            opened.instance = true;
             let (instance, failures) = (&session.about.instance, policy.failures);
             tracing::warn!(service = %name, %instance, failures, "the breaker of an instance is open");
         }
         if served.breaker.silent(policy, whose, now_ms) {
+            opened.service = true;
             let failures = policy.failures;
             tracing::warn!(service = %name, failures, "the breaker of a service is open");
         }
+        opened
     }
 
     /// Services whose calls waited for a time that has come.
@@ -428,8 +433,17 @@ impl Sessions {
         self.served.iter().flatten().map(|(name, served)| (name, served))
     }
 
-    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
-        self.by_id.get(&id)
+    /// One service.
+    pub(super) fn served(&mut self, service: &Participant) -> Option<&mut Served> {
+        let place = *self.places.get(service)?;
+        self.served[place].as_mut().map(|(_, served)| served)
+    }
+
+    /// The sessions of one service.
+    pub(super) fn of(&self, service: &Participant) -> impl Iterator<Item = &Session> {
+        let served = self.places.get(service).and_then(|place| self.served[*place].as_ref());
+        let ids = served.map_or(&[][..], |(_, served)| &served.ids);
+        ids.iter().filter_map(|id| self.by_id.get(id))
     }
 
     pub(super) fn policies(&self) -> &Policies {
@@ -519,7 +533,11 @@ impl Session {
     }
 
     fn can_take(&self, lane: &Lane, now_ms: u64) -> bool {
-        self.free(lane) > 0 && self.breaker.lets_through(now_ms)
+        self.free(lane) > 0 && self.lets_through(now_ms)
+    }
+
+    pub(super) fn lets_through(&self, now_ms: u64) -> bool {
+        self.breaker.lets_through(now_ms)
     }
 
     pub(super) fn about(&self) -> &About {

@@ -436,6 +436,38 @@ fn a_paused_service_gets_nothing_and_a_new_session_warms_up() {
 }
 
 #[test]
+fn what_a_call_waits_for_is_told_in_a_word() {
+    use crate::dispatcher::Held;
+    let mut sessions = some();
+    let held = |sessions: &mut Sessions, recovering| {
+        assert_eq!(sessions.choose(&service(), None, recovering, 0), None);
+        sessions.held(&service(), recovering, 0)
+    };
+    assert_eq!(held(&mut sessions, false), Held::Session, "nobody is there");
+    let _sent = up(&mut sessions, 1, 100, 2);
+    decide(&mut sessions, |policy| policy.paused = true);
+    assert_eq!(held(&mut sessions, false), Held::Paused);
+    decide(&mut sessions, |policy| (policy.calls_per_s, policy.burst) = (1, 1));
+    ask(&mut sessions, SessionId(1), 1, 0);
+    assert_eq!(held(&mut sessions, false), Held::Rate);
+    decide(&mut sessions, |policy| policy.concurrency_max = 1);
+    assert_eq!(held(&mut sessions, false), Held::Concurrency);
+    decide(&mut sessions, |policy| policy.recovery_max = 1);
+    sessions.ask(SessionId(1), key(2), true, call(0), 0);
+    assert_eq!(held(&mut sessions, true), Held::Recovery);
+    assert_eq!(held(&mut sessions, false), Held::Credit, "both are taken");
+    let breaker = v1::BreakerPolicy { failures: 1, open_ms: 1_000, open_ms_max: 1_000 };
+    decide(&mut sessions, |policy| policy.breaker = Some(breaker));
+    let opened = sessions.silent(SessionId(1), 7, 0);
+    assert!(opened.instance && opened.service);
+    assert_eq!(held(&mut sessions, false), Held::Breaker);
+    sessions.drain(SessionId(1));
+    decide(&mut sessions, |_| {});
+    sessions.well(SessionId(1));
+    assert_eq!(held(&mut sessions, false), Held::Session, "who is there is drained");
+}
+
+#[test]
 fn services_that_nobody_needs_are_forgotten() {
     let mut sessions = some();
     for id in 0..100 {

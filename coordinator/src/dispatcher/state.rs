@@ -1,6 +1,7 @@
 //! What the dispatcher tells of services, for people.
 
 use holdfast_proto::v1;
+use holdfast_txn::Participant;
 
 use super::{
     announced::Kind,
@@ -11,38 +12,48 @@ use crate::config::limit;
 
 impl Sessions {
     /// The services named `only`, or all, by name, with their sessions.
-    pub(super) fn tell(&self, only: &str, parked: &Parked, now_ms: u64) -> v1::ListServicesReply {
-        let mut services: Vec<v1::ServiceState> = self
-            .each()
-            .filter(|(name, _)| only.is_empty() || name.as_str() == only)
-            .map(|(name, served)| {
-                let mut sessions: Vec<v1::SessionState> = served
-                    .ids
-                    .iter()
-                    .filter_map(|id| self.get(*id))
-                    .map(|session| session.tell(&served.policy, now_ms))
-                    .collect();
-                sessions.sort_by_key(|session| (session.instance.clone(), session.session));
-                v1::ServiceState {
-                    service: name.to_string(),
-                    sessions,
-                    in_flight: served.in_flight as u64,
-                    parked: parked.waiting_for(name) as u64,
-                    breaker: served.breaker.word(now_ms).to_owned(),
-                    asked: served.asked,
-                    answered: served.answered,
-                    silent: served.silent,
-                    recovering: served.recovering as u64,
-                    policy: Some(v1::ServicePolicy {
-                        service: name.to_string(),
-                        ..served.policy.clone()
-                    }),
-                }
-            })
-            .collect();
+    pub(super) fn tell(
+        &mut self,
+        only: &str,
+        parked: &Parked,
+        now_ms: u64,
+    ) -> v1::ListServicesReply {
+        let names = self.each().map(|(name, _)| name.clone());
+        let named: Vec<Participant> =
+            names.filter(|name| only.is_empty() || name.as_str() == only).collect();
+        let mut services: Vec<v1::ServiceState> =
+            named.iter().filter_map(|name| self.tell_one(name, parked, now_ms)).collect();
         services.sort_by(|one, other| one.service.cmp(&other.service));
         let version = Some(self.policies().version.into());
         v1::ListServicesReply { services, version, ..Default::default() }
+    }
+
+    fn tell_one(
+        &mut self,
+        name: &Participant,
+        parked: &Parked,
+        now_ms: u64,
+    ) -> Option<v1::ServiceState> {
+        let waiting = parked.waiting_for(name) as u64;
+        let waits_for = if waiting > 0 { self.held(name, false, now_ms).word() } else { "" };
+        let policy = self.served(name)?.policy.clone();
+        let mut sessions: Vec<v1::SessionState> =
+            self.of(name).map(|session| session.tell(&policy, now_ms)).collect();
+        sessions.sort_by_key(|session| (session.instance.clone(), session.session));
+        let served = self.served(name)?;
+        Some(v1::ServiceState {
+            service: name.to_string(),
+            sessions,
+            in_flight: served.in_flight as u64,
+            parked: waiting,
+            breaker: served.breaker.word(now_ms).to_owned(),
+            asked: served.asked,
+            answered: served.answered,
+            silent: served.silent,
+            recovering: served.recovering as u64,
+            policy: Some(v1::ServicePolicy { service: name.to_string(), ..policy }),
+            waits_for: waits_for.to_owned(),
+        })
     }
 }
 

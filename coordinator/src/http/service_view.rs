@@ -20,6 +20,8 @@ pub(super) struct ServiceState {
     service: String,
     in_flight: u64,
     parked: u64,
+    /// What calls that wait wait for: session, paused, breaker, concurrency, rate, recovery, credit. Empty: none waits.
+    waits_for: String,
     recovering: u64,
     breaker: String,
     asked: u64,
@@ -73,6 +75,7 @@ impl From<v1::ServiceState> for ServiceState {
             service: state.service,
             in_flight: state.in_flight,
             parked: state.parked,
+            waits_for: state.waits_for,
             recovering: state.recovering,
             breaker: state.breaker,
             asked: state.asked,
