@@ -6,7 +6,7 @@ use holdfast_client::{
     Client, ClientError,
     wire::{
         Balance, BreakerPolicy, ColorShare, Endpoint, InstancePolicy, ListServicesReply,
-        ServicePolicy, SetPolicyReply, SetServicePolicyRequest,
+        ServicePolicy, ServiceState, SetPolicyReply, SetServicePolicyRequest,
     },
 };
 
