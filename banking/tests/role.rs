@@ -73,6 +73,8 @@ impl Session {
             op: op.into(),
             payload: payload.to_vec().into(),
             attempt: 1,
+            repeat: false,
+            refusal_waits: false,
             ..Call::default()
         };
         let calls = Calls { calls: vec![call] };

@@ -22,7 +22,8 @@ Examples:
   holdfast agent --service loyalty --app http://127.0.0.1:8080 --coordinator 127.0.0.1:7401 --dev-plaintext
   curl http://127.0.0.1:7410/readyz
 
-The service answers POST /try, /confirm, /cancel, /action, /compensate: 2xx done, 409 refused, 425 working, all else unknown.")]
+The service answers POST /try, /confirm, /cancel, /action, /compensate: 2xx done, 409 refused, 425 working, all else unknown.
+With --inquire also POST /inquire, for an action or a compensation that may have come before: 412 if it never came, else as above.")]
 pub(crate) struct AgentArgs {
     #[command(flatten)]
     config: ConfigArgs,
@@ -32,6 +33,9 @@ pub(crate) struct AgentArgs {
     /// Where the service listens (service.app)
     #[arg(long, value_name = "URL")]
     app: Option<String>,
+    /// The service answers POST /inquire as well: what became of an action or a compensation that may have come before (service.inquire)
+    #[arg(long)]
+    inquire: bool,
     /// gRPC address of a coordinator node; may be repeated (coordinators.addresses)
     #[arg(long = "coordinator", value_name = "ADDRESS")]
     coordinators: Vec<String>,
@@ -48,6 +52,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let inputs = args.config.inputs(vec![
         ("service.name", args.service, "--service"),
         ("service.app", args.app, "--app"),
+        ("service.inquire", args.inquire.then(|| "true".to_owned()), "--inquire"),
         ("coordinators.addresses", coordinators, "--coordinator"),
         ("bind.http", args.http, "--http"),
     ]);
@@ -66,6 +71,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         app: config.app.clone(),
         call_timeout_ms: config.call_timeout_ms,
         concurrency: config.credit as usize,
+        inquires: config.inquires,
     })?;
     let status = Status::default();
     let serving = ServeConfig {

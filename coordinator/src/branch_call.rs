@@ -13,12 +13,21 @@ pub(crate) enum Verdict {
     Unknown(String),
 }
 
+/// How often an operation was asked for, as far as the leader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asking {
+    /// From 1, by this leader, since the transaction was last retried.
+    pub(crate) attempt: u32,
+    /// Others may have asked before: a leader before this one, or this one before a retry.
+    pub(crate) taken_up: bool,
+}
+
 /// The call for an operation that the transaction owes; `None` if it has no such branch.
 pub(crate) fn build(
     transaction: &GlobalTransaction,
     branch: BranchId,
     op: Op,
-    attempt: u32,
+    asking: Asking,
     now: Timestamp,
 ) -> Option<v1::Call> {
     let payload = transaction.payload(branch, op)?.clone();
@@ -38,7 +47,9 @@ pub(crate) fn build(
         payload,
         deadline_ms: deadline.0,
         headers: options.headers.owned().collect(),
-        attempt,
+        attempt: asking.attempt,
+        repeat: asking.attempt > 1 || asking.taken_up,
+        refusal_waits: op == Op::Action && transaction.refusal_waits(branch),
     })
 }
 

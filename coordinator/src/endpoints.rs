@@ -243,6 +243,12 @@ fn request(address: &str, call: v1::Call) -> Option<Request<Full<Bytes>>> {
     headers.insert("holdfast-op", HeaderValue::try_from(op).ok()?);
     headers.insert("holdfast-attempt", HeaderValue::from(call.attempt));
     headers.insert("holdfast-deadline-ms", HeaderValue::from(call.deadline_ms));
+    if call.repeat {
+        headers.insert("holdfast-repeat", HeaderValue::from_static("possible"));
+    }
+    if call.refusal_waits {
+        headers.insert("holdfast-refusal", HeaderValue::from_static("waits"));
+    }
     Some(request)
 }
 

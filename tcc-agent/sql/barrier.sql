@@ -70,7 +70,8 @@ BEGIN
         INSERT INTO holdfast.barrier AS b (gid, branch, op, by_op)
         SELECT enter.gid, enter.branch, c.claim, enter.op
         FROM unnest(claims) WITH ORDINALITY AS c (claim, place) ORDER BY c.place
-        ON CONFLICT (gid, branch, op) DO NOTHING
+        -- An update that never happens locks the row that is there: who undoes waits for the end of who is at it.
+        ON CONFLICT (gid, branch, op) DO UPDATE SET at = b.at WHERE false
         RETURNING b.op)
     SELECT coalesce(array_agg(written.op), '{}') INTO mine FROM written;
 
@@ -122,6 +123,28 @@ BEGIN
         WHERE b.gid = enter.gid AND b.branch = enter.branch AND b.op = ANY (mine);
     END IF;
     RETURN verdict;
+END
+$body$;
+
+-- As holdfast.enter, with the value of the header Holdfast-Refusal (empty or NULL where there is none). If it is "waits", that the
+-- action was refused before is no answer: a refusal waits for people, who may have removed its cause, so it is to be tried again.
+CREATE OR REPLACE FUNCTION holdfast.enter(gid text, branch integer, op text, refusal text) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY INVOKER
+SET search_path = pg_catalog, pg_temp
+AS $body$
+#variable_conflict use_column
+BEGIN
+    IF coalesce(enter.refusal, '') NOT IN ('', 'waits') THEN
+        RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'holdfast.enter: not a word on refusals',
+            HINT = 'Pass the header Holdfast-Refusal unchanged, or an empty text where there is none.';
+    END IF;
+    IF enter.op = 'action' AND enter.refusal = 'waits' THEN
+        UPDATE holdfast.barrier AS b SET answer = 'working', code = NULL, message = NULL
+        WHERE b.gid = enter.gid AND b.branch = enter.branch AND b.op = 'action' AND b.by_op = 'action' AND b.answer = 'refused'
+          AND NOT EXISTS (SELECT FROM holdfast.barrier AS u
+                          WHERE u.gid = enter.gid AND u.branch = enter.branch AND u.op = 'compensate');
+    END IF;
+    RETURN holdfast.enter(enter.gid, enter.branch, enter.op);
 END
 $body$;
 
@@ -196,5 +219,5 @@ BEGIN
 END
 $body$;
 
-COMMENT ON TABLE holdfast.barrier IS 'holdfast barrier 1';
+COMMENT ON TABLE holdfast.barrier IS 'holdfast barrier 2';
 COMMIT;

@@ -13,18 +13,20 @@ use crate::participant::Call;
 pub const BARRIER_SQL: &str = include_str!("../sql/barrier.sql");
 
 /// What the table's comment says once this version is installed.
-const VERSION: &str = "holdfast barrier 1";
+const VERSION: &str = "holdfast barrier 2";
 
 /// The longest code of a refusal that is kept, in characters.
 pub(crate) const CODE_CHARACTERS_MAX: usize = 64;
 /// The longest message of a refusal that is kept, in characters.
 pub(crate) const MESSAGE_CHARACTERS_MAX: usize = 1024;
 
-const CLAIM: &str = "INSERT INTO holdfast.barrier (gid, branch, op, by_op) \
+// An update that never happens locks the rows that are there: an undo waits for the end of a call that is carried out again
+// because it was working, or refused, before.
+const CLAIM: &str = "INSERT INTO holdfast.barrier AS b (gid, branch, op, by_op) \
      SELECT c.gid, c.branch, c.op, c.by_op \
      FROM unnest($1::text[], $2::int[], $3::text[], $4::text[]) AS c (gid, branch, op, by_op) \
      ORDER BY c.gid COLLATE \"C\", c.branch, c.op COLLATE \"C\" \
-     ON CONFLICT (gid, branch, op) DO NOTHING RETURNING gid, branch, op";
+     ON CONFLICT (gid, branch, op) DO UPDATE SET at = b.at WHERE false RETURNING b.gid, b.branch, b.op";
 
 // OFFSET 0 keeps the planner at one index look-up a branch, however small it believed the table to be when it planned.
 const READ: &str = "SELECT b.gid, b.branch, b.op, b.by_op, b.answer, b.code, b.message \

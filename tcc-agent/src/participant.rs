@@ -69,8 +69,13 @@ pub struct Call {
     pub deadline_ms: u64,
     /// What every call of this global transaction carries (W3C traceparent among them).
     pub headers: BTreeMap<String, String>,
-    /// How often this operation was asked for, from 1.
+    /// How often this operation was asked for, from 1, by the leader that asks now.
     pub attempt: u32,
+    /// An earlier call of this operation may have come here, unanswered or by a leader before this one.
+    pub repeat: bool,
+    /// Saga: a refusal does not end the transaction but waits for people, who have the action asked for again. One that was kept is no
+    /// answer then.
+    pub refusal_waits: bool,
 }
 
 impl fmt::Debug for Call {

@@ -369,6 +369,8 @@ fn read_call(call: v1::Call) -> Result<Call, String> {
         deadline_ms: call.deadline_ms,
         headers: call.headers.into_iter().collect(),
         attempt: call.attempt,
+        repeat: call.repeat,
+        refusal_waits: call.refusal_waits,
     })
 }
 

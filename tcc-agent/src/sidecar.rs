@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -56,10 +56,16 @@ pub struct SidecarConfig {
     pub call_timeout_ms: u64,
     /// Calls under way at once; further ones wait.
     pub concurrency: usize,
+    /// Whether the service answers `/inquire`: what became of an action or a compensation that may have come before. Then such a call is
+    /// made again only where the service has said that it never came.
+    pub inquires: bool,
 }
 
 /// Posts calls to a service and reads the verdict from the status: 2xx done, 409 refused, 425 working, everything else unknown
 /// (so are redirects, time-outs, and a service that is not there). It asks once per call; asking again is the coordinator's.
+///
+/// A service without a barrier of its own may be inquired of instead: 412 says that the operation never came, and it is posted then.
+/// No other status says so, also not 404, which is as well that of a service without this door.
 pub struct Sidecar {
     post: Arc<Post>,
 }
@@ -69,7 +75,11 @@ struct Post {
     app: String,
     call_timeout: Duration,
     slots: Semaphore,
+    inquires: bool,
 }
+
+/// What an inquiry is posted to.
+const INQUIRE: &str = "inquire";
 
 impl Sidecar {
     /// Stands beside the service of `config`, which need not be there yet.
@@ -106,8 +116,8 @@ impl Sidecar {
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(config.concurrency)
             .build(connector);
-        let slots = Semaphore::new(config.concurrency);
-        Ok(Self { post: Arc::new(Post { client, app, call_timeout, slots }) })
+        let (slots, inquires) = (Semaphore::new(config.concurrency), config.inquires);
+        Ok(Self { post: Arc::new(Post { client, app, call_timeout, slots, inquires }) })
     }
 }
 
@@ -132,9 +142,7 @@ impl Handler for Sidecar {
                     .increment(1);
                 reply.answer(answer);
                 if let Some(rest) = rest {
-                    // Read to its end, so that the connection can be used again; a longer body costs the connection.
-                    let reading = Limited::new(rest, BODY_BYTES_MAX).collect();
-                    let _read = tokio::time::timeout(post.call_timeout, reading).await;
+                    drain(rest, post.call_timeout).await;
                 }
             });
         }
@@ -147,40 +155,86 @@ impl fmt::Debug for Sidecar {
     }
 }
 
+/// What a service said.
+enum Said {
+    /// Its answer to the call, and the body where it was not needed.
+    Answer(Answer, Option<Incoming>),
+    /// To an inquiry: it knows nothing of the operation, and the body.
+    NeverCame(Incoming),
+}
+
+impl Said {
+    fn into_answer(self) -> (Answer, Option<Incoming>) {
+        match self {
+            Self::Answer(answer, rest) => (answer, rest),
+            Self::NeverCame(rest) => {
+                let message = "the service says that it never came".to_owned();
+                (Answer::Unknown { message }, Some(rest))
+            }
+        }
+    }
+}
+
+/// Reads a body to its end, so that the connection can be used again; a longer one, or a slow one, costs the connection.
+async fn drain(rest: Incoming, within: Duration) {
+    let reading = Limited::new(rest, BODY_BYTES_MAX).collect();
+    let _read = tokio::time::timeout(within, reading).await;
+}
+
 impl Post {
-    /// Asks the service once. Gives back the body where it was not needed.
+    /// Has the service carry the call out once; asks before what became of it, if it may have come and the service can tell.
     async fn carry(&self, call: &Call) -> (Answer, Option<Incoming>) {
-        let request = match self.request(call) {
-            Ok(request) => request,
-            Err(message) => return (Answer::Unknown { message }, None),
-        };
         let timeout = self.timeout(call);
+        if !(self.inquires && call.repeat && call.op.is_saga()) {
+            return self.ask(call, call.op.as_str(), timeout).await.into_answer();
+        }
+        let begun = Instant::now();
+        match self.ask(call, INQUIRE, timeout).await {
+            Said::NeverCame(rest) => drain(rest, timeout.saturating_sub(begun.elapsed())).await,
+            said @ Said::Answer(..) => return said.into_answer(),
+        }
+        // Both together take no longer than one call may.
+        let left = timeout.saturating_sub(begun.elapsed());
+        self.ask(call, call.op.as_str(), left).await.into_answer()
+    }
+
+    /// Posts once.
+    async fn ask(&self, call: &Call, path: &str, timeout: Duration) -> Said {
+        let unknown = |message| Said::Answer(Answer::Unknown { message }, None);
+        let request = match self.request(call, path) {
+            Ok(request) => request,
+            Err(message) => return unknown(message),
+        };
         let response = match tokio::time::timeout(timeout, self.client.request(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 let what = if error.is_connect() { "cannot be reached" } else { "broke off" };
-                return (Answer::Unknown { message: format!("the service {what}") }, None);
+                return unknown(format!("the service {what}"));
             }
             Err(_) => {
-                let message =
-                    format!("no answer from the service within {} ms", timeout.as_millis());
-                return (Answer::Unknown { message }, None);
+                return unknown(format!(
+                    "no answer from the service within {} ms",
+                    timeout.as_millis()
+                ));
             }
         };
         match response.status() {
-            status if status.is_success() => (Answer::Done, Some(response.into_body())),
-            StatusCode::CONFLICT => (refusal(response, timeout).await, None),
-            StatusCode::TOO_EARLY => (Answer::Working, Some(response.into_body())),
+            status if status.is_success() => Said::Answer(Answer::Done, Some(response.into_body())),
+            StatusCode::CONFLICT => Said::Answer(refusal(response, timeout).await, None),
+            StatusCode::TOO_EARLY => Said::Answer(Answer::Working, Some(response.into_body())),
+            StatusCode::PRECONDITION_FAILED if path == INQUIRE => {
+                Said::NeverCame(response.into_body())
+            }
             status => {
-                let message = format!("the service answered {}", status.as_u16());
-                (Answer::Unknown { message }, Some(response.into_body()))
+                let message = format!("the service answered {} to {path}", status.as_u16());
+                Said::Answer(Answer::Unknown { message }, Some(response.into_body()))
             }
         }
     }
 
-    fn request(&self, call: &Call) -> Result<Request<Full<Bytes>>, String> {
-        let uri = format!("{}/{}", self.app, call.op).parse::<Uri>();
-        let uri = uri.map_err(|error| format!("no address for {}: {error}", call.op))?;
+    fn request(&self, call: &Call, path: &str) -> Result<Request<Full<Bytes>>, String> {
+        let uri = format!("{}/{path}", self.app).parse::<Uri>();
+        let uri = uri.map_err(|error| format!("no address for {path}: {error}"))?;
         let mut request = Request::new(Full::new(call.payload.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
@@ -204,7 +258,7 @@ impl Post {
 
 /// The transaction's headers, and ours, which win.
 fn headers(call: &Call) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(call.headers.len() + 6);
+    let mut headers = HeaderMap::with_capacity(call.headers.len() + 8);
     for (name, value) in &call.headers {
         // Neither type can hold CR, LF or NUL; what does not fit is left out.
         let name = HeaderName::from_bytes(name.as_bytes());
@@ -220,6 +274,12 @@ fn headers(call: &Call) -> HeaderMap {
     headers.insert("holdfast-op", HeaderValue::from_static(call.op.as_str()));
     headers.insert("holdfast-attempt", HeaderValue::from(call.attempt));
     headers.insert("holdfast-deadline-ms", HeaderValue::from(call.deadline_ms));
+    if call.repeat {
+        headers.insert("holdfast-repeat", HeaderValue::from_static("possible"));
+    }
+    if call.refusal_waits {
+        headers.insert("holdfast-refusal", HeaderValue::from_static("waits"));
+    }
     headers
 }
 

@@ -129,6 +129,8 @@ mod tests {
             deadline_ms: 0,
             headers: headers.iter().map(owned).collect::<BTreeMap<_, _>>(),
             attempt: 1,
+            repeat: false,
+            refusal_waits: false,
         }
     }
 

@@ -7,8 +7,8 @@ mod postgres;
 
 use std::time::Duration;
 
-use holdfast_branch::{Op, Outcome, Record, Row, Verdict, decide};
-use holdfast_tcc_agent::{Answer, BARRIER_SQL, install};
+use holdfast_branch::{Op, Outcome, Record, Row, Verdict, decide, decide_anew};
+use holdfast_tcc_agent::{Answer, BARRIER_SQL, Call, install};
 use points::{call, effects, resource};
 use postgres::{Postgres, until};
 
@@ -140,6 +140,73 @@ async fn a_cancel_that_races_a_try_waits_for_it_and_undoes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_waits_for_a_call_that_is_carried_out_again() {
+    let server = Postgres::start();
+    let watcher = server.connect().await;
+    points::prepare(&watcher).await;
+    let resource = resource(&server, 1);
+    assert_eq!(resource.call(call("g1", 1, Op::Action, points::SLOW)).await, Answer::Working);
+
+    // Another process is at it again: it has claimed its row, and is not done.
+    let other = server.connect().await;
+    let again = "BEGIN; SELECT holdfast.enter('g1', 1, 'action')";
+    other.batch_execute(again).await.unwrap();
+    let undoing =
+        tokio::spawn(
+            async move { (resource.call(call("g1", 1, Op::Compensate, 10)).await, resource) },
+        );
+    until("the undo waits", || somebody_waits(&watcher)).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    let (undone, resource) = undoing.await.unwrap();
+    assert_eq!(undone, Answer::Done);
+    assert_eq!(effects(&watcher, "g1", 1).await, ["compensate"]);
+    let late = resource.call(call("g1", 1, Op::Action, 10)).await;
+    assert!(matches!(&late, Answer::Refused { code, .. } if code == "HF4101"), "{late:?}");
+
+    // The other way round, in the services' language: the undo is under way, and the call waits to be told that it is late.
+    assert_eq!(resource.call(call("g2", 1, Op::Action, points::SLOW)).await, Answer::Working);
+    other.batch_execute("BEGIN; SELECT holdfast.enter('g2', 1, 'compensate')").await.unwrap();
+    let asking = tokio::spawn(async move { resource.call(call("g2", 1, Op::Action, 10)).await });
+    until("the call waits", || somebody_waits(&watcher)).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    let late = asking.await.unwrap();
+    assert!(matches!(&late, Answer::Refused { code, .. } if code == "HF4101"), "{late:?}");
+    assert!(effects(&watcher, "g2", 1).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_action_whose_refusal_waits_for_people_is_asked_anew() {
+    let server = Postgres::start();
+    let watcher = server.connect().await;
+    points::prepare(&watcher).await;
+    let resource = resource(&server, 2);
+    let ask = |gid: &'static str, op| {
+        resource.call(Call { refusal_waits: true, ..call(gid, 1, op, 2_000) })
+    };
+    let is_refused =
+        |answer: &Answer| matches!(answer, Answer::Refused { code, .. } if code == "AM04");
+    for gid in ["g1", "g2"] {
+        assert!(is_refused(&ask(gid, Op::Action).await));
+        assert!(is_refused(&ask(gid, Op::Action).await), "there are no more points than before");
+    }
+    // One is given up; what was refused has done nothing that could be undone, and is refused for good.
+    assert_eq!(ask("g2", Op::Compensate).await, Answer::Done);
+    watcher.batch_execute("UPDATE points SET amount = 5000").await.unwrap();
+    assert!(is_refused(&ask("g2", Op::Action).await));
+    assert!(effects(&watcher, "g2", 1).await.is_empty());
+    // The other is asked for again when people have seen to it; once it is done, it is done.
+    assert_eq!(ask("g1", Op::Action).await, Answer::Done);
+    assert_eq!(ask("g1", Op::Action).await, Answer::Done);
+    assert_eq!(effects(&watcher, "g1", 1).await, ["action"]);
+    assert_eq!(ask("g1", Op::Compensate).await, Answer::Done);
+    assert_eq!(effects(&watcher, "g1", 1).await, ["action", "compensate"]);
+    // A refusal that turns its transaction back is no such thing.
+    assert!(is_refused(&resource.call(call("g3", 1, Op::Action, 9_000)).await));
+    watcher.batch_execute("UPDATE points SET amount = 50000").await.unwrap();
+    assert!(is_refused(&resource.call(call("g3", 1, Op::Action, 9_000)).await));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn racing_calls_in_every_mixture_leave_one_effect_each() {
     let server = Postgres::start();
     let watcher = server.connect().await;
@@ -245,7 +312,7 @@ async fn the_sql_function_says_what_the_mind_says_for_every_record() {
     let mut compared = 0;
     for (number, rows) in records.into_iter().enumerate() {
         let record: Record = rows.into_iter().flatten().collect();
-        for op in Op::ALL {
+        for (op, refusal) in Op::ALL.into_iter().flat_map(|op| [(op, ""), (op, "waits")]) {
             client.batch_execute("BEGIN").await.unwrap();
             let gid = format!("r-{number}");
             for row in record.rows() {
@@ -261,12 +328,11 @@ async fn the_sql_function_says_what_the_mind_says_for_every_record() {
                     .await
                     .unwrap();
             }
-            let said: String = client
-                .query_one("SELECT holdfast.enter($1, 1, $2)", &[&gid, &op.as_str()])
-                .await
-                .unwrap()
-                .get(0);
-            let verdict = decide(op, &record);
+            let anew = "SELECT holdfast.enter($1, 1, $2, $3)";
+            let said: String =
+                client.query_one(anew, &[&gid, &op.as_str(), &refusal]).await.unwrap().get(0);
+            let verdict =
+                if refusal.is_empty() { decide(op, &record) } else { decide_anew(op, &record) };
             assert_eq!(said, word(&verdict), "{op} after {record:?}");
             let left: i64 = client
                 .query_one("SELECT count(*) FROM holdfast.barrier WHERE gid = $1", &[&gid])
@@ -283,7 +349,7 @@ async fn the_sql_function_says_what_the_mind_says_for_every_record() {
             compared += 1;
         }
     }
-    assert_eq!(compared, (7 * 7 * 4 + 7 * 4) * 5);
+    assert_eq!(compared, (7 * 7 * 4 + 7 * 4) * 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -469,7 +535,20 @@ async fn many_install_at_once_and_again() {
         .await
         .unwrap()
         .get(0);
-    assert_eq!(functions, 4);
+    assert_eq!(functions, 5);
+    // A database with the first version, which had one function less, is brought up to this one.
+    client
+        .batch_execute(
+            "DROP FUNCTION holdfast.enter(text, integer, text, text);
+             COMMENT ON TABLE holdfast.barrier IS 'holdfast barrier 1'",
+        )
+        .await
+        .unwrap();
+    install(&client).await.unwrap();
+    client.query_one("SELECT holdfast.enter('g', 1, 'action', 'waits')", &[]).await.unwrap();
+    let word = client.query_one("SELECT holdfast.enter('g', 2, 'action', 'later')", &[]).await;
+    let code = word.unwrap_err().code().map(|code| code.code().to_owned());
+    assert_eq!(code.as_deref(), Some("22023"));
     for gid in ["", "a b", "0123456789012345678901234567890123456", "x\n"] {
         let insert =
             "INSERT INTO holdfast.barrier (gid, branch, op, by_op) VALUES ($1, 1, 'try', 'try')";

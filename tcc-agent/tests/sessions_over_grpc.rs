@@ -222,6 +222,8 @@ fn call(call_id: u64, payload: &'static str) -> v1::Call {
         deadline_ms: 5,
         headers: [("traceparent".to_owned(), "00-1".to_owned())].into(),
         attempt: 3,
+        repeat: true,
+        refusal_waits: true,
     }
 }
 
@@ -284,6 +286,7 @@ async fn calls_come_in_and_each_is_answered_once() {
         (first.gid.as_str(), first.op, first.deadline_ms, first.attempt),
         ("g-1", Op::Try, 5, 3)
     );
+    assert!(first.repeat && first.refusal_waits);
     assert_eq!(first.headers["traceparent"], "00-1");
     assert_eq!(agent.status.calls_under_way(), 0);
     drop(seat);

@@ -32,7 +32,7 @@ impl Seen {
     }
 }
 
-/// A server that answers every request with the same bytes; `None`: it never answers.
+/// A server with an answer for each path; `None`: it never answers.
 struct Service {
     address: String,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -41,6 +41,19 @@ struct Service {
 
 impl Service {
     fn answering(response: Option<Vec<u8>>) -> Self {
+        Self::by_line(move |_| response.clone())
+    }
+
+    /// Answers `/inquire` with one status, and everything else with another.
+    fn inquired(inquiry: &'static str, otherwise: &'static str) -> Self {
+        Self::by_line(move |line| {
+            let status = if line.contains("/inquire ") { inquiry } else { otherwise };
+            Some(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").into_bytes())
+        })
+    }
+
+    fn by_line(answer: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        let answer = Arc::new(answer);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -51,10 +64,11 @@ impl Service {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
                 *connections.lock().unwrap() += 1;
-                let (seen, response) = (Arc::clone(&seen), response.clone());
+                let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
                 thread::spawn(move || {
                     let mut reader = BufReader::new(stream.try_clone().unwrap());
                     while let Some(request) = read(&mut reader) {
+                        let response = answer(&request.line);
                         seen.lock().unwrap().push(request);
                         let Some(response) = &response else {
                             // Until the other side gives up.
@@ -97,7 +111,12 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
 }
 
 fn sidecar(app: &str, call_timeout_ms: u64) -> Sidecar {
-    Sidecar::new(&SidecarConfig { app: app.to_owned(), call_timeout_ms, concurrency: 4 }).unwrap()
+    sidecar_that(app, call_timeout_ms, false)
+}
+
+fn sidecar_that(app: &str, call_timeout_ms: u64, inquires: bool) -> Sidecar {
+    let app = app.to_owned();
+    Sidecar::new(&SidecarConfig { app, call_timeout_ms, concurrency: 4, inquires }).unwrap()
 }
 
 fn call(op: Op) -> Call {
@@ -109,6 +128,8 @@ fn call(op: Op) -> Call {
         deadline_ms: 0,
         headers: BTreeMap::new(),
         attempt: 2,
+        repeat: false,
+        refusal_waits: false,
     }
 }
 
@@ -222,6 +243,65 @@ async fn a_service_that_does_not_answer_is_unknown_in_time() {
 }
 
 #[tokio::test]
+async fn what_may_have_come_before_is_inquired_of_and_carried_out_only_if_it_never_came() {
+    let lines = |service: &Service| -> Vec<String> {
+        let seen = service.seen.lock().unwrap();
+        let path = |seen: &Seen| seen.line.split(' ').nth(1).unwrap_or_default().to_owned();
+        seen.iter().map(path).collect()
+    };
+    let refused = Answer::Refused { code: "refused".into(), message: String::new() };
+    for (inquiry, answer, paths) in [
+        ("200 OK", Some(Answer::Done), vec!["/inquire"]),
+        ("409 Conflict", Some(refused), vec!["/inquire"]),
+        ("425 Too Early", Some(Answer::Working), vec!["/inquire"]),
+        ("412 Precondition Failed", Some(Answer::Done), vec!["/inquire", "/action"]),
+        // A service without the door: carrying it out on that word could do it twice.
+        ("404 Not Found", None, vec!["/inquire"]),
+        ("500 Internal Server Error", None, vec!["/inquire"]),
+    ] {
+        let service = Service::inquired(inquiry, "200 OK");
+        let sidecar = sidecar_that(&service.address, 5_000, true);
+        let asked = ask(&sidecar, Call { repeat: true, ..call(Op::Action) }).await;
+        match answer {
+            Some(answer) => assert_eq!(asked, answer, "{inquiry}"),
+            None => assert!(unknown(&asked), "{inquiry}: {asked:?}"),
+        }
+        assert_eq!(lines(&service), paths, "{inquiry}");
+        let seen = service.seen.lock().unwrap().clone();
+        for seen in seen {
+            assert_eq!(seen.header("holdfast-op"), ["action"]);
+            assert_eq!(seen.header("holdfast-repeat"), ["possible"]);
+            assert_eq!(seen.body, b"{\"points\": 3}");
+        }
+    }
+
+    // A first call needs no inquiry, nor does TCC, nor a service that was not said to be inquired of; 412 to a call is no verdict.
+    let service = Service::inquired("200 OK", "412 Precondition Failed");
+    let sidecar = sidecar_that(&service.address, 5_000, true);
+    assert!(unknown(&ask(&sidecar, call(Op::Action)).await));
+    assert!(unknown(&ask(&sidecar, Call { repeat: true, ..call(Op::Try) }).await));
+    assert_eq!(ask(&sidecar, Call { repeat: true, ..call(Op::Compensate) }).await, Answer::Done);
+    let sidecar = sidecar_that(&service.address, 5_000, false);
+    assert!(unknown(&ask(&sidecar, Call { repeat: true, ..call(Op::Action) }).await));
+    assert_eq!(lines(&service), ["/action", "/try", "/inquire", "/action"]);
+}
+
+#[tokio::test]
+async fn an_inquiry_and_its_call_take_no_longer_than_one_call_may() {
+    let service = Service::by_line(|line| {
+        let never_came = b"HTTP/1.1 412 Precondition Failed\r\ncontent-length: 0\r\n\r\n";
+        line.contains("/inquire ").then(|| never_came.to_vec())
+    });
+    let sidecar = sidecar_that(&service.address, 300, true);
+    let begun = Instant::now();
+    let call = Call { repeat: true, refusal_waits: true, ..call(Op::Action) };
+    assert!(unknown(&ask(&sidecar, call).await));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let seen = service.seen.lock().unwrap().clone();
+    assert!(seen.iter().all(|seen| seen.header("holdfast-refusal") == ["waits"]), "{seen:?}");
+}
+
+#[tokio::test]
 async fn the_service_is_told_what_it_needs_and_nobody_forges_it() {
     let service = Service::status("200 OK", "");
     let sidecar = sidecar(&format!("{}/points/", service.address), 5_000);
@@ -310,7 +390,12 @@ async fn no_more_calls_at_once_than_allowed() {
 fn a_wrong_configuration_is_told_at_once() {
     for app in ["", "127.0.0.1:8080", "https://h:1", "http://u:p@h:1", "http://h:1/?q=1", "ftp://h"]
     {
-        let config = SidecarConfig { app: app.to_owned(), call_timeout_ms: 0, concurrency: 0 };
+        let config = SidecarConfig {
+            app: app.to_owned(),
+            call_timeout_ms: 0,
+            concurrency: 0,
+            inquires: false,
+        };
         let error = Sidecar::new(&config).unwrap_err().to_string();
         assert!(
             error.contains("app:")

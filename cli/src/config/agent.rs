@@ -17,6 +17,8 @@ pub(crate) struct AgentConfig {
     pub(crate) service: String,
     /// Where the service listens: `http://127.0.0.1:8080`, with or without a path.
     pub(crate) app: String,
+    /// Whether it answers `/inquire`.
+    pub(crate) inquires: bool,
     /// This process; host name and process id unless it was named.
     pub(crate) instance: String,
     pub(crate) zone: String,
@@ -39,6 +41,7 @@ impl Role for AgentConfig {
     fn read(reader: &mut Reader) -> Option<Self> {
         let service = reader.text("service.name", Need::Required, |text| check_name(text, true));
         let app = reader.guarded("service.app", check_app);
+        let inquires = reader.truth("service.inquire", false);
         let instance = reader.text("service.instance", Need::Or(""), check_label);
         let zone = reader.text("service.zone", Need::Or(""), check_label);
         let color = reader.text("service.color", Need::Or(""), check_label);
@@ -56,6 +59,7 @@ impl Role for AgentConfig {
         Some(Self {
             service: service.value,
             app: app?.value,
+            inquires: inquires?.value,
             instance: Some(instance?.value)
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(sections::default_instance),

@@ -100,7 +100,17 @@ mod tests {
     fn call(op: Op, attempt: u32) -> Call {
         let gid = Gid::parse("g-1").unwrap();
         let (payload, headers) = (bytes::Bytes::new(), BTreeMap::new());
-        Call { gid, branch: 1, op, payload, deadline_ms: 0, headers, attempt }
+        Call {
+            gid,
+            branch: 1,
+            op,
+            payload,
+            deadline_ms: 0,
+            headers,
+            attempt,
+            repeat: attempt > 1,
+            refusal_waits: false,
+        }
     }
 
     #[test]

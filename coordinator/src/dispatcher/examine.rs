@@ -12,7 +12,11 @@ use super::{
     pass,
     spans::{self, Traced},
 };
-use crate::{branch_call, clock, proposer::Kind};
+use crate::{
+    branch_call::{self, Asking},
+    clock,
+    proposer::Kind,
+};
 
 /// A transaction's header that names the color of the sessions that should serve it, where there are any.
 const COLOR_HEADER: &str = "holdfast-color";
@@ -52,8 +56,8 @@ impl Dispatcher {
                 return;
             }
             if for_people {
-                let Open { attempts, recovering, traced, .. } = open;
-                let kept = Open { attempts, recovering, traced, ..Open::default() };
+                let Open { attempts, recovering, retried, traced, .. } = open;
+                let kept = Open { attempts, recovering, retried, traced, ..Open::default() };
                 self.opens.insert(gid, kept);
             } else {
                 let (attempts, left_out) = open.attempts.told();
@@ -138,8 +142,9 @@ impl Dispatcher {
             if may_go {
                 let (branch, op, asked) = (call.branch, call.op, call.asked);
                 let about = (branch, op, asked);
-                let (stage, recovering) = (call.stage, open.recovering);
-                let (traced, stage) = (open.traced.as_deref(), (stage, recovering));
+                let taken_up = open.recovering || open.retried;
+                let stage = (call.stage, open.recovering, taken_up);
+                let traced = open.traced.as_deref();
                 let stage = self.make_call(transaction, about, stage, traced, (now, now_ms));
                 let call = &mut open.calls[index];
                 call.asked += u32::from(matches!(stage, Stage::UnderWay { .. }));
@@ -152,12 +157,13 @@ impl Dispatcher {
         &mut self,
         transaction: &GlobalTransaction,
         (branch, op, asked): (BranchId, Op, u32),
-        (stage, recovering): (Stage, bool),
+        (stage, recovering, taken_up): (Stage, bool, bool),
         traced: Option<&Traced>,
         (now, now_ms): (Timestamp, u64),
     ) -> Stage {
         let attempt = asked.saturating_add(1);
-        let Some(mut call) = branch_call::build(transaction, branch, op, attempt, now) else {
+        let asking = Asking { attempt, taken_up };
+        let Some(mut call) = branch_call::build(transaction, branch, op, asking, now) else {
             tracing::error!(gid = %transaction.gid, %branch, "a call is owed to a branch that is not there");
             return Stage::Paused {
                 until_ms: now_ms + transaction.options.retry.ceiling_ms.max(1),

@@ -238,12 +238,16 @@ impl Dispatcher {
         if let Lead::Leads(term) = self.lead {
             match self.world.touched.take() {
                 Moves::These(moved) => moved.iter().for_each(|touch| {
-                    if let Some(open) = self.opens.get_mut(&touch.gid).filter(|_| touch.anew) {
-                        open.begin_anew();
+                    if touch.anew {
+                        self.opens.entry(touch.gid.clone()).or_default().begin_anew();
                     }
                     self.look_at(&touch.gid);
                 }),
-                Moves::Anything => self.look_at_everything(),
+                Moves::Anything => {
+                    self.look_at_everything();
+                    // Which of them were retried is not known any more.
+                    self.opens.values_mut().for_each(|open| open.retried = true);
+                }
             }
             self.ring(now_ms);
             self.gained.extend(self.sessions.ready(now_ms));

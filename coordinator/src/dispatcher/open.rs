@@ -31,6 +31,8 @@ pub(super) struct Open {
     pub(super) dirty: bool,
     /// Taken up from a former leader.
     pub(super) recovering: bool,
+    /// Told to go on by people, and so perhaps called before.
+    pub(super) retried: bool,
     /// What was seen of its calls; kept until the end.
     pub(super) attempts: Attempts,
     /// Whose spans it becomes part of, if anybody's.
@@ -184,6 +186,7 @@ impl Open {
 
     /// The transaction was retried: what was heard of the attempt before would only interrupt it again.
     pub(super) fn begin_anew(&mut self) {
+        self.retried = true;
         self.heard.clear();
         self.calls.clear();
         // What is under way has its place in the log already, before the retry or behind it.

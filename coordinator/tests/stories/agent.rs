@@ -38,6 +38,9 @@ pub(crate) struct Asked {
     pub(crate) branch: u32,
     pub(crate) op: Op,
     pub(crate) attempt: u32,
+    /// What the call says of itself.
+    pub(crate) repeat: bool,
+    pub(crate) refusal_waits: bool,
     /// How often this operation was asked before, by whomever.
     pub(crate) before: usize,
     pub(crate) payload: Vec<u8>,
@@ -150,6 +153,8 @@ impl Told {
                 branch: call.branch,
                 op: call.op(),
                 attempt: call.attempt,
+                repeat: call.repeat,
+                refusal_waits: call.refusal_waits,
                 before,
                 gid: call.gid,
                 payload: call.payload.to_vec(),

@@ -1,11 +1,16 @@
 //! Saga over one node: actions in order, and compensation of what was done, last first.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use holdfast_proto::v1::Op;
-use holdfast_txn::Status;
+use holdfast_txn::{Command, Gid, Mode, Recovery, Status};
 
 use crate::{
     agent::{Agent, Asked, Say},
-    cluster::{Begin, Cluster},
+    cluster::{Begin, Cluster, until},
 };
 
 #[tokio::test]
@@ -39,4 +44,56 @@ async fn a_refused_step_has_what_was_done_compensated_last_first() {
         .map(|asked| asked.branch)
         .collect();
     assert_eq!(undone, [2, 1, 1]);
+}
+
+/// A participant can tell a first call, which needs no inquiry, from one before which another may have come.
+#[tokio::test]
+async fn a_call_that_may_have_come_before_says_so_also_after_a_failover() {
+    let mut cluster = Cluster::start(3).await;
+    // The node that first asks for the second action gets no answer to it, and is stopped.
+    let stopped = Arc::new(AtomicU64::new(0));
+    let silent_to = Arc::clone(&stopped);
+    let agent = Agent::start("deposit", &cluster.grpc(), move |asked: &Asked| {
+        if asked.branch != 2 {
+            return if asked.before == 0 { Say::Unknown } else { Say::Done };
+        }
+        let first = silent_to.compare_exchange(0, asked.node, Ordering::SeqCst, Ordering::SeqCst);
+        if first.unwrap_or_else(|first| first) == asked.node || first.is_ok() {
+            Say::Nothing
+        } else {
+            Say::Done
+        }
+    });
+    cluster.begin(&Begin::of("g1", Mode::Saga, &["deposit"; 3])).await;
+    until("the second is asked", || stopped.load(Ordering::SeqCst) != 0).await;
+    let stopped = stopped.load(Ordering::SeqCst);
+    cluster.stop(stopped).await;
+    assert_eq!(cluster.end("g1").await.status, Status::Committed);
+    let asked = agent.asked();
+    assert!(asked.iter().all(|one| one.repeat || one.before == 0), "{asked:?}");
+    assert!(asked.iter().all(|one| !one.refusal_waits), "{asked:?}");
+    let taken_up = |one: &Asked| one.branch == 2 && one.node != stopped && one.attempt == 1;
+    let taken_up = asked.iter().find(|one| taken_up(one)).expect("another node asked");
+    assert!(taken_up.repeat, "{taken_up:?}");
+}
+
+#[tokio::test]
+async fn a_refused_step_that_cannot_turn_back_is_asked_anew_when_people_say_so() {
+    let cluster = Cluster::start(1).await;
+    let agent = Agent::start("deposit", &cluster.grpc(), |asked: &Asked| {
+        match (asked.branch, asked.before) {
+            (2, 0) => Say::Refused,
+            _ => Say::Done,
+        }
+    });
+    let begin = Begin::of("g1", Mode::Saga, &["deposit"; 2])
+        .options(|options| options.recovery = Recovery::Forward);
+    cluster.begin(&begin).await;
+    cluster.status("g1", Status::NeedsAttention).await;
+    let (gid, reason) = (Gid::parse("g1").unwrap(), "the account is open again".to_owned());
+    cluster.propose(Command::Retry { gid, reason }).await;
+    assert_eq!(cluster.end("g1").await.status, Status::Committed);
+    let told: Vec<_> =
+        agent.asked().iter().map(|one| (one.branch, one.repeat, one.refusal_waits)).collect();
+    assert_eq!(told, [(1, false, true), (2, false, true), (2, true, true)]);
 }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::{
     BranchId, BranchState, Captures, Decision, Digest, Gid, Labels, Mode, Next, Op, Participant,
-    Refusal, Report, Status, Timestamp, mode::View,
+    Refusal, Report, Status, Timestamp,
+    mode::{View, position},
 };
 
 /// Everything the machine knows of one global transaction. Plain data: the shell reads it and records it whole.
@@ -183,6 +184,16 @@ impl GlobalTransaction {
     #[must_use]
     pub fn branch(&self, id: BranchId) -> Option<&Branch> {
         self.branches.get((id.0 as usize).checked_sub(1)?)
+    }
+
+    /// Whether a refusal of the branch's first-phase operation would leave the transaction to people, who can have it asked for again,
+    /// and not turn it back: that of a Saga which goes forward only, or of a step beside or behind a pivot that is reached. False for a
+    /// branch that is not there.
+    #[must_use]
+    pub fn refusal_waits(&self, id: BranchId) -> bool {
+        position(id)
+            .filter(|&index| index < self.branches.len())
+            .is_some_and(|index| !self.mode.rules().refusal_turns_back(&View::of(self), index))
     }
 
     /// What a call for `op` carries to the branch with this number.

@@ -181,6 +181,9 @@ pub fn decide(op: Op, found: &Record) -> Verdict {
     if op.is_xa() || found.rows().any(|row| row.op.is_saga() != op.is_saga()) {
         return Verdict::Disorder(Disorder::OtherMode);
     }
+    if let Some(refused) = kept_refusal(op, found) {
+        return Verdict::Repeat(refused.clone());
+    }
     match op {
         Op::Try => decide_first(found, Op::Try, Op::Cancel),
         Op::Action => decide_first(found, Op::Action, Op::Compensate),
@@ -194,12 +197,25 @@ pub fn decide(op: Op, found: &Record) -> Verdict {
     }
 }
 
+/// As [`decide`], for a call whose refusal waits for people: that an action was refused before is no answer, since they may have
+/// removed the cause. Behind a compensate it stays what it was.
+#[must_use]
+pub fn decide_anew(op: Op, found: &Record) -> Verdict {
+    let verdict = decide(op, found);
+    let is_asked_anew = op == Op::Action
+        && matches!(verdict, Verdict::Repeat(Outcome::Refused { .. }))
+        && found.row(Op::Compensate).is_none();
+    if is_asked_anew { Verdict::Proceed } else { verdict }
+}
+
+/// A refused try or action is refused for ever: the older truth, which stays what it was also behind a cancel.
+fn kept_refusal(op: Op, found: &Record) -> Option<&Outcome> {
+    let own = found.own(op).filter(|_| op.is_first_phase())?;
+    matches!(own.outcome, Outcome::Refused { .. }).then_some(&own.outcome)
+}
+
 fn decide_first(found: &Record, first: Op, undo: Op) -> Verdict {
     let own = found.own(first);
-    // A refusal is the older truth and stays what it was, also behind a cancel.
-    if let Some(Row { outcome: refused @ Outcome::Refused { .. }, .. }) = own {
-        return Verdict::Repeat(refused.clone());
-    }
     // The effect is gone or never was: "done" would be a lie, even where this try was answered done before.
     if found.row(undo).is_some() || (own.is_none() && found.row(first).is_some()) {
         return Verdict::Late;

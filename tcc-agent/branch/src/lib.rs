@@ -7,7 +7,7 @@
 //!
 //! - [`claims`]: which rows a call tries to write before anything else. The primary key lets only one local transaction have
 //!   each; another one that wants the same row waits for its end. That closes every race.
-//! - [`decide`]: what the rows that were there before say about the call: a [`Verdict`].
+//! - [`decide`]: what the rows that were there before say about the call: a [`Verdict`]; [`decide_anew`] where a refusal waits for people.
 //! - [`settle`]: what becomes of the claimed rows once the participant has answered: a [`Settlement`].
 //!
 //! A cancel claims the rows of try and confirm as well: it blocks a try that comes late, and it and a confirm compete for one
@@ -33,6 +33,6 @@ pub mod outbox;
 
 pub use barrier::{
     Disorder, LATE_CODE, LATE_MESSAGE, Outcome, Record, Row, Settlement, Verdict, claims, decide,
-    settle,
+    decide_anew, settle,
 };
 pub use op::{BadOp, Op};

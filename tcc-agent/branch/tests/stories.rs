@@ -10,7 +10,7 @@ use std::{
 };
 
 use goldenscript::{Command, Context, Runner};
-use holdfast_branch::{Op, Outcome, Record, Verdict, decide};
+use holdfast_branch::{Op, Outcome, Record, Verdict, decide, decide_anew};
 use model::Branch;
 
 #[derive(Default)]
@@ -122,7 +122,12 @@ impl Runner for Stories {
             let code = arguments.take_key("code").map(str::to_owned);
             let message = arguments.take_key("message").map(str::to_owned);
             let say = outcome(say.as_deref().unwrap_or("done"), code, message);
-            let (verdict, answer) = branch.call(op, say.as_ref());
+            let decides = match arguments.take_key("refusal") {
+                Some("waits") => decide_anew,
+                Some(other) => return Err(format!("a refusal waits, it does not {other}").into()),
+                None => decide,
+            };
+            let (verdict, answer) = branch.judged_by(decides, op, say.as_ref());
             let verdict = match verdict {
                 Verdict::Proceed => "the participant is called".to_owned(),
                 Verdict::Repeat(_) => "a repeat, the same answer again".to_owned(),

@@ -2,7 +2,9 @@
 
 mod model;
 
-use holdfast_branch::{Disorder, Op, Outcome, Record, Row, Verdict, claims, decide};
+use holdfast_branch::{
+    Disorder, Op, Outcome, Record, Row, Settlement, Verdict, claims, decide, decide_anew, settle,
+};
 use model::Branch;
 use proptest::prelude::*;
 
@@ -163,4 +165,29 @@ fn the_barrier_admits_no_verb_of_xa() {
             assert_eq!(decide(op, &record), Verdict::Disorder(Disorder::OtherMode));
         }
     }
+}
+
+#[test]
+fn only_an_action_that_was_refused_and_not_compensated_is_asked_anew() {
+    let mut anew = 0;
+    for record in records(&[Op::Action, Op::Compensate]).iter().chain(&records(&[
+        Op::Try,
+        Op::Confirm,
+        Op::Cancel,
+    ])) {
+        for op in Op::ALL {
+            let (verdict, again) = (decide(op, record), decide_anew(op, record));
+            if verdict == again {
+                continue;
+            }
+            anew += 1;
+            assert_eq!((op, &again), (Op::Action, &Verdict::Proceed), "{record:?}");
+            assert!(matches!(verdict, Verdict::Repeat(Outcome::Refused { .. })), "{record:?}");
+            assert!(record.row(Op::Compensate).is_none(), "{record:?}");
+            // Whatever comes of it now stands in the row, so that an undo knows.
+            let written = settle(op, record, &again, Some(&Outcome::Done));
+            assert_eq!(written, Settlement::Write(Outcome::Done), "{record:?}");
+        }
+    }
+    assert!(anew > 0, "no record is asked anew");
 }

@@ -12,7 +12,9 @@ use std::{
 
 use deadpool_postgres::{Hook, HookError, Object, Pool, Runtime};
 use futures::FutureExt as _;
-use holdfast_branch::{LATE_CODE, LATE_MESSAGE, Outcome, Settlement, Verdict, decide, settle};
+use holdfast_branch::{
+    LATE_CODE, LATE_MESSAGE, Outcome, Record, Settlement, Verdict, decide, decide_anew, settle,
+};
 use holdfast_fault::{Held, Site, held, reached};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
@@ -429,7 +431,7 @@ impl<P: Participant> Executor<P> {
             .map_err(failed)?;
         reached(Site::AgentBarrierEntered);
         let verdicts: Vec<Verdict> =
-            calls.iter().zip(&found).map(|(call, found)| decide(call.op, &found.record)).collect();
+            calls.iter().zip(&found).map(|(call, found)| judge_call(call, &found.record)).collect();
 
         let admitted: Vec<usize> =
             (0..calls.len()).filter(|&index| matches!(verdicts[index], Verdict::Proceed)).collect();
@@ -515,6 +517,10 @@ fn timeouts(limits: &Limits, scope: &str) -> String {
         limits.statement_timeout_ms.max(1),
         limits.batch_timeout_ms.clamp(1, 1 << 30),
     )
+}
+
+fn judge_call(call: &Call, found: &Record) -> Verdict {
+    if call.refusal_waits { decide_anew(call.op, found) } else { decide(call.op, found) }
 }
 
 /// What the barrier answers without the participant.

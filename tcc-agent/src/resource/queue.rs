@@ -204,6 +204,8 @@ mod tests {
             deadline_ms: 0,
             headers: BTreeMap::new(),
             attempt: 1,
+            repeat: false,
+            refusal_waits: false,
         };
         numbers.map(|number| Asked::alone(call(number)).0).collect()
     }

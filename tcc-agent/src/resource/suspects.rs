@@ -70,6 +70,8 @@ mod tests {
             deadline_ms: 0,
             headers: BTreeMap::new(),
             attempt: 1,
+            repeat: false,
+            refusal_waits: false,
         }
     }
 

@@ -183,6 +183,8 @@ mod tests {
             deadline_ms: 0,
             headers: Default::default(),
             attempt: 1,
+            repeat: false,
+            refusal_waits: false,
         }
     }
 

@@ -61,6 +61,8 @@ pub(crate) fn call(gid: &str, branch: u32, op: Op, amount: i64) -> Call {
         deadline_ms: 0,
         headers: std::collections::BTreeMap::new(),
         attempt: 1,
+        repeat: false,
+        refusal_waits: false,
     }
 }
 

@@ -49,7 +49,12 @@ mod tests {
     #[test]
     fn a_late_try_that_is_done_is_found() {
         let carried = |op, said| Carried {
-            call: Call { key: BranchKey::new("g", 1), op, payload: "debit a 5".into() },
+            call: Call {
+                key: BranchKey::new("g", 1),
+                op,
+                payload: "debit a 5".into(),
+                refusal_waits: false,
+            },
             verdict: Verdict::Proceed,
             said,
             postings: Vec::new(),

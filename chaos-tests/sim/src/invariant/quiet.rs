@@ -38,7 +38,7 @@ mod tests {
         let mut database = Database::open(&[AccountId::parse("a").unwrap()], 100, 0);
         at_quiet(&Machine::new(), [&database].into_iter()).unwrap();
         let key = BranchKey::new("g", 1);
-        let call = Call { key, op: Op::Try, payload: "debit a 5".into() };
+        let call = Call { key, op: Op::Try, payload: "debit a 5".into(), refusal_waits: false };
         database.carry(&call, Mood::default(), None);
         assert_eq!(at_quiet(&Machine::new(), [&database].into_iter()).unwrap_err().promise, "I3");
     }

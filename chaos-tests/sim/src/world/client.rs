@@ -126,6 +126,7 @@ impl World {
                     key: BranchKey::new(plan.gid.as_str(), branch.0),
                     op: first_op(plan.mode),
                     payload: spec.payload.clone(),
+                    refusal_waits: false,
                 };
                 let shard = shard_of_participant(&spec.participant);
                 let ticket = Ticket { from: End::Client(client), stint: turn, number: 0 };

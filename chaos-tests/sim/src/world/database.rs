@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use holdfast_branch::{Outcome, Record, Row, Settlement, Verdict, claims, decide, settle};
+use holdfast_branch::{
+    Outcome, Record, Row, Settlement, Verdict, claims, decide, decide_anew, settle,
+};
 use holdfast_ledger::{
     Account, AccountId, AccountState, Amount, Book, BranchKey, Counters, Currency, Direction,
     Instruction, Money, Posting,
@@ -26,6 +28,15 @@ pub(crate) struct Call {
     pub(crate) key: BranchKey,
     pub(crate) op: Op,
     pub(crate) payload: Bytes,
+    /// A refusal leaves the transaction to people, so that one on record is no answer.
+    pub(crate) refusal_waits: bool,
+}
+
+impl Call {
+    /// One that a mutant makes before its time.
+    pub(crate) fn early(key: &BranchKey, op: Op) -> Self {
+        Self { key: key.clone(), op, payload: "".into(), refusal_waits: false }
+    }
 }
 
 /// What a participant says.
@@ -97,16 +108,6 @@ impl Database {
         }
     }
 
-    /// People take back the refusal of an action, so that it can be asked for again.
-    pub(crate) fn forget_refusal(&mut self, key: &BranchKey) {
-        let action = holdfast_branch::Op::Action;
-        if let Some(record) = self.rows.get_mut(key)
-            && record.row(action).is_some_and(|row| matches!(row.outcome, Outcome::Refused { .. }))
-        {
-            record.remove(action);
-        }
-    }
-
     /// One call within a local transaction: barrier, participant, settlement, as the agent does it.
     ///
     /// Stricter than the agent in one thing: calls of a batch are judged one after another, each with the rows of those
@@ -114,7 +115,8 @@ impl Database {
     pub(crate) fn carry(&mut self, call: &Call, mood: Mood, mutant: Option<Mutant>) -> Carried {
         let op = barrier_op(call.op);
         let found = self.rows.get(&call.key).cloned().unwrap_or_default();
-        let mut verdict = decide(op, &found);
+        let decides = if call.refusal_waits { decide_anew } else { decide };
+        let mut verdict = decides(op, &found);
         if mutant == Some(Mutant::LateTryAccepted) && verdict == Verdict::Late {
             verdict = Verdict::Proceed;
         }

@@ -295,7 +295,8 @@ impl World {
         let key = BranchKey::new(known.gid.as_str(), branch.0);
         let captured = known.captures.of(branch).filter(|_| op == Op::Confirm);
         let payload = captured.unwrap_or(&spec.payload).clone();
-        self.call(node, shard, Call { key, op, payload });
+        let refusal_waits = op == Op::Action && known.refusal_waits(branch);
+        self.call(node, shard, Call { key, op, payload, refusal_waits });
         let number = self.nodes[node].next_ticket;
         Stage::UnderWay { number, until_ms: self.now_ms + known.options.call_timeout_ms }
     }
@@ -335,7 +336,7 @@ impl World {
             Said::Done => {
                 open.settle(branch, op, Answer::Done);
                 if op == Op::Try && self.mutates(Mutant::ConfirmBeforeDecision) {
-                    let call = Call { key: key.clone(), op: Op::Confirm, payload: "".into() };
+                    let call = Call::early(key, Op::Confirm);
                     self.call_early(node, &gid, branch, call);
                 }
             }
@@ -343,12 +344,7 @@ impl World {
                 let refusal = Refusal { code, message: String::new() };
                 open.settle(branch, op, Answer::Refused(refusal));
                 if op == Op::Try && self.mutates(Mutant::CancelBeforeDecision) {
-                    self.call_early(
-                        node,
-                        &gid,
-                        branch,
-                        Call { key: key.clone(), op: Op::Cancel, payload: "".into() },
-                    );
+                    self.call_early(node, &gid, branch, Call::early(key, Op::Cancel));
                 }
             }
             Said::Working if self.mutant == Some(Mutant::WorkingAsDone) => {

@@ -142,7 +142,8 @@ impl World {
         let shard = shard_of_participant(&spec.participant);
         let key = BranchKey::new(known.gid.as_str(), branch.0);
         let captured = known.captures.of(branch).filter(|_| op == Op::Confirm);
-        let call = Call { key, op, payload: captured.unwrap_or(&spec.payload).clone() };
+        let payload = captured.unwrap_or(&spec.payload).clone();
+        let call = Call { key, op, payload, refusal_waits: false };
         self.calls_by_hand(shard, call)
     }
 
@@ -181,18 +182,11 @@ impl World {
                 && self.clients.iter().all(|client| client.done))
     }
 
-    /// Opens a closed account again, gives it what it lacks, and takes back the refusal that the barrier keeps.
-    ///
-    /// Laxer than the product: there, an action that was refused is refused for ever, since the barrier repeats its row, so
-    /// a retry of a Saga that has no way back cannot help. Here people remove that row by hand.
+    /// Opens a closed account again, and gives it what it lacks.
     fn mend(&mut self, known: &GlobalTransaction) {
-        for (id, branch) in known.numbered() {
+        for branch in &known.branches {
             let Some(refusal) = &branch.refusal else { continue };
             let shard = shard_of_participant(&branch.spec.participant);
-            let key = BranchKey::new(known.gid.as_str(), id.0);
-            if branch.state == BranchState::Pending {
-                self.agents[shard].database.forget_refusal(&key);
-            }
             let words = database::words(&branch.spec.payload);
             for word in words.iter().filter(|word| word.starts_with("acct-")) {
                 let account = AccountId::parse(word).expect("it is an account's name");

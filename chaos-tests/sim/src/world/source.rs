@@ -220,6 +220,7 @@ mod tests {
             key: BranchKey::new("a", 1),
             op,
             payload: payload(xact).into_bytes().into(),
+            refusal_waits: false,
         };
         assert_eq!(source.called(&call(Op::Commit, xact)).0.said, Said::Unknown, "it is open");
         assert!(source.end_open(xact, false));

@@ -345,7 +345,8 @@ fn owed_by(known: &GlobalTransaction) -> Vec<(usize, Call)> {
             let key = BranchKey::new(known.gid.as_str(), number.0);
             let captured = known.captures.of(number).filter(|_| op == Op::Confirm);
             let payload = captured.unwrap_or(&branch.spec.payload).clone();
-            (shard_of_participant(&branch.spec.participant), Call { key, op, payload })
+            let call = Call { key, op, payload, refusal_waits: false };
+            (shard_of_participant(&branch.spec.participant), call)
         })
         .collect()
 }

@@ -13,13 +13,23 @@ pub(crate) struct Branch {
 impl Branch {
     /// Makes one call; `say` is what the participant answers if it is called (`None`: it cannot tell).
     pub(crate) fn call(&mut self, op: Op, say: Option<&Outcome>) -> (Verdict, Option<Outcome>) {
+        self.judged_by(decide, op, say)
+    }
+
+    /// As [`Self::call`], as the barrier's judge `decides`.
+    pub(crate) fn judged_by(
+        &mut self,
+        decides: fn(Op, &Record) -> Verdict,
+        op: Op,
+        say: Option<&Outcome>,
+    ) -> (Verdict, Option<Outcome>) {
         let found = self.record.clone();
         let fresh: Vec<Op> =
             claims(op).iter().copied().filter(|&claimed| found.row(claimed).is_none()).collect();
         for &claimed in &fresh {
             self.record.put(Row { op: claimed, by: op, outcome: Outcome::Done });
         }
-        let verdict = decide(op, &found);
+        let verdict = decides(op, &found);
         let mut answered = None;
         let answer = match &verdict {
             Verdict::Proceed => {
