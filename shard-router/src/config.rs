@@ -136,7 +136,7 @@ pub struct Limits {
     pub wait_timeout: Duration,
     /// For a new server connection.
     pub connect_timeout: Duration,
-    /// Bytes of one message of a client, but for COPY data, which streams.
+    /// Bytes of one message of a client, but for COPY data, which streams; and of one row of a COPY that is divided among sources.
     pub message_bytes_max: usize,
     /// Statements that one client may hold prepared.
     pub statements_max: usize,

@@ -42,11 +42,13 @@ pub enum RefusalClass {
     MemoryCap,
     /// The sources do not agree about the columns of one result.
     Disagreement,
+    /// A row of a COPY is not written as PostgreSQL would take it.
+    BadRow,
 }
 
 impl RefusalClass {
     /// Every class there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NotUnderstood,
         Self::TooLarge,
         Self::UnknownTable,
@@ -60,6 +62,7 @@ impl RefusalClass {
         Self::Unsupported,
         Self::MemoryCap,
         Self::Disagreement,
+        Self::BadRow,
     ];
 
     /// The page that explains it: `docs/reference/errors/<code>.md`.
@@ -79,6 +82,7 @@ impl RefusalClass {
             Self::Unsupported => "HF3111",
             Self::MemoryCap => "HF3112",
             Self::Disagreement => "HF3113",
+            Self::BadRow => "HF3114",
         }
     }
 
@@ -91,6 +95,7 @@ impl RefusalClass {
             Self::UnknownTable => "42P01",
             Self::MemoryCap => "53200",
             Self::UnknownValue => "22023",
+            Self::BadRow => "22P04",
             Self::NoKey
             | Self::ScatterNotAllowed
             | Self::NotMergeable
@@ -119,6 +124,7 @@ impl RefusalClass {
             Self::Unsupported => "unsupported",
             Self::MemoryCap => "memory_cap",
             Self::Disagreement => "disagreement",
+            Self::BadRow => "bad_row",
         }
     }
 }

@@ -190,7 +190,7 @@ impl Session {
                 // It was asked for a description only; an end of its own sets it free.
                 frame::put_bare(&mut self.to_server, b'S');
                 self.expected.push_back(Expect::HiddenBatch);
-                self.batch_open = false;
+                (self.batch_open, self.batch_ran) = (false, false);
             } else {
                 self.end_turn();
             }
@@ -224,12 +224,13 @@ impl Session {
         Ok(wait)
     }
 
-    /// In a transaction, has a server in the midst of a batch answer, so that another source can be put to work.
+    /// Has a server in the midst of a batch answer, so that another source can be put to work: in a transaction, or where nothing was done yet.
     pub(super) fn end_turn(&mut self) {
-        if self.batch_open && self.status == IN_TRANSACTION && !self.is_visiting() {
+        let harmless = self.status == IDLE && !self.batch_ran;
+        if self.batch_open && (self.status == IN_TRANSACTION || harmless) && !self.is_visiting() {
             frame::put_bare(&mut self.to_server, b'S');
             self.expected.push_back(Expect::Turn);
-            self.batch_open = false;
+            (self.batch_open, self.batch_ran) = (false, false);
         }
     }
 

@@ -286,7 +286,7 @@ impl Session {
         let execute = self.expected.pop_front();
         while matches!(self.expected.front(), Some(Expect::Sync)) {
             self.expected.pop_front();
-            self.batch_open = true;
+            (self.batch_open, self.batch_ran) = (true, true);
         }
         self.expected.extend(execute);
         let behind = self.expected.len() - 1;
@@ -345,7 +345,7 @@ impl Session {
         self.changes = 0;
         self.read_back = None;
         self.copying_in = false;
-        self.batch_open = false;
+        (self.batch_open, self.batch_ran) = (false, false);
         self.to_server.clear();
         self.to_server_done = 0;
         self.unsent.clear();

@@ -220,7 +220,7 @@ impl Session {
             put_name(name, out);
             out.extend_from_slice(rest);
         });
-        self.batch_open = true;
+        (self.batch_open, self.batch_ran) = (true, true);
         self.expected.push_back(Expect::Bind);
         Ok(Taken::Done)
     }
@@ -365,7 +365,7 @@ impl Session {
                 }
             }
             self.to_server.extend_from_slice(message);
-            self.batch_open = true;
+            (self.batch_open, self.batch_ran) = (true, true);
             self.expected.push_back(Expect::Execute);
         } else {
             self.refuse_batch(&unknown("portal", name, "34000"));
@@ -472,7 +472,7 @@ impl Session {
         if self.bound.is_some() && (self.batch_open || !self.expected.is_empty()) {
             frame::put_bare(&mut self.to_server, b'S');
             self.expected.push_back(Expect::Sync);
-            self.batch_open = false;
+            (self.batch_open, self.batch_ran) = (false, false);
         } else {
             let status = self.status;
             self.say(|out| frame::put_ready(out, status));

@@ -7,6 +7,7 @@
 mod act;
 mod ask;
 mod consume;
+mod copy;
 mod deliver;
 mod ending;
 mod expect;
@@ -136,6 +137,8 @@ pub(crate) struct Session {
     skipping: bool,
     /// Extended messages went to the server since the last `Sync`.
     batch_open: bool,
+    /// One of them was more than a question what a statement looks like.
+    batch_ran: bool,
     /// The server takes COPY data.
     copying_in: bool,
     /// The session keeps its server until it ends; why.
@@ -210,6 +213,7 @@ impl Session {
             status: IDLE,
             skipping: false,
             batch_open: false,
+            batch_ran: false,
             copying_in: false,
             pinned: None,
             deferred: Vec::new(),

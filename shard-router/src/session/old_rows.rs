@@ -114,7 +114,7 @@ impl Session {
             // What was read there is whole; the statement that follows begins elsewhere.
             frame::put_bare(&mut self.to_server, b'S');
             self.expected.push_back(Expect::HiddenBatch);
-            self.batch_open = false;
+            (self.batch_open, self.batch_ran) = (false, false);
         }
         if self.expected.is_empty() && self.to_server.is_empty() {
             self.release();

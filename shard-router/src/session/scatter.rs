@@ -14,7 +14,7 @@ use crate::{
     backend::{Pool, Server, tag_of},
     frame::{self, Body},
     meaning,
-    refusal::Refusal,
+    refusal::{self, Refusal},
 };
 
 /// Bytes for the client beyond which they are written before more rows are merged.
@@ -22,11 +22,14 @@ pub(super) const WRITE_AT: usize = 32 * 1024;
 /// Bytes that are read and dropped of a source whose rows are not needed any more; beyond, its connection is closed.
 const DRAIN_BYTES_MAX: usize = 256 * 1024;
 
+/// The code of a statement whose server was lost.
+pub(super) const LOST: &str = "HF3205";
+
 /// A statement over several sources, planned and not begun.
 #[derive(Debug)]
 pub(crate) struct Scatter {
     pub(super) plan: Box<Plan>,
-    sql: Box<str>,
+    pub(super) sql: Box<str>,
     /// The parameters' types as the client gave them.
     types: Vec<u32>,
     /// The bind message behind its names; empty for a simple query.
@@ -237,7 +240,9 @@ impl Session {
             );
             return refuse(cause, "Send a Sync before them, or BEGIN first");
         }
-        if plan.access != Access::Read && !self.worker.decides() {
+        // A COPY whose rows all go to one source needs nobody to decide for several.
+        let alone = plan.copy.is_some() && !plan.lookups && plan.sources() == 1;
+        if plan.access != Access::Read && !self.worker.decides() && !alone {
             let cause = format!(
                 "a statement writes to sources {names}, and the router knows no coordinator that could decide for all of them"
             );
@@ -254,6 +259,9 @@ impl Session {
         let rows = async {
             if self.is_within(&scatter) {
                 return self.run_within(&scatter, true, 0).await;
+            }
+            if let Some(copy) = &scatter.plan.copy {
+                return self.copy_alone(&scatter, copy).await;
             }
             let mut running = self.open_scatter(&scatter).await?;
             let fields = running.merger.fields();
@@ -298,6 +306,12 @@ impl Session {
         rows_max: u64,
     ) -> Result<(), End> {
         let Some(mut portal) = self.scatters.remove(name) else { return Ok(()) };
+        let copy = portal.scatter.plan.copy.clone();
+        if copy.is_some() && describe {
+            self.scatters.insert(name.into(), portal);
+            self.say(|out| frame::put_bare(out, b'n'));
+            return Ok(());
+        }
         if self.is_within(&portal.scatter) {
             let did = match describe {
                 true => self.describe_within(&portal.scatter).await,
@@ -316,6 +330,9 @@ impl Session {
         }
         let mut running = portal.running.take();
         let did = async {
+            if let Some(copy) = &copy {
+                return self.copy_alone(&portal.scatter, copy).await;
+            }
             if running.is_none() {
                 running = Some(self.open_scatter(&portal.scatter).await?);
             }
@@ -345,6 +362,23 @@ impl Session {
         Ok(())
     }
 
+    /// A server of each source of its plan.
+    pub(super) async fn take_parts(&mut self, scatter: &Scatter) -> Result<Vec<Part>, Stopped> {
+        let Target::Several(targets) = &scatter.plan.target else {
+            unreachable!("a plan over several sources has several parts")
+        };
+        let mut parts = Vec::with_capacity(targets.len());
+        for target in targets {
+            let source = usize::from(target.source.0);
+            let pool = self.pool_for_part(source, scatter.plan.access);
+            let mut server = pool.take().await?;
+            self.fit_settings(&mut server).await.map_err(|error| lost(&pool, &error))?;
+            parts.push(Part::new(server, pool));
+        }
+        self.ticket.points_to_all(parts.iter().filter_map(|part| part.server.as_deref()));
+        Ok(parts)
+    }
+
     /// Sends the statement to every source of its plan and hears what columns they have.
     async fn open_scatter(&mut self, scatter: &Scatter) -> Result<Running, Stopped> {
         let Target::Several(targets) = &scatter.plan.target else {
@@ -356,15 +390,7 @@ impl Session {
             return Err(Refusal::new("HF3211", "0A000", cause, remedy).into());
         }
         self.worker.shared().counts.scattered.increment(1);
-        let mut parts = Vec::with_capacity(targets.len());
-        for target in targets {
-            let source = usize::from(target.source.0);
-            let pool = self.pool_for_part(source, scatter.plan.access);
-            let mut server = pool.take().await?;
-            self.fit_settings(&mut server).await.map_err(|error| lost(&pool, &error))?;
-            parts.push(Part::new(server, pool));
-        }
-        self.ticket.points_to_all(parts.iter().filter_map(|part| part.server.as_deref()));
+        let mut parts = self.take_parts(scatter).await?;
         for (part, target) in parts.iter_mut().zip(targets) {
             let mut out = Vec::new();
             if scatter.put_for(target.rewritten.as_ref(), true, &mut out).is_none() {
@@ -437,7 +463,7 @@ impl Part {
             let (tag, body) = read.map_err(|error| lost(&self.pool, &error))?;
             match tag {
                 b'N' | b'A' | b'S' | b'1' | b'2' => {}
-                b'E' => return Err(Stopped::told(&body)),
+                b'E' => return Err(part_ends(&self.pool, &body)),
                 _ => return Ok((tag, body)),
             }
         }
@@ -485,7 +511,16 @@ impl Part {
     }
 }
 
+/// What a server's error comes to: it is passed on, unless the connection ends with it.
+pub(super) fn part_ends(pool: &Pool, body: &[u8]) -> Stopped {
+    if !matches!(refusal::field(body, b'V'), Some(b"FATAL" | b"PANIC")) {
+        return Stopped::told(body);
+    }
+    let words = refusal::field(body, b'M').unwrap_or_default();
+    lost(pool, &io::Error::other(String::from_utf8_lossy(words))).into()
+}
+
 pub(super) fn lost(pool: &Pool, error: &io::Error) -> Refusal {
     let cause = format!("source {}: the server connection was lost: {error}", pool.source.name());
-    Refusal::new("HF3205", "08006", cause, "Send the statement again: it only reads")
+    Refusal::new(LOST, "08006", cause, "Send the statement again: it only reads")
 }

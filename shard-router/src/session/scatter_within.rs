@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::{
     Bound, FAILED, IDLE, Session, Stopped,
     global::{Member, lost_within},
-    scatter::{Part, Scatter, WRITE_AT},
+    scatter::{LOST, Part, Scatter, WRITE_AT},
 };
 use crate::{frame, refusal::Refusal};
 
@@ -153,7 +153,10 @@ impl Session {
             parts.push(part);
         }
         self.ticket.points_to_all(parts.iter().filter_map(|part| part.server.as_deref()));
-        let mut ran = self.run_parts(scatter, &mut parts, how).await;
+        let mut ran = match &scatter.plan.copy {
+            Some(copy) => self.run_copy(scatter, copy, &mut parts).await,
+            None => self.run_parts(scatter, &mut parts, how).await,
+        };
         let mut lost = None;
         for (part, (place, source, wrote)) in parts.iter_mut().zip(homes) {
             let _first_error = timeout(limit, part.hear_out()).await;
@@ -173,6 +176,15 @@ impl Session {
                 self.status = FAILED;
             }
             return Err(match ran {
+                // It said so itself.
+                Err(Stopped::Refused(refusal)) if refusal.code == LOST => {
+                    let cause = format!(
+                        "{}. The transaction is rolled back on every source",
+                        refusal.cause
+                    );
+                    let remedy = "ROLLBACK, then begin it again";
+                    Refusal::new("HF3206", "08006", cause, remedy).into()
+                }
                 Err(stopped) => stopped,
                 Ok(_) => lost_within(&source, "its answer did not come to an end").into(),
             });
@@ -295,7 +307,7 @@ impl Part {
     /// Reads up to the end of the answer, whatever comes before it.
     /// # Errors
     /// The first error that comes.
-    async fn hear_out(&mut self) -> Result<(), Stopped> {
+    pub(super) async fn hear_out(&mut self) -> Result<(), Stopped> {
         let mut first = Ok(());
         while !self.ended {
             match self.message().await {
@@ -315,7 +327,7 @@ impl Part {
 }
 
 /// One tag out of those of several sources: the same words, and the sum of their last numbers.
-fn sum(tags: &[&str], said: u64) -> String {
+pub(super) fn sum(tags: &[&str], said: u64) -> String {
     let first = tags.first().copied().unwrap_or_default();
     let counted = first.rsplit_once(' ').filter(|(_, last)| last.parse::<u64>().is_ok());
     let Some((words, _)) = counted else { return first.to_owned() };

@@ -113,7 +113,7 @@ impl Session {
         self.unnamed = None;
         self.to_server.extend_from_slice(message);
         // Whatever was left without a Sync ends with it.
-        self.batch_open = false;
+        (self.batch_open, self.batch_ran) = (false, false);
         self.expected.push_back(Expect::Query);
         match meaning.act() {
             Act::ResetAll => self.begin_again(None),

@@ -10,7 +10,7 @@ use super::{End, IDLE, Session};
 use crate::{frame, wire::Wire};
 
 /// Bytes for the server that may wait before the client is no longer listened to.
-const BACKLOG_MAX: usize = 256 * 1024;
+pub(super) const BACKLOG_MAX: usize = 256 * 1024;
 
 impl Session {
     /// Moves bytes until something new can be done with them.
@@ -130,7 +130,10 @@ impl Session {
         }
     }
 
-    fn poll_client_reads(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_client_reads(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         // A message that is not whole yet is bounded; whole ones that wait for their turn are not read on.
         let whole = frame::header(self.inbox.filled(), usize::MAX >> 1)
             .is_ok_and(|header| header.is_some_and(|header| header.total <= self.inbox.len()));
@@ -150,7 +153,7 @@ impl Session {
 }
 
 /// Writes `bytes` from `done` on; empties it when all is written.
-fn poll_writes(
+pub(super) fn poll_writes(
     wire: &mut Wire,
     bytes: &mut Vec<u8>,
     done: &mut usize,

@@ -33,6 +33,7 @@ impl Reason {
             Self::NoRowMatches => "no row can match",
             Self::Scatter => "nothing narrows the sources; the rules permit to ask all",
             Self::EveryCopy => "every source has a copy to write",
+            Self::EachRow => "each row by its key",
         }
     }
 }

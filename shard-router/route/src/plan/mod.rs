@@ -8,10 +8,12 @@ mod value;
 
 pub use explain::Explained;
 pub(crate) use set::{SlotSet, SourceSet};
-pub(crate) use value::{Cast, Constant, Known, Place, exact_number, known, known_elements};
+pub(crate) use value::{
+    Cast, Constant, Known, Place, exact_number, known, known_elements, of_bytes,
+};
 pub use value::{Format, Parameter, Values};
 
-use crate::{GroupName, Slot, merge::Merge};
+use crate::{Copy, GroupName, Slot, merge::Merge};
 
 /// A source by its place in the topology's order of names. Good for the topology whose epoch the plan bears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +39,8 @@ pub struct Plan {
     pub tag: Tag,
     /// It writes rows that own values of a lookup, so that entries are to be written with them.
     pub lookups: bool,
+    /// Set for a COPY over the sources of [`Target::Several`]: rows are not merged but divided, or told one source behind another.
+    pub copy: Option<Copy>,
     /// The epoch of the rules by which it was made.
     pub epoch: u64,
 }
@@ -100,6 +104,8 @@ pub enum Reason {
     Scatter,
     /// A write to a table of which every source has a copy.
     EveryCopy,
+    /// Rows that come from the client, each for the source of its key.
+    EachRow,
 }
 
 /// How the number in a command tag is made from those of several sources.
@@ -112,6 +118,15 @@ pub enum Tag {
 }
 
 impl Plan {
+    /// How many sources are sent something of their own; 1 where any would do.
+    #[must_use]
+    pub fn sources(&self) -> usize {
+        match &self.target {
+            Target::Any | Target::One(_) => 1,
+            Target::Several(parts) => parts.len(),
+        }
+    }
+
     /// Whether more than one source takes part.
     #[must_use]
     pub fn is_scattered(&self) -> bool {

@@ -1,14 +1,14 @@
-//! What one source carries out alone, or nobody: COPY, EXPLAIN, cursors, and whatever is no query at all. A server would do it for its own rows and
+//! What one source carries out alone, or nobody: EXPLAIN, cursors, and whatever is no query at all. A server would do it for its own rows and
 //! call that the whole.
 
 use sqlparser::ast::Statement;
 
 use super::{
-    keyword::{CopyDirection, Kind, Words},
+    keyword::{Kind, Words},
     read::{self, Body},
     walk::unsupported,
 };
-use crate::{Access, Plan, Reason, RefusalClass, Refused, Target, Topology};
+use crate::{Access, Plan, RefusalClass, Refused, Target, Topology};
 
 /// What a statement of `kind` says of tables, where there is more than one source.
 /// # Errors
@@ -34,7 +34,6 @@ pub(super) fn body(kind: &Kind, template: &str, rules: &Topology) -> Result<Body
 /// As told.
 pub(super) fn judge(kind: &Kind, planned: Result<Plan, Refused>) -> Result<Plan, Refused> {
     let what = match kind {
-        Kind::Copy(_) => "COPY",
         Kind::Declare { .. } => "a cursor",
         Kind::Explain => "EXPLAIN",
         _ => return planned,
@@ -43,9 +42,6 @@ pub(super) fn judge(kind: &Kind, planned: Result<Plan, Refused>) -> Result<Plan,
         let remedy = match kind {
             Kind::Explain => {
                 "EXPLAIN (ROUTE) says where it would go; ask that source itself for its plan"
-            }
-            Kind::Copy(CopyDirection::In) => {
-                "Write the rows by INSERT, or copy them into each source itself"
             }
             _ => "Say one key, or take them from each source itself",
         };
@@ -58,17 +54,13 @@ pub(super) fn judge(kind: &Kind, planned: Result<Plan, Refused>) -> Result<Plan,
         }
         _ => refused,
     })?;
-    match (kind, &plan.target, plan.reason) {
-        // Rows of a table that lies on one source alone. Those of a sharded one would go where they do not belong.
-        (Kind::Copy(CopyDirection::In), Target::One(_), Reason::SinglePlacement) => {
-            Ok(Plan { access: Access::Write, ..plan })
-        }
-        (Kind::Copy(CopyDirection::In), _, _) | (_, Target::Several(_), _) => Err(several()),
+    match (kind, &plan.target) {
+        (_, Target::Several(_)) => Err(several()),
         // Carried out by ANALYZE, it would leave out what belongs to its rows elsewhere.
-        (Kind::Explain, _, _) if plan.access == Access::Write => {
+        (Kind::Explain, _) if plan.access == Access::Write => {
             Err(unsupported("EXPLAIN of a write"))
         }
-        (_, Target::Any | Target::One(_), _) => Ok(plan),
+        (_, Target::Any | Target::One(_)) => Ok(plan),
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod alone;
 mod condition;
+mod copied;
 mod derived;
 mod function;
 mod gather;

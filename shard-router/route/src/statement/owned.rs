@@ -1,6 +1,6 @@
 //! A plan for whoever asks, and whether entries of lookups are to be written with its rows.
 
-use super::{Body, Shape, alone};
+use super::{Body, CopyDirection, Kind, Shape, alone, copied};
 use crate::{Access, Plan, Refused, Topology, Values};
 
 impl Shape {
@@ -11,7 +11,14 @@ impl Shape {
     /// # Errors
     /// The statement is not routed with these values; with others it may be.
     pub fn plan(&self, topology: &Topology, values: &Values<'_>) -> Result<Plan, Refused> {
-        let mut plan = alone::judge(&self.kind, self.planned(topology, values))?;
+        let planned = self.planned(topology, values);
+        let mut plan = match (&self.kind, &self.body) {
+            (Kind::Copy(CopyDirection::In), Body::Tables(tables)) => {
+                copied::into(tables, topology, values)?
+            }
+            (Kind::Copy(CopyDirection::Out), Body::Tables(_)) => copied::out_of(planned?, values)?,
+            _ => alone::judge(&self.kind, planned)?,
+        };
         plan.lookups = plan.access == Access::Write
             && !topology.lookups().is_empty()
             && match &self.body {
@@ -19,10 +26,16 @@ impl Shape {
                 // Its tables are not looked at.
                 Body::OnlySource(_) => true,
                 Body::Tables(tables) => {
-                    let mut written = tables.targets.iter().map(|at| &tables.seats.0[*at].table);
-                    written.any(|table| topology.owns_values(table))
+                    let written = tables.targets.iter().map(|at| &tables.seats.0[*at].table);
+                    let copied = tables.seats.0.first().filter(|_| self.copies_in());
+                    let mut all = written.chain(copied.map(|seat| &seat.table));
+                    all.any(|table| topology.owns_values(table))
                 }
             };
         Ok(plan)
+    }
+
+    fn copies_in(&self) -> bool {
+        self.kind == Kind::Copy(CopyDirection::In)
     }
 }

@@ -37,7 +37,7 @@ impl Shape {
     }
 }
 
-fn plan(topology: &Topology, target: Target, access: Access, reason: Reason) -> Plan {
+pub(super) fn plan(topology: &Topology, target: Target, access: Access, reason: Reason) -> Plan {
     Plan {
         target,
         access,
@@ -47,6 +47,7 @@ fn plan(topology: &Topology, target: Target, access: Access, reason: Reason) -> 
         merge: Merge { collation_is_c: topology.collation_is_c(), ..Merge::default() },
         tag: Tag::Sum,
         lookups: false,
+        copy: None,
         epoch: topology.epoch(),
     }
 }
