@@ -45,6 +45,7 @@ mod telemetry;
 mod timeline;
 mod top;
 mod tx;
+mod tx_many;
 mod tx_operate;
 
 use std::process::ExitCode;

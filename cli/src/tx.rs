@@ -13,6 +13,7 @@ use crate::{
     output::{self, Output},
     submission,
     timeline::{self, Finished},
+    tx_many::{self, Many},
     tx_operate::{self, Found},
 };
 
@@ -160,18 +161,23 @@ Examples:
   holdfast tx retry payroll-2026-11-0042 --reason \"account thawed, ticket 7311\" --dry-run
   holdfast tx retry payroll-2026-11-0042 --reason \"account thawed, ticket 7311\"
   holdfast tx retry payroll-2026-11-0042 --reason \"app restarted\" --wait none
+  holdfast tx retry --status needs-attention --participant deposit@shard-3 --limit 500 --reason \"shard 3 is back\" --dry-run
 
-Exit codes: 0 it went on, 3 refused or needs attention again, 4 unknown: ask again with the same gid.")]
+Exit codes: 0 it went on, 3 refused or needs attention again, 4 unknown: ask again with the same gid.
+Of many: 0 each went on, 1 some were refused or failed (each is told), 4 of some it is unknown.")]
     Retry {
         /// The transaction
-        gid: String,
+        #[arg(required_unless_present = "status")]
+        gid: Option<String>,
+        #[command(flatten)]
+        many: Many,
         /// Why it may go on, for the people who read it later; 1 to 1,024 bytes
         #[arg(long)]
         reason: String,
         /// What to wait for
-        #[arg(long, value_enum, default_value_t = Until::End)]
+        #[arg(long, value_enum, default_value_t = Until::End, conflicts_with = "status")]
         wait: Until,
-        /// Only show what would become of the transaction
+        /// Only show what would become of the transaction, or of each
         #[arg(long)]
         dry_run: bool,
     },
@@ -235,7 +241,7 @@ impl From<Until> for Wait {
     }
 }
 
-fn status_of(text: &str) -> Result<Status, String> {
+pub(crate) fn status_of(text: &str) -> Result<Status, String> {
     let word = text.trim().replace([' ', '-'], "_");
     Status::ALL.into_iter().find(|status| status.as_str() == word).ok_or_else(|| {
         let words: Vec<&str> = Status::ALL.iter().map(|status| status.as_str()).collect();
@@ -292,7 +298,11 @@ pub(crate) async fn run(args: TxArgs, output: Output) -> anyhow::Result<ExitCode
             let client = args.cluster.client()?;
             tx_operate::foresee(&client, gid, OperatorAct::RollBack, reason, output).await
         }
-        TxCommand::Retry { gid, reason, dry_run: true, .. } => {
+        TxCommand::Retry { gid: None, many, reason, dry_run, .. } => {
+            must_say_why(&reason)?;
+            tx_many::retry(&args.cluster.client()?, many, reason, dry_run, output).await
+        }
+        TxCommand::Retry { gid: Some(gid), reason, dry_run: true, .. } => {
             must_say_why(&reason)?;
             let client = args.cluster.client()?;
             tx_operate::foresee(&client, gid, OperatorAct::Retry, reason, output).await
@@ -320,7 +330,7 @@ pub(crate) async fn run(args: TxArgs, output: Output) -> anyhow::Result<ExitCode
             let client = args.cluster.client()?;
             tx_operate::run(&client, gid, OperatorAct::Approve, 0, say, output).await
         }
-        TxCommand::Retry { gid, reason, wait, dry_run: false } => {
+        TxCommand::Retry { gid: Some(gid), reason, wait, dry_run: false, .. } => {
             must_say_why(&reason)?;
             let answer = args.cluster.client()?.retry(&gid, &reason, wait.into()).await?;
             show(&answer, output)?;

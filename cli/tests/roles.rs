@@ -555,6 +555,20 @@ fn each_fate_has_its_exit_code() {
     let again = retry("g-stuck", "hoping");
     assert_eq!(again.status.code(), Some(3), "{}", utf8(&again.stdout));
     assert!(utf8(&again.stdout).contains(remedy), "{}", utf8(&again.stdout));
+    let many = |more: &[&str]| {
+        let fixed = ["tx", "retry", "--reason", "all thawed", "--output", "json"];
+        run(&[&fixed[..], &["--coordinator", &at], more].concat())
+    };
+    for wrong in [&["--status", "trying"][..], &["--participant", "loyalty"], &[]] {
+        assert_eq!(many(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    for (participant, count) in [("loyalty", 1), ("nobody", 0)] {
+        let waiting = ["--status", "needs-attention", "--participant", participant, "--dry-run"];
+        let said = many(&waiting);
+        assert_eq!(said.status.code(), Some(0), "{}", utf8(&said.stderr));
+        let told: serde_json::Value = serde_json::from_slice(&said.stdout).expect("JSON");
+        assert_eq!((&told["went_on"], &told["failed"]), (&count.into(), &0.into()), "{told:#}");
+    }
     thawed.store(true, Ordering::SeqCst);
     let gone_on = retry("g-stuck", "thawed, ticket 7311");
     let said = utf8(&gone_on.stdout);

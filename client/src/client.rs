@@ -240,6 +240,24 @@ impl Client {
         self.fate(gid, false, Request::Operate(request), wait, patience).await
     }
 
+    /// Has many transactions that need attention go on, or only says what would become of them; each has its own result in the reply.
+    /// # Errors
+    /// [`ClientError`]: the request itself was refused, or nothing was done. Unknown where the answer was lost: ask with `dry_run` what still waits.
+    pub async fn retry_many(
+        &self,
+        request: wire::RetryManyRequest,
+    ) -> Result<wire::RetryManyReply, ClientError> {
+        self.change_on_any("a retry of many transactions", |channel| {
+            let request = request.clone();
+            async move {
+                let mut client =
+                    TransactionsClient::new(channel).max_decoding_message_size(16 * 1024 * 1024);
+                client.retry_many(request).await
+            }
+        })
+        .await
+    }
+
     /// The transaction as of now: everything acknowledged before is seen.
     /// # Errors
     /// [`ClientError`]; an unknown gid is refused with HF2001.

@@ -167,6 +167,12 @@ impl Transactions for Node {
     async fn operate(&self, _: Request<wire::OperateRequest>) -> Unary {
         Err(tonic::Status::unimplemented("scripted nodes only exchange"))
     }
+    async fn retry_many(
+        &self,
+        _: Request<wire::RetryManyRequest>,
+    ) -> Result<Response<wire::RetryManyReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("scripted nodes only exchange"))
+    }
     async fn finish(&self, _: Request<wire::FinishRequest>) -> Unary {
         Err(tonic::Status::unimplemented("scripted nodes only exchange"))
     }

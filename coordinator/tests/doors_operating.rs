@@ -6,12 +6,12 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use axum::{Router, http::StatusCode, routing::post as posted};
-use doors::{Cluster, SOON, done, get, http, post, refused, until};
+use doors::{Cluster, SOON, done, frozen_until, get, http, post, refused, until};
 use holdfast_proto::v1;
 use serde_json::{Value, json};
 use tokio::{
@@ -290,4 +290,113 @@ async fn a_watcher_hears_a_transaction_to_its_end_and_one_who_comes_back_what_fi
     assert_eq!(heard.header("content-type"), Some("text/event-stream"), "{heard:?}");
     assert!(heard.body.contains("\"status\":\"committed\""), "{heard:?}");
     until("the node is there", || cluster.leader().leads()).await;
+}
+
+/// What was told of acts on many transactions.
+#[derive(Debug, Default)]
+struct Acts {
+    done: u64,
+    /// Their answers were lost with a leader.
+    unknown: u64,
+}
+
+impl Acts {
+    /// Counts one answer; says how many transactions it tells of.
+    fn count(&mut self, told: &Value) -> usize {
+        let all = told["retried"].as_array().unwrap();
+        for one in all {
+            match one["error"]["kind"].as_str() {
+                None => self.done += 1,
+                Some("unknown") => self.unknown += 1,
+                Some("retry") => {}
+                Some(_) => assert_eq!(one["error"]["code"], "HF2004", "{one}"),
+            }
+        }
+        assert_eq!(told["failed"], all.iter().filter(|one| one["error"].is_object()).count());
+        all.len()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_need_attention_go_on_and_each_is_told() {
+    const MANY: &str = "/v1/needs-attention/retry";
+    let cluster = Cluster::of(3).await;
+    let (one, other) = (cluster.leader().http, cluster.follower().http);
+    let repaired = Arc::new(AtomicBool::new(false));
+    let _yes = cluster.serve("yes", done).await;
+    let _frozen = cluster.serve("frozen", frozen_until(Arc::clone(&repaired))).await;
+    let _closed = cluster.serve("closed", frozen_until(Arc::clone(&repaired))).await;
+    for number in 0..12 {
+        let stuck = if number < 3 { "frozen" } else { "closed" };
+        let branches = ["yes", stuck].map(|name| json!({"participant": name, "payload": {}}));
+        let gid = format!("pay-{number:02}");
+        let whole = json!({"gid": gid, "mode": "tcc", "branches": branches, "wait": "decision"});
+        assert_eq!(post(one, "/v1/transactions", &whole).await.json()["outcome"], "committed");
+    }
+    let ask = async |at, more: Value| {
+        let mut body = json!({"reason": "thawed, ticket 7311"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = post(at, MANY, &body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    };
+    // Seen at a follower too, which may be behind: what would become of each, by the leader's word, and nothing is done.
+    let mut told = Value::Null;
+    for at in [one, other] {
+        let deadline = Instant::now() + SOON;
+        while told["went_on"] != 12 {
+            assert!(Instant::now() < deadline, "{told}");
+            sleep(std::time::Duration::from_millis(20)).await;
+            told = ask(at, json!({"dry_run": true})).await;
+        }
+    }
+    assert_eq!((&told["dry_run"], &told["failed"]), (&json!(true), &json!(0)), "{told}");
+    assert_eq!(told["retried"][0]["gid"], "pay-00");
+    assert_eq!(told["retried"][0]["status"], "committing");
+    assert!(told["retried"][0]["waited_because"].as_str().unwrap().contains("frozen by a court"));
+    let page = ask(one, json!({"dry_run": true, "limit": 2})).await;
+    assert_eq!((&page["went_on"], &page["next_after"]), (&json!(2), &json!("pay-01")));
+    let rest = ask(one, json!({"dry_run": true, "after": "pay-01", "participant": "frozen"})).await;
+    assert_eq!((&rest["went_on"], &rest["retried"][0]["gid"]), (&json!(1), &json!("pay-02")));
+    assert_eq!(get(one, "/v1/audit").await.json()["count"], 0, "a dry run is no act");
+
+    // Those of one participant, while the cause is there: they need attention again, and nobody else was touched.
+    let mut acts = Acts::default();
+    let early = ask(one, json!({"participant": "frozen"})).await;
+    assert_eq!(acts.count(&early), 3, "{early}");
+    repaired.store(true, Ordering::SeqCst);
+    // Two people at two nodes at once: each transaction goes on once, and who came second is told so, transaction by transaction.
+    let deadline = Instant::now() + SOON;
+    loop {
+        let (a, b) = tokio::join!(ask(one, json!({})), ask(other, json!({"dev_name": "sue"})));
+        acts.count(&a);
+        acts.count(&b);
+        let all = get(one, "/v1/transactions?status=committed").await.json();
+        if all["transactions"].as_array().unwrap().len() == 12 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{all}");
+        sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(acts.done + acts.unknown >= 12, "{acts:?}");
+    let audit = get(one, "/v1/audit?limit=1000").await.json();
+    let count = audit["count"].as_u64().unwrap();
+    let most = acts.done + acts.unknown;
+    assert!((acts.done..=most).contains(&count), "an act is a record, a refused one none: {audit}");
+    for record in audit["records"].as_array().unwrap() {
+        assert_eq!(record["act"], "tx.retry");
+        assert!(record.to_string().contains("thawed, ticket 7311"), "{record}");
+    }
+
+    for (body, word) in [
+        (json!({}), "reason: missing"),
+        (json!({"reason": "x", "limit": 1_001}), "1001, allowed is 1 to 1000"),
+        (json!({"reason": "x", "participant": "NO"}), "participant"),
+        (json!({"reason": "x", "after": "no gid"}), "after_gid"),
+        (json!({"reason": "x", "dev_name": "a b"}), "the name is"),
+    ] {
+        let bad = post(one, MANY, &body).await;
+        assert_eq!(bad.problem(), (400, "HF2301".into(), "refused".into()), "{body}");
+        assert!(bad.body.contains(word), "{bad:?}");
+    }
 }

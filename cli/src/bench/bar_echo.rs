@@ -8,8 +8,9 @@ use holdfast_client::{
     ClientOptions, Link,
     wire::{
         AddBranchRequest, BeginRequest, ExchangeReply, ExchangeRequest, FinishRequest, GetRequest,
-        ListReply, ListRequest, OperateRequest, RetryRequest, RollBackRequest, SubmitBegunRequest,
-        SubmitRequest, TransactionReply, WaitRequest, exchange_reply, exchange_request,
+        ListReply, ListRequest, OperateRequest, RetryManyReply, RetryManyRequest, RetryRequest,
+        RollBackRequest, SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
+        exchange_reply, exchange_request,
         transactions_client::TransactionsClient,
         transactions_server::{Transactions, TransactionsServer},
     },
@@ -130,6 +131,13 @@ impl Transactions for Echo {
         &self,
         _: Request<OperateRequest>,
     ) -> Result<Response<TransactionReply>, Status> {
+        unsupported()
+    }
+
+    async fn retry_many(
+        &self,
+        _: Request<RetryManyRequest>,
+    ) -> Result<Response<RetryManyReply>, Status> {
         unsupported()
     }
 

@@ -4,6 +4,7 @@
 //! folder only translates. What cannot be translated is told as a problem (RFC 9457) with a code of docs/reference/errors.
 
 mod body;
+mod bulk;
 mod callers;
 mod events;
 pub(crate) mod fuzzed;

@@ -14,7 +14,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::{
-    body, callers, operating, policy, problem, reload, routes::Door, schemas::Generators,
+    body, bulk, callers, operating, policy, problem, reload, routes::Door, schemas::Generators,
     service_view, shards, view,
 };
 use crate::rpc::show;
@@ -182,6 +182,15 @@ const ROUTES: &[Route] = &[
         body: Some(schema::<body::Retry>),
         answers: FATE,
         problems: OF_A_CHANGE,
+    },
+    Route {
+        method: "post",
+        path: "/v1/needs-attention/retry",
+        summary: "Let many transactions that need attention go on",
+        parameters: &[],
+        body: Some(schema::<bulk::RetryMany>),
+        answers: &[(200, Answer::Json(schema::<bulk::Retried>))],
+        problems: &[400, 403, 408, 413, 415, 503],
     },
     Route {
         method: "post",
@@ -548,6 +557,7 @@ mod tests {
             include_str!("routes.rs"),
             include_str!("operating.rs"),
             include_str!("callers.rs"),
+            include_str!("bulk.rs"),
             include_str!("reload.rs"),
             include_str!("shards.rs"),
             include_str!("events.rs"),

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     body::{self, AddBranch, Close, Finish, Retry, RollBack, Submit, Wait},
-    callers, events, openapi, operating,
+    bulk, callers, events, openapi, operating,
     problem::Problem,
     reload, shards, view,
 };
@@ -57,6 +57,7 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .route("/v1/transactions/{gid}/wait", get(wait))
         .merge(operating::routes())
         .merge(callers::routes())
+        .merge(bulk::routes())
         .merge(reload::routes())
         .merge(shards::routes())
         .merge(events::routes())

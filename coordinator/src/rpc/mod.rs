@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod audit;
+mod bulk;
 pub(crate) mod check;
 mod defaults;
 mod desk;

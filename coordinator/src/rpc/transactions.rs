@@ -6,8 +6,9 @@ use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER, LEADS_HERE};
 use holdfast_proto::v1::{
     AddBranchRequest, BeginRequest, ExchangeReply, ExchangeRequest, FinishRequest, GetRequest,
-    ListReply, ListRequest, OnBehalf, OperateRequest, RetryRequest, RollBackRequest,
-    SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
+    ListReply, ListRequest, OnBehalf, OperateRequest, RetryManyReply, RetryManyRequest,
+    RetryRequest, RollBackRequest, SubmitBegunRequest, SubmitRequest, TransactionReply,
+    WaitRequest,
     exchange_reply::Reply,
     exchange_request::Request as Asked,
     transactions_server::{Transactions as Service, TransactionsServer},
@@ -154,6 +155,16 @@ impl Service for Transactions {
         request: Request<WaitRequest>,
     ) -> Result<Response<TransactionReply>, Status> {
         self.unary(request, Asked::Wait).await
+    }
+
+    async fn retry_many(
+        &self,
+        request: Request<RetryManyRequest>,
+    ) -> Result<Response<RetryManyReply>, Status> {
+        let hop = hop(request.metadata());
+        let desk = self.desk.serving(request.extensions().get()).map_err(|f| f.to_status())?;
+        let retried = desk.retry_many(request.get_ref(), hop).await;
+        retried.map(Response::new).map_err(|fault| fault.to_status())
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
