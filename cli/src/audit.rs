@@ -1,6 +1,7 @@
 //! `holdfast audit`: who did what, and whether any record of it was changed, taken out or put in.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
@@ -33,13 +34,13 @@ Examples:
   holdfast audit export --file audit.jsonl
   holdfast audit verify --file audit.jsonl
 
-Each record bears the SHA-256 of the one before. The cluster keeps the newest 20,000; export before that: an export is continued where it ends.")]
+Each record bears the SHA-256 of the one before. A cluster of several Raft groups has a trail for each; all of them are meant, unless --group names one. The cluster keeps the newest 20,000; export before that: an export is continued where it ends.")]
 pub(crate) struct AuditArgs {
     #[command(flatten)]
     cluster: ClusterAddresses,
-    /// The Raft group whose trail it is; group 0 has that of rules and policies too
-    #[arg(long, global = true, default_value_t = 0)]
-    group: u32,
+    /// Only the trail of this Raft group; group 0 has that of rules and policies too
+    #[arg(long, global = true)]
+    group: Option<u32>,
     #[command(subcommand)]
     command: AuditCommand,
 }
@@ -51,7 +52,7 @@ enum AuditCommand {
         after_help = "Examples:\n  holdfast audit list\n  holdfast audit list --after 100 --limit 1000 --output json"
     )]
     List {
-        /// Only records behind this number; without it, the newest
+        /// Only records behind this number of each trail; without it, the newest
         #[arg(long)]
         after: Option<u64>,
         /// How many
@@ -83,6 +84,9 @@ enum AuditCommand {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
+    /// Of a cluster with several Raft groups: whose trail it is of.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    group: u32,
     number: u64,
     at_ms: u64,
     by: String,
@@ -93,10 +97,19 @@ struct Line {
     digest: String,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(group: &u32) -> bool {
+    *group == 0
+}
+
+/// The trails of Raft groups: records of each, oldest first.
+type Trails = BTreeMap<u32, Vec<AuditRecord>>;
+
 impl Line {
-    fn of(record: &AuditRecord) -> Self {
+    fn of(group: u32, record: &AuditRecord) -> Self {
         let Deed { by, act, about, words } = record.deed.clone();
         Self {
+            group,
             number: record.number,
             at_ms: record.at.0,
             by,
@@ -109,14 +122,14 @@ impl Line {
     }
 
     /// The record, if its own hash is what the line says.
-    fn record(self) -> Result<AuditRecord, String> {
-        let Self { number, at_ms, by, act, about, words, before, digest } = self;
+    fn record(self) -> Result<(u32, AuditRecord), String> {
+        let Self { group, number, at_ms, by, act, about, words, before, digest } = self;
         let before =
             hash(&before).ok_or_else(|| format!("record {number}: before is no SHA-256"))?;
         let deed = Deed { by, act, about, words };
         let record = AuditRecord { number, at: Timestamp(at_ms), deed, before };
         if record.digest().to_string() == digest {
-            Ok(record)
+            Ok((group, record))
         } else {
             Err(format!(
                 "the chain breaks at record {number}: it was changed, its hash is another one"
@@ -143,10 +156,10 @@ fn record(wire: AuditEntry) -> anyhow::Result<AuditRecord> {
 }
 
 /// The records of an export.
-fn exported(file: &Path) -> anyhow::Result<Result<Vec<AuditRecord>, String>> {
+fn exported(file: &Path) -> anyhow::Result<Result<Trails, String>> {
     let name = file.display();
     let opened = File::open(file).map_err(|error| Usage(format!("{name}: {error}")))?;
-    let mut records = Vec::new();
+    let mut trails = Trails::new();
     for (number, line) in BufReader::new(opened).lines().enumerate() {
         let line = line.with_context(|| format!("{name} cannot be read"))?;
         let read = if line.len() > LINE_BYTES_MAX {
@@ -155,14 +168,22 @@ fn exported(file: &Path) -> anyhow::Result<Result<Vec<AuditRecord>, String>> {
             serde_json::from_str::<Line>(&line).map_err(|error| format!("is no record: {error}"))
         };
         match read.map_err(|what| format!("line {} {what}", number + 1)).and_then(Line::record) {
-            Ok(record) => records.push(record),
+            Ok((group, record)) => trails.entry(group).or_default().push(record),
             Err(what) => return Ok(Err(what)),
         }
     }
-    Ok(Ok(records))
+    Ok(Ok(trails))
 }
 
-/// Every record behind `after` that the cluster keeps.
+/// The Raft groups that are meant: the one that was named, or all that the cluster has.
+async fn groups(client: &Client, named: Option<u32>) -> anyhow::Result<Vec<u32>> {
+    Ok(match named {
+        Some(group) => vec![group],
+        None => (0..client.audit_records(0, u64::MAX, 1).await?.groups.max(1)).collect(),
+    })
+}
+
+/// Every record of a group behind `after` that the cluster keeps.
 async fn kept(client: &Client, group: u32, mut after: u64) -> anyhow::Result<Vec<AuditRecord>> {
     let mut records = Vec::new();
     loop {
@@ -173,6 +194,11 @@ async fn kept(client: &Client, group: u32, mut after: u64) -> anyhow::Result<Vec
             records.push(record(one)?);
         }
     }
+}
+
+/// The number of the last record; 0: there is none.
+fn last_of(records: &[AuditRecord]) -> u64 {
+    records.last().map_or(0, |record| record.number)
 }
 
 /// Carries out one command.
@@ -195,124 +221,217 @@ pub(crate) async fn run(args: AuditArgs, output: Output) -> anyhow::Result<ExitC
 
 async fn list(
     client: &Client,
-    group: u32,
+    named: Option<u32>,
     (after, limit): (Option<u64>, u32),
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let after = match after {
-        Some(after) => after,
-        None => {
-            let count = client.audit_records(group, u64::MAX, 1).await?.count;
-            count.saturating_sub(limit.into())
+    let (mut count, mut oldest) = (0, 0);
+    let mut records: Vec<(u32, AuditRecord)> = Vec::new();
+    let groups = groups(client, named).await?;
+    for group in &groups {
+        let behind = match after {
+            Some(after) => after,
+            None => {
+                let count = client.audit_records(*group, u64::MAX, 1).await?.count;
+                count.saturating_sub(limit.into())
+            }
+        };
+        let reply = client.audit_records(*group, behind, limit).await?;
+        count += reply.count;
+        oldest = if oldest == 0 { reply.oldest } else { reply.oldest.min(oldest) };
+        for one in reply.records {
+            records.push((*group, record(one)?));
         }
-    };
-    let reply = client.audit_records(group, after, limit).await?;
-    let count = reply.count;
-    let records = reply.records.into_iter().map(record).collect::<Result<Vec<_>, _>>()?;
+    }
+    records.sort_by_key(|(group, record)| (record.at, *group, record.number));
     match output {
         Output::Json => output::print_json(&json!({
             "count": count,
-            "oldest": reply.oldest,
-            "records": records.iter().map(Line::of).collect::<Vec<_>>(),
+            "oldest": oldest,
+            "groups": groups,
+            "records": records.iter().map(|(group, one)| Line::of(*group, one)).collect::<Vec<_>>(),
         }))?,
         Output::Table => {
-            let rows = records.into_iter().map(|record| {
+            // Where there is one group, nobody needs to know that there could be more.
+            let from = usize::from(groups.len() == 1);
+            let rows = records.into_iter().map(|(group, record)| {
                 let Deed { by, act, about, words } = record.deed;
-                vec![record.number.to_string(), output::rfc3339(record.at.0), by, act, about, words]
+                let (number, at) = (record.number.to_string(), output::rfc3339(record.at.0));
+                vec![group.to_string(), number, at, by, act, about, words].split_off(from)
             });
-            output::print(&output::table(&["number", "at", "by", "act", "about", "words"], rows))?;
+            let heads = ["group", "number", "at", "by", "act", "about", "words"];
+            output::print(&output::table(&heads[from..], rows))?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// One group's chain, computed anew.
+#[derive(Debug, Serialize)]
+struct Verified {
+    group: u32,
+    whole: bool,
+    broken: Vec<String>,
+    first: u64,
+    last: u64,
+    head: String,
+    records: usize,
+    /// That say of their own copy that it is whole.
+    nodes: usize,
+}
+
+impl Verified {
+    fn of(group: u32, records: &[AuditRecord], nodes: usize, mut broken: Vec<String>) -> Self {
+        let last = check_chain(records.iter());
+        broken.extend(last.as_ref().err().map(ToString::to_string));
+        let (last, head) = last.ok().flatten().unwrap_or((0, Digest([0; 32])));
+        Self {
+            group,
+            whole: broken.is_empty(),
+            broken,
+            first: records.first().map_or(0, |record| record.number),
+            last,
+            head: head.to_string(),
+            records: records.len(),
+            nodes,
+        }
+    }
+}
+
 async fn verify(
     client: Option<&Client>,
-    group: u32,
+    named: Option<u32>,
     file: Option<&Path>,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let mut broken = Vec::new();
-    let mut records = Vec::new();
+    let mut trails = Trails::new();
     if let Some(file) = file {
         match exported(file)? {
-            Ok(read) => records = read,
-            Err(what) => broken.push(what),
-        }
-    }
-    let mut nodes = 0;
-    if let Some(client) = client.filter(|_| broken.is_empty()) {
-        let last = records.last().map_or(0, |record: &AuditRecord| record.number);
-        records.extend(kept(client, group, last).await?);
-        // Learns every member, so that each is asked for its own copy.
-        let status = client.node_status().await?;
-        for member in status.members.iter().filter(|member| !member.grpc.is_empty()) {
-            match client.verify_audit_of(&member.grpc, group).await {
-                Ok(reply) if reply.whole => nodes += 1,
-                Ok(reply) => broken.push(format!("node {}: {}", reply.node, reply.cause)),
-                Err(error) => exit::tell(&format!("{} was not asked: {error}", member.grpc)),
+            Ok(read) => trails = read,
+            // Nothing behind such a line can be said to be of any trail.
+            Err(what) => {
+                return told(&[Verified::of(named.unwrap_or(0), &[], 0, vec![what])], output);
             }
         }
     }
-    let last = check_chain(records.iter());
-    broken.extend(last.as_ref().err().map(ToString::to_string));
-    let (number, head) = last.ok().flatten().unwrap_or((0, Digest([0; 32])));
-    let first = records.first().map_or(0, |record| record.number);
+    trails.retain(|group, _| named.is_none_or(|named| named == *group));
+    let mut verified = Vec::new();
+    if let Some(client) = client {
+        // Learns every member, so that each is asked for its own copy.
+        let status = client.node_status().await?;
+        for group in groups(client, named).await? {
+            let mut records = trails.remove(&group).unwrap_or_default();
+            records.extend(kept(client, group, last_of(&records)).await?);
+            let (mut nodes, mut broken) = (0, Vec::new());
+            for member in status.members.iter().filter(|member| !member.grpc.is_empty()) {
+                match client.verify_audit_of(&member.grpc, group).await {
+                    Ok(reply) if reply.whole => nodes += 1,
+                    Ok(reply) => broken.push(format!("node {}: {}", reply.node, reply.cause)),
+                    Err(error) => exit::tell(&format!("{} was not asked: {error}", member.grpc)),
+                }
+            }
+            verified.push(Verified::of(group, &records, nodes, broken));
+        }
+    }
+    // Of a file alone, or of a cluster with more groups than this one.
+    let rest = trails.iter().map(|(group, records)| Verified::of(*group, records, 0, Vec::new()));
+    verified.extend(rest);
+    if verified.is_empty() {
+        verified.push(Verified::of(named.unwrap_or(0), &[], 0, Vec::new()));
+    }
+    told(&verified, output)
+}
+
+/// Says what was found; the first trail's figures stand alone too, for clusters of one group.
+fn told(trails: &[Verified], output: Output) -> anyhow::Result<ExitCode> {
+    let whole = trails.iter().all(|trail| trail.whole);
+    let first = &trails[0];
+    let broken: Vec<String> = trails
+        .iter()
+        .flat_map(|trail| trail.broken.iter().map(move |what| (trail.group, what)))
+        .map(|(group, what)| match trails.len() {
+            1 => what.clone(),
+            _ => format!("group {group}: {what}"),
+        })
+        .collect();
     match output {
         Output::Json => output::print_json(&json!({
-            "whole": broken.is_empty(),
+            "whole": whole,
             "broken": broken,
-            "first": first,
-            "last": number,
-            "head": head.to_string(),
-            "records": records.len(),
-            "nodes": nodes,
+            "first": first.first,
+            "last": first.last,
+            "head": first.head,
+            "records": trails.iter().map(|trail| trail.records).sum::<usize>(),
+            "nodes": trails.iter().map(|trail| trail.nodes).min().unwrap_or_default(),
+            "trails": trails,
         }))?,
-        Output::Table if broken.is_empty() => output::print(&format!(
-            "Whole: records {first} to {number}, head {head}; {nodes} nodes say that their own chain is whole."
-        ))?,
-        Output::Table => broken.iter().for_each(|what| exit::tell(what)),
+        Output::Table => {
+            broken.iter().for_each(|what| exit::tell(what));
+            for trail in trails.iter().filter(|trail| trail.whole) {
+                let Verified { group, first, last, head, nodes, .. } = trail;
+                let whose =
+                    if trails.len() == 1 { String::new() } else { format!("Group {group}: ") };
+                output::print(&format!(
+                    "{whose}Whole: records {first} to {last}, head {head}; {nodes} nodes say that their own chain is whole."
+                ))?;
+            }
+        }
     }
-    Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::REFUSED) })
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(exit::REFUSED) })
 }
 
 async fn export(
     client: &Client,
-    group: u32,
+    named: Option<u32>,
     file: &Path,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let before = if file.exists() {
         exported(file)?.map_err(|what| Usage(format!("{}: {what}", file.display())))?
     } else {
-        Vec::new()
+        Trails::new()
     };
-    let last = before.last().map_or(0, |record| record.number);
-    let new = kept(client, group, last).await?;
-    if let Err(gap) = check_chain(before.iter().chain(&new)) {
-        exit::tell(&format!("nothing was written: {gap}"));
-        return Ok(ExitCode::from(exit::REFUSED));
+    let mut new = Trails::new();
+    for group in groups(client, named).await? {
+        let known = before.get(&group).map_or(&[][..], Vec::as_slice);
+        let more = kept(client, group, last_of(known)).await?;
+        if let Err(gap) = check_chain(known.iter().chain(&more)) {
+            exit::tell(&format!("nothing was written: group {group}: {gap}"));
+            return Ok(ExitCode::from(exit::REFUSED));
+        }
+        new.insert(group, more);
     }
     let opened = File::options().create(true).append(true).open(file);
     let opened = opened.with_context(|| format!("{} cannot be written", file.display()))?;
     let mut lines = BufWriter::new(&opened);
-    for record in &new {
-        serde_json::to_writer(&mut lines, &Line::of(record))?;
+    for (group, record) in new.iter().flat_map(|(group, all)| all.iter().map(move |r| (group, r))) {
+        serde_json::to_writer(&mut lines, &Line::of(*group, record))?;
         lines.write_all(b"\n")?;
     }
     lines.flush()?;
     drop(lines);
     opened.sync_all()?;
-    let last = new.last().map_or(last, |record| record.number);
+    let last = |group: &u32| {
+        let known = |trails: &Trails| trails.get(group).map_or(0, |records| last_of(records));
+        known(&new).max(known(&before))
+    };
+    let written: usize = new.values().map(Vec::len).sum();
+    let ends: BTreeMap<u32, u64> = new.keys().map(|group| (*group, last(group))).collect();
     match output {
         Output::Json => output::print_json(&json!({
-            "file": file.display().to_string(), "written": new.len(), "last": last,
+            "file": file.display().to_string(),
+            "written": written,
+            "last": ends.values().next(),
+            "last_by_group": ends,
         }))?,
-        Output::Table => output::print(&format!(
-            "{} records written to {}; the last is {last}.",
-            new.len(),
-            file.display()
-        ))?,
+        Output::Table => {
+            let ends: Vec<String> = ends.values().map(u64::to_string).collect();
+            output::print(&format!(
+                "{written} records written to {}; the last is {}.",
+                file.display(),
+                ends.join(", ")
+            ))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -329,7 +448,7 @@ mod tests {
             let deed = Deed { by: "user/alice".into(), act: "tx.retry".into(), ..Deed::default() };
             let record = AuditRecord { number, at: Timestamp(number), deed, before };
             before = record.digest();
-            let line = serde_json::to_string(&Line::of(&record)).unwrap();
+            let line = serde_json::to_string(&Line::of(0, &record)).unwrap();
             let line = if number == 2 { change(&line) } else { line };
             text.push_str(&line);
             if !line.is_empty() {
@@ -346,12 +465,39 @@ mod tests {
     async fn an_export_is_whole_and_a_changed_or_missing_line_is_found() {
         let code = async |change: &dyn Fn(&str) -> String| {
             let (_folder, path) = file(change);
-            verify(None, 0, Some(&path), Output::Json).await.unwrap()
+            verify(None, None, Some(&path), Output::Json).await.unwrap()
         };
         let refused = ExitCode::from(exit::REFUSED);
         assert_eq!(code(&|line| line.to_owned()).await, ExitCode::SUCCESS);
         assert_eq!(code(&|line| line.replace("alice", "bob")).await, refused);
         assert_eq!(code(&|_| String::new()).await, refused);
         assert_eq!(code(&|line| line[..20].to_owned()).await, refused);
+    }
+
+    #[tokio::test]
+    async fn trails_of_several_groups_in_one_file_are_verified_each_by_itself() {
+        let (_folder, path) = file(str::to_owned);
+        let one = std::fs::read_to_string(&path).unwrap();
+        let other = one.replace("{\"number\"", "{\"group\":3,\"number\"");
+        let mixed: String =
+            one.lines().zip(other.lines()).map(|(a, b)| format!("{a}\n{b}\n")).collect();
+        std::fs::write(&path, &mixed).unwrap();
+        let trails = exported(&path).unwrap().unwrap();
+        assert_eq!(
+            trails.iter().map(|(g, all)| (*g, all.len())).collect::<Vec<_>>(),
+            [(0, 3), (3, 3)]
+        );
+        let code = async |named| verify(None, named, Some(&path), Output::Json).await.unwrap();
+        assert_eq!(code(None).await, ExitCode::SUCCESS);
+        // A record of group 3 is taken out: group 0 is as whole as before.
+        let cut: String = mixed
+            .lines()
+            .filter(|line| !line.contains("\"group\":3,\"number\":2"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        std::fs::write(&path, cut).unwrap();
+        assert_eq!(code(None).await, ExitCode::from(exit::REFUSED));
+        assert_eq!(code(Some(3)).await, ExitCode::from(exit::REFUSED));
+        assert_eq!(code(Some(0)).await, ExitCode::SUCCESS);
     }
 }

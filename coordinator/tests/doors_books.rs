@@ -121,10 +121,15 @@ async fn what_can_lose_money_takes_two_people_and_all_of_it_is_written_down_on_e
         assert_eq!((&acts[1]["act"], &acts[1]["by"]), (&json!("tx.approve"), &json!("dev:bob")));
         assert_eq!(acts[1]["before"], acts[0]["digest"]);
         assert_eq!(page["head"], acts[1]["digest"]);
-        let whole = get(node.http, "/v1/audit/verify").await.json();
-        assert_eq!((&whole["whole"], &whole["count"]), (&json!(true), &json!(2)));
+        let verified = get(node.http, "/v1/audit/verify").await.json();
+        assert_eq!((&verified["whole"], &verified["groups"]), (&json!(true), &json!(1)));
+        let trail = &verified["trails"][0];
+        assert_eq!((&trail["whole"], &trail["count"]), (&json!(true), &json!(2)));
+        assert_eq!(get(node.http, "/v1/audit/verify?group=0").await.json(), verified);
     }
-    assert_eq!(get(leader, "/v1/audit?limit=1001").await.problem().1, "HF2301");
+    for bad in ["/v1/audit?limit=1001", "/v1/audit?group=1", "/v1/audit/verify?group=1"] {
+        assert_eq!(get(leader, bad).await.problem().1, "HF2301", "{bad}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use holdfast_client::{Client, wire::NodeStatusReply};
 use tokio::time::{Duration, Instant, timeout};
 
@@ -15,6 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Look {
     at: Instant,
+    /// Raft groups.
+    groups: u32,
     nodes: Vec<NodeLook>,
 }
 
@@ -22,7 +24,8 @@ pub(super) struct Look {
 struct NodeLook {
     node: u64,
     grpc: String,
-    said: Option<NodeStatusReply>,
+    /// In the order of the Raft groups; empty where it does not answer.
+    said: Vec<NodeStatusReply>,
     /// Counters by name with labels; empty where the page could not be read.
     counters: BTreeMap<String, f64>,
 }
@@ -31,19 +34,22 @@ struct NodeLook {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct View {
     pub(super) nodes: Vec<NodeRow>,
-    /// Open transactions by status, as the leader has them.
+    /// How many Raft groups there are.
+    pub(super) groups: u32,
+    /// Open transactions by status, as the leaders have them.
     pub(super) by_status: BTreeMap<String, u64>,
     /// Name and a number a second, over all nodes.
     pub(super) rates: Vec<(&'static str, f64)>,
     /// From begin to decision, upper bounds in ms: half of the transactions, 99 of 100. `None`: none was decided in between.
     pub(super) decision_ms: Option<(f64, f64)>,
-    /// Name and number now, of the leader.
+    /// Name and number now, of those who lead.
     pub(super) gauges: Vec<(&'static str, f64)>,
 }
 
-/// A line of the table of nodes.
+/// A line of the table of nodes: one in one Raft group.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct NodeRow {
+    pub(super) group: u32,
     pub(super) node: u64,
     pub(super) role: String,
     pub(super) term: u64,
@@ -60,20 +66,20 @@ impl Look {
     /// No node answers.
     pub(super) async fn take(client: &Client) -> anyhow::Result<Self> {
         let first = client.node_status().await?;
+        let groups = first.groups.max(1);
         let nodes = join_all(first.members.iter().map(|member| async {
-            let (said, page) = tokio::join!(
-                client.node_status_of(&member.grpc, 0),
-                timeout(PATIENCE, counters(&member.http))
-            );
+            let said = (0..groups).map(|group| client.node_status_of(&member.grpc, group));
+            let (said, page) =
+                tokio::join!(try_join_all(said), timeout(PATIENCE, counters(&member.http)));
             NodeLook {
                 node: member.node,
                 grpc: member.grpc.clone(),
-                said: said.ok(),
+                said: said.unwrap_or_default(),
                 counters: page.ok().and_then(Result::ok).unwrap_or_default(),
             }
         }))
         .await;
-        Ok(Self { at: Instant::now(), nodes })
+        Ok(Self { at: Instant::now(), groups, nodes })
     }
 }
 
@@ -82,8 +88,6 @@ impl View {
     pub(super) fn between(first: &Look, second: &Look) -> Self {
         let seconds = second.at.duration_since(first.at).as_secs_f64().max(1e-3);
         let before = |node: u64| first.nodes.iter().find(|look| look.node == node);
-        let newest = second.nodes.iter().filter_map(|node| node.said.as_ref());
-        let newest = newest.map(|said| said.last_index).max().unwrap_or_default();
         // A node that was started in between counts from 0 again: no rate is better than a negative one.
         let gained = |node: &NodeLook, counts: &dyn Fn(&str) -> bool| {
             let now = sum(&node.counters, counts);
@@ -94,33 +98,50 @@ impl View {
             let counts = move |name: &str| name.starts_with(prefix) && name.contains(label);
             second.nodes.iter().map(|node| gained(node, &counts)).sum::<f64>() / seconds
         };
-        let nodes = second.nodes.iter().map(|node| {
-            let said = node.said.as_ref();
+        let rows = (0..second.groups).flat_map(|group| {
+            let said = move |node: &NodeLook| node.said.get(group as usize).cloned();
+            let newest = second.nodes.iter().filter_map(said).map(|said| said.last_index).max();
+            second.nodes.iter().map(move |node| (node, said(node), newest.unwrap_or_default()))
+        });
+        let nodes = rows.enumerate().map(|(row, (node, said, newest))| {
             let fsyncs = gained(node, &|name| name == "holdfast_log_fsyncs_total");
             NodeRow {
+                group: u32::try_from(row / second.nodes.len()).unwrap_or_default(),
                 node: node.node,
-                role: said.map_or_else(|| "no answer".to_owned(), |said| said.role.clone()),
-                term: said.map_or(0, |said| said.term),
-                applied: said.map_or(0, |said| said.applied_index),
+                role: said
+                    .as_ref()
+                    .map_or_else(|| "no answer".to_owned(), |said| said.role.clone()),
+                term: said.as_ref().map_or(0, |said| said.term),
+                applied: said.as_ref().map_or(0, |said| said.applied_index),
                 behind: said.map_or(0, |said| newest.saturating_sub(said.applied_index)),
                 sessions: node.counters.get("holdfast_sessions").copied().unwrap_or_default(),
                 fsyncs_per_second: fsyncs / seconds,
                 grpc: node.grpc.clone(),
             }
         });
-        let leader = second
+        // Of each group, who leads it: what is measured there is the cluster's.
+        let leading: Vec<(&NodeLook, &NodeStatusReply)> = second
             .nodes
             .iter()
-            .find(|node| node.said.as_ref().is_some_and(|said| said.role == "leader"));
-        let gauge = |name: &str| {
-            leader.and_then(|node| node.counters.get(name)).copied().unwrap_or_default()
+            .flat_map(|node| node.said.iter().map(move |said| (node, said)))
+            .filter(|(_, said)| said.role == "leader")
+            .collect();
+        let gauge = |name: &'static str| {
+            let of_group = |(node, said): &(&NodeLook, &NodeStatusReply)| {
+                let labeled = format!("{name}{{group=\"{}\"}}", said.group);
+                let series = if second.groups == 1 { name } else { labeled.as_str() };
+                node.counters.get(series).copied().unwrap_or_default()
+            };
+            leading.iter().map(of_group).sum::<f64>()
         };
+        let mut by_status = BTreeMap::new();
+        for (status, count) in leading.iter().flat_map(|(_, said)| &said.by_status) {
+            *by_status.entry(status.clone()).or_default() += *count;
+        }
         Self {
             nodes: nodes.collect(),
-            by_status: leader
-                .and_then(|node| node.said.as_ref())
-                .map(|said| said.by_status.iter().map(|(name, n)| (name.clone(), *n)).collect())
-                .unwrap_or_default(),
+            groups: second.groups,
+            by_status,
             rates: vec![
                 ("begun", all("holdfast_transactions_begun_total", "")),
                 ("committed", all("holdfast_transactions_finished_total", "\"committed\"")),
@@ -182,7 +203,8 @@ mod tests {
         let counters = counters.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         Look {
             at,
-            nodes: vec![NodeLook { node: 1, grpc: "a:1".into(), said: Some(said), counters }],
+            groups: 1,
+            nodes: vec![NodeLook { node: 1, grpc: "a:1".into(), said: vec![said], counters }],
         }
     }
 
@@ -196,6 +218,40 @@ mod tests {
         assert!((rate(View::between(&first, &second)) - 10.0).abs() < 1e-9);
         let restarted = look(now + Duration::from_secs(2), &[(begun, 3.0)]);
         assert!(rate(View::between(&first, &restarted)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn each_group_has_a_row_for_each_node_and_what_its_leader_measures_is_added() {
+        let said = |group: u32, leads: bool, last_index: u64| NodeStatusReply {
+            group,
+            role: if leads { "leader" } else { "follower" }.into(),
+            last_index,
+            applied_index: 5,
+            by_status: [("trying".to_owned(), 2 + u64::from(group))].into(),
+            ..Default::default()
+        };
+        let node = |node: u64, leads: [bool; 2], parked: [f64; 2]| NodeLook {
+            node,
+            grpc: format!("n:{node}"),
+            said: vec![said(0, leads[0], 7), said(1, leads[1], 9)],
+            counters: (0..2)
+                .map(|g| (format!("holdfast_calls_parked{{group=\"{g}\"}}"), parked[g]))
+                .collect(),
+        };
+        let silent =
+            NodeLook { node: 3, grpc: "n:3".into(), said: Vec::new(), counters: BTreeMap::new() };
+        let nodes = vec![
+            node(1, [true, false], [3.0, 100.0]),
+            node(2, [false, true], [100.0, 4.0]),
+            silent,
+        ];
+        let look = Look { at: Instant::now(), groups: 2, nodes };
+        let view = View::between(&look, &look);
+        let rows: Vec<_> = view.nodes.iter().map(|row| (row.group, row.node, row.behind)).collect();
+        assert_eq!(rows, [(0, 1, 2), (0, 2, 2), (0, 3, 0), (1, 1, 4), (1, 2, 4), (1, 3, 0)]);
+        assert_eq!(view.nodes[5].role, "no answer");
+        assert_eq!(view.by_status, [("trying".to_owned(), 5)].into());
+        assert_eq!(view.gauges[1], ("calls parked", 7.0));
     }
 
     #[test]

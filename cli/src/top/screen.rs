@@ -11,8 +11,13 @@ use ratatui::{
 use super::reading::{NodeRow, View};
 use crate::output;
 
-const HEAD: [&str; 8] =
-    ["node", "role", "term", "applied", "behind", "sessions", "fsyncs/s", "grpc"];
+const HEAD: [&str; 9] =
+    ["group", "node", "role", "term", "applied", "behind", "sessions", "fsyncs/s", "grpc"];
+
+/// Where the columns begin: where there is one group, nobody needs to know that there could be more.
+fn from(view: &View) -> usize {
+    usize::from(view.groups <= 1)
+}
 
 /// Draws the whole screen.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
@@ -28,11 +33,12 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
             "follower" => Color::Reset,
             _ => Color::Red,
         };
-        Row::new(cells(node)).style(Style::new().fg(color))
+        Row::new(cells(node).split_off(from(view))).style(Style::new().fg(color))
     });
-    let widths = [6, 10, 8, 12, 8, 9, 9, 22].map(Constraint::Length);
-    let table = Table::new(rows, widths)
-        .header(Row::new(HEAD.map(str::to_uppercase)).style(Style::new().bold()))
+    let widths = [6, 6, 10, 8, 12, 8, 9, 9, 22].map(Constraint::Length);
+    let heads = HEAD[from(view)..].iter().map(|head| head.to_uppercase());
+    let table = Table::new(rows, &widths[from(view)..])
+        .header(Row::new(heads).style(Style::new().bold()))
         .block(Block::bordered().title(" holdfast top: nodes (q leaves) "));
     frame.render_widget(table, top);
     frame.render_widget(paragraph(" a second ", rate_lines(view)), left);
@@ -51,7 +57,10 @@ pub(super) fn silence(frame: &mut Frame<'_>, why: &str) {
 
 /// The same as text, for `--once`.
 pub(super) fn text(view: &View) -> String {
-    let mut parts = vec![output::table(&HEAD, view.nodes.iter().map(cells))];
+    let mut parts = vec![output::table(
+        &HEAD[from(view)..],
+        view.nodes.iter().map(|node| cells(node).split_off(from(view))),
+    )];
     for (title, lines) in
         [("A SECOND", rate_lines(view)), ("NOW", gauge_lines(view)), ("OPEN", status_lines(view))]
     {
@@ -67,6 +76,7 @@ fn paragraph(title: &'static str, lines: Vec<String>) -> Paragraph<'static> {
 
 fn cells(node: &NodeRow) -> Vec<String> {
     vec![
+        node.group.to_string(),
         node.node.to_string(),
         node.role.clone(),
         node.term.to_string(),
@@ -124,5 +134,8 @@ mod tests {
         assert!(drawn.contains("leader") && drawn.contains("1234"), "{drawn}");
         let told = text(&view);
         assert!(told.contains("p50 5 ms, p99 10 ms") && told.contains("nothing is open"), "{told}");
+        assert!(!told.contains("GROUP"), "{told}");
+        let told = text(&View { groups: 2, ..view });
+        assert!(told.starts_with("GROUP  NODE  ROLE"), "{told}");
     }
 }

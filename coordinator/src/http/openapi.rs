@@ -367,6 +367,7 @@ const ROUTES: &[Route] = &[
         parameters: &[
             ("after", Kind::Count(u64::MAX), "behind this number"),
             ("limit", Kind::Count(1_000), "records on the page; 0 = 100"),
+            ("group", Kind::Count(15), "the Raft group whose trail it is"),
         ],
         body: None,
         answers: &[(200, Answer::Json(schema::<shards::Records>))],
@@ -376,10 +377,10 @@ const ROUTES: &[Route] = &[
         method: "get",
         path: "/v1/audit/verify",
         summary: "Compute the chain of the audit records anew",
-        parameters: &[],
+        parameters: &[("group", Kind::Count(15), "this Raft group alone; without it, each")],
         body: None,
         answers: &[(200, Answer::Json(schema::<shards::Verified>))],
-        problems: &[],
+        problems: &[400],
     },
     Route {
         method: "get",

@@ -211,7 +211,9 @@ async fn list(
 }
 
 async fn status(door: Door) -> Result<Response, Problem> {
-    Ok(json(StatusCode::OK, &view::Node::from(door.desk.node_status(0)?)))
+    let others = 1..door.desk.coordinator().groups();
+    let others = others.map(|group| door.desk.node_status(group)).collect::<Result<_, _>>()?;
+    Ok(json(StatusCode::OK, &view::Node::of(door.desk.node_status(0)?, others)))
 }
 
 async fn livez(door: Door) -> Response {

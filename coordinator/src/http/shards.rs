@@ -195,6 +195,9 @@ pub(super) struct Records {
     head: String,
     oldest: u64,
     node: u64,
+    /// The Raft group whose trail it is, and how many the cluster has.
+    group: u32,
+    groups: u32,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -210,9 +213,20 @@ struct Record {
     digest: String,
 }
 
-/// Whether the chain is whole.
+/// Whether the chains are whole: one a Raft group.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Verified {
+    /// Of every group that was asked for.
+    whole: bool,
+    node: u64,
+    groups: u32,
+    trails: Vec<Trail>,
+}
+
+/// One group's chain.
+#[derive(Serialize, JsonSchema)]
+struct Trail {
+    group: u32,
     whole: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     broken_at: Option<u64>,
@@ -221,7 +235,6 @@ pub(super) struct Verified {
     count: u64,
     head: String,
     oldest: u64,
-    node: u64,
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -233,14 +246,21 @@ fn hex(bytes: &[u8]) -> String {
 struct RecordsQuery {
     after: u64,
     limit: u32,
+    group: u32,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct VerifyQuery {
+    group: Option<u32>,
 }
 
 async fn records(
     door: Door,
     query: Result<Query<RecordsQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let RecordsQuery { after, limit } = asked(query)?;
-    let reply = door.desk.audit_records(&v1::ListRecordsRequest { after, limit, group: 0 })?;
+    let RecordsQuery { after, limit, group } = asked(query)?;
+    let reply = door.desk.audit_records(&v1::ListRecordsRequest { after, limit, group })?;
     let records = reply.records.into_iter().map(|one| Record {
         number: one.number,
         at: instant::rfc3339(one.at_ms),
@@ -258,20 +278,35 @@ async fn records(
         head: hex(&reply.head),
         oldest: reply.oldest,
         node: reply.node,
+        group,
+        groups: reply.groups,
     };
     Ok(json(StatusCode::OK, &page))
 }
 
-async fn verify(door: Door) -> Result<Response, Problem> {
-    let reply = door.desk.verify_audit(0)?;
-    let verified = Verified {
-        whole: reply.whole,
-        broken_at: Some(reply.broken_at).filter(|number| *number > 0),
-        cause: reply.cause,
-        count: reply.count,
-        head: hex(&reply.head),
-        oldest: reply.oldest,
-        node: reply.node,
+async fn verify(
+    door: Door,
+    query: Result<Query<VerifyQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let coordinator = door.desk.coordinator();
+    let (node, groups) = (coordinator.config().node.id, coordinator.groups());
+    let asked_for = match asked(query)?.group {
+        Some(group) => group..group.saturating_add(1),
+        None => 0..groups,
     };
-    Ok(json(StatusCode::OK, &verified))
+    let trail = |group| {
+        let reply = door.desk.verify_audit(group)?;
+        Ok(Trail {
+            group,
+            whole: reply.whole,
+            broken_at: Some(reply.broken_at).filter(|number| *number > 0),
+            cause: reply.cause,
+            count: reply.count,
+            head: hex(&reply.head),
+            oldest: reply.oldest,
+        })
+    };
+    let trails = asked_for.map(trail).collect::<Result<Vec<_>, Problem>>()?;
+    let whole = trails.iter().all(|trail| trail.whole);
+    Ok(json(StatusCode::OK, &Verified { whole, node, groups, trails }))
 }

@@ -68,7 +68,7 @@ struct Refusal {
     message: String,
 }
 
-/// What a node says of itself.
+/// What a node says of itself. Transactions are counted over all Raft groups; what is of a log is group 0's, and `groups` has each.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Node {
     node: u64,
@@ -79,6 +79,23 @@ pub(super) struct Node {
     applied_index: u64,
     last_index: u64,
     members: Vec<Member>,
+    state_hash: String,
+    open_transactions: u64,
+    needs_attention: u64,
+    by_status: BTreeMap<String, u64>,
+    groups: Vec<Group>,
+}
+
+/// A node in one Raft group.
+#[derive(Serialize, JsonSchema)]
+struct Group {
+    group: u32,
+    role: String,
+    term: u64,
+    leader: Option<u64>,
+    leader_grpc: Option<String>,
+    applied_index: u64,
+    last_index: u64,
     state_hash: String,
     open_transactions: u64,
     needs_attention: u64,
@@ -155,31 +172,64 @@ impl From<v1::Branch> for Branch {
     }
 }
 
-impl From<v1::NodeStatusReply> for Node {
+impl Node {
+    /// What the node says of each group, in their order; `first` is group 0.
+    pub(super) fn of(first: v1::NodeStatusReply, others: Vec<v1::NodeStatusReply>) -> Self {
+        let node = first.node;
+        let members = first.members.iter().map(Member::from).collect();
+        let zero = Group::from(first);
+        let mut all = Self {
+            node,
+            role: zero.role.clone(),
+            term: zero.term,
+            leader: zero.leader,
+            leader_grpc: zero.leader_grpc.clone(),
+            applied_index: zero.applied_index,
+            last_index: zero.last_index,
+            members,
+            state_hash: zero.state_hash.clone(),
+            open_transactions: 0,
+            needs_attention: 0,
+            by_status: BTreeMap::new(),
+            groups: std::iter::once(zero).chain(others.into_iter().map(Group::from)).collect(),
+        };
+        for group in &all.groups {
+            all.open_transactions += group.open_transactions;
+            all.needs_attention += group.needs_attention;
+            for (status, count) in &group.by_status {
+                *all.by_status.entry(status.clone()).or_default() += count;
+            }
+        }
+        all
+    }
+}
+
+impl From<v1::NodeStatusReply> for Group {
     fn from(known: v1::NodeStatusReply) -> Self {
         Self {
-            node: known.node,
+            group: known.group,
             role: known.role,
             term: known.term,
             leader: Some(known.leader).filter(|leader| *leader > 0),
             leader_grpc: Some(known.leader_grpc).filter(|leader| !leader.is_empty()),
             applied_index: known.applied_index,
             last_index: known.last_index,
-            members: known
-                .members
-                .into_iter()
-                .map(|v1::Member { node, grpc, http, raft, voter, .. }| Member {
-                    node,
-                    http,
-                    grpc,
-                    raft,
-                    voter,
-                })
-                .collect(),
             state_hash: known.state_hash,
             open_transactions: known.open_transactions,
             needs_attention: known.needs_attention,
             by_status: known.by_status.into_iter().collect(),
+        }
+    }
+}
+
+impl From<&v1::Member> for Member {
+    fn from(known: &v1::Member) -> Self {
+        Self {
+            node: known.node,
+            http: known.http.clone(),
+            grpc: known.grpc.clone(),
+            raft: known.raft.clone(),
+            voter: known.voter,
         }
     }
 }
