@@ -3,7 +3,7 @@
 mod doors;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -226,7 +226,7 @@ fn options(change: impl Fn(&mut Options) + 'static) -> Box<dyn Fn(&mut SubmitReq
     Box::new(move |submit| change(submit.options.get_or_insert_default()))
 }
 
-fn labels(count: usize) -> HashMap<String, String> {
+fn labels(count: usize) -> BTreeMap<String, String> {
     (0..count).map(|n| (format!("n{n}"), "v".into())).collect()
 }
 
@@ -260,7 +260,7 @@ async fn each_limit_holds_at_the_limit_and_not_one_past_it() {
         ("call", options(|o| (o.timeout_ms, o.call_timeout_ms) = (500, 500))),
         ("tags", options(move |o| o.tags = labels(count))),
         ("headers", options(move |o| o.headers = labels(count))),
-        ("tag", options(move |o| o.tags = HashMap::from([("n".into(), "v".repeat(label - 1))]))),
+        ("tag", options(move |o| o.tags = BTreeMap::from([("n".into(), "v".repeat(label - 1))]))),
         ("wait", Box::new(|s| s.wait_timeout_ms = 60_000)),
         (
             "after",
@@ -292,10 +292,10 @@ async fn each_limit_holds_at_the_limit_and_not_one_past_it() {
         ("call_timeout_ms", options(|o| (o.timeout_ms, o.call_timeout_ms) = (500, 501))),
         ("tags", options(move |o| o.tags = labels(count + 1))),
         ("headers", options(move |o| o.headers = labels(count + 1))),
-        ("bytes", options(move |o| o.tags = HashMap::from([("n".into(), "v".repeat(label))]))),
-        ("empty", options(|o| o.tags = HashMap::from([(String::new(), "v".into())]))),
-        ("header", options(|o| o.headers = HashMap::from([("a b".into(), "v".into())]))),
-        ("ASCII", options(|o| o.headers = HashMap::from([("a".into(), "b\r\nc: d".into())]))),
+        ("bytes", options(move |o| o.tags = BTreeMap::from([("n".into(), "v".repeat(label))]))),
+        ("empty", options(|o| o.tags = BTreeMap::from([(String::new(), "v".into())]))),
+        ("header", options(|o| o.headers = BTreeMap::from([("a b".into(), "v".into())]))),
+        ("ASCII", options(|o| o.headers = BTreeMap::from([("a".into(), "b\r\nc: d".into())]))),
         ("order", options(|o| o.order = 9)),
         ("recovery", options(|o| o.recovery = 9)),
         ("saga", options(|o| o.recovery = v1::Recovery::Forward.into())),

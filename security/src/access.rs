@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -65,6 +65,10 @@ pub struct Access {
     path: Option<PathBuf>,
     current: Arc<RwLock<Arc<Directory>>>,
 }
+
+/// Who the holder of one certificate was by the reading of the file that was asked last.
+#[derive(Debug, Default)]
+pub struct Remembered(Mutex<Option<(Arc<Directory>, Arc<Caller>)>>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -137,24 +141,23 @@ impl Access {
     /// Who the holder of a certificate with `name` is.
     #[must_use]
     pub fn named(&self, name: &Name) -> Caller {
-        let short = name.subject.short();
+        self.now().named(name)
+    }
+
+    /// As [`Self::named`], for whoever asks about the same name again and again, as an open stream does for each of its messages: it is
+    /// worked out anew only when the file was read again.
+    #[must_use]
+    pub fn named_again(&self, name: &Name, remembered: &Remembered) -> Arc<Caller> {
         let directory = self.now();
-        let grant = directory.callers.get(&short);
-        let (roles, serves): (Vec<Role>, _) = match &name.subject {
-            Subject::Node(_) => (vec![Role::Node], None),
-            Subject::Service(service) => (vec![Role::Participant], Some(service.clone())),
-            Subject::User { roles, .. } => (roles.iter().copied().collect(), None),
-        };
-        let roles = grant.and_then(|grant| grant.roles.clone()).unwrap_or(roles);
-        let tenant = grant.and_then(|grant| grant.tenant.clone()).unwrap_or_else(|| short.clone());
-        Caller {
-            name: short,
-            roles: roles.into_iter().collect(),
-            tenant: Some(tenant),
-            participants: grant.map(|grant| grant.participants.clone()).unwrap_or_default(),
-            serves,
-            expires_at_ms: None,
+        let mut last = remembered.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, caller)) = &*last
+            && Arc::ptr_eq(of, &directory)
+        {
+            return Arc::clone(caller);
         }
+        let caller = Arc::new(directory.named(name));
+        *last = Some((directory, Arc::clone(&caller)));
+        caller
     }
 
     /// Who the bearer of `token` is.
@@ -186,6 +189,28 @@ impl Access {
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.now().tokens.len()
+    }
+}
+
+impl Directory {
+    fn named(&self, name: &Name) -> Caller {
+        let short = name.subject.short();
+        let grant = self.callers.get(&short);
+        let (roles, serves): (Vec<Role>, _) = match &name.subject {
+            Subject::Node(_) => (vec![Role::Node], None),
+            Subject::Service(service) => (vec![Role::Participant], Some(service.clone())),
+            Subject::User { roles, .. } => (roles.iter().copied().collect(), None),
+        };
+        let roles = grant.and_then(|grant| grant.roles.clone()).unwrap_or(roles);
+        let tenant = grant.and_then(|grant| grant.tenant.clone()).unwrap_or_else(|| short.clone());
+        Caller {
+            name: short,
+            roles: roles.into_iter().collect(),
+            tenant: Some(tenant),
+            participants: grant.map(|grant| grant.participants.clone()).unwrap_or_default(),
+            serves,
+            expires_at_ms: None,
+        }
     }
 }
 
@@ -465,5 +490,27 @@ mod tests {
         fn no_text_brings_the_reader_down(text in "(\\[\\[(caller|token)\\]\\]\n)?([a-z_]{1,8} ?= ?(\"[^\"]{0,12}\"|\\[\\]|1)\n){0,6}") {
             let _any = parse(&text);
         }
+    }
+
+    #[test]
+    fn who_asks_again_is_known_by_the_file_as_it_is_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.toml");
+        let entry = |participant: &str| {
+            let words =
+                format!("[[caller]]\nname = \"user/alice\"\nparticipants = [\"{participant}\"]\n");
+            std::fs::write(&path, words).unwrap();
+        };
+        entry("deposit");
+        let access = Access::open(&path).unwrap();
+        let name = Name::parse("holdfast://bank/user/alice?role=app").unwrap();
+        let remembered = Remembered::default();
+        let first = access.named_again(&name, &remembered);
+        assert!(first.may_call("deposit") && *first == access.named(&name));
+        assert!(Arc::ptr_eq(&first, &access.named_again(&name, &remembered)));
+        entry("loyalty");
+        access.reload().unwrap();
+        let second = access.named_again(&name, &remembered);
+        assert!(!second.may_call("deposit") && second.may_call("loyalty"));
     }
 }

@@ -367,7 +367,7 @@ fn read_call(call: v1::Call) -> Result<Call, String> {
         op,
         payload: call.payload,
         deadline_ms: call.deadline_ms,
-        headers: call.headers.into_iter().collect(),
+        headers: call.headers,
         attempt: call.attempt,
         repeat: call.repeat,
         refusal_waits: call.refusal_waits,

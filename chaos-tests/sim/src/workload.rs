@@ -172,7 +172,7 @@ impl Plan {
     /// The same gid with other content.
     pub(crate) fn rival(&self) -> Self {
         let mut rival = self.clone();
-        rival.options.tags.insert(VARIANT.to_owned(), "rival".to_owned());
+        rival.options.tags.insert(VARIANT, "rival");
         rival
     }
 

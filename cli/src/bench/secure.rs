@@ -69,8 +69,6 @@ struct Side {
     _coordinators: Vec<Supervised>,
     _participants: Worker,
     client: Client,
-    /// One of so many transactions is sampled; `None`: none carries a context at all.
-    sampled: Option<u64>,
 }
 
 /// Measures both.
@@ -87,8 +85,8 @@ pub(crate) async fn measure(
     let endpoint = format!("http://{}", guard.collector);
     let who = Who { role: "bench", instance: "client".to_owned() };
     let traces = Traces::start(&endpoint, &who)?;
-    let bare = Side::start(&folder.join("bare"), None, args.sampled).await.context("bare")?;
-    let secure = Side::start(&folder.join("secure"), Some(&guard), args.sampled).await;
+    let bare = Side::start(&folder.join("bare"), None).await.context("bare")?;
+    let secure = Side::start(&folder.join("secure"), Some(&guard)).await;
     let secure = secure.context("with mutual TLS")?;
     let mut cells = Cells::default();
     for round in 1..=args.rounds {
@@ -97,13 +95,15 @@ pub(crate) async fn measure(
             for mode in [Mode::Tcc, Mode::Saga] {
                 let shape = args.shape(clients);
                 // Whoever is first one round is last the next: a machine that gets slower favors nobody.
-                let (own, guarded) = names(mode);
-                let mut sides = [(&bare, own), (&secure, guarded)];
+                let [own, guarded, untraced] = names(mode);
+                let sampled = Some(args.sampled);
+                let mut sides =
+                    [(&bare, own, None), (&secure, guarded, sampled), (&secure, untraced, None)];
                 if round % 2 == 0 {
                     sides.reverse();
                 }
-                for (side, name) in sides {
-                    let measured = side.run(mode, shape).await.context(name)?;
+                for (side, name, sampled) in sides {
+                    let measured = side.run(mode, shape, sampled).await.context(name)?;
                     cells.add(name, clients, measured);
                 }
             }
@@ -127,18 +127,18 @@ pub(crate) async fn measure(
     Ok((setup, cells, goals))
 }
 
-/// What the sides are called.
-fn names(mode: Mode) -> (&'static str, &'static str) {
+/// What the sides are called: bare, with all of it, and with all of it for transactions that belong to no trace.
+fn names(mode: Mode) -> [&'static str; 3] {
     match mode {
-        Mode::Tcc => ("tcc", "tcc-secure"),
-        Mode::Saga => ("saga", "saga-secure"),
+        Mode::Tcc => ["tcc", "tcc-secure", "tcc-untraced"],
+        Mode::Saga => ["saga", "saga-secure", "saga-untraced"],
     }
 }
 
 fn goals(cells: &Cells) -> Vec<Goal> {
     let mut goals = Vec::new();
     for clients in MANY {
-        for (own, guarded) in [names(Mode::Tcc), names(Mode::Saga)] {
+        for [own, guarded, _] in [names(Mode::Tcc), names(Mode::Saga)] {
             let ratio = cells.ratio((guarded, "per_s"), (own, "per_s"), clients);
             goals.push(Goal::new(
                 format!(
@@ -199,7 +199,7 @@ pub(super) fn participant_credentials(certs: &Path) -> anyhow::Result<Credential
 }
 
 impl Side {
-    async fn start(folder: &Path, guard: Option<&Guard>, sampled: u64) -> anyhow::Result<Self> {
+    async fn start(folder: &Path, guard: Option<&Guard>) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let program = std::env::current_exe().context("finding our own program")?;
         let ports = ports::free(COORDINATORS * 3)?;
@@ -239,16 +239,17 @@ impl Side {
             sleep(LOOK_AGAIN).await;
         }
         let client = Client::connect(addresses, options).await?;
-        let sampled = guard.map(|_| sampled);
-        Ok(Self { _coordinators: coordinators, _participants: participants, client, sampled })
+        Ok(Self { _coordinators: coordinators, _participants: participants, client })
     }
 
-    async fn run(&self, mode: Mode, shape: Shape) -> anyhow::Result<Figures> {
-        let (client, sampled) = (self.client.clone(), self.sampled);
+    /// Of the transactions one of `sampled` is sampled; `None`: none carries a context at all.
+    async fn run(&self, mode: Mode, shape: Shape, sampled: Option<u64>) -> anyhow::Result<Figures> {
+        let client = self.client.clone();
         let count = Arc::new(AtomicU64::new(0));
+        let trace = rand::random::<u64>();
         let ask = move |_| {
             let number = count.fetch_add(1, Ordering::Relaxed);
-            let context = sampled.map(|one_of| context(number, one_of));
+            let context = sampled.map(|one_of| context(trace, number, one_of));
             let client = client.clone();
             async move {
                 let submission = submission::traced(mode, context);
@@ -261,9 +262,9 @@ impl Side {
 }
 
 /// A caller's context, as its own tracing would make one: every transaction has a trace of its own, one of `one_of` is sampled.
-fn context(number: u64, one_of: u64) -> String {
-    let (trace, span) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
-    format!("00-{trace:032x}-{span:016x}-{:02x}", u8::from(number.is_multiple_of(one_of)))
+fn context(trace: u64, number: u64, one_of: u64) -> String {
+    let (span, sampled) = (number + 1, u8::from(number.is_multiple_of(one_of)));
+    format!("00-{trace:016x}{span:016x}-{span:016x}-{sampled:02x}")
 }
 
 /// A collector that counts.
@@ -302,7 +303,7 @@ mod tests {
 
     #[test]
     fn one_of_so_many_transactions_is_sampled_and_each_has_a_trace_of_its_own() {
-        let contexts: Vec<String> = (0..10).map(|number| context(number, 5)).collect();
+        let contexts: Vec<String> = (0..10).map(|number| context(7, number, 5)).collect();
         let sampled = contexts.iter().filter(|one| holdfast_trace::Context::parse(one).is_some());
         assert_eq!(sampled.count(), 2, "{contexts:?}");
         assert_ne!(contexts[0][..35], contexts[5][..35]);

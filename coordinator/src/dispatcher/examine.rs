@@ -56,9 +56,16 @@ impl Dispatcher {
                 return;
             }
             if for_people {
-                let Open { attempts, recovering, retried, traced, .. } = open;
-                let kept = Open { attempts, recovering, retried, traced, ..Open::default() };
-                self.opens.insert(gid, kept);
+                let Open { attempts, recovering, retried, traced, traced_branches, .. } = *open;
+                let kept = Open {
+                    attempts,
+                    recovering,
+                    retried,
+                    traced,
+                    traced_branches,
+                    ..Open::default()
+                };
+                self.opens.insert(gid, Box::new(kept));
             } else {
                 let (attempts, left_out) = open.attempts.told();
                 self.world.history.attempts(gid.to_string(), attempts, left_out);
@@ -82,9 +89,12 @@ impl Dispatcher {
 
     /// Remembers whose spans its calls are part of, once for all of them, and anew when branches were added.
     fn trace(&self, transaction: &GlobalTransaction, open: &mut Open) {
-        let known = open.traced.as_ref().is_some_and(|t| t.knows(transaction.branches.len()));
-        if let (false, Lead::Leads(term)) = (known, self.lead) {
+        let branches = transaction.branches.len();
+        if let Lead::Leads(term) = self.lead
+            && open.traced_branches != Some(branches)
+        {
             open.traced = Traced::of(transaction, term);
+            open.traced_branches = Some(branches);
         }
     }
 

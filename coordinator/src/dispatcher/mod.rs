@@ -138,7 +138,8 @@ pub(crate) struct Dispatcher {
     proposed: mpsc::Receiver<Vec<Proposed>>,
     lead: Lead,
     sessions: Sessions,
-    opens: HashMap<Gid, Open, foldhash::fast::RandomState>,
+    /// Boxed: each look takes one out and puts it back.
+    opens: HashMap<Gid, Box<Open>, foldhash::fast::RandomState>,
     dirty: VecDeque<Gid>,
     timers: Timers,
     parked: Parked,
@@ -519,7 +520,7 @@ impl Dispatcher {
                 self.dirty.push_back(gid.clone());
             }
             None => {
-                self.opens.insert(gid.clone(), Open { dirty: true, ..Open::default() });
+                self.opens.insert(gid.clone(), Box::new(Open { dirty: true, ..Open::default() }));
                 self.dirty.push_back(gid.clone());
             }
         }

@@ -37,6 +37,8 @@ pub(super) struct Open {
     pub(super) attempts: Attempts,
     /// Whose spans it becomes part of, if anybody's.
     pub(super) traced: Option<Box<Traced>>,
+    /// How many branches it had when that was found out; `None`: it was not yet.
+    pub(super) traced_branches: Option<usize>,
 }
 
 /// One operation that is owed.

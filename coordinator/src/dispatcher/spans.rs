@@ -31,11 +31,6 @@ impl Traced {
         Some(Box::new(Self { gid, whole, term, participants: participants.collect() }))
     }
 
-    /// Whether it knows all branches of a transaction that has so many.
-    pub(super) fn knows(&self, branches: usize) -> bool {
-        self.participants.len() == branches
-    }
-
     /// Has the call say which span it is part of. What the caller said counts for the transaction alone.
     pub(super) fn carry(&self, call: &mut v1::Call) {
         let context = self.call(BranchId(call.branch), call.op, call.attempt);

@@ -1,6 +1,6 @@
 //! What a request may say in JSON: strict, bounded, and translated into the messages that gRPC carries.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     body::Body,
@@ -164,8 +164,8 @@ struct Options {
     order: Option<Order>,
     recovery: Option<Recovery>,
     tries: Option<Tries>,
-    headers: HashMap<String, String>,
-    tags: HashMap<String, String>,
+    headers: BTreeMap<String, String>,
+    tags: BTreeMap<String, String>,
     #[schemars(range(max = limit::SECOND_PHASE_GRACE_MS_MAX))]
     second_phase_grace_ms: Whole<u64>,
 }

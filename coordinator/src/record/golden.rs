@@ -41,8 +41,8 @@ fn spec(participant: &str) -> BranchSpec {
 
 fn begin(name: &str, mode: Mode, branches: &[&str]) -> Command {
     let mut options = Options::of(mode);
-    options.headers.insert("traceparent".to_owned(), "00-ab".to_owned());
-    options.tags.insert("run".to_owned(), "payroll".to_owned());
+    options.headers.insert("traceparent", "00-ab");
+    options.tags.insert("run", "payroll");
     let branches: Vec<_> = branches.iter().map(|one| spec(one)).collect();
     let enlisted = branches.is_empty();
     Command::Begin { gid: gid(name), mode, options, branches, enlisted }

@@ -76,8 +76,13 @@ pub(crate) fn stamp(caller: &Caller, request: &mut Request) {
         | Request::Operate(_) => return,
     };
     let headers = &mut options.get_or_insert_default().headers;
-    headers.retain(|name, _| !name.to_ascii_lowercase().starts_with(RESERVED));
+    headers.retain(|name, _| !is_reserved(name));
     headers.insert(TENANT_HEADER.to_owned(), tenant.clone());
+}
+
+fn is_reserved(header: &str) -> bool {
+    let start = header.as_bytes().get(..RESERVED.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(RESERVED.as_bytes()))
 }
 
 /// Whether `known` is the caller's own.

@@ -1,19 +1,27 @@
 //! What somebody has shown: a certificate with its connection, a token with a request. Judged anew at each request, so that an
 //! entry that is taken away takes effect on streams that are open.
 
-use holdfast_security::{Access, Caller, Peer, Right, Scope, Token, token::TokenHash};
+use std::sync::Arc;
+
+use holdfast_security::{
+    Access, Caller, Peer, Right, Scope, Token, access::Remembered, token::TokenHash,
+};
 
 use crate::{
     config::Security,
     rpc::fault::{Class, Fault},
 };
 
-/// What was shown, and by what it is judged.
+/// What was shown, and by what it is judged. A copy is a count: each message of a stream has one.
 #[derive(Clone, Debug)]
-pub(crate) struct Shown {
+pub(crate) struct Shown(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     peer: Peer,
     token: Option<(String, TokenHash)>,
     access: Access,
+    remembered: Remembered,
 }
 
 impl Shown {
@@ -41,23 +49,24 @@ impl Shown {
                 Some((token.id().to_owned(), token.hash()))
             }
         };
-        Ok(Self { peer, token, access })
+        Ok(Self(Arc::new(Inner { peer, token, access, remembered: Remembered::default() })))
     }
 
     /// Whether it is everybody in mode dev-plaintext.
     pub(crate) fn is_dev(&self) -> bool {
-        self.peer == Peer::Dev
+        self.0.peer == Peer::Dev
     }
 
     /// Who that is now. A token that is shown counts, also beside a certificate: nobody falls back to being somebody else.
     /// # Errors
     /// HF2601: the token is not valid, or not any more.
-    pub(crate) fn caller(&self) -> Result<Caller, Fault> {
-        match (&self.token, &self.peer) {
-            (Some((id, hash)), _) => self.access.hashed(id, hash).map_err(|_| bad_token()),
-            (None, Peer::Dev) => Ok(Caller::dev()),
-            (None, Peer::Anonymous) => Ok(Caller::anonymous()),
-            (None, Peer::Named(name)) => Ok(self.access.named(name)),
+    pub(crate) fn caller(&self) -> Result<Arc<Caller>, Fault> {
+        let Inner { peer, token, access, remembered } = &*self.0;
+        match (token, peer) {
+            (Some((id, hash)), _) => access.hashed(id, hash).map(Arc::new).map_err(|_| bad_token()),
+            (None, Peer::Dev) => Ok(Arc::new(Caller::dev())),
+            (None, Peer::Anonymous) => Ok(Arc::new(Caller::anonymous())),
+            (None, Peer::Named(name)) => Ok(access.named_again(name, remembered)),
         }
     }
 }

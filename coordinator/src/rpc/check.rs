@@ -1,10 +1,6 @@
 //! What a request must be like before it becomes a command: every field's size, range and fit, told all at once.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Display,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 use holdfast_proto::v1::{
     self, AddBranchRequest, BeginRequest, FinishRequest, RetryRequest, RollBackRequest,
@@ -494,7 +490,7 @@ fn retry_policy(
 fn labels<'a>(
     findings: &mut Findings,
     field: &str,
-    given: &'a HashMap<String, String>,
+    given: &'a BTreeMap<String, String>,
 ) -> Vec<(&'a str, &'a str)> {
     if given.len() > limit::LABELS_MAX {
         let (count, most) = (given.len(), limit::LABELS_MAX);

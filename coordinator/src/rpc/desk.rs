@@ -99,8 +99,8 @@ impl Desk {
     }
 
     /// The same desk, as it serves `caller`.
-    pub(crate) fn serving_caller(&self, caller: Caller) -> Self {
-        Self { inner: Arc::clone(&self.inner), caller: Arc::new(caller) }
+    pub(crate) fn serving_caller(&self, caller: Arc<Caller>) -> Self {
+        Self { inner: Arc::clone(&self.inner), caller }
     }
 
     /// Whom this desk serves: who acts, in audit records.

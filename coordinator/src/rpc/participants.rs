@@ -153,7 +153,7 @@ struct Session {
     outbox: mpsc::Sender<Outgoing>,
     credit: usize,
     /// Whose certificate opened it.
-    caller: Caller,
+    caller: Arc<Caller>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -299,8 +299,9 @@ impl Session {
 }
 
 /// Who opens a session. Without a guard before the door there is nobody but dev.
-fn caller<T>(request: &Request<T>) -> Result<Caller, Fault> {
-    request.extensions().get::<Shown>().map_or_else(|| Ok(Caller::dev()), Shown::caller)
+fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Fault> {
+    let shown = request.extensions().get::<Shown>();
+    shown.map_or_else(|| Ok(Arc::new(Caller::dev())), Shown::caller)
 }
 
 /// HF2605: the certificate names another service.

@@ -3,7 +3,7 @@
 //! Whoever asks again is in another span, and asks the same. So the headers that only say to which trace a request belongs are those of the
 //! first time, whatever a repeat says.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use holdfast_proto::v1::{self, exchange_request::Request};
 use holdfast_trace::{Context, HEADER, is_context_header};
@@ -35,7 +35,7 @@ pub(super) fn as_first(request: &mut Request, first: &GlobalTransaction) -> bool
     true
 }
 
-fn headers_of(request: &mut Request) -> Option<&mut HashMap<String, String>> {
+fn headers_of(request: &mut Request) -> Option<&mut BTreeMap<String, String>> {
     let options = match request {
         Request::Submit(submit) => &mut submit.options,
         Request::Begin(begin) => &mut begin.options,

@@ -1,6 +1,6 @@
 //! The gRPC service of callers: unary requests, and the exchange stream that carries thousands at once.
 
-use std::{future::Future as _, pin::Pin, task::Poll};
+use std::{future::Future as _, pin::Pin, sync::Arc, task::Poll};
 
 use futures::{Stream, StreamExt as _, stream::FuturesUnordered};
 use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER, LEADS_HERE};
@@ -241,7 +241,7 @@ pub(super) fn behalf(desk: Desk, on_behalf_of: Option<&OnBehalf>) -> Result<Desk
     match on_behalf_of {
         None => Ok(desk),
         Some(_) if dev => Ok(desk),
-        Some(told) if node => Ok(desk.serving_caller(asked_by(told))),
+        Some(told) if node => Ok(desk.serving_caller(Arc::new(asked_by(told)))),
         Some(_) => {
             let words = "nothing was done: only a node asks on behalf of somebody else".to_owned();
             Err(Fault::new(Class::Denied, "HF2602", words))

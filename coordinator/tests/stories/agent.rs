@@ -1,7 +1,7 @@
 //! An agent in a test: speaks the session stream with every node, and answers as its script says.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -44,7 +44,7 @@ pub(crate) struct Asked {
     /// How often this operation was asked before, by whomever.
     pub(crate) before: usize,
     pub(crate) payload: Vec<u8>,
-    pub(crate) headers: HashMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
 }
 
 /// Answers a call.

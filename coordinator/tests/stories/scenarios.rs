@@ -71,7 +71,7 @@ async fn headers_travel_with_every_call_also_after_a_failover() {
     });
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let begin = Begin::tcc("g1").options(|options| {
-        options.headers.insert("traceparent".to_owned(), trace.to_owned());
+        options.headers.insert("traceparent", trace);
     });
     cluster.begin(&begin).await;
     until("both are asked", || deposit.count(Op::Try) == 1 && savings.count(Op::Try) == 1).await;

@@ -24,7 +24,7 @@ async fn with(deposit: impl Script, savings: impl Script) -> (Cluster, Agent, Ag
 async fn a_declared_transaction_commits_with_one_call_for_each_operation() {
     let (cluster, deposit, savings) = with(done, done).await;
     let begin = Begin::tcc("g1").options(|options| {
-        options.headers.insert("traceparent".to_owned(), "00-ab".to_owned());
+        options.headers.insert("traceparent", "00-ab");
     });
     cluster.begin(&begin).await;
     let end = cluster.end("g1").await;
