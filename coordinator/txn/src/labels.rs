@@ -82,7 +82,9 @@ impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Labels {
         let mut pairs: Vec<(N, V)> = labels.into_iter().collect();
         // Stable, so that the last of a name is the last of its neighbors.
         pairs.sort_by(|one, other| one.0.as_ref().cmp(other.0.as_ref()));
-        let mut all = String::new();
+        let bytes = |(name, value): &(N, V)| name.as_ref().len() + value.as_ref().len();
+        // A length takes two bytes where it is below 128, as most are, and six at most.
+        let mut all = String::with_capacity(pairs.iter().map(|pair| bytes(pair) + 8).sum());
         for (at, (name, value)) in pairs.iter().enumerate() {
             let is_last = pairs.get(at + 1).is_none_or(|next| next.0.as_ref() != name.as_ref());
             if is_last {
