@@ -157,14 +157,14 @@ fn options(args: &mut ArgumentConsumer<'_>, mode: Mode) -> Parsed<Options> {
         Some(other) => return Err(format!("nobody who tries: {other}").into()),
     }
     if let Some(purpose) = args.take_key("purpose") {
-        options.tags.insert("purpose".to_owned(), purpose.to_owned());
+        options.tags.insert("purpose", purpose);
     }
     let bytes: usize = args.take_key("label-bytes").unwrap_or("6").parse()?;
     for (key, labels) in [("headers", &mut options.headers), ("tags", &mut options.tags)] {
         for number in 0..args.take_key(key).unwrap_or("0").parse::<usize>()? {
             let name = format!("l{number:02}");
             let value = "v".repeat(bytes - name.len());
-            labels.insert(name, value);
+            labels.insert(&name, &value);
         }
     }
     Ok(options)
