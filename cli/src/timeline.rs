@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_client::{
-    Client, Status,
+    Client, Filter, Mode, Status,
     wire::{self, Attempt, HistoryRecord, SearchHistoryRequest, Tag, Transaction},
 };
 
@@ -12,12 +12,15 @@ use crate::{
     tx_operate,
 };
 
-/// Which finished transactions; any of these asks the history instead of the open ones.
+/// Which transactions. Any of these asks the history for finished ones, unless open ones are asked for.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Finished {
     /// Finished ones, newest first, from the history
-    #[arg(long)]
+    #[arg(long, conflicts_with = "open")]
     finished: bool,
+    /// Open and recent ones, in gid order, whatever else is said; a status that is not final says so too
+    #[arg(long)]
+    open: bool,
     /// Only with this tag; may be repeated, and then all must be there
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag_of)]
     tags: Vec<Tag>,
@@ -26,11 +29,11 @@ pub(crate) struct Finished {
     participant: Option<String>,
     /// Only this mode: tcc, saga, xa
     #[arg(long, value_name = "MODE", value_parser = mode_of)]
-    mode: Vec<i32>,
-    /// Only those that finished since: an instant, ms, or 90s, 15m, 2h, 7d ago
+    mode: Vec<Mode>,
+    /// Only those that finished since (with --open: that began): an instant, ms, or 90s, 15m, 2h, 7d ago
     #[arg(long, value_name = "TIME", value_parser = time_of)]
     since: Option<u64>,
-    /// Only those that finished before
+    /// Only those that finished before (with --open: that began)
     #[arg(long, value_name = "TIME", value_parser = time_of)]
     until: Option<u64>,
     /// The tag `amount` is at least this, as "50.00 EUR"; goes with --amount-max
@@ -49,10 +52,13 @@ fn tag_of(text: &str) -> Result<Tag, String> {
     Ok(Tag { name: name.to_owned(), value: value.to_owned() })
 }
 
-fn mode_of(text: &str) -> Result<i32, String> {
-    let name = format!("MODE_{}", text.to_ascii_uppercase());
-    let mode = wire::Mode::from_str_name(&name).filter(|mode| *mode != wire::Mode::Unspecified);
-    mode.map(Into::into).ok_or_else(|| "is no mode: tcc, saga, xa".to_owned())
+fn mode_of(text: &str) -> Result<Mode, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "tcc" => Ok(Mode::Tcc),
+        "saga" => Ok(Mode::Saga),
+        "xa" => Ok(Mode::Xa),
+        _ => Err("is no mode: tcc, saga, xa".to_owned()),
+    }
 }
 
 /// An instant as RFC 3339 or ms since the epoch, or how long ago it is.
@@ -75,16 +81,29 @@ const WRITE: &str = "write 2026-11-28T09:00:00Z, milliseconds since 1970, or 90s
 impl Finished {
     /// Whether anything was said that only the history can answer.
     pub(crate) fn is_asked(&self, statuses: &[Status]) -> bool {
-        let open_asked = !statuses.is_empty() && !only_final(statuses);
-        self.finished
-            || !self.tags.is_empty()
+        let open_asked = self.open || (!statuses.is_empty() && !only_final(statuses));
+        let narrowed = !self.tags.is_empty()
             || !self.mode.is_empty()
             || self.participant.is_some()
             || self.since.is_some()
             || self.until.is_some()
-            || self.amount_min.is_some()
+            || self.amount_min.is_some();
+        self.finished
             || self.cursor.is_some()
-            || (!statuses.is_empty() && !open_asked)
+            || (!open_asked && (narrowed || !statuses.is_empty()))
+    }
+
+    /// The same filter, of open and recent transactions.
+    pub(crate) fn of_open(self, filter: Filter) -> Filter {
+        Filter {
+            modes: self.mode,
+            participant: self.participant,
+            tags: self.tags.into_iter().map(|tag| (tag.name, tag.value)).collect(),
+            amount: self.amount_min.zip(self.amount_max),
+            from_ms: self.since.unwrap_or_default(),
+            until_ms: self.until.unwrap_or_default(),
+            ..filter
+        }
     }
 
     /// Asks the history and prints a page.
@@ -99,7 +118,7 @@ impl Finished {
     ) -> anyhow::Result<()> {
         let request = SearchHistoryRequest {
             statuses: statuses.iter().map(|status| number_of(*status)).collect(),
-            modes: self.mode,
+            modes: self.mode.iter().map(|mode| mode.to_wire().into()).collect(),
             participant: self.participant.unwrap_or_default(),
             tags: self.tags,
             amount_min: self.amount_min.unwrap_or_default(),

@@ -121,7 +121,7 @@ The file:
     },
     /// List open and recent transactions in gid order, or finished ones from the history
     #[command(
-        after_help = "Examples:\n  holdfast tx list\n  holdfast tx list --status trying --status committing --limit 1000\n  holdfast tx list --finished --since 2h --tag run=payroll\n  holdfast tx list --participant loyalty --amount-min \"1000.00 EUR\" --amount-max \"9999.99 EUR\""
+        after_help = "Examples:\n  holdfast tx list\n  holdfast tx list --status trying --status committing --limit 1000\n  holdfast tx list --open --tag run=payroll --until 15m\n  holdfast tx list --finished --since 2h --tag run=payroll\n  holdfast tx list --participant loyalty --amount-min \"1000.00 EUR\" --amount-max \"9999.99 EUR\""
     )]
     List {
         /// Only these statuses; may be repeated
@@ -287,8 +287,9 @@ pub(crate) async fn run(args: TxArgs, output: Output) -> anyhow::Result<ExitCode
             finished.list(&args.cluster.client()?, &status, limit, output).await?;
             Ok(ExitCode::SUCCESS)
         }
-        TxCommand::List { status, after, limit, finished: _ } => {
-            let filter = Filter { statuses: status, after, limit };
+        TxCommand::List { status, after, limit, finished } => {
+            let filter =
+                finished.of_open(Filter { statuses: status, after, limit, ..Filter::default() });
             let page = args.cluster.client()?.list(filter).await?;
             list(&page, output)?;
             Ok(ExitCode::SUCCESS)

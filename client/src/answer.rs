@@ -53,6 +53,18 @@ pub enum Mode {
     Xa,
 }
 
+impl Mode {
+    /// The mode on the wire.
+    #[must_use]
+    pub fn to_wire(self) -> wire::Mode {
+        match self {
+            Self::Tcc => wire::Mode::Tcc,
+            Self::Saga => wire::Mode::Saga,
+            Self::Xa => wire::Mode::Xa,
+        }
+    }
+}
+
 /// Where a transaction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {

@@ -9,14 +9,14 @@ use tokio::{
 };
 
 use crate::{
-    Answer, BranchSpec, ClientError, ClientOptions, Page, Status, Submission, Terms, Transaction,
+    Answer, BranchSpec, ClientError, ClientOptions, Filter, Page, Submission, Terms, Transaction,
     Wait,
     leader::Leader,
     link::OpenError,
     spans::Pursued,
     wire::{
-        self, AddBranchRequest, BeginRequest, ErrorKind, GetRequest, ListRequest, RetryRequest,
-        RollBackRequest, SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
+        self, AddBranchRequest, BeginRequest, ErrorKind, GetRequest, RetryRequest, RollBackRequest,
+        SubmitBegunRequest, SubmitRequest, TransactionReply, WaitRequest,
         admin_client::AdminClient, exchange_reply::Reply, exchange_request::Request,
         transactions_client::TransactionsClient,
     },
@@ -44,17 +44,6 @@ struct Inner {
     options: ClientOptions,
     leader: Leader,
     turns: Semaphore,
-}
-
-/// Which transactions a list shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// Only these; empty = all.
-    pub statuses: Vec<Status>,
-    /// Only behind this gid.
-    pub after: Option<String>,
-    /// 1 to 1,000; 0 = 100.
-    pub limit: u32,
 }
 
 /// A request that came to nothing.
@@ -297,11 +286,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn list(&self, filter: Filter) -> Result<Page, ClientError> {
-        let request = ListRequest {
-            statuses: filter.statuses.iter().map(|status| status.to_wire().into()).collect(),
-            after_gid: filter.after.unwrap_or_default(),
-            limit: filter.limit,
-        };
+        let request = filter.into_wire();
         let reply = self
             .on_any(|channel| {
                 let request = request.clone();

@@ -29,6 +29,7 @@
 mod answer;
 mod client;
 mod error;
+mod filter;
 mod groups;
 mod leader;
 mod link;
@@ -48,8 +49,9 @@ pub use holdfast_proto::v1 as wire;
 pub use holdfast_security::{Credentials, Files, Token};
 
 pub use answer::{Answer, Branch, Mode, Outcome, Page, Status, Transaction};
-pub use client::{Client, Filter};
+pub use client::Client;
 pub use error::{ClientError, ErrorKind};
+pub use filter::Filter;
 pub use groups::{LEADS_HERE, group_of};
 pub use link::{Bearer, FORWARD_HEADER, FORWARD_NEVER, Line, Link, Lost, OpenError, channel};
 pub use operator::Change;

@@ -27,7 +27,8 @@ use crate::{
     fault::{ProposeError, StartError},
     group::{Group, Machinery, Shared},
     history::{History, HistoryFault, merged},
-    leaders, listing,
+    leaders,
+    listing::{self, Wanted},
     live::{Live, Now, Reread},
     registry::{spread::Spread, store::Registry},
     replica::Replica,
@@ -352,15 +353,15 @@ impl Coordinator {
         self.group_of(gid).state.get(gid)
     }
 
-    /// At most `limit` transactions (never above [`limit::LIST_MAX`]) in gid order behind `after`, of `statuses` (none:
-    /// all), and the gid to go on behind if there may be more. From this node's own state.
+    /// At most `limit` of the wanted transactions (never above [`limit::LIST_MAX`]) in gid order behind `after`, and the gid to go
+    /// on behind if there may be more. From this node's own state.
     ///
     /// A page looks at a bounded number of transactions, so it may be short, or empty, and yet not be the last.
     /// # Errors
     /// [`ProposeError`] if the node is stopping.
-    pub async fn list(
+    pub(crate) async fn list(
         &self,
-        statuses: &[Status],
+        wanted: &Wanted,
         after: Option<&Gid>,
         limit: usize,
     ) -> Result<(Vec<GlobalTransaction>, Option<Gid>), ProposeError> {
@@ -368,7 +369,7 @@ impl Coordinator {
             return Err(ProposeError::Stopped);
         }
         let limit = limit.clamp(1, limit::LIST_MAX);
-        let pages = self.each_group().map(|group| group.page(statuses, after, limit)).collect();
+        let pages = self.each_group().map(|group| group.page(wanted, after, limit)).collect();
         Ok(listing::merged(pages, limit))
     }
 

@@ -12,7 +12,10 @@ use crate::{
     history::check_search,
     http::fuzzed,
     record::{EncodedCommand, decode_entry, decode_snapshot, encode_entry, encode_snapshot},
-    rpc::check::{Act, check, check_list},
+    rpc::{
+        check::{Act, check},
+        check_list::check_list,
+    },
 };
 
 /// Bytes as an entry of the log: what is read is read again from what it is written as.

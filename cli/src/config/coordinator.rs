@@ -315,7 +315,7 @@ fn log(reader: &mut Reader) -> Option<settings::LogFiles> {
 fn history(reader: &mut Reader) -> Option<settings::Retention> {
     let usual = settings::Retention::default();
     let records =
-        reader.integer("history.records_max", 1..=1_000_000_000, Need::Or(usual.records_max));
+        reader.integer("history.records_max", 0..=1_000_000_000, Need::Or(usual.records_max));
     let bytes = reader.integer(
         "history.bytes_max",
         1_048_576..=1_099_511_627_776,

@@ -26,6 +26,9 @@ pub struct AmountRange {
 }
 
 impl Amount {
+    /// The tag that carries one.
+    pub const TAG: &'static str = "amount";
+
     /// Reads `50`, `50.00 EUR` and the like; a currency is needed. `None`: it is no amount.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -63,7 +66,9 @@ impl AmountRange {
         (least <= most).then_some(Self { least, most })
     }
 
-    pub(crate) fn contains(&self, amount: Amount) -> bool {
+    /// Whether it is one of these.
+    #[must_use]
+    pub fn contains(&self, amount: Amount) -> bool {
         self.least <= amount && amount <= self.most
     }
 }

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use foldhash::fast::RandomState;
 use holdfast_proto::v1::{Attempt, HistoryRecord};
 
 use crate::{
@@ -20,7 +21,7 @@ const AGAIN_BLOCKS_MAX: usize = 8;
 /// How much is kept. The oldest sheet goes as a whole when one of these is passed without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Records.
+    /// Records. 0 says to whoever writes that nothing is to be written; an archive keeps the sheet that is filled.
     pub records_max: u64,
     /// Bytes of sheets, compressed; the disk holds up to twice as much.
     pub bytes_max: u64,
@@ -71,6 +72,15 @@ pub struct Archive {
     again: Mutex<VecDeque<HashSet<String>>>,
 }
 
+/// Why the sheet that is filled takes no more for now.
+#[derive(Debug)]
+enum Stopped {
+    /// This one belongs to the next sheet.
+    Full(HistoryRecord),
+    /// This one is no newer than what the shelf has, so it may be there.
+    Doubted(HistoryRecord),
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     /// Full ones, oldest first.
@@ -81,7 +91,7 @@ struct Inner {
     /// The one that is filled: in the order of arrival.
     open_number: u64,
     open: Vec<Arc<HistoryRecord>>,
-    by_gid: HashMap<String, usize>,
+    by_gid: HashMap<String, usize, RandomState>,
     dirty: bool,
     newest_ms: u64,
 }
@@ -117,22 +127,26 @@ impl Archive {
     /// [`ShelfError`]; what was taken in before stays.
     pub fn add(&self, records: Vec<HistoryRecord>) -> Result<usize, ShelfError> {
         let mut added = 0;
-        for record in records {
-            let (ms, record) = (finished_ms(&record), Arc::new(record));
-            let full = {
-                let inner = self.held();
-                let len = inner.open.len();
-                let between = inner.open.last().is_some_and(|last| finished_ms(last) != ms);
-                (len >= limit::SHEET_RECORDS && between) || len >= limit::SHEET_RECORDS_MAX
-            };
-            if full {
-                self.write_open(true)?;
+        let mut records = records.into_iter();
+        let mut next = records.next();
+        while let Some(record) = next.take() {
+            // As many as the sheet takes without a look at the shelf, under one hold.
+            let (taken, stopped) = self.held().push_all(record, &mut records);
+            added += taken;
+            match stopped {
+                None => return Ok(added),
+                Some(Stopped::Full(record)) => {
+                    self.write_open(true)?;
+                    next = Some(record);
+                }
+                Some(Stopped::Doubted(record)) => {
+                    if !self.is_on_shelf(gid_of(&record))? {
+                        self.held().push(record);
+                        added += 1;
+                    }
+                    next = records.next();
+                }
             }
-            if self.is_known(&record, ms)? {
-                continue;
-            }
-            self.held().push(record);
-            added += 1;
         }
         Ok(added)
     }
@@ -234,17 +248,8 @@ impl Archive {
         (inner.sheets.iter().cloned().collect(), inner.open.clone())
     }
 
-    /// A record that comes again, as it does after a restart.
-    fn is_known(&self, record: &HistoryRecord, ms: u64) -> Result<bool, ShelfError> {
-        let gid = gid_of(record);
-        let inner = self.held();
-        if inner.by_gid.contains_key(gid) {
-            return Ok(true);
-        }
-        if inner.sheets.back().is_none_or(|last| ms > last.last_ms) {
-            return Ok(false);
-        }
-        drop(inner);
+    /// Whether the record is on a full sheet already, as many are after a restart.
+    fn is_on_shelf(&self, gid: &str) -> Result<bool, ShelfError> {
         let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
         if again.iter().any(|gids| gids.contains(gid)) {
             return Ok(true);
@@ -314,7 +319,41 @@ impl Inner {
         self.memory_bytes -= gone.memory_bytes() as u64;
     }
 
-    fn push(&mut self, record: Arc<HistoryRecord>) {
+    /// Pushes `record` and what follows it until one cannot be pushed without more ado. Repeats of what is on this sheet are passed over.
+    fn push_all(
+        &mut self,
+        record: HistoryRecord,
+        rest: &mut impl Iterator<Item = HistoryRecord>,
+    ) -> (usize, Option<Stopped>) {
+        let on_shelf_ms = self.sheets.back().map(|last| last.last_ms);
+        let mut taken = 0;
+        for record in std::iter::once(record).chain(rest) {
+            let ms = finished_ms(&record);
+            if self.is_full(ms) {
+                return (taken, Some(Stopped::Full(record)));
+            }
+            if self.by_gid.contains_key(gid_of(&record)) {
+                continue;
+            }
+            if on_shelf_ms.is_some_and(|last_ms| ms <= last_ms) {
+                return (taken, Some(Stopped::Doubted(record)));
+            }
+            self.push(record);
+            taken += 1;
+        }
+        (taken, None)
+    }
+
+    /// Whether one that finished at `ms` begins a new sheet.
+    fn is_full(&self, ms: u64) -> bool {
+        let len = self.open.len();
+        len >= limit::SHEET_RECORDS_MAX
+            || (len >= limit::SHEET_RECORDS
+                && self.open.last().is_some_and(|last| finished_ms(last) != ms))
+    }
+
+    fn push(&mut self, record: impl Into<Arc<HistoryRecord>>) {
+        let record = record.into();
         self.newest_ms = self.newest_ms.max(finished_ms(&record));
         self.by_gid.insert(gid_of(&record).to_owned(), self.open.len());
         self.open.push(record);

@@ -45,7 +45,8 @@ impl SledShelf {
                 .path(folder)
                 .cache_capacity(CACHE_BYTES)
                 .mode(sled::Mode::LowSpace)
-                .flush_every_ms(Some(1_000))
+                // Every write is flushed and synced by us.
+                .flush_every_ms(None)
                 .open()
         }));
         match opened {

@@ -4,9 +4,6 @@ use holdfast_proto::v1::{self, HistoryRecord};
 
 use crate::{amount::Amount, limit};
 
-/// The tag that carries an amount.
-pub(crate) const AMOUNT_TAG: &str = "amount";
-
 /// FNV-1a, finished by a mixer: small, stable, and good enough to find by; every find is checked.
 fn hash(kind: u8, parts: &[&[u8]]) -> u64 {
     let mut state: u64 = 0xcbf2_9ce4_8422_2325;
@@ -51,7 +48,7 @@ pub(crate) fn amount(currency: [u8; 3], size_class: u8) -> u64 {
 
 /// The amount that a transaction is tagged with.
 pub(crate) fn amount_of(transaction: &v1::Transaction) -> Option<Amount> {
-    transaction.tags.get(AMOUNT_TAG).and_then(|text| Amount::parse(text))
+    transaction.tags.get(Amount::TAG).and_then(|text| Amount::parse(text))
 }
 
 /// Every term of a record, sorted, each once.

@@ -4,6 +4,9 @@
 //! throws away what it holds and takes from the machine whatever finished since the last record it wrote. So it is with a new
 //! start and with a snapshot that replaced the state: the machine's window of finished transactions is what history is rebuilt from, and
 //! what left the window before is a gap, which is counted and told to whoever searches.
+//!
+//! Nothing of it may slow the work down. So the writer gathers what arrives for a moment and takes it at once: whoever applies then
+//! seldom has a thread to wake, and the thread seldom sleeps. With `history.records_max = 0` nothing is written at all.
 
 mod merged;
 mod requests;
@@ -14,9 +17,10 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use holdfast_history::{Archive, Figures, Page, Query, Retention, ShelfError};
@@ -25,7 +29,7 @@ use holdfast_txn::GlobalTransaction;
 use tokio::sync::Semaphore;
 
 pub(crate) use merged::merged;
-pub(crate) use requests::{check_search, shown};
+pub(crate) use requests::{check_narrow, check_search, shown};
 use writer::Writer;
 
 use crate::{config, replica::SharedState};
@@ -34,6 +38,8 @@ use crate::{config, replica::SharedState};
 const QUEUE_MAX: usize = 65_536;
 /// Searches at once; one more is told to try again.
 const SEARCHES_MAX: usize = 8;
+/// From the first of the news to when they are taken. Waking for each one cost the writer more than all of its work.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// What the writer is told.
 #[derive(Debug)]
@@ -44,6 +50,8 @@ enum News {
     Attempts { gid: String, attempts: Vec<Attempt>, left_out: u32 },
     /// The state was replaced, or a start: take what the machine has.
     Everything,
+    /// Another retention counts: take away what is too much now.
+    Retain,
     /// The node stops: write what is there.
     Stop,
 }
@@ -65,6 +73,8 @@ struct Shared {
     archive: OnceLock<Archive>,
     failed: OnceLock<String>,
     gaps: AtomicU64,
+    /// Nothing is to be kept: what happens is neither told nor written.
+    off: AtomicBool,
     /// Of one group.
     retention: Mutex<Retention>,
 }
@@ -78,6 +88,10 @@ pub(crate) enum HistoryFault {
         "HF2406 {SEARCHES_MAX} searches are under way, which is the limit. Nothing happened; try again in a moment"
     )]
     Busy,
+    #[error(
+        "HF2412 this node keeps no history: history.records_max is 0. Nothing happened; ask another node, or set it and read the configuration again"
+    )]
+    Off,
 }
 
 impl fmt::Debug for History {
@@ -93,7 +107,8 @@ impl History {
     pub(crate) fn start(config: &config::Config, group: u32, state: SharedState) -> Arc<Self> {
         let (news, heard) = sync_channel(QUEUE_MAX);
         let retention = Mutex::new(part_of(config.history, config.cluster.groups));
-        let shared = Arc::new(Shared { retention, ..Shared::default() });
+        let off = AtomicBool::new(config.history.records_max == 0);
+        let shared = Arc::new(Shared { retention, off, ..Shared::default() });
         let lagging = Arc::new(AtomicBool::new(true));
         let writer = Writer {
             node: config.node.id,
@@ -130,16 +145,26 @@ impl History {
     }
 
     fn tell(&self, news: News) {
+        if self.shared.is_off() {
+            return;
+        }
         // A writer that is gone has said why; its queue is full soon and stays so.
         if self.news.try_send(news).is_err() {
             self.lagging.store(true, Ordering::Release);
         }
     }
 
-    /// Keeps as much as `config` says from now on; what is too much goes when the writer looks next, which it does each few seconds.
+    /// Keeps as much as `config` says from now on; what is too much goes when the writer hears of it, or within seconds if its queue is
+    /// full.
     pub(crate) fn keep(&self, config: &config::Config) {
         let retention = part_of(config.history, config.cluster.groups);
         *self.shared.retention.lock().expect("nobody panics while holding it") = retention;
+        if config.history.records_max == 0 {
+            // Whoever switches it on again lacks what finished meanwhile.
+            self.lagging.store(true, Ordering::Release);
+        }
+        self.shared.off.store(config.history.records_max == 0, Ordering::Release);
+        let _full = self.news.try_send(News::Retain);
     }
 
     /// A page of finished transactions.
@@ -165,6 +190,9 @@ impl History {
         self: &Arc<Self>,
         read: impl FnOnce(&Archive) -> Result<T, ShelfError> + Send + 'static,
     ) -> Result<T, HistoryFault> {
+        if self.shared.is_off() {
+            return Err(HistoryFault::Off);
+        }
         let _turn = self.searches.try_acquire().map_err(|_| HistoryFault::Busy)?;
         let shared = Arc::clone(&self.shared);
         let reading = tokio::task::spawn_blocking(move || match shared.archive.get() {
@@ -193,27 +221,32 @@ impl History {
     }
 }
 
-/// What one of `groups` may keep.
+impl Shared {
+    fn is_off(&self) -> bool {
+        self.off.load(Ordering::Acquire)
+    }
+}
+
+/// What one of `groups` may keep; of nothing, nothing.
 fn part_of(all: Retention, groups: u32) -> Retention {
     let groups = u64::from(groups.max(1));
     Retention {
-        records_max: (all.records_max / groups).max(1),
+        records_max: (all.records_max / groups).max(all.records_max.min(1)),
         bytes_max: (all.bytes_max / groups).max(1),
         age_ms_max: all.age_ms_max,
     }
 }
 
-/// What arrived together, at most `most`, waiting `at_most` for the first.
-fn together(
-    heard: &Receiver<News>,
-    most: usize,
-    at_most: std::time::Duration,
-) -> Option<Vec<News>> {
+/// What arrived together, at most `most`, waiting `at_most` for the first and a moment for the others.
+fn together(heard: &Receiver<News>, most: usize, at_most: Duration) -> Option<Vec<News>> {
     let mut news = match heard.recv_timeout(at_most) {
         Ok(first) => vec![first],
-        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => return Some(Vec::new()),
-        Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return None,
+        Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
+        Err(RecvTimeoutError::Disconnected) => return None,
     };
+    if !matches!(news[0], News::Stop) {
+        std::thread::sleep(GATHER);
+    }
     news.extend(heard.try_iter().take(most - 1));
     Some(news)
 }

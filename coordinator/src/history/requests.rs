@@ -18,8 +18,6 @@ pub(crate) fn check_search(request: &SearchHistoryRequest) -> Result<Query, Faul
     let mut findings = Findings::default();
     for (field, count, most) in [
         ("statuses", request.statuses.len(), WORDS_MAX),
-        ("modes", request.modes.len(), WORDS_MAX),
-        ("tags", request.tags.len(), limit::TAGS_MAX),
         ("limit", request.limit as usize, limit::PAGE_MAX),
     ] {
         if count > most {
@@ -30,6 +28,48 @@ pub(crate) fn check_search(request: &SearchHistoryRequest) -> Result<Query, Faul
         let known = v1::Status::try_from(*status);
         if !matches!(known, Ok(v1::Status::Committed | v1::Status::RolledBack)) {
             findings.add("statuses", "only committed and rolled_back are in the history; list the open ones by their status");
+        }
+    }
+    let Narrow { participant, tags, amount } = check_narrow(&mut findings, request);
+    let after = match request.cursor.as_str() {
+        "" => None,
+        text => {
+            let cursor = Cursor::parse(text);
+            if cursor.is_none() {
+                findings.add("cursor", "is none; take next_cursor of the page before, as it is");
+            }
+            cursor
+        }
+    };
+    findings.verdict()?;
+    let limit = if request.limit == 0 { LIMIT_DEFAULT } else { request.limit };
+    Ok(Query {
+        statuses: request.statuses.clone(),
+        modes: request.modes.clone(),
+        participant: participant.map(|one| one.to_string()),
+        tags,
+        amount,
+        from_ms: request.from_ms,
+        until_ms: request.until_ms,
+        after,
+        limit: limit as usize,
+    })
+}
+
+/// What narrows a search of the history and a list of open transactions alike.
+pub(crate) struct Narrow {
+    pub(crate) participant: Option<Participant>,
+    pub(crate) tags: Vec<(String, String)>,
+    pub(crate) amount: Option<AmountRange>,
+}
+
+/// Checks what a search and a list have in common: modes, participant, tags, amounts, times.
+pub(crate) fn check_narrow(findings: &mut Findings, request: &SearchHistoryRequest) -> Narrow {
+    for (field, count, most) in
+        [("modes", request.modes.len(), WORDS_MAX), ("tags", request.tags.len(), limit::TAGS_MAX)]
+    {
+        if count > most {
+            findings.add(field, format_args!("{count}, allowed are {most}"));
         }
     }
     for tag in request.tags.iter().take(limit::TAGS_MAX) {
@@ -45,36 +85,15 @@ pub(crate) fn check_search(request: &SearchHistoryRequest) -> Result<Query, Faul
     }
     let participant = match request.participant.as_str() {
         "" => None,
-        text => findings.take("participant", Participant::parse(text)).map(|one| one.to_string()),
+        text => findings.take("participant", Participant::parse(text)),
     };
     if request.until_ms != 0 && request.until_ms <= request.from_ms {
         findings.add("until_ms", "is not behind from_ms; leave one of them away, or swap them");
     }
-    let amount = amounts(&mut findings, &request.amount_min, &request.amount_max);
-    let after = match request.cursor.as_str() {
-        "" => None,
-        text => {
-            let cursor = Cursor::parse(text);
-            if cursor.is_none() {
-                findings.add("cursor", "is none; take next_cursor of the page before, as it is");
-            }
-            cursor
-        }
-    };
-    findings.verdict()?;
-    let tags = request.tags.iter().map(|tag| (tag.name.clone(), tag.value.clone())).collect();
-    let limit = if request.limit == 0 { LIMIT_DEFAULT } else { request.limit };
-    Ok(Query {
-        statuses: request.statuses.clone(),
-        modes: request.modes.clone(),
-        participant,
-        tags,
-        amount,
-        from_ms: request.from_ms,
-        until_ms: request.until_ms,
-        after,
-        limit: limit as usize,
-    })
+    let amount = amounts(findings, &request.amount_min, &request.amount_max);
+    let tags = request.tags.iter().take(limit::TAGS_MAX);
+    let tags = tags.map(|tag| (tag.name.clone(), tag.value.clone())).collect();
+    Narrow { participant, tags, amount }
 }
 
 fn amounts(findings: &mut Findings, least: &str, most: &str) -> Option<AmountRange> {

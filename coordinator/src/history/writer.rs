@@ -1,6 +1,7 @@
 //! The thread that writes the history.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use holdfast_history::{Archive, Retention, ShelfError, SledShelf};
-use holdfast_proto::v1::HistoryRecord;
+use holdfast_proto::v1::{Attempt, HistoryRecord};
 use holdfast_txn::{GlobalTransaction, Timestamp};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
@@ -26,6 +27,13 @@ const PER_HOLD_MAX: usize = 512;
 const FLUSH: Duration = Duration::from_secs(10);
 /// Between two looks when nothing arrives.
 const QUIET: Duration = Duration::from_millis(500);
+
+/// What is written together: the attempts mostly come just behind their transaction, and then belong to its record at once.
+#[derive(Default)]
+struct Gathered {
+    finished: Vec<Arc<GlobalTransaction>>,
+    attempts: HashMap<String, (Vec<Attempt>, u32), foldhash::fast::RandomState>,
+}
 
 /// What the thread works with.
 pub(super) struct Writer {
@@ -77,30 +85,33 @@ impl Writer {
         let mut flushed_at = Instant::now();
         loop {
             let Some(news) = together(heard, TOGETHER_MAX, QUIET) else { return Ok(()) };
-            let mut stops = false;
-            if self.lagging.swap(false, Ordering::AcqRel) {
+            let (mut stops, mut retains) = (false, false);
+            let off = self.shared.is_off();
+            // What finishes while nothing is written stays lacking until it is again.
+            if !off && self.lagging.swap(false, Ordering::AcqRel) {
                 // What waits is in the machine as well, and more.
                 stops = heard.try_iter().take(QUEUE_MAX).any(|one| matches!(one, News::Stop));
                 lagged.increment(1);
                 records.increment(self.catch_up(archive)? as u64);
             }
-            let mut finished = Vec::new();
+            let mut gathered = Gathered::default();
             for one in news {
                 match one {
-                    News::Finished(transaction) => finished.push(record(&transaction)),
+                    News::Finished(transaction) => gathered.finished.push(transaction),
                     News::Attempts { gid, attempts, left_out } => {
-                        records.increment(archive.add(std::mem::take(&mut finished))? as u64);
-                        archive.attach(&gid, self.node, attempts, left_out);
+                        gathered.attempts.insert(gid, (attempts, left_out));
                     }
+                    News::Everything if off => {}
                     News::Everything => {
-                        records.increment(archive.add(std::mem::take(&mut finished))? as u64);
+                        records.increment(self.take_in(archive, &mut gathered)?);
                         records.increment(self.catch_up(archive)? as u64);
                     }
+                    News::Retain => retains = true,
                     News::Stop => stops = true,
                 }
             }
-            records.increment(archive.add(finished)? as u64);
-            if stops || flushed_at.elapsed() >= FLUSH {
+            records.increment(self.take_in(archive, &mut gathered)?);
+            if stops || retains || flushed_at.elapsed() >= FLUSH {
                 flushed_at = Instant::now();
                 archive.keep(self.retention());
                 archive.flush(self.now().0)?;
@@ -110,6 +121,30 @@ impl Writer {
                 return Ok(());
             }
         }
+    }
+
+    /// Adds what was gathered; says how many were new.
+    fn take_in(&self, archive: &Archive, gathered: &mut Gathered) -> Result<u64, ShelfError> {
+        let Gathered { finished, attempts } = std::mem::take(gathered);
+        let mut attempts = attempts;
+        let mut records = Vec::with_capacity(finished.len());
+        for transaction in finished {
+            let mut record = record(&transaction);
+            if !attempts.is_empty()
+                && let Some((seen, left_out)) = attempts.remove(transaction.gid.as_str())
+            {
+                record.attempts_node = self.node;
+                record.attempts = seen;
+                record.attempts_left_out = left_out;
+            }
+            records.push(record);
+        }
+        let added = archive.add(records)?;
+        // Those whose transaction was told earlier.
+        for (gid, (seen, left_out)) in attempts {
+            archive.attach(&gid, self.node, seen, left_out);
+        }
+        Ok(added as u64)
     }
 
     /// Takes from the machine what finished since the last record.
@@ -149,9 +184,13 @@ impl Writer {
         }
     }
 
-    /// What is kept, as it counts now.
+    /// What is kept, as it counts now. Where nothing is written, what was stays where it lies.
     fn retention(&self) -> Retention {
-        *self.shared.retention.lock().expect("nobody panics while holding it")
+        let now = *self.shared.retention.lock().expect("nobody panics while holding it");
+        match now.records_max {
+            0 => Retention { records_max: u64::MAX, bytes_max: u64::MAX, age_ms_max: u64::MAX },
+            _ => now,
+        }
     }
 
     fn now(&self) -> Timestamp {

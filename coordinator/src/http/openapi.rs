@@ -110,6 +110,19 @@ const SEARCH: &[Parameter] = &[
     ("limit", Kind::Count(1_000), "transactions on the page; 0 = 100"),
 ];
 
+const LIST: &[Parameter] = &[
+    ("status", Kind::Statuses, "of these, with commas between"),
+    SEARCH[1],
+    SEARCH[2],
+    SEARCH[3],
+    SEARCH[4],
+    SEARCH[5],
+    ("from", Kind::Like(TIME), "begun at this time or later: RFC 3339, UTC, or ms since 1970"),
+    ("until", Kind::Like(TIME), "begun before"),
+    ("after", Kind::Like("^[A-Za-z0-9-]{0,35}$"), "behind this gid"),
+    ("limit", Kind::Count(1_000), "transactions on the page; 0 = 100"),
+];
+
 /// Every route.
 const ROUTES: &[Route] = &[
     Route {
@@ -129,11 +142,7 @@ const ROUTES: &[Route] = &[
         method: "get",
         path: "/v1/transactions",
         summary: "List open and recent transactions in gid order",
-        parameters: &[
-            ("status", Kind::Statuses, "of these, with commas between"),
-            ("after", Kind::Like("^[A-Za-z0-9-]{0,35}$"), "behind this gid"),
-            ("limit", Kind::Count(1_000), "transactions on the page; 0 = 100"),
-        ],
+        parameters: LIST,
         body: None,
         answers: &[(200, Answer::Json(schema::<view::Page>))],
         problems: &[400, 503],

@@ -37,8 +37,30 @@ pub(super) fn routes() -> Router<Door> {
 /// Parameters of one request; more are not meant.
 const PAIRS_MAX: usize = 32;
 
-/// Reads a search from a query.
+/// Reads a search of the history from a query.
 pub(super) fn search(pairs: Vec<(String, String)>) -> Result<v1::SearchHistoryRequest, Problem> {
+    filter(pairs, "cursor")
+}
+
+/// Reads from a query which open and recent transactions to list.
+pub(super) fn list(pairs: Vec<(String, String)>) -> Result<v1::ListRequest, Problem> {
+    let filter = filter(pairs, "after")?;
+    Ok(v1::ListRequest {
+        statuses: filter.statuses,
+        after_gid: filter.cursor,
+        limit: filter.limit,
+        modes: filter.modes,
+        participant: filter.participant,
+        tags: filter.tags,
+        amount_min: filter.amount_min,
+        amount_max: filter.amount_max,
+        from_ms: filter.from_ms,
+        until_ms: filter.until_ms,
+    })
+}
+
+/// Reads a filter whose page goes on behind what `place` says.
+fn filter(pairs: Vec<(String, String)>, place: &str) -> Result<v1::SearchHistoryRequest, Problem> {
     let mut request = v1::SearchHistoryRequest::default();
     if pairs.len() > PAIRS_MAX {
         return Err(bad_query(&format!("more than {PAIRS_MAX} parameters")));
@@ -74,7 +96,7 @@ pub(super) fn search(pairs: Vec<(String, String)>) -> Result<v1::SearchHistoryRe
             "amount_max" => request.amount_max = value,
             "from" => request.from_ms = time(&value)?,
             "until" => request.until_ms = time(&value)?,
-            "cursor" => request.cursor = value,
+            name if name == place => request.cursor = value,
             "limit" => {
                 request.limit = value
                     .parse()
@@ -83,7 +105,7 @@ pub(super) fn search(pairs: Vec<(String, String)>) -> Result<v1::SearchHistoryRe
             other => {
                 let other: String = other.chars().take(64).collect();
                 return Err(bad_query(&format!(
-                    "unknown parameter {other:?}; known are status, mode, participant, tag, amount_min, amount_max, from, until, cursor, limit"
+                    "unknown parameter {other:?}; known are status, mode, participant, tag, amount_min, amount_max, from, until, {place}, limit"
                 )));
             }
         }

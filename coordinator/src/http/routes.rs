@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     rights::{Shown, guard},
-    rpc::{Desk, Hop, Told, show, traced},
+    rpc::{Desk, Hop, Told, traced},
 };
 
 /// What a route has: the desk as it serves whoever asks.
@@ -70,14 +70,6 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_this_way)
         .with_state(Door { desk, metrics })
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct ListQuery {
-    status: String,
-    after: String,
-    limit: u32,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -193,20 +185,9 @@ async fn wait(
 
 async fn list(
     door: Door,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let ListQuery { status, after, limit } = asked(query)?;
-    let mut statuses = Vec::new();
-    for word in status.split(',').filter(|word| !word.is_empty()).take(16) {
-        let known = holdfast_txn::Status::ALL.into_iter().find(|s| show::status_word(*s) == word);
-        let known = known.ok_or_else(|| {
-            let shown: String = word.chars().take(64).collect();
-            let all = holdfast_txn::Status::ALL.map(show::status_word).join(", ");
-            bad_query(&format!("status {shown:?} is none of {all}"))
-        })?;
-        statuses.push(show::status_to_wire(known).into());
-    }
-    let request = v1::ListRequest { statuses, after_gid: after, limit };
+    let request = operating::list(asked(query)?)?;
     Ok(json(StatusCode::OK, &view::Page::from(door.desk.list(&request).await?)))
 }
 

@@ -18,7 +18,7 @@ use super::{
     desk::{Desk, Hop, Told},
     fault::{Fault, Findings},
 };
-use crate::{ProposeError, config::limit::LIST_MAX, rights};
+use crate::{ProposeError, config::limit::LIST_MAX, listing::Wanted, rights};
 
 /// Transactions in one request, if it does not say.
 const DEFAULT: usize = 100;
@@ -76,13 +76,12 @@ impl Desk {
     ) -> Result<(Vec<GlobalTransaction>, Option<Gid>), ProposeError> {
         let mut waiting = Vec::new();
         let mut after = asked.after.clone();
+        let wanted = Wanted { statuses: vec![Status::NeedsAttention], ..Wanted::default() };
         // A page that looked at all it may is short, and yet not the last. Each goes on behind the one before.
         loop {
             let left = asked.limit - waiting.len();
-            let (page, next) = self
-                .coordinator()
-                .list(&[Status::NeedsAttention], after.as_ref(), left.max(1))
-                .await?;
+            let (page, next) =
+                self.coordinator().list(&wanted, after.as_ref(), left.max(1)).await?;
             waiting.extend(page.into_iter().filter(|known| waits_for(known, asked)));
             let is_enough = waiting.len() >= asked.limit || began.elapsed() > TIME_MAX;
             if next.is_none() || is_enough {

@@ -18,8 +18,6 @@ use crate::{Freshness, WaitUntil, config};
 const WAIT_MS_DEFAULT: u64 = 30_000;
 /// The longest wait of one request, ms.
 pub(crate) const WAIT_MS_MAX: u64 = 60_000;
-/// Transactions on a page, for a caller who does not say.
-const LIST_DEFAULT: u32 = 100;
 
 /// A request that is well formed.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,14 +42,6 @@ pub(crate) enum Act {
 pub(crate) struct Patience {
     pub(crate) until: WaitUntil,
     pub(crate) at_most: Duration,
-}
-
-/// Which transactions to list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Listing {
-    pub(crate) statuses: Vec<holdfast_txn::Status>,
-    pub(crate) after: Option<Gid>,
-    pub(crate) limit: usize,
 }
 
 /// Checks `request` and fills in what it leaves open. A gid that is made here is written into it, so that a repeat
@@ -94,34 +84,6 @@ pub(crate) fn check(request: &mut Request, timeouts: &config::Timeouts) -> Resul
             finish(findings, gid.map(|gid| Checked { gid, act: Act::Wait(patience) }))
         }
     }
-}
-
-/// Checks which transactions to list.
-pub(crate) fn check_list(request: &v1::ListRequest) -> Result<Listing, Fault> {
-    let mut findings = Findings::default();
-    let mut statuses = Vec::new();
-    if request.statuses.len() > holdfast_txn::Status::ALL.len() {
-        findings.add("statuses", format_args!("{} of them; there are 9", request.statuses.len()));
-    } else {
-        for number in &request.statuses {
-            match v1::Status::try_from(*number).ok().and_then(super::show::status_from_wire) {
-                Some(status) => statuses.push(status),
-                None => findings
-                    .add("statuses", format_args!("{number} is no status; allowed are 1 to 9")),
-            }
-        }
-    }
-    let after = match request.after_gid.as_str() {
-        "" => None,
-        text => findings.take("after_gid", Gid::parse(text)),
-    };
-    let most = config::limit::LIST_MAX;
-    let limit = if request.limit == 0 { LIST_DEFAULT } else { request.limit } as usize;
-    if limit > most {
-        findings.add("limit", format_args!("{limit}, allowed is 1 to {most}"));
-    }
-    findings.verdict()?;
-    Ok(Listing { statuses, after, limit })
 }
 
 fn fill_gid(gid: &mut String) {

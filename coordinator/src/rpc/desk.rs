@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{
     check::{self, Act, Checked, Patience},
-    defaults,
+    check_list, defaults,
     fault::{Class, Fault, Findings},
     forward::Forward,
     show, traced,
@@ -343,10 +343,10 @@ impl Desk {
     /// A page of transactions as this node knows them.
     pub(crate) async fn list(&self, request: &v1::ListRequest) -> Result<ListReply, Fault> {
         let scope = rights::require(&self.caller, Right::Read)?;
-        let listing = check::check_list(request)?;
+        let listing = check_list::check_list(request)?;
         let coordinator = &self.inner.coordinator;
         let (mut page, next) = coordinator
-            .list(&listing.statuses, listing.after.as_ref(), listing.limit)
+            .list(&listing.wanted, listing.after.as_ref(), listing.limit)
             .await
             .map_err(|error| Fault::not_proposed(&error))?;
         page.retain(|known| scope == Scope::All || rights::owned(&self.caller, known));

@@ -100,6 +100,7 @@ fn faulty(fault: &HistoryFault) -> Fault {
     let (class, code) = match fault {
         HistoryFault::Shelf(_) => (Class::Unavailable, "HF2402"),
         HistoryFault::Busy => (Class::Full, "HF2406"),
+        HistoryFault::Off => (Class::Unavailable, "HF2412"),
     };
     Fault::new(class, code, fault.to_string())
 }

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod audit;
 mod bulk;
 pub(crate) mod check;
+pub(crate) mod check_list;
 mod defaults;
 mod desk;
 pub(crate) mod fault;

@@ -40,14 +40,9 @@ pub(crate) fn remembered(known: v1::Transaction) -> v1::TransactionReply {
 
 /// The transaction without payloads, which are the participants' alone.
 pub(crate) fn transaction(known: &GlobalTransaction) -> v1::Transaction {
-    let mode = match known.mode {
-        Mode::Tcc => v1::Mode::Tcc,
-        Mode::Saga => v1::Mode::Saga,
-        Mode::Xa => v1::Mode::Xa,
-    };
     v1::Transaction {
         gid: known.gid.to_string(),
-        mode: mode.into(),
+        mode: mode_to_wire(known.mode).into(),
         status: status_to_wire(known.status).into(),
         branches: known.numbered().map(|(number, branch)| self::branch(number.0, branch)).collect(),
         begun_at_ms: known.begun_at.0,
@@ -137,6 +132,14 @@ pub(crate) fn node(status: NodeStatus, groups: u32) -> v1::NodeStatusReply {
 /// The word of a status in JSON and in filters, for example `rolling_back`.
 pub(crate) fn status_word(status: Status) -> String {
     status.as_str().replace(' ', "_")
+}
+
+pub(crate) fn mode_to_wire(mode: Mode) -> v1::Mode {
+    match mode {
+        Mode::Tcc => v1::Mode::Tcc,
+        Mode::Saga => v1::Mode::Saga,
+        Mode::Xa => v1::Mode::Xa,
+    }
 }
 
 pub(crate) fn status_to_wire(status: Status) -> v1::Status {
