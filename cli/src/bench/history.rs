@@ -1,4 +1,4 @@
-//! `holdfast bench history`: fills a history with finished transactions and asks for first pages of it.
+//! `holdfast bench history`: fills a history with finished transactions, asks for first pages of it, and tells what it costs the work.
 
 use std::{
     path::PathBuf,
@@ -6,13 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use holdfast_client::wire::{Attempt, Branch, HistoryRecord, Transaction};
 use holdfast_history::{Amount, AmountRange, Archive, Query, Retention, SledShelf};
 use serde_json::{Value, json};
 
 use super::{
     goal::{self, Bound, Goal},
+    history_beside::{self, Beside},
+    load::Shape,
     machine::Machine,
     meters,
     show::note,
@@ -28,6 +30,15 @@ pub(crate) struct HistoryArgs {
     /// Searches of each kind
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     searches: u32,
+    /// Rounds in which a cluster with a history and one without are loaded in turns; 0 leaves that out
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=99))]
+    rounds: u32,
+    /// Seconds that count in one turn of one round
+    #[arg(long, value_name = "N", default_value_t = 4.0)]
+    seconds: f64,
+    /// Clients in a turn
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2_048))]
+    clients: u32,
     /// One JSON document instead of a table
     #[arg(long)]
     json: bool,
@@ -143,10 +154,23 @@ const KINDS: [Kind; 7] = [
 /// # Errors
 /// The disk failed.
 pub(crate) async fn run(args: HistoryArgs) -> anyhow::Result<()> {
-    tokio::task::spawn_blocking(move || measure(&args)).await?
+    ensure!((0.05..=60.0).contains(&args.seconds), "--seconds is from 0.05 to 60");
+    let measured = Duration::from_secs_f64(args.seconds);
+    let shape = Shape { clients: args.clients, warm_up: measured / 5, measured };
+    let beside = match args.rounds {
+        0 => Beside::default(),
+        // First, while the machine's memory is not full of files yet.
+        rounds => {
+            Scratch::during(false, async |folder| {
+                history_beside::measure(folder, shape, rounds).await
+            })
+            .await?
+        }
+    };
+    tokio::task::spawn_blocking(move || measure(&args, beside)).await?
 }
 
-fn measure(args: &HistoryArgs) -> anyhow::Result<()> {
+fn measure(args: &HistoryArgs, beside: Beside) -> anyhow::Result<()> {
     let scratch = Scratch::create(false)?;
     let root = args.dir.clone().unwrap_or_else(|| scratch.path().to_owned());
     let folder = root.join("bench-history");
@@ -156,18 +180,29 @@ fn measure(args: &HistoryArgs) -> anyhow::Result<()> {
         std::fs::remove_dir_all(&folder).context("the folder of the bench is left behind")?;
     }
     scratch.clean_up()?;
-    let (filled, searched, goals) = measured?;
+    let (filled, searched, mut goals) = measured?;
+    goals.extend(beside.goals());
     if args.json {
         return output::print_json(&json!({
-            "setup": { "machine": machine, "count": args.count, "searches": args.searches },
+            "setup": {
+                "machine": machine,
+                "count": args.count,
+                "searches": args.searches,
+                "rounds": args.rounds,
+                "seconds": args.seconds,
+                "clients": args.clients,
+                "searches_per_s_beside": history_beside::SEARCHES_PER_S,
+            },
             "filled": filled,
             "first_page_ms": searched,
+            "cells": beside.cells.to_json(),
             "goals": goal::to_json(&goals),
         }));
     }
     output::print(&format!(
-        "{}\n\n{filled:#}\n\n{searched:#}\n\n{}",
+        "{}\n\n{}\n\n{filled:#}\n\n{searched:#}\n\n{}",
         machine.to_text(),
+        beside.to_text(),
         goal::to_text(&goals)
     ))
 }
@@ -213,6 +248,7 @@ fn fill_and_search(
         "disk_bytes_per_transaction": goal_round(figures.disk_bytes as f64 / count),
         "filter_bytes_per_transaction": goal_round(figures.memory_bytes as f64 / count),
         "resident_bytes": resident,
+        "memory_is_bounded_by": "a filter of at most 64 KiB for each sheet of 4,096 transactions, and history.records_max of those; 32 MiB of cache; one sheet that is filled, at most 16,384",
         "sheets": figures.sheets,
         "reopened_s": goal_round(reopened_s),
     });

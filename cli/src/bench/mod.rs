@@ -14,6 +14,7 @@ mod coordinator;
 mod figures;
 mod goal;
 mod history;
+mod history_beside;
 mod load;
 mod machine;
 pub(crate) mod meters;
@@ -71,7 +72,9 @@ Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
 Examples:
   holdfast bench history
   holdfast bench history --count 1000000 --json > history.json
+  holdfast bench history --count 1000 --rounds 9
 
+First a cluster with a history and one without are loaded in turns, then a history alone is filled and searched.
 Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
     History(history::HistoryArgs),
     #[command(after_help = "\

@@ -1,10 +1,11 @@
 //! What is measured: three coordinator processes and idle participants, by every way in, with their meters.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -54,6 +55,8 @@ pub(crate) struct Nodes {
     coordinators: Vec<Coordinator>,
     participants: Worker,
     client: Client,
+    /// Tagged ones that were submitted.
+    tagged: Arc<AtomicU64>,
 }
 
 /// Who leads, with whom to ask for counters.
@@ -79,10 +82,19 @@ struct Reading {
 impl Nodes {
     /// Starts them below `folder` and waits until all know each other.
     pub(crate) async fn start(folder: &Path, groups: u32) -> anyhow::Result<Self> {
+        Self::configured(folder, groups, |_| Ok(())).await
+    }
+
+    /// The same, with what `change` makes of each node's configuration.
+    pub(crate) async fn configured(
+        folder: &Path,
+        groups: u32,
+        change: impl Fn(&mut toml::Table) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding our own program")?;
         let ports = ports::free(COORDINATORS * 3)?;
         let mut coordinators = (0..COORDINATORS)
-            .map(|at| Coordinator::new(at, groups, &ports, folder, &program))
+            .map(|at| Coordinator::configured(at, groups, &ports, (folder, &program), &change))
             .collect::<anyhow::Result<Vec<_>>>()?;
         for coordinator in &mut coordinators {
             coordinator.process.start()?;
@@ -103,7 +115,8 @@ impl Nodes {
             sleep(LOOK_AGAIN).await;
         }
         let client = Client::connect(addresses, ClientOptions::default()).await?;
-        let nodes = Self { coordinators, participants, client };
+        let tagged = Arc::default();
+        let nodes = Self { coordinators, participants, client, tagged };
         nodes.processes().await?;
         Ok(nodes)
     }
@@ -116,6 +129,31 @@ impl Nodes {
             async move { committed(client.submit(submission::of(mode)).await) }
         };
         self.metered(shape, ask).await
+    }
+
+    /// TCCs with the tags that a bank's would have, the same for every side.
+    pub(crate) async fn run_tagged(&mut self, shape: Shape) -> anyhow::Result<Figures> {
+        let (client, next) = (self.client.clone(), Arc::clone(&self.tagged));
+        let ask = move |_| {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let client = client.clone();
+            async move { committed(client.submit(submission::tagged(number)).await) }
+        };
+        self.metered(shape, ask).await
+    }
+
+    /// A client of the cluster, beside those that load it.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Counters of every node.
+    pub(crate) async fn counters(&self) -> anyhow::Result<Vec<BTreeMap<String, f64>>> {
+        let mut all = Vec::new();
+        for coordinator in &self.coordinators {
+            all.push(counters(&coordinator.http).await?);
+        }
+        Ok(all)
     }
 
     /// Sagas whose caller is told that they are durable, looks in now and then, and waits for nothing.

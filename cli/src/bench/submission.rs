@@ -44,6 +44,19 @@ pub(crate) fn traced(mode: Mode, traceparent: Option<String>) -> Submission {
     SERVICES.iter().fold(empty, |all, service| all.branch(*service, PAYLOAD))
 }
 
+/// Of tagged ones, so many have the same run.
+pub(crate) const A_RUN: u64 = 2_000;
+
+/// The `number`-th TCC with the tags that a bank's would have: a run, an order and an amount.
+pub(crate) fn tagged(number: u64) -> Submission {
+    let terms = Terms::tcc()
+        .tag("run", format!("payroll-{}", number / A_RUN))
+        .tag("order", format!("o-{number}"))
+        .tag("amount", format!("{}.{:02} EUR", number % 10_000, number % 100));
+    let empty = Submission::new(terms);
+    SERVICES.iter().fold(empty, |all, service| all.branch(*service, PAYLOAD))
+}
+
 /// A TCC for a unary call.
 pub(crate) fn to_wire() -> wire::SubmitRequest {
     let branch = |service: &str| wire::BranchSpec {

@@ -343,6 +343,17 @@ impl Coordinator {
         folder: &Path,
         program: &Path,
     ) -> anyhow::Result<Self> {
+        Self::configured(at, groups, ports, (folder, program), |_| Ok(()))
+    }
+
+    /// The same, with what `change` makes of its configuration.
+    pub(crate) fn configured(
+        at: usize,
+        groups: u32,
+        ports: &[u16],
+        (folder, program): (&Path, &Path),
+        change: impl Fn(&mut toml::Table) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let node = at + 1;
         let address = |at: usize, door: usize| format!("127.0.0.1:{}", ports[at * 3 + door]);
         let members: Vec<_> =
@@ -350,6 +361,7 @@ impl Coordinator {
         let data = folder.join(format!("coordinator-{node}"));
         let mut config = coordinator_config(node, &data, &members)?;
         set(&mut config, "cluster", "groups", i64::from(groups))?;
+        change(&mut config)?;
         let name = format!("coordinator-{node}");
         let recipe = role("coordinator", &name, &config, folder, program)?;
         let process = Supervised::new(recipe);
