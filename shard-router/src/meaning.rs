@@ -418,3 +418,29 @@ fn parameters<'m>(statement: &Statement, rest: &'m [u8]) -> Option<Vec<Parameter
     }
     Some(parameters)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_templates_are_known_to_read_as_the_limit_and_then_all_are_forgotten() {
+        let mut meanings = Meanings::for_one_source();
+        for n in 0..READS_MAX {
+            assert!(meanings.only_reads(&format!("SELECT a{n} FROM t")));
+        }
+        assert_eq!(meanings.reads.len(), READS_MAX);
+        assert!(meanings.only_reads("SELECT a0 FROM t"), "it is known, and nothing is forgotten");
+        assert_eq!(meanings.reads.len(), READS_MAX);
+        assert!(!meanings.only_reads("DELETE FROM t"), "one past the limit is judged as well");
+        assert_eq!(meanings.reads.len(), 1);
+        let long = |bytes: usize| {
+            let around = "SELECT  FROM t".len();
+            format!("SELECT {} FROM t", "a".repeat(bytes - around))
+        };
+        assert!(meanings.only_reads(&long(READS_BYTES_MAX)));
+        assert_eq!(meanings.reads.len(), 2);
+        assert!(meanings.only_reads(&long(READS_BYTES_MAX + 1)), "judged, and not kept");
+        assert_eq!(meanings.reads.len(), 2);
+    }
+}

@@ -263,7 +263,7 @@ async fn copy_with_flush_and_sync_in_every_order_is_that_of_one_postgresql() {
                     assert_eq!(told, wanted, "{first} and {second}");
                     let mut kept = Vec::new();
                     for raw in [&mut direct, &mut router] {
-                        let mut ids = first_column(&raw.ask(&[clear.clone()]).await);
+                        let mut ids = first_column(&raw.ask(std::slice::from_ref(&clear)).await);
                         ids.sort();
                         kept.push(ids);
                     }

@@ -267,6 +267,10 @@ fn a_mark_ends_the_stream_and_names_of_columns_go_to_all() {
     let told = divide(&mut text, b"account\tb\nA-1\t1\n\\.\nnothing\n", &[3]).expect("right");
     assert_eq!(told[0], (None, b"account\tb\n".to_vec()));
     assert_eq!((told.len(), told[1].0), (2, Some(home("A-1"))));
+    let mut cut = divider("COPY account FROM STDIN", &["account", "b"], 100);
+    let refused =
+        divide(&mut cut, b"A-1\t1\n\\.", &[4]).expect_err("no mark for PostgreSQL either");
+    assert_eq!(refused.code(), "HF3114");
     // Since version 18 a CSV has no mark.
     let columns = ["account".to_owned()];
     let csv = copy("COPY account FROM STDIN CSV");

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use holdfast_route::{Algorithm, Key, Slot, SlotRange, Topology, limit};
+use holdfast_route::{Algorithm, Key, Shape, Slot, SlotRange, Template, Topology, Values, limit};
 use proptest::prelude::*;
 
 /// Rules in which `cuts` divide the slots among as many shards, in turn.
@@ -272,5 +272,29 @@ proptest! {
         let sql = |number: u32, text: &str| format!("SELECT name FROM office WHERE id = {number} AND name <> '{text}' LIMIT {number}");
         let template = |sql: &str| holdfast_route::Template::of(sql).unwrap().text().to_owned();
         prop_assert_eq!(template(&sql(one, &text)), template(&sql(other, "")));
+    }
+}
+
+/// More than these are not looked at, which means all slots: a refusal, where several sources are not permitted.
+#[test]
+fn as_many_keys_in_a_list_or_an_array_narrow_as_the_limit_and_not_one_more() {
+    let text = rules(2, &[512], "mod").replace("function = ", "type = \"integer\"\nfunction = ")
+        + "[table.item]\ngroup = \"account\"\n[shard.s9]\nsource = \"pg-9\"\n[source.pg-9]\naddress = \"10.0.0.1:1\"\n";
+    let text = text.replace("[shard.s1]\nsource = \"pg-0\"", "[shard.s1]\nsource = \"pg-9\"");
+    let rules = std::sync::Arc::new(Topology::parse(&text).expect("good rules"));
+    let code = |sql: &str| {
+        let template = Template::of(sql).expect("it is one statement");
+        let values = Values { sql, literals: template.literals(), parameters: &[] };
+        let planned =
+            Shape::read(template.text(), &rules).and_then(|shape| shape.plan(&rules, &values));
+        planned.map(|plan| plan.sources()).map_err(|refused| refused.code())
+    };
+    for (count, wanted) in [(limit::KEYS_MAX, Ok(1)), (limit::KEYS_MAX + 1, Err("HF3104"))] {
+        let keys = vec!["7"; count].join(",");
+        assert_eq!(code(&format!("SELECT 1 FROM item WHERE account IN ({keys})")), wanted);
+    }
+    for (count, wanted) in [(limit::KEYS_MAX, Ok(1)), (limit::KEYS_MAX + 1, Err("HF3105"))] {
+        let keys = vec!["7"; count].join(",");
+        assert_eq!(code(&format!("SELECT 1 FROM item WHERE account = ANY ('{{{keys}}}')")), wanted);
     }
 }

@@ -160,6 +160,45 @@ mod tests {
         assert!(texts(&out[HEADER..out.len() - 2]).is_err());
     }
 
+    /// A server that answers one query with these messages.
+    async fn told(messages: Vec<u8>) -> io::Result<Reply> {
+        use tokio::io::AsyncWriteExt as _;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let answers = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await?;
+            // The asker may leave in the midst.
+            let _heard = stream.write_all(&messages).await;
+            io::Result::Ok(stream)
+        });
+        let stream = tokio::net::TcpStream::connect(address).await?;
+        let endpoint = crate::config::Endpoint::parse("127.0.0.1:0");
+        let mut server = Server::new(crate::wire::Wire::Tcp(stream), endpoint);
+        let reply = server.run(&["SELECT 1"]).await;
+        assert_eq!(server.broken, reply.is_err(), "an answer that was not heard out ends its use");
+        drop(server);
+        answers.await.expect("it does not panic")?;
+        reply
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_as_many_rows_and_bytes_as_the_limits_and_no_more() {
+        for (sent, kept) in [(ROWS_MAX, ROWS_MAX), (ROWS_MAX + 1, ROWS_MAX)] {
+            let mut messages = Vec::new();
+            (0..sent).for_each(|_| frame::put_row(&mut messages, &[Some("x")]));
+            frame::put_ready(&mut messages, b'I');
+            let reply = told(messages).await.expect("a long answer is heard out");
+            assert_eq!(reply.rows.len(), kept, "of {sent}");
+        }
+        for (bytes, taken) in [(OWN_BYTES_MAX, true), (OWN_BYTES_MAX + 1, false)] {
+            let mut messages = Vec::new();
+            // Two bytes count the columns, four the length of the only one.
+            frame::put_row(&mut messages, &[Some(vec![b'x'; bytes - 6])]);
+            frame::put_ready(&mut messages, b'I');
+            assert_eq!(told(messages).await.is_ok(), taken, "{bytes} bytes");
+        }
+    }
+
     #[test]
     fn a_literal_ends_where_it_should() {
         assert_eq!(literal("it's"), "'it''s'");

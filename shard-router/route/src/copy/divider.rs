@@ -102,10 +102,14 @@ impl Divider {
     pub fn finish(&mut self, tell: &mut dyn FnMut(Row<'_>)) -> Result<(), Refused> {
         self.scanner.finish().map_err(|why| self.bad(why))?;
         let whole = std::mem::take(&mut self.begun);
-        match whole.is_empty() || self.ended {
-            true => Ok(()),
-            false => self.line(&whole, tell),
+        if whole.is_empty() || self.ended {
+            return Ok(());
         }
+        // Servers take it for a mark only with the end of its line behind it.
+        if whole == b"\\." {
+            return Err(self.bad("a mark \\. without the end of its line"));
+        }
+        self.line(&whole, tell)
     }
 
     fn line(&mut self, line: &[u8], tell: &mut dyn FnMut(Row<'_>)) -> Result<(), Refused> {
