@@ -42,8 +42,8 @@ impl SmallDisk {
     }
 
     /// Fills it to the last byte. The file is what to remove again.
-    fn fill(&self) -> anyhow::Result<PathBuf> {
-        let path = self.0.join("somebody-elses.data");
+    fn fill(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let path = self.0.join(format!("somebody-elses-{name}.data"));
         let mut file = File::create(&path)?;
         let block = [1; 4_096];
         loop {
@@ -83,6 +83,17 @@ async fn ends(cluster: &mut Cluster, at: usize, before: usize) -> anyhow::Result
     Ok(told)
 }
 
+/// Starts a node that cannot last; what it said until it ended, which was no good end.
+async fn starts_and_ends(cluster: &mut Cluster, at: usize) -> anyhow::Result<String> {
+    let process = &mut cluster.nodes[at].process;
+    let before = process.log_text().len();
+    process.start()?;
+    let status = process.ended(4 * SOON).await?;
+    let told = process.log_text().split_off(before);
+    ensure!(!status.success(), "{status}: {told}");
+    Ok(told)
+}
+
 /// Everything heals: the node starts again, catches up, and the books are right.
 async fn comes_back(cluster: &mut Cluster, load: &Arc<Load>) -> anyhow::Result<()> {
     cluster.start_nodes().await?;
@@ -109,14 +120,28 @@ async fn a_node_on_a_full_disk_ends_and_comes_back_when_there_is_room() -> anyho
     let running = load.start(4, false);
     load.more(50).await?;
     let before = cluster.nodes[full].process.log_text().len();
-    let filler = disk.fill()?;
+    let filler = disk.fill("first")?;
     let told = ends(&mut cluster, full, before).await?;
     ensure!(told.contains("HF1202") || told.contains("HF1203"), "{told}");
+    ensure!(told.contains("No space left"), "no cause: {told}");
+    load.more(50).await?;
+
+    // Started again on a disk that is full still, it refuses to start and says why; the others go on.
+    let rest = disk.fill("rest")?;
+    let told = starts_and_ends(&mut cluster, full).await?;
+    ensure!(told.contains("HF1014") && told.contains("No space left"), "{told}");
+    ensure!(told.contains("Make room"), "no remedy: {told}");
+    // With room for a few writes and no more, it starts, catches up as far as it can, and ends before it acknowledges what it cannot keep.
+    let length = fs::metadata(&filler)?.len();
+    OpenOptions::new().write(true).open(&filler)?.set_len(length - 64 * 1024)?;
+    let told = starts_and_ends(&mut cluster, full).await?;
+    ensure!(["HF1102", "HF1202", "HF1203"].iter().any(|code| told.contains(code)), "{told}");
     ensure!(told.contains("No space left"), "no cause: {told}");
     load.more(50).await?;
     running.stop().await?;
 
     fs::remove_file(filler)?;
+    fs::remove_file(rest)?;
     comes_back(&mut cluster, &load).await?;
     cluster.nodes[full].process.stop(Signal::SIGTERM, SOON).await?;
     Ok(())

@@ -187,6 +187,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_is_read_at_its_limit_and_refused_one_byte_past_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("large.json");
+        let path = file.to_str().expect("UTF-8");
+        let whole = r#"{"mode":"tcc","branches":[{"participant":"a"}]}"#;
+        let most = usize::try_from(BYTES_MAX).expect("it fits");
+        let padded = |bytes: usize| format!("{whole}{}", " ".repeat(bytes - whole.len()));
+        std::fs::write(&file, padded(most)).expect("room");
+        assert_eq!(read(path).expect("at the limit"), Submission::tcc().branch("a", ""));
+        std::fs::write(&file, padded(most + 1)).expect("room");
+        let told = read(path).expect_err("one byte past it").to_string();
+        assert!(told.contains("HF1023") && told.contains("larger than 2097152 bytes"), "{told}");
+    }
+
+    #[test]
     fn a_payload_is_the_bytes_that_were_written() {
         let written =
             br#"{"mode":"tcc","branches":[{"participant":"a","payload":{ "x" : 1e400 }}]}"#;

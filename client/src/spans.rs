@@ -74,3 +74,22 @@ fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_askings_as_allowed_are_told_and_one_more_is_not() {
+        let context = Context::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let context = context.expect("it is well formed");
+        let (gid, events) = ("g1".to_owned(), Vec::new());
+        let mut pursued =
+            Pursued { context, parent: context, gid, begun_ms: 0, events, answered: false };
+        for asked in 1..=ASKED_MAX + 1 {
+            pursued.asked();
+            assert_eq!(pursued.events.len(), asked.min(ASKED_MAX));
+        }
+        assert_eq!((pursued.events[0].0, pursued.events[1].0), ("asked", "asked again"));
+    }
+}

@@ -282,3 +282,30 @@ fn check(bytes: &[u8]) -> Result<(Verified, Vec<SnapshotContent<'_>>), String> {
     }
     Ok((Verified { head, bytes: bytes.len() as u64, open, finished }, contents))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_of_a_backup_is_read_at_its_limit_and_refused_one_past_it() {
+        let announcing = |length: usize| {
+            let mut bytes = MAGIC.to_vec();
+            bytes.extend(u32::try_from(length).unwrap().to_le_bytes());
+            let sum = Sha256::digest(&bytes);
+            bytes.extend(sum);
+            check(&bytes).err().unwrap()
+        };
+        assert_eq!(announcing(HEAD_BYTES_MAX), "the file ends within its head");
+        assert_eq!(announcing(HEAD_BYTES_MAX + 1), "the head announces 65537 bytes");
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_for_a_backup_is_not_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // Without a byte of it on the disk.
+        file.as_file().set_len(FILE_BYTES_MAX + 1).unwrap();
+        let told = read(file.path()).err().unwrap().to_string();
+        assert!(told.contains("34359738369 bytes, more than the limit of 34359738368"), "{told}");
+    }
+}

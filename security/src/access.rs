@@ -485,6 +485,25 @@ mod tests {
         assert!(of(PARTICIPANTS_MAX + 1).is_err());
     }
 
+    #[test]
+    fn entries_and_bytes_are_taken_at_their_limits_and_refused_one_past_them() {
+        let of = |n: usize| {
+            let entries = (0..n).map(|n| format!("[[caller]]\nname = \"user/u{n}\"\n"));
+            parse(&entries.collect::<String>())
+        };
+        assert!(of(ENTRIES_MAX).is_ok());
+        let told = of(ENTRIES_MAX + 1).expect_err("one too many").join("\n");
+        assert!(told.contains("10001") && told.contains("at most 10000 are allowed"), "{told}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.toml");
+        let bytes = usize::try_from(FILE_BYTES_MAX).unwrap();
+        std::fs::write(&path, "#".repeat(bytes)).unwrap();
+        assert!(read(&path).is_ok());
+        std::fs::write(&path, "#".repeat(bytes + 1)).unwrap();
+        let told = read(&path).expect_err("one byte too many").join("\n");
+        assert!(told.contains("larger than 4194304 bytes"), "{told}");
+    }
+
     proptest! {
         #[test]
         fn no_text_brings_the_reader_down(text in "(\\[\\[(caller|token)\\]\\]\n)?([a-z_]{1,8} ?= ?(\"[^\"]{0,12}\"|\\[\\]|1)\n){0,6}") {

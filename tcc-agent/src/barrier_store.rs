@@ -251,3 +251,22 @@ fn branch_number(call: &Call) -> i32 {
 fn operation(name: &str) -> Op {
     Op::parse(name).expect("the table's CHECK allows known operations only")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_refusal_are_kept_at_their_limit_and_cut_one_past_it() {
+        for most in [CODE_CHARACTERS_MAX, MESSAGE_CHARACTERS_MAX] {
+            let whole = "\u{fc}".repeat(most);
+            assert_eq!(kept(&whole, most), whole);
+            assert_eq!(kept(&format!("{whole}x"), most), whole);
+            assert_eq!(
+                kept(&format!("\0{whole}"), most),
+                whole,
+                "what no row can hold counts for nothing"
+            );
+        }
+    }
+}

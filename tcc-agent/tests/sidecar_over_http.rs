@@ -243,6 +243,20 @@ async fn a_service_that_does_not_answer_is_unknown_in_time() {
 }
 
 #[tokio::test]
+async fn the_words_of_a_refusal_are_read_up_to_their_limit_and_left_out_one_byte_past_it() {
+    let words = r#"{"code": "AM04", "message": "too little"}"#;
+    for (bytes, code) in [(64 << 10, "AM04"), ((64 << 10) + 1, "refused")] {
+        let body = format!("{words}{}", " ".repeat(bytes - words.len()));
+        let service = Service::status("409 Conflict", &body);
+        let answer = ask(&sidecar(&service.address, 20_000), call(Op::Try)).await;
+        assert!(
+            matches!(&answer, Answer::Refused { code: told, .. } if told == code),
+            "{answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn what_may_have_come_before_is_inquired_of_and_carried_out_only_if_it_never_came() {
     let lines = |service: &Service| -> Vec<String> {
         let seen = service.seen.lock().unwrap();

@@ -6,6 +6,7 @@ use axum::{
     body::Body,
     http::{HeaderMap, StatusCode, header},
 };
+use bytes::Bytes;
 use holdfast_proto::v1;
 use holdfast_txn::limit;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -404,6 +405,32 @@ fn gid(body: Option<String>, headers: &HeaderMap) -> Result<String, Problem> {
     }
 }
 
+/// The whole body, if it is no larger than allowed and arrives in time.
+async fn collect(body: Body, bytes_max: usize, within: Duration) -> Result<Bytes, Problem> {
+    let collected = tokio::time::timeout(within, Limited::new(body, bytes_max).collect()).await;
+    match collected {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::refused(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "HF2304",
+            format!(
+                "nothing was done: the body has more than {bytes_max} bytes. Send less, or raise request_bytes_max"
+            ),
+        )),
+        Ok(Err(error)) => Err(Problem::bad_json(format!(
+            "nothing was done: the body did not arrive whole ({error})"
+        ))),
+        Err(_) => {
+            let seconds = within.as_secs();
+            Err(Problem::refused(
+                StatusCode::REQUEST_TIMEOUT,
+                "HF2308",
+                format!("nothing was done: the body did not arrive within {seconds} s"),
+            ))
+        }
+    }
+}
+
 /// Reads a body of at most `bytes_max` bytes as JSON. An empty one is all defaults where `may_be_empty`.
 pub(super) async fn read<T: DeserializeOwned + Default>(
     headers: &HeaderMap,
@@ -411,32 +438,7 @@ pub(super) async fn read<T: DeserializeOwned + Default>(
     bytes_max: usize,
     may_be_empty: bool,
 ) -> Result<T, Problem> {
-    let collected = tokio::time::timeout(READ_MAX, Limited::new(body, bytes_max).collect()).await;
-    let bytes = match collected {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return Err(Problem::refused(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "HF2304",
-                format!(
-                    "nothing was done: the body has more than {bytes_max} bytes. Send less, or raise request_bytes_max"
-                ),
-            ));
-        }
-        Ok(Err(error)) => {
-            return Err(Problem::bad_json(format!(
-                "nothing was done: the body did not arrive whole ({error})"
-            )));
-        }
-        Err(_) => {
-            let seconds = READ_MAX.as_secs();
-            return Err(Problem::refused(
-                StatusCode::REQUEST_TIMEOUT,
-                "HF2308",
-                format!("nothing was done: the body did not arrive within {seconds} s"),
-            ));
-        }
-    };
+    let bytes = collect(body, bytes_max, READ_MAX).await?;
     if may_be_empty && bytes.is_empty() {
         return Ok(T::default());
     }
@@ -515,6 +517,18 @@ fn suggestion(text: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_does_not_end_is_turned_away_in_time() {
+        let second = Duration::from_secs(1);
+        let whole = collect(Body::from("{}"), 2, 60 * second).await;
+        assert_eq!(whole.ok().as_deref(), Some(&b"{}"[..]));
+        let endless =
+            Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let problem = collect(endless, 2, second).await.expect_err("it never ends");
+        assert_eq!((problem.status.as_u16(), problem.fault.code.as_str()), (408, "HF2308"));
+        assert!(problem.fault.message.contains("within 1 s"), "{}", problem.fault.message);
+    }
 
     fn fails(json: &str) -> String {
         parse::<Submit>(json.as_bytes()).expect_err(json).fault.message

@@ -159,6 +159,18 @@ mod tests {
         assert_eq!(*Registry::open(dir.path()).current(), policies(2));
     }
 
+    #[test]
+    fn a_document_past_its_limit_is_not_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let most = limit::DOCUMENT_BYTES_MAX as u64 + 12;
+        for (bytes, told) in
+            [(most, "it does not begin as such a file does"), (most + 1, "it has 2097165 bytes")]
+        {
+            file.as_file().set_len(bytes).unwrap();
+            assert_eq!(read(file.path()).unwrap_err(), told);
+        }
+    }
+
     #[tokio::test]
     async fn any_byte_that_is_wrong_is_found_and_the_file_is_moved_aside() {
         let dir = tempfile::tempdir().unwrap();

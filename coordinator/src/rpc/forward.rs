@@ -125,3 +125,21 @@ pub(crate) fn asked_by(told: &v1::OnBehalf) -> Caller {
         expires_at_ms: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_streams_as_members_have_a_place_and_one_more_takes_the_first() {
+        let forward = Forward::new(ClientOptions::default());
+        let lines: Vec<_> =
+            (0..MEMBERS_MAX).map(|n| forward.line(&format!("node-{n}:7401"))).collect();
+        assert!(Arc::ptr_eq(&forward.line("node-0:7401"), &lines[0]), "it has its place");
+        assert_eq!(forward.lines.lock().unwrap().len(), MEMBERS_MAX);
+        let one_more = forward.line("node-x:7401");
+        assert_eq!(forward.lines.lock().unwrap().len(), MEMBERS_MAX);
+        assert!(Arc::ptr_eq(&forward.line("node-x:7401"), &one_more));
+        assert!(!Arc::ptr_eq(&forward.line("node-0:7401"), &lines[0]), "it made room");
+    }
+}
