@@ -303,7 +303,7 @@ struct Acts {
 impl Acts {
     /// Counts one answer; says how many transactions it tells of.
     fn count(&mut self, told: &Value) -> usize {
-        let all = told["retried"].as_array().unwrap();
+        let all = told["retried"].as_array().expect("a list");
         for one in all {
             match one["error"]["kind"].as_str() {
                 None => self.done += 1,
