@@ -1,11 +1,17 @@
 //! Amounts as the tag `amount` writes them: a decimal number and an ISO 4217 code, `50.00 EUR`.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, ops::RangeInclusive};
 
 /// Digits behind the point that count: as many as ISO 20022 allows.
 const DECIMALS: usize = 5;
 /// Digits in front of it.
 const DIGITS_MAX: usize = 18;
+
+/// How finely amounts are told apart beside their number of binary digits: by so many digits behind the first, finest first. One level
+/// alone would read too much for narrow ranges, or ask for too many terms for wide ones.
+const LEVELS: [u32; 2] = [14, 9];
+/// Terms that a search asks for on one level; for more it takes the next coarser one.
+const CLASSES_MAX: u32 = 32;
 
 /// A non-negative amount in one currency. Two of different currencies have no order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +53,24 @@ impl Amount {
         Some(Self { scaled, currency })
     }
 
-    /// The number of its binary digits: what amounts are indexed by.
+    /// Its class on each level, behind the level.
+    pub(crate) fn classes(self) -> [(u32, u32); LEVELS.len()] {
+        LEVELS.map(|bits| (bits, self.class(bits)))
+    }
+
+    /// The number of its binary digits, followed by so many of the digits behind the first. Rises with the amount.
+    fn class(self, bits: u32) -> u32 {
+        let Some(behind) = u32::from(self.size_class()).checked_sub(1) else { return 0 };
+        let digits = match behind.checked_sub(bits) {
+            Some(surplus) => self.scaled >> surplus,
+            None => self.scaled << (bits - behind),
+        };
+        // Without the first digit, which is always 1.
+        let digits = u32::try_from(digits ^ (1 << bits)).expect("so many digits at most");
+        ((behind + 1) << bits) | digits
+    }
+
+    /// The number of its binary digits: what amounts are indexed by, most coarsely.
     pub(crate) fn size_class(self) -> u8 {
         u8::try_from(u128::BITS - self.scaled.leading_zeros()).expect("at most 128")
     }
@@ -64,6 +87,13 @@ impl AmountRange {
     #[must_use]
     pub fn new(least: Amount, most: Amount) -> Option<Self> {
         (least <= most).then_some(Self { least, most })
+    }
+
+    /// The finest level on which few classes cover the range, and those. `None`: it is too wide for each.
+    pub(crate) fn classes(&self) -> Option<(u32, RangeInclusive<u32>)> {
+        let all =
+            LEVELS.iter().map(|bits| (*bits, self.least.class(*bits)..=self.most.class(*bits)));
+        all.into_iter().find(|(_, classes)| classes.end() - classes.start() < CLASSES_MAX)
     }
 
     /// Whether it is one of these.
@@ -109,6 +139,29 @@ mod tests {
         ] {
             assert_eq!(scaled(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn classes_rise_with_amounts_and_a_range_is_covered_by_few() {
+        let amount = |scaled| Amount { scaled, currency: *b"EUR" };
+        let mut scaled = 0_u128;
+        while scaled < u128::from(u64::MAX) << 20 {
+            let next = scaled + 1 + scaled / 1_000;
+            for (one, other) in amount(scaled).classes().into_iter().zip(amount(next).classes()) {
+                assert!(one.0 == other.0 && one.1 <= other.1, "{scaled}");
+            }
+            scaled = next;
+        }
+        let range = |least, most| AmountRange::new(amount(least), amount(most)).unwrap();
+        // 31 classes above the first make 32, and one more is too many for that level.
+        let first: u128 = 1 << 30;
+        let (step, last) = (1 << (30 - LEVELS[0]), u128::from(CLASSES_MAX - 1));
+        let (level, classes) = range(first, first + last * step).classes().unwrap();
+        assert_eq!((level, classes.count()), (LEVELS[0], 32));
+        let (level, classes) = range(first, first + (last + 1) * step).classes().unwrap();
+        assert_eq!((level, classes.count()), (LEVELS[1], 2));
+        assert_eq!(range(0, first).classes(), None);
+        assert_eq!(range(0, 0).classes().map(|(_, classes)| classes), Some(0..=0));
     }
 
     #[test]

@@ -75,14 +75,13 @@ impl fmt::Display for Cursor {
 }
 
 impl Query {
-    /// Sets of terms: a record that fits has at least one of each.
-    fn sets(&self) -> Vec<Vec<u64>> {
+    /// Sets of terms: a record that fits has at least one of each. `classed`: on a sheet that knows the classes of amounts.
+    fn sets(&self, classed: bool) -> Vec<Vec<u64>> {
         let mut sets = Vec::new();
         sets.extend(self.tags.iter().map(|(name, value)| vec![term::tag(name, value)]));
         sets.extend(self.participant.iter().map(|name| vec![term::participant(name)]));
-        if let Some(AmountRange { least, most }) = self.amount {
-            let classes = least.size_class()..=most.size_class();
-            sets.push(classes.map(|class| term::amount(least.currency, class)).collect());
+        if let Some(range) = self.amount {
+            sets.push(amounts(range, classed));
         }
         if !self.statuses.is_empty() {
             sets.push(self.statuses.iter().map(|one| term::status(*one)).collect());
@@ -122,6 +121,16 @@ impl Query {
     }
 }
 
+/// Terms of which an amount in `range` has one.
+fn amounts(range: AmountRange, classed: bool) -> Vec<u64> {
+    let AmountRange { least, most } = range;
+    if let Some((level, classes)) = range.classes().filter(|_| classed) {
+        return classes.map(|class| term::amount_class(least.currency, (level, class))).collect();
+    }
+    let classes = least.size_class()..=most.size_class();
+    classes.map(|class| term::amount(least.currency, class)).collect()
+}
+
 impl Archive {
     /// A page of what `query` looks for.
     /// # Errors
@@ -138,9 +147,10 @@ impl Archive {
                 return Ok(page.ending_here());
             }
         }
-        let sets = query.sets();
+        let (plain, classed) = (query.sets(false), query.sets(true));
         let mut left = limit::BLOCKS_READ_MAX;
         for head in sheets.iter().rev().filter(|head| query.meets(head.first_ms, head.last_ms)) {
+            let sets = if head.has_amount_classes() { &classed } else { &plain };
             if !sets.iter().all(|set| head.may_have_any(set)) {
                 continue;
             }
@@ -149,7 +159,7 @@ impl Archive {
                 page.next = Some(Cursor { ms: head.last_ms + 1, gid: String::new() });
                 return Ok(page);
             }
-            if let Some(next) = self.search_sheet(query, head, &sets, &mut left, &mut page)? {
+            if let Some(next) = self.search_sheet(query, head, sets, &mut left, &mut page)? {
                 page.next = Some(next);
                 return Ok(page);
             }

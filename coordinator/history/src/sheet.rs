@@ -18,8 +18,10 @@ const PAGE_TERMS: usize = 512;
 const UNFOLDED_MAX: usize = 256 * 1024 * 1024;
 /// The field of [`HistoryBlock`] that holds its records.
 const BLOCK_RECORDS_TAG: u32 = 1;
-/// The only format there is.
-const FORMAT: u32 = 1;
+/// The format that is written. In the first one amounts have no classes, only their size.
+const FORMAT: u32 = 2;
+/// The oldest that is read.
+const FORMAT_MIN: u32 = 1;
 
 /// What memory keeps of a sheet.
 #[derive(Debug)]
@@ -29,6 +31,7 @@ pub(crate) struct Head {
     pub(crate) first_ms: u64,
     pub(crate) last_ms: u64,
     pub(crate) bytes: u64,
+    format: u32,
     blocks: u32,
     fences: Vec<u64>,
     filter: Filter,
@@ -95,6 +98,7 @@ pub(crate) fn encode(number: u64, records: &[Arc<HistoryRecord>]) -> (Head, Vec<
         first_ms: records.first().map_or(0, |first| finished_ms(first)),
         last_ms: records.last().map_or(0, |last| finished_ms(last)),
         bytes: bytes.sum::<usize>() as u64,
+        format: FORMAT,
         blocks,
         fences,
         filter,
@@ -106,7 +110,7 @@ pub(crate) fn encode(number: u64, records: &[Arc<HistoryRecord>]) -> (Head, Vec<
 impl Head {
     fn to_bytes(&self) -> Vec<u8> {
         HistorySheetHead {
-            format: FORMAT,
+            format: self.format,
             records: u32::try_from(self.records).expect("a sheet is bounded"),
             first_ms: self.first_ms,
             last_ms: self.last_ms,
@@ -124,7 +128,7 @@ impl Head {
         let number = key.get(1..).and_then(|rest| rest.try_into().ok());
         let number = u64::from_be_bytes(number.ok_or_else(|| bad("has a bad key"))?);
         let head = HistorySheetHead::decode(value).map_err(|_| bad("cannot be read"))?;
-        if head.format != FORMAT {
+        if !(FORMAT_MIN..=FORMAT).contains(&head.format) {
             return Err(bad("has a format that this version does not know"));
         }
         let filter = Filter::from_bytes(head.filter.to_vec());
@@ -134,10 +138,16 @@ impl Head {
             first_ms: head.first_ms,
             last_ms: head.last_ms,
             bytes: head.bytes,
+            format: head.format,
             blocks: head.blocks,
             fences: head.fences,
             filter: filter.ok_or_else(|| bad("has no filter"))?,
         })
+    }
+
+    /// Whether amounts can be found by their classes, not by their size alone.
+    pub(crate) fn has_amount_classes(&self) -> bool {
+        self.format > FORMAT_MIN
     }
 
     /// False: no record of the sheet has any of `terms`.

@@ -46,6 +46,11 @@ pub(crate) fn amount(currency: [u8; 3], size_class: u8) -> u64 {
     hash(6, &[&currency, &[size_class]])
 }
 
+/// An amount of this class on this level.
+pub(crate) fn amount_class(currency: [u8; 3], (level, class): (u32, u32)) -> u64 {
+    hash(7, &[&currency, &level.to_le_bytes(), &class.to_le_bytes()])
+}
+
 /// The amount that a transaction is tagged with.
 pub(crate) fn amount_of(transaction: &v1::Transaction) -> Option<Amount> {
     transaction.tags.get(Amount::TAG).and_then(|text| Amount::parse(text))
@@ -58,7 +63,10 @@ pub(crate) fn all_of(record: &HistoryRecord) -> Vec<u64> {
     terms.push(gid(&transaction.gid));
     terms.push(status(transaction.status));
     terms.push(mode(transaction.mode));
-    terms.extend(amount_of(transaction).map(|one| amount(one.currency, one.size_class())));
+    if let Some(one) = amount_of(transaction) {
+        terms.push(amount(one.currency, one.size_class()));
+        terms.extend(one.classes().map(|class| amount_class(one.currency, class)));
+    }
     terms.extend(transaction.branches.iter().map(|branch| participant(&branch.participant)));
     terms.extend(transaction.tags.iter().map(|(name, value)| tag(name, value)));
     terms.truncate(limit::TERMS_MAX);

@@ -151,6 +151,71 @@ fn records_that_come_again_in_a_run_are_not_read_one_by_one() {
 }
 
 #[test]
+fn a_narrow_range_of_amounts_reads_little_and_also_finds_what_an_older_version_wrote() {
+    let shelf = Arc::new(CountingShelf::default());
+    let archive = Archive::open(shelf.clone(), Retention::default()).unwrap();
+    // Even cents from 0 to 100,000: each range of 5 has a handful of each sheet's records at most.
+    let spread = |n: u64| {
+        let mut record = record(n);
+        let known = record.transaction.as_mut().unwrap();
+        known.finished_at_ms = 1_000_000 + n;
+        let units = n.wrapping_mul(7_919) % 100_000;
+        known.tags.insert("amount".to_owned(), format!("{units}.25 EUR"));
+        record
+    };
+    let count = 20_000_u64;
+    archive.add((0..count).map(spread).collect()).unwrap();
+    let range =
+        AmountRange::new(Amount::parse("70000 EUR").unwrap(), Amount::parse("70005 EUR").unwrap());
+    let query = Query { amount: range, limit: 100, ..Query::default() };
+    let wanted = |n: &u64| (70_000..70_005).contains(&(n.wrapping_mul(7_919) % 100_000));
+    let wanted: Vec<String> =
+        (0..count).rev().filter(wanted).map(|n| format!("g-{n:08}")).collect();
+    shelf.reads.store(0, Ordering::Relaxed);
+    assert_eq!(all(&archive, &query), wanted);
+    let reads = shelf.reads.load(Ordering::Relaxed);
+    assert!(reads <= 40, "{reads} reads; all blocks are {}", count / 32);
+
+    // As the version before wrote it: heads that say so, and sizes alone to find by. The sizes are there still.
+    archive.flush(0).unwrap();
+    for (key, value) in shelf.scan(b"h").unwrap() {
+        assert_eq!(value[..2], [0x08, 0x02], "a head begins with its format");
+        let older = [&[0x08, 0x01], &value[2..]].concat();
+        shelf.write(vec![(key, Some(older))]).unwrap();
+    }
+    let reopened = Archive::open(shelf, Retention::default()).unwrap();
+    assert_eq!(all(&reopened, &query), wanted);
+}
+
+#[test]
+fn as_many_blocks_are_read_for_a_page_as_allowed_and_then_it_is_short_and_goes_on() {
+    let shelf = Arc::new(CountingShelf::default());
+    let archive = Archive::open(shelf.clone(), Retention::default()).unwrap();
+    // In a class of its own nothing is; in the class of all, nothing fits: every block must be looked into.
+    let alike = |n: u64| {
+        let mut record = record(n);
+        let known = record.transaction.as_mut().unwrap();
+        known.finished_at_ms = 1_000_000 + n;
+        let amount = if n == 0 { "70000.00001 EUR" } else { "70000 EUR" };
+        known.tags.insert("amount".to_owned(), amount.to_owned());
+        record
+    };
+    let blocks = limit::BLOCKS_READ_MAX as u64 + 128;
+    archive.add((0..blocks * limit::BLOCK_RECORDS as u64).map(alike).collect()).unwrap();
+    let only = Amount::parse("70000.00001 EUR").unwrap();
+    let query = Query { amount: AmountRange::new(only, only), limit: 100, ..Query::default() };
+    shelf.reads.store(0, Ordering::Relaxed);
+    let page = archive.search(&query).unwrap();
+    assert!(page.records.is_empty() && page.next.is_some(), "{page:?}");
+    let reads = shelf.reads.load(Ordering::Relaxed);
+    // A page of terms for each sheet beside the blocks.
+    let most = limit::BLOCKS_READ_MAX + archive.figures().sheets as usize;
+    assert!((limit::BLOCKS_READ_MAX - 32..=most).contains(&reads), "{reads} reads");
+    // Behind the limit it goes on, and finds the oldest of all.
+    assert_eq!(all(&archive, &query), ["g-00000000"]);
+}
+
+#[test]
 fn what_was_written_is_there_after_a_crash_and_the_rest_comes_again() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("history");
@@ -190,7 +255,7 @@ fn files_that_cannot_be_opened_are_moved_aside_and_a_new_history_begins() {
 fn a_sheet_of_another_format_is_not_guessed_at() {
     let shelf = Arc::new(MemoryShelf::default());
     let key = [b"h".as_slice(), &0_u64.to_be_bytes()].concat();
-    shelf.write(vec![(key, Some(vec![0x08, 0x02]))]).unwrap();
+    shelf.write(vec![(key, Some(vec![0x08, 0x03]))]).unwrap();
     let fault = Archive::open(shelf, Retention::default()).unwrap_err();
     assert!(fault.to_string().contains("format"), "{fault}");
 }
