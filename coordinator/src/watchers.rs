@@ -70,6 +70,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_watcher_may_be_as_far_behind_as_allowed_and_one_move_further_misses_one() {
+        let moves = Watchers::new();
+        let mut watching = moves.watch().unwrap();
+        let tell = |count: usize| (0..count).for_each(|_| drop(moves.told.send(Arc::default())));
+        tell(limit::MOVES_BEHIND_MAX);
+        assert!(watching.moves.try_recv().is_ok(), "the first of them is there");
+        tell(2);
+        let missed = watching.moves.try_recv().unwrap_err();
+        assert_eq!(missed, broadcast::error::TryRecvError::Lagged(1));
+    }
+
+    #[test]
     fn the_last_place_is_given_and_one_more_is_not() {
         let moves = Watchers::new();
         let mut watching: Vec<_> = (0..limit::WATCHERS_MAX).map(|_| moves.watch()).collect();

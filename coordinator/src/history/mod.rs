@@ -250,3 +250,68 @@ fn together(heard: &Receiver<News>, most: usize, at_most: Duration) -> Option<Ve
     news.extend(heard.try_iter().take(most - 1));
     Some(news)
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_history::MemoryShelf;
+
+    use super::*;
+
+    /// A history whose news nobody takes, and the end where they wait.
+    fn unread() -> (Arc<History>, Receiver<News>) {
+        let (news, heard) = sync_channel(QUEUE_MAX);
+        let shared = Arc::new(Shared::default());
+        let archive = Archive::open(Arc::new(MemoryShelf::default()), Retention::default());
+        shared.archive.set(archive.unwrap()).unwrap();
+        let history = History {
+            news,
+            lagging: Arc::default(),
+            shared,
+            searches: Semaphore::new(SEARCHES_MAX),
+            thread: Mutex::default(),
+        };
+        (Arc::new(history), heard)
+    }
+
+    #[test]
+    fn as_much_news_waits_as_allowed_and_one_more_is_taken_from_the_machine_instead() {
+        let (history, heard) = unread();
+        (0..QUEUE_MAX).for_each(|_| history.everything());
+        assert!(!history.lagging.load(Ordering::Acquire), "all of it waits");
+        history.everything();
+        assert!(history.lagging.load(Ordering::Acquire), "one more does not");
+        assert_eq!(heard.try_iter().count(), QUEUE_MAX);
+    }
+
+    #[test]
+    fn nothing_waits_where_nothing_is_kept() {
+        let (history, heard) = unread();
+        history.shared.off.store(true, Ordering::Release);
+        history.everything();
+        assert_eq!(heard.try_iter().count(), 0);
+    }
+
+    #[test]
+    fn a_part_of_nothing_is_nothing_and_of_little_at_least_one() {
+        let part =
+            |records_max| part_of(Retention { records_max, ..Retention::default() }, 4).records_max;
+        assert_eq!([0, 1, 3, 8].map(part), [0, 1, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn as_many_search_at_once_as_allowed_and_one_more_is_told_to_try_again() {
+        let (history, _heard) = unread();
+        let query = || Query { limit: 1, ..Query::default() };
+        let others = u32::try_from(SEARCHES_MAX).unwrap() - 1;
+        let under_way = history.searches.try_acquire_many(others).unwrap();
+        assert!(history.search(query()).await.is_ok(), "the last place");
+        let one_more = history.searches.try_acquire().unwrap();
+        let refused = history.search(query()).await.unwrap_err().to_string();
+        assert!(refused.starts_with("HF2406 8 searches"), "{refused}");
+        drop((under_way, one_more));
+        assert!(history.search(query()).await.is_ok());
+        history.shared.off.store(true, Ordering::Release);
+        let refused = history.search(query()).await.unwrap_err().to_string();
+        assert!(refused.starts_with("HF2412"), "{refused}");
+    }
+}
