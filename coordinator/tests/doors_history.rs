@@ -165,12 +165,12 @@ async fn each_filter_of_open_transactions_and_each_pair_of_them_finds_what_fits_
     // Nobody serves anything: all stay open.
     let rows = submitted(at, "none", "begun_at").await;
     each_and_each_pair(at, &rows, "/v1/transactions", ("next_after", "after")).await;
-    let nine = vec!["tag=a%3Db"; 9].join("&");
+    let nine = ["tag=a%3Db"; 9].join("&");
     for bad in ["cursor=1-g", "mode=lcc", "tag=x", "from=soon", "amount_min=1%20EUR", &nine] {
         let heard = get(at, &format!("/v1/transactions?{bad}")).await;
         assert_eq!(heard.problem(), (400, "HF2301".into(), "refused".into()), "{bad}");
     }
-    let eight = vec!["tag=run%3Dred"; 8].join("&");
+    let eight = ["tag=run%3Dred"; 8].join("&");
     assert_eq!(
         shown(at, &format!("/v1/transactions?{eight}"), "next_after", "after").await.len(),
         3

@@ -199,10 +199,13 @@ impl Archive {
     /// # Errors
     /// [`ShelfError`].
     pub fn get(&self, gid: &str) -> Result<Option<Arc<HistoryRecord>>, ShelfError> {
-        let (sheets, open) = self.look();
-        if let Some(record) = open.iter().rev().find(|record| gid_of(record) == gid) {
-            return Ok(Some(Arc::clone(record)));
-        }
+        let sheets: Vec<_> = {
+            let inner = self.held();
+            if let Some(at) = inner.by_gid.get(gid) {
+                return Ok(Some(Arc::clone(&inner.open[*at])));
+            }
+            inner.sheets.iter().cloned().collect()
+        };
         let block = self.block_with(&sheets, gid)?;
         Ok(block.into_iter().flatten().find(|record| gid_of(record) == gid).map(Arc::new))
     }
@@ -242,10 +245,15 @@ impl Archive {
         }
     }
 
-    /// Every full sheet, oldest first, and the records of the one that is filled.
-    pub(crate) fn look(&self) -> (Vec<Arc<Head>>, Vec<Arc<HistoryRecord>>) {
+    /// Every full sheet, oldest first, and of the one that is filled those records that `fit`. Judged while it is held: whoever writes
+    /// waits for that, and nobody who applies does.
+    pub(crate) fn look_for(
+        &self,
+        fit: impl Fn(&HistoryRecord) -> bool,
+    ) -> (Vec<Arc<Head>>, Vec<Arc<HistoryRecord>>) {
         let inner = self.held();
-        (inner.sheets.iter().cloned().collect(), inner.open.clone())
+        let open = inner.open.iter().filter(|record| fit(record)).cloned();
+        (inner.sheets.iter().cloned().collect(), open.collect())
     }
 
     /// Whether the record is on a full sheet already, as many are after a restart.

@@ -137,15 +137,18 @@ impl Archive {
     /// [`ShelfError`].
     pub fn search(&self, query: &Query) -> Result<Page, ShelfError> {
         let limit = query.limit.clamp(1, limit::PAGE_MAX);
-        let (sheets, mut open) = self.look();
-        open.retain(|record| query.fits(record));
-        open.sort_by(|one, other| sheet::order(other, one));
-        let mut page = Page::default();
-        for record in open {
-            page.records.push(record);
-            if page.records.len() == limit {
-                return Ok(page.ending_here());
-            }
+        let (sheets, mut open) = self.look_for(|record| query.fits(record));
+        let newest_first =
+            |one: &Arc<HistoryRecord>, other: &Arc<HistoryRecord>| sheet::order(other, one);
+        if open.len() > limit {
+            // Thousands may fit; only those on the page need an order.
+            open.select_nth_unstable_by(limit - 1, newest_first);
+            open.truncate(limit);
+        }
+        open.sort_unstable_by(newest_first);
+        let mut page = Page { records: open, next: None };
+        if page.records.len() == limit {
+            return Ok(page.ending_here());
         }
         let (plain, classed) = (query.sets(false), query.sets(true));
         let mut left = limit::BLOCKS_READ_MAX;
