@@ -47,6 +47,20 @@ impl Standing {
 }
 
 impl Index {
+    /// Of these, as if each had been told of by [`Self::update`]; put in place together.
+    pub(super) fn of(standings: Vec<(Gid, Standing)>) -> Self {
+        let mut counts = BTreeMap::new();
+        for (_, standing) in &standings {
+            *counts.entry(standing.status).or_default() += 1;
+        }
+        let deadlines = standings
+            .iter()
+            .filter_map(|(gid, standing)| standing.deadline.map(|at| (at, gid.clone())));
+        let deadlines = deadlines.collect();
+        let owing = standings.into_iter().filter(|(_, standing)| standing.owing);
+        Self { deadlines, owing: owing.map(|(gid, _)| gid).collect(), counts }
+    }
+
     /// Replaces what it holds of `gid`.
     pub(super) fn update(&mut self, gid: &Gid, before: Option<Standing>, after: Option<Standing>) {
         if before == after {

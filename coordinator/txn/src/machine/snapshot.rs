@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use crate::{Books, GlobalTransaction, Next, Timestamp, mode::View};
 
-use super::{Machine, index::Standing};
+use super::{
+    Machine,
+    index::{Index, Standing},
+    known::Known,
+};
 
 /// A machine's whole state as plain data, for snapshots. Equal machines give equal snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,16 +39,21 @@ impl Machine {
     /// A machine with the state of `snapshot`. What follows from the state, it finds again from the rules.
     #[must_use]
     pub fn restore(snapshot: Snapshot) -> Self {
-        let mut machine = Self { clock: snapshot.clock, books: snapshot.books, ..Self::default() };
-        for transaction in snapshot.open.into_iter().chain(snapshot.finished) {
-            let owing = match View::of(&transaction).next() {
+        let all: Vec<Arc<GlobalTransaction>> =
+            snapshot.open.into_iter().chain(snapshot.finished).map(Arc::new).collect();
+        let standing = |transaction: &GlobalTransaction| {
+            let owing = match View::of(transaction).next() {
                 Next::Call(_) => true,
                 Next::Become(..) | Next::Record | Next::Wait => false,
             };
-            let standing = Standing::of(&transaction, owing);
-            machine.index.update(&transaction.gid, None, Some(standing));
-            machine.transactions.insert(transaction.gid.clone(), Arc::new(transaction));
+            (transaction.gid.clone(), Standing::of(transaction, owing))
+        };
+        Self {
+            clock: snapshot.clock,
+            books: snapshot.books,
+            index: Index::of(all.iter().map(|transaction| standing(transaction)).collect()),
+            transactions: Known::of(all),
+            ..Self::default()
         }
-        machine
     }
 }
