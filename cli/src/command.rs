@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     account, agent, audit, bank, barrier, bench, certs, chaos, check, cluster, config_cmd,
-    coordinator, demo, dev, drill, explain, locate, manual, outbox, output::Output, router, rules,
+    coordinator, demo, dev, drill, explain, locate, manual, outbox, output::Form, router, rules,
     services, top, tx,
 };
 
@@ -25,8 +25,8 @@ Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 refused, 4 unknown (ask 
 Configuration: file < environment (HOLDFAST_SECTION_KEY) < flag (--set section.key=value).")]
 pub(crate) struct Holdfast {
     /// How answers look: a table for people, JSON for scripts
-    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(long, global = true, value_enum, default_value_t = Form::Table)]
+    output: Form,
     #[command(subcommand)]
     command: Command,
 }
@@ -109,7 +109,7 @@ impl Holdfast {
     /// # Errors
     /// What went wrong, for people; it becomes a non-zero exit code.
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        let output = self.output;
+        let output = self.output.taken();
         match self.command {
             Command::Coordinator(args) => Box::pin(coordinator::run(args)).await,
             Command::Agent(args) => Box::pin(agent::run(args)).await,

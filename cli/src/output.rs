@@ -1,16 +1,56 @@
 //! Answers on standard output: tables for people, JSON for scripts.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
 /// How answers look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For scripts: one document a command, or a line for each of a list.
+    Json,
+}
+
+/// How answers are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Form {
     /// For people
     Table,
     /// For scripts: one document a command
     Json,
+    /// For scripts: a line of JSON for each of a list; one line for everything else
+    Jsonl,
+}
+
+/// Whether JSON is written in lines; set once, when the command is read.
+static IN_LINES: AtomicBool = AtomicBool::new(false);
+/// The lists that answers are about, by their names in the JSON.
+const LISTS: [&str; 9] = [
+    "transactions",
+    "records",
+    "services",
+    "nodes",
+    "checks",
+    "versions",
+    "groups",
+    "statements",
+    "callers",
+];
+
+impl Form {
+    /// What commands do about it. From now on JSON is written as it says.
+    pub(crate) fn taken(self) -> Output {
+        IN_LINES.store(self == Self::Jsonl, Ordering::Relaxed);
+        match self {
+            Self::Table => Output::Table,
+            Self::Json | Self::Jsonl => Output::Json,
+        }
+    }
 }
 
 /// Prints `text` and ends the line. A reader that went away (`| head`) is no fault of ours.
@@ -32,7 +72,21 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// # Errors
 /// Standard output cannot be written.
 pub(crate) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
+    if IN_LINES.load(Ordering::Relaxed) {
+        let lines = lines(value);
+        // An empty list has no lines, not an empty one.
+        return if lines.is_empty() { Ok(()) } else { print(&lines.join("\n")) };
+    }
     print(&serde_json::to_string_pretty(value)?)
+}
+
+/// A line for each of the list that `value` is about, or one for the whole.
+fn lines(value: &serde_json::Value) -> Vec<String> {
+    let named = LISTS.iter().find_map(|name| value.get(name)?.as_array());
+    match value.as_array().or(named) {
+        Some(list) => list.iter().map(ToString::to_string).collect(),
+        None => vec![value.to_string()],
+    }
 }
 
 /// A table without frame, so that it can be cut and pasted.
@@ -118,6 +172,20 @@ fn civil(mut days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_a_line_each_and_everything_else_one_line() {
+        let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let listed =
+            lines(&json(r#"{"node": 1, "services": [{"a": 1}, {"a": 2}], "callers": []}"#));
+        assert_eq!(listed, [r#"{"a":1}"#, r#"{"a":2}"#]);
+        assert_eq!(lines(&json("[1, 2]")), ["1", "2"]);
+        assert!(lines(&json(r#"{"transactions": []}"#)).is_empty());
+        assert_eq!(
+            lines(&json(r#"{"records": 7, "whole": true}"#)),
+            [r#"{"records":7,"whole":true}"#]
+        );
+    }
 
     #[test]
     fn instants_are_told_in_utc() {

@@ -14,6 +14,8 @@ const OPEN_FILES_LEAST: u64 = 4_096;
 const MEMORY_WANTED_MIB: u64 = 4_096;
 const MEMORY_LEAST_MIB: u64 = 512;
 const BACKLOG_WANTED: u64 = 1_024;
+/// Of the roles and of PostgreSQL together.
+const THREADS_WANTED: u64 = 8_192;
 /// 2026-01-01: a clock before this program was written is wrong.
 const WRITTEN_AT_S: u64 = 1_767_225_600;
 /// The doors of all roles.
@@ -27,6 +29,12 @@ pub(super) fn check() -> Vec<Finding> {
         backlog(number(&read("/proc/sys/net/core/somaxconn"))),
         outgoing_ports(&read("/proc/sys/net/ipv4/ip_local_port_range")),
         swappiness(number(&read("/proc/sys/vm/swappiness"))),
+        half_open(number(&read("/proc/sys/net/ipv4/tcp_max_syn_backlog"))),
+        huge_pages(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
+        files_of_all(number(&read("/proc/sys/fs/file-max"))),
+        threads(number(&read("/proc/sys/kernel/threads-max"))),
+        chance(number(&read("/proc/sys/kernel/random/entropy_avail"))),
+        load(&read("/proc/loadavg")),
     ]);
     found
 }
@@ -140,6 +148,55 @@ fn swappiness(value: Option<u64>) -> Finding {
     Finding::new("machine.swappiness", "", state(sound, State::Warning), found, remedy)
 }
 
+fn half_open(most: Option<u64>) -> Finding {
+    let Some(most) = most else { return unread("machine.half_open") };
+    let remedy = "sysctl -w net.ipv4.tcp_max_syn_backlog=1024: connections that are not yet made count apart from those that wait.";
+    let state = state(most >= BACKLOG_WANTED, State::Warning);
+    Finding::new("machine.half_open", "", state, format!("{most} may be half open"), remedy)
+}
+
+fn huge_pages(choice: &str) -> Finding {
+    if choice.is_empty() {
+        return unread("machine.huge_pages");
+    }
+    let remedy = "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled: memory grows in steps of 2 MiB, and making them stops the process now and then.";
+    let state = state(!choice.contains("[always]"), State::Warning);
+    Finding::new("machine.huge_pages", "", state, choice, remedy)
+}
+
+fn files_of_all(most: Option<u64>) -> Finding {
+    let Some(most) = most else { return unread("machine.files_of_all") };
+    let remedy = "Raise fs.file-max: all processes of the machine share it, PostgreSQL too.";
+    let state = state(most >= 2 * OPEN_FILES_WANTED, State::Warning);
+    let found = format!("{most} files may be open on the whole machine");
+    Finding::new("machine.files_of_all", "", state, found, remedy)
+}
+
+fn threads(most: Option<u64>) -> Finding {
+    let Some(most) = most else { return unread("machine.threads") };
+    let remedy = "Raise kernel.threads-max: each blocking write takes a thread, and so does each connection of PostgreSQL.";
+    let state = state(most >= THREADS_WANTED, State::Warning);
+    let found = format!("{most} threads may run on the whole machine");
+    Finding::new("machine.threads", "", state, found, remedy)
+}
+
+fn chance(bits: Option<u64>) -> Finding {
+    let Some(bits) = bits else { return unread("machine.chance") };
+    let remedy = "Give the machine a source of chance (virtio-rng, rngd): handshakes and ids wait for it after a start.";
+    let found = format!("{bits} bits of chance are ready");
+    Finding::new("machine.chance", "", state(bits >= 128, State::Warning), found, remedy)
+}
+
+fn load(averages: &str) -> Finding {
+    let last_minute = averages.split_whitespace().next().and_then(|load| load.parse::<f64>().ok());
+    let Some(load) = last_minute else { return unread("machine.load") };
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let remedy = "Find what else runs here: a leader that is not scheduled for a heartbeat or two loses its term.";
+    let state = state(load <= 2.0 * count as f64, State::Warning);
+    let found = format!("{load} processes want {count} processors");
+    Finding::new("machine.load", "", state, found, remedy)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +216,11 @@ mod tests {
             let silent = matches!(finding.state, State::Ok | State::Skipped);
             assert_eq!(finding.remedy.is_empty(), silent, "{finding:?}");
         }
+        assert_eq!(huge_pages("[always] madvise never").state, State::Warning);
+        assert_eq!(huge_pages("always [madvise] never").state, State::Ok);
+        assert_eq!(load("1000.5 0.1 0.1 1/100 7").state, State::Warning);
+        assert_eq!(load("").state, State::Skipped);
+        assert_eq!(chance(Some(127)).state, State::Warning);
         assert!(!backlog(Some(BACKLOG_WANTED - 1)).remedy.is_empty());
         assert!(backlog(Some(BACKLOG_WANTED)).remedy.is_empty());
     }

@@ -15,7 +15,7 @@ echo "1. Every check, with cause and remedy where something is not well."
 python3 - "$dir/check.json" <<'PYTHON'
 import json, sys
 found = json.load(open(sys.argv[1]))
-assert len(found["checks"]) >= 20, len(found["checks"])
+assert len(found["checks"]) >= 25, len(found["checks"])
 for check in found["checks"]:
     assert check["status"] in ("ok", "skipped") or check["remedy"], check
 print(f'{len(found["checks"])} checks, {found["warnings"]} warnings, {found["failed"]} failed')
