@@ -36,13 +36,12 @@ struct Dev {
 
 impl Dev {
     fn start() -> Self {
-        let mut child = holdfast()
-            .args(["dev", "--any-port"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let mut command = holdfast();
+        command.args(["dev", "--any-port"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().expect("the binary starts");
+        // Whatever fails from here on, it ends with the test.
+        let mut dev = Self { child, grpc: String::new() };
+        let lines = BufReader::new(dev.child.stderr.take().expect("it is piped")).lines();
         let (said, heard) = mpsc::channel();
         // Read to the end, so that it never waits for a reader.
         thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(said.send(line))));
@@ -51,8 +50,8 @@ impl Dev {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = heard.recv_timeout(left).expect("it says where its doors are");
             if let Some(grpc) = line.trim_start().strip_prefix("gRPC") {
-                let grpc = grpc.split_whitespace().next().expect("an address").to_owned();
-                return Self { child, grpc };
+                dev.grpc = grpc.split_whitespace().next().expect("an address").to_owned();
+                return dev;
             }
         }
     }

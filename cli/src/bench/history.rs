@@ -167,10 +167,10 @@ pub(crate) async fn run(args: HistoryArgs) -> anyhow::Result<()> {
             .await?
         }
     };
-    tokio::task::spawn_blocking(move || measure(&args, beside)).await?
+    tokio::task::spawn_blocking(move || measure(&args, &beside)).await?
 }
 
-fn measure(args: &HistoryArgs, beside: Beside) -> anyhow::Result<()> {
+fn measure(args: &HistoryArgs, beside: &Beside) -> anyhow::Result<()> {
     let scratch = Scratch::create(false)?;
     let root = args.dir.clone().unwrap_or_else(|| scratch.path().to_owned());
     let folder = root.join("bench-history");
