@@ -28,6 +28,9 @@ pub(crate) struct Say {
     /// Only check, and show what would change
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Rows lie already where these rules look for them, though a key, a slot function or a table's place differs; it is recorded with the reason
+    #[arg(long)]
+    pub(crate) rows_are_moved: bool,
     /// Who acts, in mode dev-plaintext alone; it proves nothing and is recorded as dev:NAME
     #[arg(long = "as", value_name = "NAME", default_value = "")]
     pub(crate) dev_name: String,
@@ -71,6 +74,7 @@ pub(crate) async fn apply(
         reason: say.reason,
         dry_run,
         dev_name: say.dev_name,
+        rows_are_moved: say.rows_are_moved,
         on_behalf_of: None,
     };
     let reply = client.apply_rules(request).await?;
@@ -102,6 +106,7 @@ pub(crate) async fn revert(
         reason: say.reason,
         dry_run,
         dev_name: say.dev_name,
+        rows_are_moved: say.rows_are_moved,
         on_behalf_of: None,
     };
     let reply = client.revert_rules(request).await?;

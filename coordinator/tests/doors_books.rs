@@ -65,6 +65,38 @@ async fn rules_are_applied_by_any_node_watched_on_each_and_reverted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_that_would_look_for_rows_where_they_are_not_need_a_word_that_those_were_moved() {
+    let cluster = Cluster::of(3).await;
+    let (leader, follower) = (cluster.leader().http, cluster.follower().http);
+    assert_eq!(put(follower, &apply(RULES, 0)).await.json()["epoch"], 1);
+    let other = RULES.replace("function = \"crc32c\"", "function = \"pg_hash_text\"");
+    assert_ne!(other, RULES, "the shipped rules are by crc32c");
+    for dry_run in [true, false] {
+        let mut change = apply(&other, 1);
+        change["dry_run"] = json!(dry_run);
+        let told = put(follower, &change).await;
+        assert_eq!(told.problem(), (409, "HF2413".into(), "refused".into()));
+        let detail = told.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("group account was by crc32c"), "{detail}");
+    }
+    let mut moved = apply(&other, 1);
+    moved["rows_are_moved"] = json!(true);
+    assert_eq!(put(follower, &moved).await.json()["epoch"], 2);
+    assert_eq!(put(leader, &moved).await.json()["repeated"], true);
+    let mut back = json!({"to_epoch": 1, "expected_epoch": 2, "reason": "too slow"});
+    let told = post(follower, "/v1/shards/rules/revert", &back).await;
+    assert_eq!(told.problem(), (409, "HF2413".into(), "refused".into()));
+    back["rows_are_moved"] = json!(true);
+    assert_eq!(post(leader, "/v1/shards/rules/revert", &back).await.json()["epoch"], 3);
+    let versions = get(leader, "/v1/shards/rules/versions").await.json();
+    let reasons: Vec<_> =
+        versions["versions"].as_array().unwrap().iter().map(|version| &version["reason"]).collect();
+    let wanted =
+        ["shard-2 is full", "shard-2 is full (rows are moved)", "too slow (rows are moved)"];
+    assert_eq!(reasons, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_can_lose_money_takes_two_people_and_all_of_it_is_written_down_on_every_node() {
     let cluster = Cluster::of(3).await;
     let (leader, follower) = (cluster.leader().http, cluster.follower().http);

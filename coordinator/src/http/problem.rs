@@ -132,6 +132,7 @@ fn title(code: &str) -> &'static str {
         "HF2408" => "The shard rules have mistakes",
         "HF2409" => "There are no such shard rules",
         "HF2412" => "This node keeps no history",
+        "HF2413" => "The rules would look for rows where they are not",
         "HF2411" => "The configuration cannot be taken over",
         "HF2601" => "Nobody known",
         "HF2602" => "The role does not give the right",

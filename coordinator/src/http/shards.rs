@@ -43,6 +43,7 @@ pub(super) struct ApplyRules {
     #[schemars(length(min = 1, max = limit::REASON_BYTES_MAX), regex(pattern = r"^[ -~]*[!-~][ -~]*$"))]
     reason: String,
     dry_run: bool,
+    rows_are_moved: bool,
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{0,32}$"))]
     dev_name: String,
 }
@@ -58,6 +59,7 @@ pub(super) struct RevertRules {
     #[schemars(length(min = 1, max = limit::REASON_BYTES_MAX), regex(pattern = r"^[ -~]*[!-~][ -~]*$"))]
     reason: String,
     dry_run: bool,
+    rows_are_moved: bool,
     #[schemars(regex(pattern = r"^[A-Za-z0-9._-]{0,32}$"))]
     dev_name: String,
 }
@@ -143,18 +145,25 @@ async fn versions(
 }
 
 async fn apply(door: Door, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let ApplyRules { text, expected_epoch, reason, dry_run, dev_name } =
+    let ApplyRules { text, expected_epoch, reason, dry_run, rows_are_moved, dev_name } =
         door.read(&headers, body, false).await?;
     let expected_epoch = expected_epoch.0;
     let on_behalf_of = None;
-    let request =
-        v1::ApplyRulesRequest { text, expected_epoch, reason, dry_run, dev_name, on_behalf_of };
+    let request = v1::ApplyRulesRequest {
+        text,
+        expected_epoch,
+        reason,
+        dry_run,
+        dev_name,
+        rows_are_moved,
+        on_behalf_of,
+    };
     let reply = door.desk.apply_rules(request, Hop::May).await?;
     Ok(json(StatusCode::OK, &Applied::from(reply)))
 }
 
 async fn revert(door: Door, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let RevertRules { to_epoch, expected_epoch, reason, dry_run, dev_name } =
+    let RevertRules { to_epoch, expected_epoch, reason, dry_run, rows_are_moved, dev_name } =
         door.read(&headers, body, false).await?;
     let request = v1::RevertRulesRequest {
         to_epoch: to_epoch.0,
@@ -162,6 +171,7 @@ async fn revert(door: Door, headers: HeaderMap, body: Body) -> Result<Response, 
         reason,
         dry_run,
         dev_name,
+        rows_are_moved,
         on_behalf_of: None,
     };
     let reply = door.desk.revert_rules(request, Hop::May).await?;

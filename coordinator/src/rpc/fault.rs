@@ -194,9 +194,11 @@ impl Fault {
     pub(crate) fn from_wire(error: WireError) -> Self {
         let class = match error.kind() {
             ErrorKind::Refused => match error.code.as_str() {
-                "HF2001" => Class::NotFound,
+                "HF2001" | "HF2409" => Class::NotFound,
                 "HF2002" | "HF2003" => Class::Taken,
-                "HF2004" | "HF2008" | "HF2404" => Class::WrongStatus,
+                "HF2004" | "HF2008" | "HF2009" | "HF2404" | "HF2410" | "HF2413" => {
+                    Class::WrongStatus
+                }
                 "HF2601" => Class::Unauthenticated,
                 "HF2602" | "HF2603" | "HF2604" => Class::Denied,
                 _ => Class::BadInput,

@@ -30,6 +30,8 @@ use crate::rights::{self, Shown};
 
 /// Bytes of a request: the rules, and words beside them.
 const REQUEST_BYTES_MAX: usize = limit::RULES_BYTES_MAX + 16 * 1024;
+/// Tables and groups that a refusal names.
+const STRAYS_SHOWN_MAX: usize = 5;
 /// Keys that one request locates.
 pub(crate) const KEYS_MAX: usize = 1_000;
 
@@ -205,6 +207,7 @@ impl Desk {
         }
         let ApplyRulesRequest { text, expected_epoch, reason, dry_run, dev_name, .. } = request;
         let by = desk.signature(&dev_name)?;
+        let reason = desk.reason_of(reason, &text, expected_epoch, request.rows_are_moved)?;
         desk.set_rules(text, expected_epoch, by, reason, dry_run).await
     }
 
@@ -230,6 +233,7 @@ impl Desk {
         }
         let text = desk.kept(to_epoch)?.text.clone();
         let by = desk.signature(&dev_name)?;
+        let reason = desk.reason_of(reason, &text, expected_epoch, request.rows_are_moved)?;
         desk.set_rules(text, expected_epoch, by, reason, dry_run).await
     }
 
@@ -289,6 +293,42 @@ impl Desk {
         let applied = applied.map_err(|error| Fault::not_proposed(&error))?;
         let outcome = applied.result.map_err(|rejection| Fault::rejected(&rejection))?;
         Ok(ApplyRulesReply { epoch, repeated: outcome.repeated })
+    }
+
+    /// The reason that is recorded with rules which follow those of epoch `expected`: it says so where rows had to be moved by hand.
+    /// # Errors
+    /// HF2413: rows would be looked for where they are not, and nobody says that they were moved.
+    fn reason_of(
+        &self,
+        reason: String,
+        text: &str,
+        expected: u64,
+        rows_are_moved: bool,
+    ) -> Result<String, Fault> {
+        let books = self.coordinator().books();
+        let before = books.rules.iter().find(|version| version.epoch == expected);
+        let before = before.and_then(|version| Topology::parse(&version.text).ok());
+        // What cannot be read is judged by itself, and so is an epoch that is not in force.
+        let (Some(before), Ok(after)) = (before, Topology::parse(text)) else { return Ok(reason) };
+        let strays = before.strays(&after);
+        match (strays.as_slice(), rows_are_moved) {
+            ([], _) => Ok(reason),
+            (_, true) => Ok(format!("{reason} (rows are moved)")),
+            (strays, false) => {
+                let shown: Vec<&str> =
+                    strays.iter().take(STRAYS_SHOWN_MAX).map(String::as_str).collect();
+                let more = match strays.len() - shown.len() {
+                    0 => String::new(),
+                    more => format!(", and {more} more"),
+                };
+                let words = format!(
+                    "nothing was done: rows would be looked for where they are not: {}{more}. Move the rows first and say so \
+                     (--rows-are-moved, rows_are_moved), or give the new key another group with tables of its own",
+                    shown.join("; ")
+                );
+                Err(Fault::new(Class::WrongStatus, "HF2413", words))
+            }
+        }
     }
 
     /// HF2410: what a transaction has written was placed by rules that are not in force any more. A transaction that is known already is

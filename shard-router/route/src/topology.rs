@@ -385,6 +385,37 @@ impl Topology {
         groups && tables
     }
 
+    /// What rules that follow these would look for elsewhere, for another reason than a slot that moves: each with what it was and what it would be.
+    /// What only one of them knows is looked for nowhere, or lies nowhere yet.
+    #[must_use]
+    pub fn strays(&self, after: &Self) -> Vec<String> {
+        let mut strays = Vec::new();
+        for (name, was) in &self.groups {
+            let Some(is) = after.groups.get(name) else { continue };
+            let told =
+                |group: &Group| format!("{} of {}", group.function.shown(), group.key_type.name());
+            if (&was.function, was.key_type) != (&is.function, is.key_type) {
+                strays.push(format!("group {name} was by {}, would be by {}", told(was), told(is)));
+            }
+        }
+        for (name, was) in &self.tables {
+            let Some(is) = after.tables.get(name) else { continue };
+            let told = |placement: &Placement| match placement {
+                Placement::Sharded(sharded) => {
+                    let key = sharded.columns.first().map_or("", |column| &column.name);
+                    format!("in group {} by {key}", sharded.group)
+                }
+                Placement::Reference => "on every source".to_owned(),
+                Placement::Single(source) => format!("on source {source}"),
+            };
+            let (was, is) = (told(was), told(is));
+            if was != is {
+                strays.push(format!("table {name} was {was}, would be {is}"));
+            }
+        }
+        strays
+    }
+
     /// The data sources, by name; also those that keep no shard yet.
     #[must_use]
     pub fn sources(&self) -> &BTreeMap<SourceId, DataSource> {

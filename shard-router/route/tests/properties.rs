@@ -298,3 +298,36 @@ fn as_many_keys_in_a_list_or_an_array_narrow_as_the_limit_and_not_one_more() {
         assert_eq!(code(&format!("SELECT 1 FROM item WHERE account = ANY ('{{{keys}}}')")), wanted);
     }
 }
+
+#[test]
+fn rows_stray_by_another_function_or_place_and_not_by_a_slot_that_moves() {
+    let table = |text: &str| Topology::parse(text).expect("good rules");
+    let base = rules(2, &[512], "crc32c") + "[table.item]\ngroup = \"account\"\n";
+    let strays = |after: &str| table(&base).strays(&table(after));
+    assert_eq!(strays(&base), [""; 0]);
+    let moved = rules(2, &[100], "crc32c")
+        + "[table.item]\ngroup = \"account\"\n[table.new]\nreference = true\n";
+    assert_eq!(
+        strays(&moved),
+        [""; 0],
+        "slots move by their own road, and nothing lies in what is new"
+    );
+    let gone = rules(2, &[512], "crc32c");
+    assert_eq!(strays(&gone), [""; 0]);
+    let other = rules(2, &[512], "pg_hash_text") + "[table.item]\ngroup = \"account\"\n";
+    let found = strays(&other);
+    assert!(
+        matches!(found.as_slice(), [one] if one.starts_with("group account was by")),
+        "{found:?}"
+    );
+    let key = rules(2, &[512], "crc32c") + "[table.item]\ngroup = \"account\"\nkey = \"owner\"\n";
+    assert_eq!(
+        strays(&key),
+        ["table item was in group account by account, would be in group account by owner"]
+    );
+    let copied = rules(2, &[512], "crc32c") + "[table.item]\nreference = true\n";
+    assert_eq!(
+        strays(&copied),
+        ["table item was in group account by account, would be on every source"]
+    );
+}
