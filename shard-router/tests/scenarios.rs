@@ -328,3 +328,26 @@ async fn a_type_with_another_number_on_each_source_is_read_by_key_and_never_mixe
     let as_text = raw.ask(&[query("SELECT mood::text FROM item WHERE mood = 'cross'")]).await;
     assert_eq!(first_column(&as_text), ["cross", "cross"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_its_server_would_read_otherwise_is_told_apart_by_nobody() {
+    let place = two().await;
+    let mut raw = place.raw().await;
+    let umlaut = query("SELECT k FROM item WHERE k = 7 AND name <> '\u{fc}'");
+    let plain = query("SELECT k FROM item WHERE k = 7 AND name <> 'u'");
+    let rows = |answer: &[(u8, Vec<u8>)]| first_column(answer);
+    assert_eq!(rows(&raw.ask(std::slice::from_ref(&umlaut)).await), ["7"]);
+    raw.ask(&[query("SET client_encoding TO 'latin1'")]).await;
+    let refused = raw.ask(std::slice::from_ref(&umlaut)).await;
+    assert_eq!(field(&refused, b'C'), "0A000", "{:?}", tags(&refused));
+    assert_eq!(rows(&raw.ask(std::slice::from_ref(&plain)).await), ["7"]);
+    raw.ask(&[query("SET client_encoding TO 'utf-8'")]).await;
+    assert_eq!(rows(&raw.ask(std::slice::from_ref(&umlaut)).await), ["7"]);
+    // Within a transaction nobody has asked yet what became of it.
+    raw.ask(&[query("BEGIN")]).await;
+    raw.ask(&[query("SET client_encoding TO 'latin1'")]).await;
+    let refused = raw.ask(std::slice::from_ref(&umlaut)).await;
+    assert_eq!(field(&refused, b'C'), "0A000", "{:?}", tags(&refused));
+    raw.ask(&[query("ROLLBACK")]).await;
+    assert_eq!(rows(&raw.ask(std::slice::from_ref(&umlaut)).await), ["7"]);
+}

@@ -177,6 +177,8 @@ impl Session {
             self.scatters.remove(portal);
         }
         let worker = Rc::clone(&self.worker);
+        self.means_the_same_here(statement.sql().as_bytes())?;
+        self.means_the_same_here(rest)?;
         let aim = worker.meanings.borrow().aim_bind(&statement, rest)?;
         if self.is_to_settle(&meaning) {
             return Ok(Taken::Settle);

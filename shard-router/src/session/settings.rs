@@ -97,6 +97,33 @@ impl Session {
         Reading { settings: self.settings.clone(), changes }
     }
 
+    /// Where several sources are told apart by keys, a key is what its bytes mean to a server. They are read as UTF-8 here, so bytes outside
+    /// of ASCII are no key of a session that writes otherwise, or may since it set `client_encoding` in a transaction under way.
+    /// # Errors
+    /// HF3211: these bytes may mean something else to a server.
+    pub(super) fn means_the_same_here(&self, bytes: &[u8]) -> Result<(), Refusal> {
+        const NAME: &str = "client_encoding";
+        if self.worker.sources().len() < 2 || bytes.is_ascii() {
+            return Ok(());
+        }
+        let pairs = self.settings.as_ref().map(|settings| settings.pairs.as_slice());
+        let said =
+            pairs.unwrap_or_default().iter().find(|(name, _)| name.eq_ignore_ascii_case(NAME));
+        let encoding = match said {
+            _ if self.touched.iter().any(|name| name == NAME) => "what this transaction has set",
+            Some((_, encoding)) => encoding.as_str(),
+            None => return Ok(()),
+        };
+        let plain: String = encoding.chars().filter(char::is_ascii_alphanumeric).collect();
+        if ["UTF8", "UNICODE", "SQLASCII"].iter().any(|known| plain.eq_ignore_ascii_case(known)) {
+            return Ok(());
+        }
+        let cause = format!(
+            "client_encoding is {encoding}, and a statement or value outside of ASCII is told apart by its bytes in UTF-8 where there are several sources"
+        );
+        Err(Refusal::new("HF3211", "0A000", cause, "SET client_encoding TO 'UTF8', and write so"))
+    }
+
     /// The server's settings are about to be others than the session's: these, or some for this transaction alone.
     pub(super) fn touch(&mut self, names: &[String]) {
         self.touched.extend(names.iter().cloned());

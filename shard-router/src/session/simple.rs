@@ -73,6 +73,7 @@ impl Session {
         if self.is_to_settle(&meaning) {
             return Ok(Taken::Settle);
         }
+        self.means_the_same_here(sql.as_bytes())?;
         let aim = worker.meanings.borrow().aim_query(&meaning, sql)?;
         let (source, access) = match aim {
             Aim::Any(access) => (None, access),
