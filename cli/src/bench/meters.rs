@@ -3,10 +3,14 @@
 use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context, ensure};
+use holdfast_client::ClientOptions;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
+
+/// Bytes of a metrics page that are read: some hundred times of what a node has.
+const PAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// CPU that a process has used, all threads, in user and kernel, us. The kernel counts in ticks, mostly of 10 ms.
 pub(crate) fn cpu_us(pid: u32) -> anyhow::Result<f64> {
@@ -56,15 +60,40 @@ fn stat(pid: u32) -> Option<Vec<String>> {
     Some(fields.split_whitespace().map(str::to_owned).collect())
 }
 
-/// The counters of a node by their names with labels, as `GET /metrics` at `http` tells them.
+/// The counters of a node by their names with labels, as `GET /metrics` at `http` tells them in plaintext.
 pub(crate) async fn counters(http: &str) -> anyhow::Result<BTreeMap<String, f64>> {
-    let mut stream = TcpStream::connect(http).await?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page).await?;
+    counters_as(http, &ClientOptions::default()).await
+}
+
+/// The same, as whoever `options` say: by TLS if they hold credentials.
+pub(crate) async fn counters_as(
+    http: &str,
+    options: &ClientOptions,
+) -> anyhow::Result<BTreeMap<String, f64>> {
+    let bearer = options.token.as_ref().filter(|_| options.credentials.is_some());
+    let bearer = bearer
+        .map(|token| format!("Authorization: Bearer {}\r\n", token.reveal()))
+        .unwrap_or_default();
+    let request =
+        format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\n{bearer}Connection: close\r\n\r\n");
+    let page = match &options.credentials {
+        None => asked(TcpStream::connect(http).await?, &request).await?,
+        Some(credentials) => {
+            asked(credentials.connector(None).open(http, b"http/1.1").await?, &request).await?
+        }
+    };
     ensure!(page.starts_with("HTTP/1.1 200"), "{http} does not tell its metrics");
     Ok(parse(&page))
+}
+
+async fn asked(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> anyhow::Result<String> {
+    stream.write_all(request.as_bytes()).await?;
+    let mut page = String::new();
+    stream.take(PAGE_BYTES_MAX).read_to_string(&mut page).await?;
+    Ok(page)
 }
 
 fn parse(page: &str) -> BTreeMap<String, f64> {

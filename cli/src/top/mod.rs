@@ -42,12 +42,12 @@ const KEYS: Duration = Duration::from_millis(50);
 /// # Errors
 /// Standard output is no terminal, or cannot be drawn on; with `--once`, no node answers.
 pub(crate) async fn run(args: TopArgs) -> anyhow::Result<ExitCode> {
-    let client = args.cluster.client()?;
+    let (client, who) = (args.cluster.client()?, args.cluster.identity.options()?);
     let every = Duration::from_millis(args.every_ms);
     if args.once {
-        let first = Look::take(&client).await?;
+        let first = Look::take(&client, &who).await?;
         tokio::time::sleep(every).await;
-        let second = Look::take(&client).await?;
+        let second = Look::take(&client, &who).await?;
         output::print(&screen::text(&View::between(&first, &second)))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -57,13 +57,13 @@ pub(crate) async fn run(args: TopArgs) -> anyhow::Result<ExitCode> {
         return Err(Usage(text.to_owned()).into());
     }
     let mut terminal = ratatui::try_init()?;
-    let watched = watch(&client, every, &mut terminal).await;
+    let watched = watch((&client, &who), every, &mut terminal).await;
     ratatui::restore();
     watched.map(|()| ExitCode::SUCCESS)
 }
 
 async fn watch(
-    client: &holdfast_client::Client,
+    (client, who): (&holdfast_client::Client, &holdfast_client::ClientOptions),
     every: Duration,
     terminal: &mut ratatui::DefaultTerminal,
 ) -> anyhow::Result<()> {
@@ -75,7 +75,7 @@ async fn watch(
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                match Look::take(client).await {
+                match Look::take(client, who).await {
                     Ok(look) => {
                         let view = View::between(last.as_ref().unwrap_or(&look), &look);
                         terminal.draw(|frame| screen::draw(frame, &view))?;

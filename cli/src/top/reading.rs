@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use futures::future::{join_all, try_join_all};
-use holdfast_client::{Client, wire::NodeStatusReply};
+use holdfast_client::{Client, ClientOptions, wire::NodeStatusReply};
 use tokio::time::{Duration, Instant, timeout};
 
-use crate::bench::meters::counters;
+use crate::bench::meters::counters_as;
 
 /// For one node's metrics page.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -28,6 +28,8 @@ struct NodeLook {
     said: Vec<NodeStatusReply>,
     /// Counters by name with labels; empty where the page could not be read.
     counters: BTreeMap<String, f64>,
+    /// Whether it was read.
+    counted: bool,
 }
 
 /// What is shown.
@@ -55,8 +57,9 @@ pub(super) struct NodeRow {
     pub(super) term: u64,
     pub(super) applied: u64,
     pub(super) behind: u64,
-    pub(super) sessions: f64,
-    pub(super) fsyncs_per_second: f64,
+    /// `None`, as the next: its metrics could not be read.
+    pub(super) sessions: Option<f64>,
+    pub(super) fsyncs_per_second: Option<f64>,
     pub(super) grpc: String,
 }
 
@@ -64,18 +67,20 @@ impl Look {
     /// Asks one node for the members, then every member for itself and for its counters.
     /// # Errors
     /// No node answers.
-    pub(super) async fn take(client: &Client) -> anyhow::Result<Self> {
+    pub(super) async fn take(client: &Client, who: &ClientOptions) -> anyhow::Result<Self> {
         let first = client.node_status().await?;
         let groups = first.groups.max(1);
         let nodes = join_all(first.members.iter().map(|member| async {
             let said = (0..groups).map(|group| client.node_status_of(&member.grpc, group));
             let (said, page) =
-                tokio::join!(try_join_all(said), timeout(PATIENCE, counters(&member.http)));
+                tokio::join!(try_join_all(said), timeout(PATIENCE, counters_as(&member.http, who)));
+            let page = page.ok().and_then(Result::ok);
             NodeLook {
                 node: member.node,
                 grpc: member.grpc.clone(),
                 said: said.unwrap_or_default(),
-                counters: page.ok().and_then(Result::ok).unwrap_or_default(),
+                counted: page.is_some(),
+                counters: page.unwrap_or_default(),
             }
         }))
         .await;
@@ -114,8 +119,10 @@ impl View {
                 term: said.as_ref().map_or(0, |said| said.term),
                 applied: said.as_ref().map_or(0, |said| said.applied_index),
                 behind: said.map_or(0, |said| newest.saturating_sub(said.applied_index)),
-                sessions: node.counters.get("holdfast_sessions").copied().unwrap_or_default(),
-                fsyncs_per_second: fsyncs / seconds,
+                sessions: node
+                    .counted
+                    .then(|| node.counters.get("holdfast_sessions").copied().unwrap_or_default()),
+                fsyncs_per_second: node.counted.then_some(fsyncs / seconds),
                 grpc: node.grpc.clone(),
             }
         });
@@ -204,7 +211,13 @@ mod tests {
         Look {
             at,
             groups: 1,
-            nodes: vec![NodeLook { node: 1, grpc: "a:1".into(), said: vec![said], counters }],
+            nodes: vec![NodeLook {
+                node: 1,
+                grpc: "a:1".into(),
+                said: vec![said],
+                counters,
+                counted: true,
+            }],
         }
     }
 
@@ -237,9 +250,15 @@ mod tests {
             counters: (0..2)
                 .map(|g| (format!("holdfast_calls_parked{{group=\"{g}\"}}"), parked[g]))
                 .collect(),
+            counted: true,
         };
-        let silent =
-            NodeLook { node: 3, grpc: "n:3".into(), said: Vec::new(), counters: BTreeMap::new() };
+        let silent = NodeLook {
+            node: 3,
+            grpc: "n:3".into(),
+            said: Vec::new(),
+            counters: BTreeMap::new(),
+            counted: false,
+        };
         let nodes = vec![
             node(1, [true, false], [3.0, 100.0]),
             node(2, [false, true], [100.0, 4.0]),
@@ -250,6 +269,7 @@ mod tests {
         let rows: Vec<_> = view.nodes.iter().map(|row| (row.group, row.node, row.behind)).collect();
         assert_eq!(rows, [(0, 1, 2), (0, 2, 2), (0, 3, 0), (1, 1, 4), (1, 2, 4), (1, 3, 0)]);
         assert_eq!(view.nodes[5].role, "no answer");
+        assert_eq!((view.nodes[5].sessions, view.nodes[0].sessions), (None, Some(0.0)));
         assert_eq!(view.by_status, [("trying".to_owned(), 5)].into());
         assert_eq!(view.gauges[1], ("calls parked", 7.0));
     }

@@ -82,10 +82,14 @@ fn cells(node: &NodeRow) -> Vec<String> {
         node.term.to_string(),
         node.applied.to_string(),
         node.behind.to_string(),
-        format!("{:.0}", node.sessions),
-        format!("{:.0}", node.fsyncs_per_second),
+        or_dash(node.sessions),
+        or_dash(node.fsyncs_per_second),
         node.grpc.clone(),
     ]
+}
+
+fn or_dash(number: Option<f64>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| format!("{number:.0}"))
 }
 
 fn rate_lines(view: &View) -> Vec<String> {
