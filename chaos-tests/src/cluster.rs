@@ -235,8 +235,8 @@ impl Cluster {
         Ok(self.leads().await?.0)
     }
 
-    /// The place of the node that leads, and its term. On a loaded machine another may lead a moment later: a story that stops *the
-    /// leader in the middle of something* asks before and after, and begins again when the two differ.
+    /// The place of the node that leads, and its term, by the word of the highest term. On a loaded machine another may lead a moment
+    /// later, or lead already and not have said so in time.
     /// # Errors
     /// None leads for a while.
     pub async fn leads(&self) -> anyhow::Result<(usize, u64)> {

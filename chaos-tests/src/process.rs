@@ -102,12 +102,16 @@ impl Process {
         kill(self.pid()?, signal).with_context(|| format!("{signal} to {}", self.program.name))
     }
 
-    /// Whether it stands still, by SIGSTOP.
+    /// Whether all of it stands still, by SIGSTOP. On a busy machine that is a while after the signal: one thread takes it, and the others
+    /// run until that one is run.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         let Ok(pid) = self.pid() else { return false };
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+        threads.flatten().all(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+        })
     }
 
     /// Fails, with the end of its log, unless it runs.

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use holdfast_chaos_tests::{Cluster, SOON, Service, http, journal, until};
+use holdfast_client::{
+    ClientOptions, Link,
+    wire::{GetRequest, exchange_reply::Reply, exchange_request::Request},
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -34,6 +38,20 @@ async fn another_leader(cluster: &Cluster, not: usize) -> anyhow::Result<usize> 
     .await
 }
 
+/// Whether the node at this place has led since it said so of this term. Its word alone is not enough: one that a busy machine has kept from
+/// hearing of its successor says so too. So a majority is asked, by a read that the node answers only if it leads.
+async fn has_led_since(cluster: &Cluster, (at, term): (usize, u64)) -> anyhow::Result<bool> {
+    let options = ClientOptions::default();
+    let Ok(link) = Link::open(&cluster.nodes[at].grpc, false, &options).await else {
+        return Ok(false);
+    };
+    let request = Request::Get(GetRequest { gid: "nobody".to_owned(), stale: false });
+    let answer = tokio::time::timeout(SOON, link.call(request)).await?;
+    let unknown_here = matches!(answer, Ok(Reply::Error(error)) if error.code == "HF2001");
+    let now = cluster.status(at).await;
+    Ok(unknown_here && now.is_some_and(|now| now.role == "leader" && now.term == term))
+}
+
 /// Brings a transaction to where the leader waits for the answer to the second try, and stops that leader. `late` is what the
 /// service answers to the old leader, `fresh` what it answers to the new one.
 async fn deposed(gid: &str, late: u16, fresh: u16) -> anyhow::Result<(Cluster, Vec<String>)> {
@@ -48,14 +66,15 @@ async fn deposed(gid: &str, late: u16, fresh: u16) -> anyhow::Result<(Cluster, V
     let (old, to_old) = loop {
         let asked = service.next(SOON).await?;
         ensure!(asked.op == "try", "{asked:?}");
-        let leads = cluster.leads().await?;
-        if leads == led {
+        if has_led_since(&cluster, led).await? {
             break (led.0, asked);
         }
-        led = leads;
+        led = cluster.leads().await?;
     };
 
-    cluster.nodes[old].process.signal(Signal::SIGSTOP)?;
+    let process = &cluster.nodes[old].process;
+    process.signal(Signal::SIGSTOP)?;
+    until("the old leader stands still", SOON, async || process.is_stopped().then_some(())).await?;
     // This answer lies in the stopped leader's socket until it wakes up.
     to_old.answer(late).await?;
     let new = another_leader(&cluster, old).await?;
