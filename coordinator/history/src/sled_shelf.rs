@@ -4,12 +4,21 @@ use std::{
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use crate::shelf::{Change, Pair, Shelf, ShelfError};
 
 /// Bytes of pages that sled keeps in memory.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// What sled 0.34 says of a file that is locked; it has no kind of error for it.
+const HELD: &str = "could not acquire lock";
+/// How long somebody else may hold the database when it is opened. sled's own threads do for a moment, behind a handle that was dropped.
+const HELD_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at whether they still do.
+const HELD_LOOK: Duration = Duration::from_millis(20);
 
 /// A sled database in a folder of its own.
 #[derive(Debug)]
@@ -24,7 +33,7 @@ impl SledShelf {
     /// # Errors
     /// [`ShelfError`] if a new one cannot be made either.
     pub fn open(folder: &Path) -> Result<(Self, bool), ShelfError> {
-        match Self::try_open(folder) {
+        match Self::open_when_free(folder) {
             Ok(shelf) => Ok((shelf, false)),
             Err(fault) => {
                 let aside = folder.with_extension("unreadable");
@@ -34,6 +43,19 @@ impl SledShelf {
                 }
                 fs::rename(folder, &aside).map_err(io_fault)?;
                 Self::try_open(folder).map(|shelf| (shelf, true))
+            }
+        }
+    }
+
+    /// What is held is no reason to begin anew: whoever holds it can read it.
+    fn open_when_free(folder: &Path) -> Result<Self, ShelfError> {
+        let until = Instant::now() + HELD_MAX;
+        loop {
+            match Self::try_open(folder) {
+                Err(ShelfError(why)) if why.contains(HELD) && Instant::now() < until => {
+                    sleep(HELD_LOOK);
+                }
+                opened => return opened,
             }
         }
     }

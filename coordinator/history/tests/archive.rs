@@ -236,6 +236,22 @@ fn what_was_written_is_there_after_a_crash_and_the_rest_comes_again() {
 }
 
 #[test]
+fn a_history_that_somebody_still_holds_is_waited_for_and_not_moved_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("history");
+    let archive = on_disk(&folder);
+    fill(&archive, 0..5_000);
+    archive.flush(0).unwrap();
+    let held = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        drop(archive);
+    });
+    assert_eq!(on_disk(&folder).figures().records, 5_000);
+    held.join().unwrap();
+    assert!(!dir.path().join("history.unreadable").exists());
+}
+
+#[test]
 fn files_that_cannot_be_opened_are_moved_aside_and_a_new_history_begins() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("history");

@@ -74,9 +74,12 @@ impl Divider {
     pub fn push(&mut self, bytes: &[u8], tell: &mut dyn FnMut(Row<'_>)) -> Result<(), Refused> {
         let mut rest = bytes;
         while !rest.is_empty() && !self.ended {
-            let found = self.scanner.scan(rest).map_err(|why| self.bad(why))?;
-            let length = found.unwrap_or(rest.len());
-            if self.begun.len() + length > self.row_bytes_max {
+            // No further than one byte past the limit, so that what is told of a row does not depend on how it comes in pieces.
+            let room = self.row_bytes_max.saturating_sub(self.begun.len());
+            let looked = &rest[..rest.len().min(room.saturating_add(1))];
+            let found = self.scanner.scan(looked).map_err(|why| self.bad(why))?;
+            let length = found.unwrap_or(looked.len());
+            if length > room {
                 return Err(self.too_long());
             }
             let (here, behind) = rest.split_at(length);
