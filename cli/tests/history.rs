@@ -1,8 +1,10 @@
 //! `holdfast tx list` as an operator uses it: each filter and each pair of them, of open and of finished transactions of a real node.
 
+mod role;
+
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -12,21 +14,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use role::{PATIENCE, holdfast};
 use serde_json::{Value, json};
 
-/// For anything that a healthy machine does in a second or two.
-const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
-
-fn holdfast() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("HOLDFAST_") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
 
 /// `holdfast dev`, with its built-in participants; it ends with the test.
 struct Dev {

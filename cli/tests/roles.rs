@@ -1,11 +1,12 @@
 //! Roles as an operator meets them: they start, say that they are ready, serve, and stop in good order.
 
+mod role;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,114 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+use nix::sys::signal::Signal;
+
+use role::{
+    LOOK, PATIENCE, Role, coordinator_toml, free, get, holdfast, run, utf8, wait_until_ready,
 };
-
-/// For anything that a healthy machine does in a second.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at a condition.
-const LOOK: Duration = Duration::from_millis(20);
-
-fn holdfast() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("HOLDFAST_") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    holdfast().args(arguments).output().expect("the binary runs")
-}
-
-fn utf8(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("what we print is UTF-8")
-}
-
-/// A role that runs; it dies with the test.
-struct Role {
-    child: Child,
-    log: std::path::PathBuf,
-}
-
-impl Role {
-    fn start(dir: &Path, name: &str, arguments: &[&str]) -> Self {
-        let log = dir.join(format!("{name}.log"));
-        let file = fs::File::create(&log).expect("a log");
-        let child = holdfast().args(arguments).stdout(Stdio::null()).stderr(file).spawn();
-        Self { child: child.expect("the binary starts"), log }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.id()).expect("a process id");
-        kill(Pid::from_raw(id), signal).expect("our own child can be signalled");
-    }
-
-    fn ended(&mut self) -> ExitStatus {
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("our own child") {
-                return status;
-            }
-            assert!(begun.elapsed() < PATIENCE, "it does not end:\n{}", self.log());
-            thread::sleep(LOOK);
-        }
-    }
-}
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-/// Status and body of a GET; `None` while nobody answers.
-fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let status = answer.split(' ').nth(1)?.parse().ok()?;
-    Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
-}
-
-fn wait_until_ready(role: &mut Role, address: SocketAddr) {
-    let begun = Instant::now();
-    while get(address, "/readyz").is_none_or(|(status, _)| status != 200) {
-        let ended = role.child.try_wait().expect("our own child");
-        assert!(ended.is_none(), "it ended with {ended:?}:\n{}", role.log());
-        assert!(begun.elapsed() < PATIENCE, "never ready:\n{}", role.log());
-        thread::sleep(LOOK);
-    }
-}
-
-/// Addresses that are free now. Another program may take one before we do, which then shows as HF1015.
-fn free<const N: usize>() -> [SocketAddr; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("bound"))
-}
-
-fn coordinator_toml(dir: &Path, [http, grpc, raft]: [SocketAddr; 3]) -> String {
-    let file = dir.join("coordinator.toml");
-    let doors = format!("http = \"{http}\"\ngrpc = \"{grpc}\"\nraft = \"{raft}\"\n");
-    let data = dir.join("data");
-    let text = format!(
-        "[node]\nid = 1\ndata_dir = {data:?}\n[cluster]\nname = \"test\"\n[[cluster.member]]\nid = 1\n{doors}\
-         [bind]\n{doors}[security]\nmode = \"dev-plaintext\"\n[log]\nsegment_bytes = 4194304\n"
-    );
-    fs::write(&file, text).expect("a configuration");
-    file.to_str().expect("UTF-8").to_owned()
-}
 
 #[test]
 fn a_coordinator_starts_says_it_is_ready_and_stops_on_sigterm() {
@@ -582,72 +480,4 @@ fn each_fate_has_its_exit_code() {
     agent.signal(Signal::SIGTERM);
     assert_eq!(agent.ended().code(), Some(0), "{}", agent.log());
     assert_eq!(agent.log().matches("agent ready").count(), 1, "{}", agent.log());
-}
-
-#[test]
-fn a_node_that_wants_certificates_is_watched_with_one_its_metrics_included() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let certs = dir.path().join("certs");
-    let at = |file: &str| certs.join(file).to_str().expect("UTF-8").to_owned();
-    let folder = at("");
-    let made = run(&[
-        "certs",
-        "dev",
-        "--dir",
-        &folder,
-        "--cluster",
-        "test",
-        "--nodes",
-        "1",
-        "--user",
-        "sam:sre",
-    ]);
-    assert!(made.status.success(), "{}", utf8(&made.stderr));
-    let doors: [SocketAddr; 3] = free();
-    let file = coordinator_toml(dir.path(), doors);
-    let plain = fs::read_to_string(&file).expect("it was written");
-    let tls = format!(
-        "\"mutual-tls\"\n[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
-        at("ca.pem"),
-        at("node-1.pem"),
-        at("node-1.key")
-    );
-    fs::write(&file, plain.replace("\"dev-plaintext\"\n", &tls)).expect("a change");
-    let mut role = Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
-
-    let (grpc, begun) = (doors[1].to_string(), Instant::now());
-    let (ca, cert, key) = (at("ca.pem"), at("user-sam.pem"), at("user-sam.key"));
-    let told = loop {
-        let told = run(&[
-            "top",
-            "--once",
-            "--every-ms",
-            "100",
-            "--coordinator",
-            &grpc,
-            "--tls-ca",
-            &ca,
-            "--tls-cert",
-            &cert,
-            "--tls-key",
-            &key,
-        ]);
-        let text = utf8(&told.stdout);
-        if text.contains("leader") {
-            break text;
-        }
-        let ended = role.child.try_wait().expect("our own child");
-        assert!(ended.is_none(), "it ended with {ended:?}:\n{}", role.log());
-        assert!(begun.elapsed() < PATIENCE, "{text}{}\n{}", utf8(&told.stderr), role.log());
-        thread::sleep(LOOK);
-    };
-    let row: Vec<&str> = told
-        .lines()
-        .find(|line| line.contains("leader"))
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    // Node, role, term, applied, behind, sessions, fsyncs: the last two stand on its metrics page, which wants a certificate too.
-    assert_eq!(row.get(5), Some(&"0"), "{told}");
-    assert!(row.get(6).is_some_and(|fsyncs| fsyncs.parse::<u32>().is_ok()), "{told}");
 }
