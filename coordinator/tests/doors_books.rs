@@ -81,6 +81,12 @@ async fn rules_that_would_look_for_rows_where_they_are_not_need_a_word_that_thos
     }
     let mut moved = apply(&other, 1);
     moved["rows_are_moved"] = json!(true);
+    // That rows were moved is no reason by itself, and no room for a longer one.
+    for (reason, code) in [("", "HF2301"), (&*"x".repeat(1_024), "HF2301")] {
+        let mut unsaid = moved.clone();
+        unsaid["reason"] = json!(reason);
+        assert_eq!(put(follower, &unsaid).await.problem().1, code, "{} bytes", reason.len());
+    }
     assert_eq!(put(follower, &moved).await.json()["epoch"], 2);
     assert_eq!(put(leader, &moved).await.json()["repeated"], true);
     let mut back = json!({"to_epoch": 1, "expected_epoch": 2, "reason": "too slow"});

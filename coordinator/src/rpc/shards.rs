@@ -207,8 +207,8 @@ impl Desk {
         }
         let ApplyRulesRequest { text, expected_epoch, reason, dry_run, dev_name, .. } = request;
         let by = desk.signature(&dev_name)?;
-        let reason = desk.reason_of(reason, &text, expected_epoch, request.rows_are_moved)?;
-        desk.set_rules(text, expected_epoch, by, reason, dry_run).await
+        let moved = request.rows_are_moved;
+        desk.set_rules(text, expected_epoch, by, (reason, moved), dry_run).await
     }
 
     /// Puts the rules of a former epoch into force again.
@@ -233,8 +233,8 @@ impl Desk {
         }
         let text = desk.kept(to_epoch)?.text.clone();
         let by = desk.signature(&dev_name)?;
-        let reason = desk.reason_of(reason, &text, expected_epoch, request.rows_are_moved)?;
-        desk.set_rules(text, expected_epoch, by, reason, dry_run).await
+        let moved = request.rows_are_moved;
+        desk.set_rules(text, expected_epoch, by, (reason, moved), dry_run).await
     }
 
     /// Where keys live.
@@ -267,7 +267,7 @@ impl Desk {
         text: String,
         expected: u64,
         by: String,
-        reason: String,
+        (reason, rows_are_moved): (String, bool),
         dry_run: bool,
     ) -> Result<ApplyRulesReply, Fault> {
         let mut findings = Findings::default();
@@ -277,7 +277,7 @@ impl Desk {
             findings.add("text", format_args!("{bytes} bytes, allowed are 1 to {most}"));
         }
         findings.verdict()?;
-        read(&text)?;
+        let reason = self.reason_of(reason, &read(&text)?, expected, rows_are_moved)?;
         let epoch = expected.saturating_add(1);
         if dry_run {
             let now = self.coordinator().books().epoch();
@@ -295,25 +295,33 @@ impl Desk {
         Ok(ApplyRulesReply { epoch, repeated: outcome.repeated })
     }
 
-    /// The reason that is recorded with rules which follow those of epoch `expected`: it says so where rows had to be moved by hand.
+    /// The reason that is recorded with the rules `after`, which follow those of epoch `expected`: it says so where rows had to be moved
+    /// by hand.
     /// # Errors
-    /// HF2413: rows would be looked for where they are not, and nobody says that they were moved.
+    /// HF2413: rows would be looked for where they are not, and nobody says that they were moved. HF2301: with that, it is too long.
     fn reason_of(
         &self,
         reason: String,
-        text: &str,
+        after: &Topology,
         expected: u64,
         rows_are_moved: bool,
     ) -> Result<String, Fault> {
         let books = self.coordinator().books();
         let before = books.rules.iter().find(|version| version.epoch == expected);
-        let before = before.and_then(|version| Topology::parse(&version.text).ok());
-        // What cannot be read is judged by itself, and so is an epoch that is not in force.
-        let (Some(before), Ok(after)) = (before, Topology::parse(text)) else { return Ok(reason) };
-        let strays = before.strays(&after);
+        // An epoch that is not in force is judged by the log.
+        let Some(before) = before.and_then(|version| Topology::parse(&version.text).ok()) else {
+            return Ok(reason);
+        };
+        let strays = before.strays(after);
         match (strays.as_slice(), rows_are_moved) {
             ([], _) => Ok(reason),
-            (_, true) => Ok(format!("{reason} (rows are moved)")),
+            (_, true) => {
+                let reason = format!("{reason} (rows are moved)");
+                let mut findings = Findings::default();
+                check::reason(&mut findings, &reason);
+                findings.verdict()?;
+                Ok(reason)
+            }
             (strays, false) => {
                 let shown: Vec<&str> =
                     strays.iter().take(STRAYS_SHOWN_MAX).map(String::as_str).collect();
