@@ -30,8 +30,9 @@ pub(crate) enum Form {
 /// Whether JSON is written in lines; set once, when the command is read.
 static IN_LINES: AtomicBool = AtomicBool::new(false);
 /// The lists that answers are about, by their names in the JSON.
-const LISTS: [&str; 9] = [
+const LISTS: [&str; 10] = [
     "transactions",
+    "retried",
     "records",
     "services",
     "nodes",
@@ -181,6 +182,8 @@ mod tests {
         assert_eq!(listed, [r#"{"a":1}"#, r#"{"a":2}"#]);
         assert_eq!(lines(&json("[1, 2]")), ["1", "2"]);
         assert!(lines(&json(r#"{"transactions": []}"#)).is_empty());
+        let many = r#"{"went_on": 1, "failed": 1, "retried": [{"gid": "a"}, {"gid": "b"}]}"#;
+        assert_eq!(lines(&json(many)), [r#"{"gid":"a"}"#, r#"{"gid":"b"}"#]);
         assert_eq!(
             lines(&json(r#"{"records": 7, "whole": true}"#)),
             [r#"{"records":7,"whole":true}"#]

@@ -90,7 +90,7 @@ fn show(reply: &RetryManyReply, dry_run: bool, output: Output) -> anyhow::Result
         let result = if one.code.is_empty() {
             word(one).unwrap_or("unknown to this program").replace('_', " ")
         } else {
-            format!("{} {}", kind_word(one), one.code)
+            format!("{} {}", kind_word(one).1, one.code)
         };
         vec![one.gid.clone(), result, one.waited_because.clone(), one.message.clone()]
     });
@@ -111,22 +111,18 @@ fn word(one: &RetriedTransaction) -> Option<&'static str> {
     Status::from_wire(one.status()).map(Status::as_str)
 }
 
-fn kind_word(one: &RetriedTransaction) -> &'static str {
+/// For programs, and for people.
+fn kind_word(one: &RetriedTransaction) -> (&'static str, &'static str) {
     match one.kind() {
-        ErrorKind::Refused => "refused",
-        ErrorKind::Retry => "nothing happened",
-        ErrorKind::Unknown | ErrorKind::Unspecified => "unknown",
+        ErrorKind::Refused => ("refused", "refused"),
+        ErrorKind::Retry => ("retry", "nothing happened"),
+        ErrorKind::Unknown | ErrorKind::Unspecified => ("unknown", "unknown"),
     }
 }
 
 fn json_of(one: &RetriedTransaction) -> serde_json::Value {
-    let kind = match one.kind() {
-        ErrorKind::Refused => "refused",
-        ErrorKind::Retry => "retry",
-        ErrorKind::Unknown | ErrorKind::Unspecified => "unknown",
-    };
     let error = (!one.code.is_empty())
-        .then(|| json!({ "code": one.code, "kind": kind, "message": one.message }));
+        .then(|| json!({ "code": one.code, "kind": kind_word(one).0, "message": one.message }));
     json!({
         "gid": one.gid,
         "waited_because": one.waited_because,

@@ -16,7 +16,7 @@ use super::{
     routes::{Door, json},
     whole::Whole,
 };
-use crate::rpc::{Hop, show};
+use crate::rpc::{Hop, fault::kind_word, show};
 
 /// The route.
 pub(super) fn routes() -> Router<Door> {
@@ -97,11 +97,7 @@ async fn retry_many(door: Door, headers: HeaderMap, body: Body) -> Result<Respon
 
 impl From<v1::RetriedTransaction> for One {
     fn from(one: v1::RetriedTransaction) -> Self {
-        let kind = match one.kind() {
-            v1::ErrorKind::Refused => "refused",
-            v1::ErrorKind::Retry => "retry",
-            v1::ErrorKind::Unknown | v1::ErrorKind::Unspecified => "unknown",
-        };
+        let kind = kind_word(one.kind());
         let status = show::status_from_wire(one.status()).map(show::status_word);
         let v1::RetriedTransaction { gid, waited_because, code, message, .. } = one;
         let error = (!code.is_empty()).then_some(Why { code, kind, message });

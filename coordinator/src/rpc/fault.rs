@@ -98,11 +98,16 @@ impl Class {
 
     /// The kind as a word in metadata and in JSON.
     pub(crate) fn kind_str(self) -> &'static str {
-        match self.kind() {
-            ErrorKind::Refused => "refused",
-            ErrorKind::Retry => "retry",
-            ErrorKind::Unknown | ErrorKind::Unspecified => "unknown",
-        }
+        kind_word(self.kind())
+    }
+}
+
+/// A kind as a word in metadata and in JSON.
+pub(crate) fn kind_word(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Refused => "refused",
+        ErrorKind::Retry => "retry",
+        ErrorKind::Unknown | ErrorKind::Unspecified => "unknown",
     }
 }
 
