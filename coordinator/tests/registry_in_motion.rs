@@ -1,4 +1,4 @@
-//! The registry while transfers run without a pause: instances are re-weighed, drained, throttled, colored and added, no
+//! The registry while transfers run without a pause: instances are re-weighed, drained, throttled, colored, killed and replaced, no
 //! transfer fails for it, and each instance has its share of the calls.
 //!
 //! Calls are counted where they arrive, at the instances. Sessions take turns by virtual time, so a share does not depend on chance;
@@ -76,7 +76,8 @@ impl Transfers {
 async fn committed(at: SocketAddr, gid: &str) {
     let body = json!({
         "gid": gid, "mode": "tcc", "wait": "end", "wait_timeout_ms": 30_000,
-        "options": {"timeout_ms": 300_000, "call_timeout_ms": 240_000},
+        // One branch behind the other: an instance that holds half of what is under way then never holds a call of each transfer.
+        "options": {"timeout_ms": 300_000, "call_timeout_ms": 240_000, "order": "sequential"},
         "branches": [{"participant": SERVICE, "payload": 1}, {"participant": SERVICE, "payload": 2}],
     });
     let deadline = Instant::now() + PATIENCE;
@@ -268,4 +269,62 @@ async fn weights_drains_throttles_and_colors_count_while_transfers_run_and_none_
     story.idle("one").await;
     story.window(WINDOW).await.are("green alone", &[("two", 50.0), ("three", 50.0)]);
     assert!(transfers.end().await > 0, "each of them committed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zones_warm_up_least_load_and_kills_count_while_transfers_run_and_none_fails() {
+    let story = Story::begin().await;
+    let never = Arc::new(AtomicBool::new(false));
+    let one = story.instance("one", "a", "", &never).await;
+    let two = story.instance("two", "b", "", &never).await;
+    let transfers = Transfers::start(story.at);
+
+    story.decide(json!({"zones": ["b"]})).await;
+    story.idle("one").await;
+    story.window(WINDOW).await.are("zone b is preferred", &[("two", 100.0)]);
+    drop(two);
+    story.until("two is gone", |state| session(state, "two").is_null()).await;
+    story.window(WINDOW).await.are("zone b is empty", &[("one", 100.0)]);
+    let holds = Arc::new(AtomicBool::new(false));
+    let two = story.instance("two", "b", "", &holds).await;
+    story.idle("one").await;
+    story.window(WINDOW).await.are("zone b is back", &[("two", 100.0)]);
+
+    // The two that are there are as old as that: only who comes now is to warm up.
+    let state = story.until("both are there", |state| session(state, "two").is_object()).await;
+    let age = |name| session(&state, name)["age_ms"].as_u64().unwrap_or_default();
+    let warm_up_ms = age("one").min(age("two"));
+    story.decide(json!({"warm_up_ms": warm_up_ms})).await;
+    let three = story.instance("three", "a", "", &never).await;
+    let shares = story.window(WINDOW / 4).await;
+    let state = story.until("three is there", |state| session(state, "three").is_object()).await;
+    let weight = session(&state, "three")["weight"].as_f64().unwrap_or_default();
+    let most = weight * 100.0 / (200.0 + weight);
+    assert!(
+        shares.of("three") > 0 && shares.points("three") <= most + APART_MAX,
+        "weight {weight}: {shares:?}"
+    );
+    story.until("three is warm", |state| session(state, "three")["weight"] == 100).await;
+    story.decide(json!({})).await;
+    let thirds = [("one", 33.3), ("two", 33.3), ("three", 33.3)];
+    story.window(WINDOW).await.are("three is warm", &thirds);
+    drop(three);
+    story.until("three is gone", |state| session(state, "three").is_null()).await;
+    story.window(WINDOW).await.are("three is gone", &[("one", 50.0), ("two", 50.0)]);
+
+    story.decide(json!({"least_load": true})).await;
+    holds.store(true, Ordering::SeqCst);
+    let shares = story.window(WINDOW).await;
+    // Half of what is under way, and what was on its way when it began to hold.
+    assert!(shares.of("two") <= UNDER_WAY_MAX, "{shares:?}");
+    // It dies with calls that it took and never answered; they are asked of the other.
+    let state = story.until("two is there", |state| session(state, "two").is_object()).await;
+    assert!(session(&state, "two")["in_flight"].as_u64() > Some(0), "{state}");
+    drop(two);
+    story.until("two is dead", |state| session(state, "two").is_null()).await;
+    let begun = transfers.begun.load(Ordering::Relaxed);
+    story.window(WINDOW).await.are("two is dead", &[("one", 100.0)]);
+    assert!(transfers.begun.load(Ordering::Relaxed) >= begun + TRANSFERS, "all go on");
+    assert!(transfers.end().await > 0, "each of them committed");
+    drop(one);
 }
