@@ -49,7 +49,9 @@ pub(crate) fn build(
         headers: options.headers.owned().collect(),
         attempt: asking.attempt,
         repeat: asking.attempt > 1 || asking.taken_up,
-        refusal_waits: op == Op::Action && transaction.refusal_waits(branch),
+        // A refusal that nobody was told of is told by the participant's row. Only people who were told can have removed the
+        // cause, and that is after a retry; so no late duplicate of a call before it can undo what they settled by hand.
+        refusal_waits: op == Op::Action && asking.taken_up && transaction.refusal_waits(branch),
     })
 }
 

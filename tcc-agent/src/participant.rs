@@ -73,8 +73,8 @@ pub struct Call {
     pub attempt: u32,
     /// An earlier call of this operation may have come here, unanswered or by a leader before this one.
     pub repeat: bool,
-    /// Saga: a refusal does not end the transaction but waits for people, who have the action asked for again. One that was kept is no
-    /// answer then.
+    /// Saga: a refusal does not end the transaction but waits for people, and they may have had the action asked for again since. One
+    /// that was kept is no answer then, if the call is a `repeat` too.
     pub refusal_waits: bool,
 }
 

@@ -277,7 +277,7 @@ fn headers(call: &Call) -> HeaderMap {
     if call.repeat {
         headers.insert("holdfast-repeat", HeaderValue::from_static("possible"));
     }
-    if call.refusal_waits {
+    if call.refusal_waits && call.repeat {
         headers.insert("holdfast-refusal", HeaderValue::from_static("waits"));
     }
     headers

@@ -181,7 +181,7 @@ async fn an_action_whose_refusal_waits_for_people_is_asked_anew() {
     points::prepare(&watcher).await;
     let resource = resource(&server, 2);
     let ask = |gid: &'static str, op| {
-        resource.call(Call { refusal_waits: true, ..call(gid, 1, op, 2_000) })
+        resource.call(Call { repeat: true, refusal_waits: true, ..call(gid, 1, op, 2_000) })
     };
     let is_refused =
         |answer: &Answer| matches!(answer, Answer::Refused { code, .. } if code == "AM04");
@@ -204,6 +204,33 @@ async fn an_action_whose_refusal_waits_for_people_is_asked_anew() {
     assert!(is_refused(&resource.call(call("g3", 1, Op::Action, 9_000)).await));
     watcher.batch_execute("UPDATE points SET amount = 50000").await.unwrap();
     assert!(is_refused(&resource.call(call("g3", 1, Op::Action, 9_000)).await));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_duplicate_of_a_call_before_the_retry_never_overturns_a_refusal() {
+    let server = Postgres::start();
+    let watcher = server.connect().await;
+    points::prepare(&watcher).await;
+    let resource = resource(&server, 2);
+    let asked = |repeat, refusal_waits| {
+        resource.call(Call { repeat, refusal_waits, ..call("g1", 1, Op::Action, 2_000) })
+    };
+    let is_refused =
+        |answer: &Answer| matches!(answer, Answer::Refused { code, .. } if code == "AM04");
+    assert!(is_refused(&asked(false, false).await));
+    // By now there would be points enough; people have marked the branch refused by hand all the same.
+    watcher.batch_execute("UPDATE points SET amount = 5000").await.unwrap();
+    // The first call once more, the second one (its answer was lost), and a first call as coordinators wrote it formerly.
+    for (repeat, refusal_waits) in [(false, false), (true, false), (false, true)] {
+        let late = asked(repeat, refusal_waits).await;
+        assert!(is_refused(&late), "repeat {repeat}, waits {refusal_waits}: {late:?}");
+    }
+    assert!(effects(&watcher, "g1", 1).await.is_empty());
+    // Only what people had asked for again is carried out; and then no duplicate does it twice.
+    assert_eq!(asked(true, true).await, Answer::Done);
+    assert_eq!(asked(false, false).await, Answer::Done);
+    assert_eq!(asked(true, true).await, Answer::Done);
+    assert_eq!(effects(&watcher, "g1", 1).await, ["action"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -520,7 +520,10 @@ fn timeouts(limits: &Limits, scope: &str) -> String {
 }
 
 fn judge_call(call: &Call, found: &Record) -> Verdict {
-    if call.refusal_waits { decide_anew(call.op, found) } else { decide(call.op, found) }
+    // A first call has no refusal behind it that people could have removed the cause of: where it finds one, it is itself a late
+    // duplicate, whatever an older coordinator writes on it.
+    let asks_anew = call.refusal_waits && call.repeat;
+    if asks_anew { decide_anew(call.op, found) } else { decide(call.op, found) }
 }
 
 /// What the barrier answers without the participant.
