@@ -250,3 +250,113 @@ fn on_the_wire(span: Span) -> otlp::Span {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use holdfast_trace::{Context, SpanId};
+    use opentelemetry_proto::tonic::collector::trace::v1::{
+        ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    };
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Code, Request, Response, transport::Server};
+
+    use super::*;
+
+    /// A collector that answers everything in one way, and keeps how many spans each request had.
+    #[derive(Clone, Default)]
+    struct Collector {
+        answer: Option<Code>,
+        seen: Arc<Mutex<Vec<usize>>>,
+    }
+
+    #[tonic::async_trait]
+    impl TraceService for Collector {
+        async fn export(
+            &self,
+            request: Request<ExportTraceServiceRequest>,
+        ) -> Result<Response<ExportTraceServiceResponse>, tonic::Status> {
+            let request = request.into_inner();
+            let count = request.resource_spans[0].scope_spans[0].spans.len();
+            self.seen.lock().expect("no panic").push(count);
+            match self.answer {
+                None => Ok(Response::new(ExportTraceServiceResponse::default())),
+                Some(code) => Err(tonic::Status::new(code, "no")),
+            }
+        }
+    }
+
+    fn span() -> Span {
+        let id = SpanId([1; 8]);
+        Span {
+            context: Context { trace: [1; 16], span: id },
+            parent: id,
+            name: "call".to_owned(),
+            kind: Kind::Internal,
+            begun_ms: 1,
+            ended_ms: 2,
+            attributes: Vec::new(),
+            events: Vec::new(),
+            failed: None,
+        }
+    }
+
+    /// Has so many spans sent to a collector that answers so. What each request had, what was sent and what was dropped.
+    async fn send(count: usize, answer: Option<Code>) -> (Vec<usize>, u64, u64) {
+        let collector = Collector { answer, ..Default::default() };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("it is bound");
+        let service = TraceServiceServer::new(collector.clone());
+        let serving = Server::builder().add_service(service);
+        let serving = tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        for _ in 0..count {
+            queue.try_send(span()).expect("there is room");
+        }
+        // With nobody left to record, the sender ends when all is sent.
+        drop(queue);
+        let (sent, dropped) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        let sender = Sender {
+            client: TraceServiceClient::new(endpoint.connect_lazy()),
+            resource: Resource::default(),
+            dropped: Counter::from_arc(Arc::clone(&dropped)),
+            sent: Counter::from_arc(Arc::clone(&sent)),
+            well: true,
+        };
+        let sending = sender.run(waiting, CancellationToken::new());
+        timeout(Duration::from_secs(60), sending).await.expect("it ends in time");
+        serving.abort();
+        let seen = collector.seen.lock().expect("no panic").clone();
+        (seen, sent.load(Ordering::Relaxed), dropped.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn as_many_spans_wait_as_allowed_and_one_more_is_dropped_and_counted() {
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let sink = Sink { queue, dropped: Counter::from_arc(Arc::clone(&dropped)) };
+        (0..QUEUE_MAX).for_each(|_| sink.record(span()));
+        assert_eq!((waiting.len(), dropped.load(Ordering::Relaxed)), (QUEUE_MAX, 0));
+        sink.record(span());
+        assert_eq!((waiting.len(), dropped.load(Ordering::Relaxed)), (QUEUE_MAX, 1));
+    }
+
+    #[tokio::test]
+    async fn a_request_has_as_many_spans_as_allowed_and_one_more_goes_with_the_next() {
+        assert_eq!(send(BATCH_MAX, None).await, (vec![BATCH_MAX], 512, 0));
+        assert_eq!(send(BATCH_MAX + 1, None).await, (vec![BATCH_MAX, 1], 513, 0));
+    }
+
+    #[tokio::test]
+    async fn spans_are_sent_four_times_and_then_dropped_and_counted() {
+        assert_eq!(send(3, Some(Code::Unavailable)).await, (vec![3; 4], 0, 3));
+        // What the collector will never take is not sent again.
+        assert_eq!(send(3, Some(Code::InvalidArgument)).await, (vec![3], 0, 3));
+    }
+}

@@ -90,4 +90,15 @@ mod tests {
         watching.pop();
         assert!(moves.watch().is_some());
     }
+
+    #[test]
+    fn who_watches_the_rules_takes_a_place_of_the_same_and_one_more_gets_none() {
+        let moves = Watchers::new();
+        let _watching: Vec<_> = (1..limit::WATCHERS_MAX).map(|_| moves.watch()).collect();
+        let rules = moves.watch_rules();
+        assert!(rules.is_some(), "the last place");
+        assert!(moves.watch_rules().is_none() && moves.watch().is_none());
+        drop(rules);
+        assert!(moves.watch_rules().is_some());
+    }
 }

@@ -299,6 +299,7 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -309,6 +310,21 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     bytes.extend(stream.to_be_bytes());
     bytes.extend(payload);
     bytes
+}
+
+/// The streams that were reset among `bytes`, each with its error code. What is not whole yet is left out.
+fn resets(mut bytes: &[u8]) -> Vec<(u32, u32)> {
+    let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().expect("four of them"));
+    let mut resets = Vec::new();
+    while bytes.len() >= 9 {
+        let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
+        let Some(payload) = bytes.get(9..9 + length) else { break };
+        if bytes[3] == RST_STREAM {
+            resets.push((number(&bytes[5..9]), number(payload)));
+        }
+        bytes = &bytes[9 + length..];
+    }
+    resets
 }
 
 /// The error code of the GOAWAY among `bytes`, if there is one.
@@ -324,14 +340,25 @@ fn goaway(mut bytes: &[u8]) -> Option<u32> {
     None
 }
 
-/// Opens streams and cancels each at once.
-fn flood() -> Vec<u8> {
-    // :method POST, :scheme http, and :path without the table.
+/// How a connection begins.
+fn preface() -> Vec<u8> {
+    let mut preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    preface.extend(frame(SETTINGS, 0, 0, &[]));
+    preface
+}
+
+/// :method POST, :scheme http, and :path without the table.
+fn submit_headers() -> Vec<u8> {
     let path = b"/holdfast.v1.Transactions/Submit";
     let mut headers = vec![0x83, 0x86, 0x04, u8::try_from(path.len()).expect("short")];
     headers.extend(path);
-    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    flood.extend(frame(SETTINGS, 0, 0, &[]));
+    headers
+}
+
+/// Opens streams and cancels each at once.
+fn flood() -> Vec<u8> {
+    let headers = submit_headers();
+    let mut flood = preface();
     for stream in (0..STREAMS).map(|n| n * 2 + 1) {
         // END_HEADERS, and not the end of the stream.
         flood.extend(frame(HEADERS, 4, stream, &headers));
@@ -376,4 +403,34 @@ async fn streams_that_are_reset_as_soon_as_they_are_opened_harm_their_connection
     let outcome = &answer.json()["outcome"];
     assert_eq!((answer.status, outcome), (200, &json!("committed")), "{answer:?}");
     assert_eq!(get(node.http, "/readyz").await.status, 200);
+}
+
+/// Streams that a connection may have open, as the door says.
+const STREAMS_MAX: u32 = 1_024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_streams_as_allowed_are_open_on_a_connection_and_one_more_is_refused() {
+    let cluster = Cluster::of(1).await;
+    let mut stream = TcpStream::connect(&cluster.nodes[0].grpc).await.expect("the door is open");
+    let mut headers = submit_headers();
+    // content-type, whose name is the 31st of the static table: a request whose message has not come yet.
+    let grpc = b"application/grpc";
+    headers.extend([0x0f, 16, u8::try_from(grpc.len()).expect("short")]);
+    headers.extend(grpc);
+    let mut bytes = preface();
+    for id in (0..=STREAMS_MAX).map(|n| n * 2 + 1) {
+        bytes.extend(frame(HEADERS, 4, id, &headers));
+    }
+    stream.write_all(&bytes).await.expect("all of it is read");
+    let (mut heard, mut chunk) = (Vec::new(), [0; 16 * 1024]);
+    let refused = timeout(SOON, async {
+        while resets(&heard).is_empty() {
+            let count = stream.read(&mut chunk).await.expect("the connection stays");
+            assert!(count > 0, "the connection ended: {:?}", goaway(&heard));
+            heard.extend(&chunk[..count]);
+        }
+    });
+    refused.await.expect("one stream is refused in time");
+    // A client that keeps to what the door announces never sees this: it waits.
+    assert_eq!(resets(&heard), [(STREAMS_MAX * 2 + 1, REFUSED_STREAM)]);
 }

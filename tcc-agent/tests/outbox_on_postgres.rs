@@ -4,7 +4,7 @@
 
 mod postgres;
 
-use holdfast_tcc_agent::outbox::{install_outbox, standing};
+use holdfast_tcc_agent::outbox::{BLOCKED_SHOWN_MAX, Standing, install_outbox, standing};
 use postgres::Postgres;
 use tokio_postgres::Client;
 
@@ -110,4 +110,36 @@ async fn a_message_that_is_seen_outlives_a_crash_though_its_session_does_not_syn
     client.batch_execute("COMMIT").await.unwrap();
     server.crash_and_restart();
     assert_eq!(places(&server.connect().await, "k").await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_counts_and_shows_up_to_its_limits_and_not_one_more() {
+    let server = Postgres::start();
+    let client = server.connect().await;
+    install_outbox(&client).await.unwrap();
+    let add = |count: i64| {
+        format!(
+            "INSERT INTO holdfast.outbox (aggregatetype, aggregateid, type, payload) \
+             SELECT 't', 'k', 'kind', '1' FROM generate_series(1, {count})"
+        )
+    };
+    let block = "UPDATE holdfast.outbox SET stuck = 'HF4120' WHERE stuck IS NULL";
+    client.batch_execute(&add(BLOCKED_SHOWN_MAX)).await.unwrap();
+    client.batch_execute(block).await.unwrap();
+    let shown = |standing: &Standing| standing.blocked.len();
+    let all = usize::try_from(BLOCKED_SHOWN_MAX).unwrap();
+    assert_eq!(shown(&standing(&client).await.unwrap()), all);
+    client.batch_execute(&add(1)).await.unwrap();
+    client.batch_execute(block).await.unwrap();
+    let one_past = standing(&client).await.unwrap();
+    assert_eq!((shown(&one_past), one_past.pending), (all, 1_001));
+
+    client.batch_execute(&add(100_000 - 1_001)).await.unwrap();
+    assert_eq!(standing(&client).await.unwrap().pending, 100_000);
+    let one_less =
+        "DELETE FROM holdfast.outbox WHERE id = (SELECT id FROM holdfast.outbox LIMIT 1)";
+    client.batch_execute(one_less).await.unwrap();
+    assert_eq!(standing(&client).await.unwrap().pending, 99_999);
+    client.batch_execute(&add(2)).await.unwrap();
+    assert_eq!(standing(&client).await.unwrap().pending, 100_000, "one more is not counted");
 }

@@ -245,7 +245,7 @@ impl<S: StateMachine> Keeper<S> {
     /// A quiet group takes no snapshots, and would keep alive the segments that others have long left behind.
     async fn release_segments(&self) {
         let inner = &*self.log.inner;
-        if inner.groups == 1 || inner.store.held_back() <= HELD_BACK_MAX {
+        if !holds_back_too_many(inner.groups, inner.store.held_back()) {
             return;
         }
         if let Err(error) = self.log.snapshot_now().await {
@@ -261,6 +261,12 @@ impl<S: StateMachine> Keeper<S> {
     }
 }
 
+/// Whether a group keeps so many segments behind the open one alive that it must take a snapshot for their sake. A group that is alone
+/// never does: what it keeps is its own, and its snapshots come with its entries.
+fn holds_back_too_many(groups: u32, held_back: u64) -> bool {
+    groups > 1 && held_back > HELD_BACK_MAX
+}
+
 /// What the other members that answer say of themselves.
 async fn ask_all(peers: &Peers, own: u64, membership: &Membership) -> BTreeMap<u64, Addresses> {
     let asked =
@@ -271,4 +277,16 @@ async fn ask_all(peers: &Peers, own: u64, membership: &Membership) -> BTreeMap<u
             (reply.founding == 0 || reply.founding == peers.founding()).then_some((node, said))
         });
     join_all(asked).await.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_held_back_to_the_limit_and_one_more_asks_for_a_snapshot() {
+        assert!(!holds_back_too_many(2, HELD_BACK_MAX));
+        assert!(holds_back_too_many(2, HELD_BACK_MAX + 1));
+        assert!(!holds_back_too_many(1, HELD_BACK_MAX + 1), "they are its own");
+    }
 }

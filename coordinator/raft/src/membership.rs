@@ -34,13 +34,8 @@ impl<S: StateMachine> Log<S> {
         if !address.is_ok_and(|address| address.port().is_some()) {
             return Err(ChangeError::refused("HF2503", format!("{raft:?} is not host:port")));
         }
-        if membership.nodes().count() >= MEMBERS_MAX && membership.get_node(&node).is_none() {
-            return Err(ChangeError::refused(
-                "HF2511",
-                format!(
-                    "the cluster has {MEMBERS_MAX} members, which is the limit. Remove one first"
-                ),
-            ));
+        if membership.get_node(&node).is_none() {
+            must_have_room(membership.nodes().count())?;
         }
         let said = self.meet(node, raft).await?;
         if let Some(recorded) = membership.get_node(&node) {
@@ -158,16 +153,7 @@ impl<S: StateMachine> Log<S> {
         let status = self.status();
         let matched = status.members.iter().find(|member| member.member.node == node);
         let matched = matched.and_then(|member| member.matched_index).unwrap_or(0);
-        let behind = status.last_index.saturating_sub(matched);
-        if behind <= LAG_MAX {
-            return Ok(());
-        }
-        Err(ChangeError::refused(
-            "HF2506",
-            format!(
-                "node {node} is {behind} entries behind, and may be {LAG_MAX}. Wait until it has caught up"
-            ),
-        ))
+        must_be_close(node, status.last_index.saturating_sub(matched))
     }
 
     /// Whether the node answered this leader within twice the longest election timeout.
@@ -283,6 +269,32 @@ impl<S: StateMachine> Log<S> {
     }
 }
 
+/// Whether a cluster of so many members takes one more.
+fn must_have_room(members: usize) -> Result<(), ChangeError> {
+    if members < MEMBERS_MAX {
+        return Ok(());
+    }
+    Err(ChangeError::refused(
+        "HF2511",
+        format!(
+            "the cluster has {members} members, and {MEMBERS_MAX} are the limit. Remove one first"
+        ),
+    ))
+}
+
+/// Whether a learner that lacks so many entries may get its vote.
+fn must_be_close(node: u64, behind: u64) -> Result<(), ChangeError> {
+    if behind <= LAG_MAX {
+        return Ok(());
+    }
+    Err(ChangeError::refused(
+        "HF2506",
+        format!(
+            "node {node} is {behind} entries behind, and may be {LAG_MAX}. Wait until it has caught up"
+        ),
+    ))
+}
+
 fn must_be_member(node: u64, membership: &Membership) -> Result<(), ChangeError> {
     if membership.get_node(&node).is_some() {
         return Ok(());
@@ -312,4 +324,32 @@ fn known(node: u64, recorded: &Addresses, said: &Addresses) -> ChangeError {
             recorded.incarnation, said.incarnation
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(answer: Result<(), ChangeError>) -> Option<&'static str> {
+        match answer {
+            Ok(()) => None,
+            Err(ChangeError::Refused { code, .. }) => Some(code),
+            Err(other) => panic!("neither taken nor refused: {other}"),
+        }
+    }
+
+    #[test]
+    fn the_last_member_has_room_and_one_more_has_not() {
+        assert_eq!(code(must_have_room(MEMBERS_MAX - 1)), None);
+        assert_eq!(code(must_have_room(MEMBERS_MAX)), Some("HF2511"));
+        assert_eq!(code(must_have_room(usize::MAX)), Some("HF2511"));
+    }
+
+    #[test]
+    fn a_learner_at_the_limit_gets_its_vote_and_one_entry_further_behind_waits() {
+        assert_eq!(code(must_be_close(4, 0)), None);
+        assert_eq!(code(must_be_close(4, LAG_MAX)), None);
+        assert_eq!(code(must_be_close(4, LAG_MAX + 1)), Some("HF2506"));
+        assert_eq!(code(must_be_close(4, u64::MAX)), Some("HF2506"));
+    }
 }

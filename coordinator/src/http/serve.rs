@@ -45,12 +45,7 @@ pub async fn serve(mut incoming: Incoming, router: Router, shutdown: Cancellatio
 
 async fn converse(stream: Secured, router: Router, shutdown: CancellationToken) {
     let peer = stream.peer().clone();
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX);
+    let builder = bounded(HEAD_MAX);
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer.clone());
         router.clone().oneshot(request.map(Body::new))
@@ -71,5 +66,62 @@ async fn converse(stream: Secured, router: Router, shutdown: CancellationToken) 
     if let Err(error) = ended {
         // Garbage, slowness and vanished callers are everyday life at a door.
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// How a connection is read: heads up to their bounds, each within `head_max`.
+fn bounded(head_max: Duration) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_max)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX);
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
+        time::Instant,
+    };
+
+    use super::*;
+
+    /// Longer than any machine takes, however much it has to do.
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// What is heard until the connection ends, when these words come and no more.
+    async fn heard(head_max: Duration, words: &[u8]) -> String {
+        let (mut caller, door) = duplex(64 * 1024);
+        let serving = tokio::spawn(async move {
+            let router = Router::new().fallback(|| async { "here" });
+            let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                router.clone().oneshot(request.map(Body::new))
+            });
+            drop(bounded(head_max).serve_connection(TokioIo::new(door), service).await);
+        });
+        caller.write_all(words).await.expect("the door is open");
+        let mut heard = Vec::new();
+        let ended = timeout(LONG, caller.read_to_end(&mut heard)).await;
+        ended.expect("it ends in time").expect("it ends well");
+        timeout(LONG, serving).await.expect("it is let go").expect("no panic");
+        String::from_utf8(heard).expect("text")
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_ends_its_connection_in_time_and_no_sooner() {
+        let (head_max, begun) = (Duration::from_millis(300), Instant::now());
+        let heard = heard(head_max, b"GET / HTTP/1.1\r\nhost: door\r\n").await;
+        assert!(!heard.contains("here"), "{heard}");
+        assert!(begun.elapsed() >= head_max, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_head_that_ends_in_time_is_answered() {
+        let whole = b"GET / HTTP/1.1\r\nhost: door\r\nconnection: close\r\n\r\n";
+        let heard = heard(HEAD_MAX, whole).await;
+        assert!(heard.starts_with("HTTP/1.1 200") && heard.ends_with("here"), "{heard}");
     }
 }

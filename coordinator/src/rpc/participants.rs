@@ -101,12 +101,7 @@ impl Service for Participants {
         &self,
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let place = Arc::clone(&self.door.places).try_acquire_owned().map_err(|_| {
-            let most = limit::SESSIONS_MAX;
-            Status::resource_exhausted(format!(
-                "HF2202 {most} sessions are open on this node, which is the limit. Try again later, or start fewer agents"
-            ))
-        })?;
+        let place = place(&self.door.places)?;
         let (outbox, sent) = mpsc::channel(OUTBOX_MAX);
         let session = Session {
             id: SessionId(self.door.next_id.fetch_add(1, Ordering::Relaxed)),
@@ -121,6 +116,16 @@ impl Service for Participants {
             .filter_map(|outgoing| std::future::ready(on_the_wire(outgoing)));
         Ok(Response::new(Box::pin(outward)))
     }
+}
+
+/// A place for one more session, held as long as it lasts.
+fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Status> {
+    Arc::clone(places).try_acquire_owned().map_err(|_| {
+        let most = limit::SESSIONS_MAX;
+        Status::resource_exhausted(format!(
+            "HF2202 {most} sessions are open on this node, which is the limit. Try again later, or start fewer agents"
+        ))
+    })
 }
 
 /// What goes out: calls only if they are of the term in which this node still makes calls.
@@ -368,6 +373,18 @@ mod tests {
             credit: 1,
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn the_last_session_has_a_place_and_one_more_has_not() {
+        let places = Arc::new(Semaphore::new(limit::SESSIONS_MAX));
+        let mut held: Vec<_> = (0..limit::SESSIONS_MAX).map(|_| place(&places)).collect();
+        assert!(held.iter().all(Result::is_ok));
+        let refused = place(&places).expect_err("there is no further place");
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(refused.message().starts_with("HF2202 10000 sessions"), "{refused}");
+        held.pop();
+        assert!(place(&places).is_ok());
     }
 
     #[test]

@@ -200,4 +200,26 @@ mod tests {
         assert!(Routes::parse([long(NAME_BYTES_MAX).as_str()]).is_ok());
         assert!(Routes::parse([long(NAME_BYTES_MAX + 1).as_str()]).is_err());
     }
+    #[tokio::test]
+    async fn a_submission_that_nobody_answers_is_unknown_when_its_time_is_up() {
+        // It takes connections and never says a word.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let client = Client::lazy([address], holdfast_client::ClientOptions::default()).unwrap();
+        let routes = Routes::parse(["points=loyalty"]).unwrap();
+        let message = Message {
+            id: holdfast_branch::outbox::MessageId(7),
+            uuid: "00000000-0000-0000-0000-000000000007".to_owned(),
+            lane: holdfast_branch::outbox::Lane { topic: "points".into(), key: "k".into() },
+            kind: "kind".to_owned(),
+            payload: "1".to_owned(),
+            traceparent: None,
+            at: "2026-11-23T00:00:00Z".to_owned(),
+        };
+        let begun = std::time::Instant::now();
+        assert_eq!(publish(&client, &routes, &message).await, Answer::Unknown);
+        let took = begun.elapsed();
+        // Bounded from above by far less than a client's own patience, which is 30 s.
+        assert!((1_900..20_000).contains(&took.as_millis()), "{took:?}");
+    }
 }
