@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
+    durable::{sync_dir, sync_file},
     error::{During as _, StoreError},
-    segment::sync_dir,
 };
 use crate::config::GROUPS_MAX;
 
@@ -138,7 +138,7 @@ fn write(dir: &Path, identity: &str) -> Result<(), StoreError> {
     let tmp = dir.join("IDENTITY.tmp");
     let mut file = File::create(&tmp).during("create the identity", &tmp)?;
     file.write_all(identity.as_bytes()).during("write the identity", &tmp)?;
-    file.sync_all().during("sync the identity", &tmp)?;
+    sync_file(&file, &tmp).during("sync the identity", &tmp)?;
     let path = dir.join(IDENTITY);
     fs::rename(&tmp, &path).during("name the identity", &path)?;
     sync_dir(dir).during("sync the directory", dir)

@@ -8,6 +8,7 @@
 //! ```
 
 pub(crate) mod directory;
+mod durable;
 pub(crate) mod error;
 pub(crate) mod index;
 pub(crate) mod record;
@@ -257,7 +258,7 @@ impl LogStore {
 pub(crate) fn create_dir(dir: &Path) -> Result<(), StoreError> {
     fs::create_dir_all(dir).during("create the directory", dir)?;
     let parent = dir.parent().expect("it lies in the replica's directory");
-    segment::sync_dir(parent).during("sync the directory", parent)
+    durable::sync_dir(parent).during("sync the directory", parent)
 }
 
 /// Reads from disk what is not in memory. A damaged entry ends the process: it must neither be sent nor applied, and

@@ -17,6 +17,7 @@ use holdfast_proto::v1;
 use prost::Message as _;
 
 use super::{
+    durable::sync_file,
     error::{During as _, StoreError},
     record::{self, Flaw, Kind, Place, Record, record_bytes},
     segment::{self, HEAD_BYTES},
@@ -232,7 +233,7 @@ impl Scan<'_> {
                 recovered.open = Some((self.life, fits_u32(offset), fits_u32_of(size)));
             }
             // Records may have survived in memory alone, if it was the process that crashed.
-            file.sync_all().during("sync the segment", self.path)?;
+            sync_file(&file, self.path).during("sync the segment", self.path)?;
         }
         recovered.segments.insert(self.life, Held { file: Arc::new(file), index_max });
         Ok(())

@@ -25,7 +25,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use super::record::{u32_at, u64_at};
+use super::{
+    durable::{sync_dir, sync_file},
+    record::{u32_at, u64_at},
+};
 
 /// Bytes before the first record.
 pub(crate) const HEAD_BYTES: usize = 64;
@@ -42,11 +45,6 @@ pub(crate) fn log_name(life: u64) -> String {
 pub(crate) fn life_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".log")?;
     (digits.len() == 20).then(|| digits.parse().ok()).flatten()
-}
-
-/// Makes created, renamed and removed names durable.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 fn head(life: u64, bytes: u64) -> [u8; HEAD_BYTES] {
@@ -159,7 +157,7 @@ pub(crate) fn prepare(dir: &Path, life: u64, bytes: u64, retired: &Retired) -> i
         }
     };
     file.write_all_at(&head(life, bytes), 0)?;
-    file.sync_all()?;
+    sync_file(&file, &made)?;
     fs::rename(made, &path)?;
     sync_dir(dir)?;
     Ok(Spare { life, file, path })

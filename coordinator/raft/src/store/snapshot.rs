@@ -28,9 +28,10 @@ use prost::Message as _;
 
 use super::{
     create_dir,
+    durable::{sync_dir, sync_file},
     error::{During as _, StoreError},
     record::u32_at,
-    segment::{remove_leftovers, sync_dir},
+    segment::remove_leftovers,
 };
 use crate::{
     consensus::SnapshotMeta,
@@ -205,7 +206,7 @@ impl SnapshotStore {
         {
             return Ok((other.clone(), held.clone()));
         }
-        snapshot.file.sync_all()?;
+        sync_file(&snapshot.file, &snapshot.path)?;
         let (index, term) = meta
             .last_log_id
             .map_or((0, 0), |log_id| (log_id.index, **log_id.committed_leader_id()));

@@ -4,6 +4,7 @@ mod concurrency;
 mod crash;
 mod life;
 mod model;
+mod syncs;
 
 use std::{fs, path::Path};
 
