@@ -177,7 +177,17 @@ async fn added(cluster: &Cluster, raft: &str) -> anyhow::Result<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_are_restarted_one_after_the_other_and_no_transaction_fails()
 -> anyhow::Result<()> {
-    let mut cluster = Cluster::start(0).await?;
+    restarted_one_after_the_other(1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_of_three_groups_are_restarted_one_after_the_other_and_no_transaction_fails()
+-> anyhow::Result<()> {
+    restarted_one_after_the_other(3).await
+}
+
+async fn restarted_one_after_the_other(groups: u32) -> anyhow::Result<()> {
+    let mut cluster = Cluster::shaped(0, Shape { groups, ..Shape::default() }).await?;
     let traffic = Traffic::start(&cluster).await?;
     traffic.flows(50).await?;
     for at in 0..3 {
@@ -382,6 +392,71 @@ async fn members_leaders_and_backups_are_of_all_groups_while_transactions_commit
     process.kill().await?;
     traffic.flows(40).await?;
     traffic.end().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_several_groups_is_replaced_and_its_groups_are_restored_from_one_backup()
+-> anyhow::Result<()> {
+    let mut cluster = Cluster::shaped(0, Shape { groups: GROUPS, ..Shape::default() }).await?;
+    let traffic = Traffic::start(&cluster).await?;
+    traffic.flows(40).await?;
+
+    // A node loses its disk and comes back empty: it is let in again by every group, whichever it led.
+    cluster.nodes[1].process.kill().await?;
+    std::fs::remove_dir_all(&cluster.nodes[1].data)?;
+    cluster.nodes[1].process.start()?;
+    // Said again for the groups that had no leader yet, it is refused once all of them have let it in.
+    until("every group has let the empty node in", 4 * SOON, async || {
+        let said = operate(&cluster, &["replace", "2"]).await.ok()?;
+        (said.code == Some(0) || said.err.contains("HF2504")).then_some(())
+    })
+    .await?;
+    all_vote(&cluster, &[1, 2, 3]).await?;
+    traffic.flows(40).await?;
+
+    let path = cluster.folder.path().join("state.backup").display().to_string();
+    let taken = operate(&cluster, &["backup", "--to", &path]).await?;
+    ensure!(taken.code == Some(0), "{}{}", taken.out, taken.err);
+    let taken = taken.json()?;
+    traffic.end().await?;
+
+    // A node that was never started, of as many groups, starts with all of them.
+    let (mut process, _, config) = newcomer(&cluster, 9, GROUPS)?;
+    process.kill().await?;
+    let data = cluster.folder.path().join("restored").display().to_string();
+    let config = config.display().to_string();
+    let restore = ["restore", path.as_str(), "--config", &config, "--data-dir", &data];
+    let restored = operate(&cluster, &restore).await?;
+    ensure!(restored.code == Some(0), "{}{}", restored.out, restored.err);
+    let program = Program {
+        name: "restored".to_owned(),
+        path: holdfast()?.to_owned(),
+        arguments: ["coordinator", "--config", &config, "--data-dir", &data]
+            .map(Into::into)
+            .to_vec(),
+        environment: Vec::new(),
+        run_as: None,
+        kill_when_dropped: true,
+    };
+    let mut process = Process::new(program, cluster.folder.path());
+    process.start()?;
+    let grpc = raft_to_grpc(&config)?;
+    let of_all = until("the restored node leads every group", SOON, async || {
+        let mut command = Command::new(holdfast().ok()?);
+        command.args(["cluster", "status", "--output", "json", "--coordinator", &grpc]);
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.ok()?;
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let nodes = status["nodes"].as_array()?.clone();
+        let leads = nodes.iter().filter(|node| node["role"] == "leader").count();
+        (leads == GROUPS as usize).then_some(nodes)
+    });
+    let of_all = of_all.await?;
+    for (group, part) in taken["parts"].as_array().context("parts")?.iter().enumerate() {
+        let now = of_all.iter().find(|node| node["group"] == group).context("a group")?;
+        let (applied, kept) = (now["applied_index"].as_u64(), part["index"].as_u64());
+        ensure!(kept.is_some() && applied >= kept, "group {group}: {now}, {part}");
+    }
+    process.kill().await
 }
 
 /// The gRPC address in a configuration of ours.
