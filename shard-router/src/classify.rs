@@ -10,6 +10,9 @@ pub(crate) enum Act {
     Begin,
     Commit,
     Rollback,
+    /// The next transaction begins at once, alike.
+    CommitAndChain,
+    RollbackAndChain,
     /// Savepoints and what the transaction is like: waits with `BEGIN` where there is no server yet.
     InTransaction,
     /// Sets a setting for the transaction; waits like the others.
@@ -230,6 +233,8 @@ fn several<'s>(parts: impl Iterator<Item = &'s str>) -> Act {
             | Act::Begin
             | Act::Commit
             | Act::Rollback
+            | Act::CommitAndChain
+            | Act::RollbackAndChain
             | Act::InTransaction
             | Act::SetLocal
             | Act::Several { .. }
@@ -387,6 +392,7 @@ fn prepared(tokens: &Tokens<'_>) -> bool {
 fn commit(tokens: &Tokens<'_>) -> Act {
     match prepared(tokens) {
         true => Act::Impossible("COMMIT PREPARED is the router's own means of committing"),
+        false if chains(tokens.clone()) => Act::CommitAndChain,
         false => Act::Commit,
     }
 }
@@ -395,8 +401,17 @@ fn rollback(tokens: Tokens<'_>) -> Act {
     if prepared(&tokens) {
         return Act::Impossible("ROLLBACK PREPARED is the router's own means of committing");
     }
-    let to = tokens.take(2).any(|token| token.is("to"));
-    if to { Act::InTransaction } else { Act::Rollback }
+    let to = tokens.clone().take(2).any(|token| token.is("to"));
+    match to {
+        true => Act::InTransaction,
+        false if chains(tokens) => Act::RollbackAndChain,
+        false => Act::Rollback,
+    }
+}
+
+/// `AND CHAIN`, and not `AND NO CHAIN`.
+fn chains(mut tokens: Tokens<'_>) -> bool {
+    tokens.any(|token| token.is("and")) && tokens.next().is_some_and(|next| next.is("chain"))
 }
 
 fn show(mut tokens: Tokens<'_>) -> Act {
@@ -497,6 +512,12 @@ mod tests {
             ("START TRANSACTION", Act::Begin),
             ("END", Act::Commit),
             ("rollback", Act::Rollback),
+            ("COMMIT AND CHAIN", Act::CommitAndChain),
+            ("end work and /* x */ chain;", Act::CommitAndChain),
+            ("ABORT AND CHAIN", Act::RollbackAndChain),
+            ("rollback transaction and chain", Act::RollbackAndChain),
+            ("COMMIT AND NO CHAIN", Act::Commit),
+            ("ROLLBACK AND NO CHAIN", Act::Rollback),
             ("ROLLBACK WORK TO SAVEPOINT a", Act::InTransaction),
             ("rollback to a", Act::InTransaction),
             ("savepoint a", Act::InTransaction),

@@ -55,7 +55,10 @@ impl Meaning {
 
     /// Whether it is taken in a transaction that has failed.
     pub(crate) fn ends_transaction(&self) -> bool {
-        matches!(self.act, Act::Commit | Act::Rollback)
+        matches!(
+            self.act,
+            Act::Commit | Act::Rollback | Act::CommitAndChain | Act::RollbackAndChain
+        )
     }
 
     /// Whether it may touch rows: everything but the ends of transactions, settings, and questions to the router.

@@ -205,14 +205,32 @@ async fn a_chain_before_the_first_shard_never_leaves_the_transaction_unseen() {
     let client = place.connect().await;
     fill(&client, 20).await;
     let one = "UPDATE account SET balance = 7 WHERE account = 'A-3'";
+    let text = "SELECT balance FROM account WHERE account = 'A-3'";
     for end in ["COMMIT AND CHAIN", "ROLLBACK AND CHAIN"] {
         client.batch_execute("BEGIN").await.expect("right");
-        assert_eq!(code(&client.batch_execute(end).await.expect_err("no shard yet")), "HF3211");
-        let error = client.batch_execute(one).await.expect_err("it has failed");
-        assert_eq!(error.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION), "{end}");
-        client.batch_execute("ROLLBACK").await.expect("right");
+        client.batch_execute(end).await.expect("nothing was done, and the next one has begun");
+        client.batch_execute(one).await.expect("within it");
+        client.batch_execute("ROLLBACK").await.expect("it is still open");
+        assert_eq!(rows(&client.simple_query(text).await.expect("right")), ["3"], "{end}");
     }
-    let text = "SELECT balance FROM account WHERE account = 'A-3'";
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.expect("right");
+    client.batch_execute(one).await.expect("right");
+    client.batch_execute("COMMIT AND CHAIN").await.expect("on its only shard");
+    client.batch_execute("UPDATE account SET balance = 9 WHERE account = 'A-3'").await.expect("y");
+    let level =
+        "SELECT current_setting('transaction_isolation') FROM account WHERE account = 'A-3'";
+    assert_eq!(rows(&client.simple_query(level).await.expect("right")), ["repeatable read"]);
+    client.batch_execute("ROLLBACK AND CHAIN").await.expect("right");
+    client.batch_execute("ROLLBACK").await.expect("right");
+    assert_eq!(rows(&client.simple_query(text).await.expect("right")), ["7"]);
+    client.batch_execute("UPDATE account SET balance = 3 WHERE account = 'A-3'").await.expect("y");
+    client.batch_execute("BEGIN; SELECT 1").await.expect("right");
+    client.batch_execute("ROLLBACK").await.expect("right");
+    client.batch_execute("BEGIN").await.expect("right");
+    client.batch_execute("SET DateStyle = 'German'").await.expect("right");
+    client.batch_execute("COMMIT").await.expect("right");
+    let shown = rows(&client.simple_query("SHOW DateStyle").await.expect("right"));
+    assert_eq!(shown, ["German, DMY"], "what was set is kept, though no shard was asked");
     assert_eq!(rows(&client.simple_query(text).await.expect("right")), ["3"]);
     client.batch_execute("BEGIN").await.expect("right");
     client.batch_execute("COMMIT AND NO CHAIN").await.expect("right");

@@ -96,6 +96,11 @@ fn transaction(world: &World, rng: &mut StdRng) -> Vec<Step> {
             }
             3 => steps.push(control("SET LOCAL TimeZone = 'Europe/Paris'")),
             4 if rng.random_bool(0.3) => steps.push(setting(rng)),
+            5 => {
+                let end = ["COMMIT AND CHAIN", "ROLLBACK AND CHAIN"][rng.random_range(0..2)];
+                steps.push(control(end));
+                saved = false;
+            }
             _ => {}
         }
         steps.push(Step::Statement(statement::draw(world, rng, focus, Use::InTransaction)));

@@ -1,8 +1,6 @@
 //! What the router answers itself: transactions that have no server yet, settings that are put back, and questions about itself.
 
-use super::{
-    DEFERRED_BYTES_MAX, DEFERRED_MAX, FAILED, IDLE, IN_TRANSACTION, Session, global::chains,
-};
+use super::{DEFERRED_BYTES_MAX, DEFERRED_MAX, FAILED, IDLE, IN_TRANSACTION, Session};
 use crate::{
     admin,
     classify::{Act, Tokens},
@@ -49,21 +47,21 @@ impl Session {
                 );
                 frame::put_complete(&mut out, "BEGIN");
             }
-            // Taken as a plain COMMIT it would leave the transaction that the client believes to be in.
-            Act::Commit | Act::Rollback if unbound && open && chains(sql) => {
-                return Err(impossible("AND CHAIN before the transaction has used a table"));
-            }
-            Act::Commit if unbound && open => {
+            Act::Commit | Act::CommitAndChain if unbound && open && !self.keeps_settings() => {
                 let (failed, untold) = (self.status == FAILED, self.untold.take());
+                let next = self.next_in_chain(meaning.act())?;
                 self.leave_transaction();
                 // Nobody has heard yet that it failed, and most drivers take any answer to COMMIT but an error for a commit.
                 if let Some(refusal) = untold {
                     return Err(refusal);
                 }
+                self.chain(next);
                 frame::put_complete(&mut out, if failed { "ROLLBACK" } else { "COMMIT" });
             }
-            Act::Rollback if unbound && open => {
+            Act::Rollback | Act::RollbackAndChain if unbound && open => {
+                let next = self.next_in_chain(meaning.act())?;
                 self.leave_transaction();
+                self.chain(next);
                 frame::put_complete(&mut out, "ROLLBACK");
             }
             Act::InTransaction if unbound && open => {

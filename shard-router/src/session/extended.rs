@@ -236,7 +236,8 @@ impl Session {
         }
         match meaning.act() {
             Act::Begin => unbound,
-            Act::Commit | Act::Rollback => unbound && open,
+            Act::Rollback | Act::RollbackAndChain => unbound && open,
+            Act::Commit | Act::CommitAndChain => unbound && open && !self.keeps_settings(),
             // Back to a savepoint that no server has seen, also from a statement that was refused.
             Act::InTransaction => unbound && open,
             Act::SetLocal | Act::Set(_) => unbound && self.status == super::IN_TRANSACTION,

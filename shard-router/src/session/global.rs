@@ -51,6 +51,9 @@ pub(super) struct Span {
 pub(super) enum Verb {
     Commit,
     Rollback,
+    /// The next transaction begins at once, alike.
+    CommitAndChain,
+    RollbackAndChain,
     /// A savepoint or a setting.
     Within,
 }
@@ -60,6 +63,14 @@ impl Session {
     pub(super) fn spans(&self, meaning: &Meaning) -> Option<Verb> {
         if matches!(meaning.act(), Act::Commit) && self.must_not_commit().is_some() {
             return Some(Verb::Commit);
+        }
+        let verb = match meaning.act() {
+            Act::CommitAndChain => Some(Verb::CommitAndChain),
+            Act::RollbackAndChain => Some(Verb::RollbackAndChain),
+            _ => None,
+        };
+        if verb.is_some() {
+            return verb.filter(|_| self.ends_chain());
         }
         self.global.as_ref()?;
         match meaning.act() {
@@ -297,13 +308,7 @@ impl Session {
             self.flush_client().await?;
         }
         let said = match span.verb {
-            Verb::Commit | Verb::Rollback if chains(&span.sql) => Err(Refusal::new(
-                "HF3211",
-                "0A000",
-                "AND CHAIN behind a transaction on several sources",
-                "COMMIT, then BEGIN",
-            )
-            .into()),
+            Verb::CommitAndChain | Verb::RollbackAndChain => self.end_and_chain(span.verb).await,
             Verb::Commit => self.commit().await.map(str::to_owned),
             Verb::Rollback => {
                 self.roll_back().await;
@@ -445,25 +450,12 @@ fn starts_with(sql: &str, wanted: &str) -> bool {
     )
 }
 
-/// `AND CHAIN`, and not `AND NO CHAIN`.
-pub(super) fn chains(sql: &str) -> bool {
-    let words: Vec<String> = Tokens::new(sql)
-        .filter_map(|token| match token {
-            crate::classify::Token::Word(word) => Some(word.to_ascii_lowercase()),
-            _ => None,
-        })
-        .collect();
-    words.windows(2).any(|pair| pair == ["and", "chain"])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_chain_is_told_from_no_chain() {
-        assert!(chains("COMMIT AND CHAIN") && chains("rollback work /* x */ and chain;"));
-        assert!(!chains("COMMIT AND NO CHAIN") && !chains("COMMIT"));
+    fn a_way_back_is_told_by_its_first_word() {
         assert!(starts_with(" RollBack to a", "rollback") && !starts_with("release a", "rollback"));
     }
 }

@@ -6,6 +6,7 @@
 
 mod act;
 mod ask;
+mod chain;
 mod consume;
 mod copy;
 mod deliver;

@@ -140,9 +140,17 @@ impl Session {
                 self.touch(&[]);
             }
             // Savepoints and ends may take back what was set.
-            Act::InTransaction | Act::Commit | Act::Rollback => {
-                if matches!(meaning.act(), Act::InTransaction) {
-                    self.opening.push(sql);
+            Act::InTransaction
+            | Act::Commit
+            | Act::Rollback
+            | Act::CommitAndChain
+            | Act::RollbackAndChain => {
+                match meaning.act() {
+                    Act::InTransaction => self.opening.push(sql),
+                    Act::CommitAndChain | Act::RollbackAndChain => {
+                        self.opening.lose("it was chained to one whose BEGIN is not known");
+                    }
+                    _ => {}
                 }
                 if self.changes != 0 {
                     self.touch(&[]);
