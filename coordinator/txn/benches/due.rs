@@ -117,6 +117,14 @@ fn begin_two_branches(bencher: Bencher<'_, '_>) {
     });
 }
 
+/// What applying waits for while a snapshot is taken: the state is held fast and read beside the work.
+#[divan::bench(args = [10_000, 1_000_000], sample_count = 10)]
+fn snapshot(bencher: Bencher<'_, '_>, open: usize) {
+    let machine = waiting(open);
+    // What is dropped is not counted: nobody waits for it.
+    bencher.bench_local(|| machine.snapshot());
+}
+
 /// Reads everything: for tests and an occasional status.
 #[divan::bench(args = [10_000], sample_count = 10)]
 fn state_hash(bencher: Bencher<'_, '_>, open: usize) {

@@ -231,8 +231,9 @@ impl Machine {
     }
 
     fn report(&mut self, gid: &Gid, reports: &[Report]) -> Result<Outcome, Rejection> {
-        let Some(shared) = self.transactions.get_mut(gid) else {
-            return Err(Rejection::UnknownGid { gid: gid.clone() });
+        let Some(shared) = self.transactions.open_mut(gid) else {
+            // One that is over hears nothing more.
+            return self.known(gid).map(|_| Outcome::UNCHANGED);
         };
         let view = View::hearing(shared, reports);
         let next = view.next();
@@ -337,13 +338,13 @@ impl Machine {
         self.get(gid).ok_or_else(|| Rejection::UnknownGid { gid: gid.clone() })
     }
 
-    /// Changes a known transaction, lets it settle from what `judge` answers, and keeps the index.
+    /// Changes an open transaction, lets it settle from what `judge` answers, and keeps the index. One that is over never changes.
     pub(super) fn change(
         &mut self,
         gid: &Gid,
         judge: impl FnOnce(&mut GlobalTransaction) -> (Next, Option<String>),
     ) -> Outcome {
-        let shared = self.transactions.get_mut(gid).expect("the command found it");
+        let Some(shared) = self.transactions.open_mut(gid) else { return Outcome::UNCHANGED };
         let (outcome, ended) = change(shared, &mut self.index, self.clock, judge);
         if ended {
             self.remember_finished(gid);

@@ -18,8 +18,8 @@ type ByGid = BTreeMap<Gid, Arc<GlobalTransaction>>;
 pub(super) struct Known {
     open: ByGid,
     finished: ByGid,
-    /// Gids of `finished`, the first to finish first.
-    order: VecDeque<Gid>,
+    /// What is in `finished`, the first to finish first. It never changes again, so both see the same.
+    order: VecDeque<Arc<GlobalTransaction>>,
 }
 
 impl Known {
@@ -31,7 +31,7 @@ impl Known {
         let by_gid = |some: Vec<Arc<GlobalTransaction>>| -> ByGid {
             some.into_iter().map(|transaction| (transaction.gid.clone(), transaction)).collect()
         };
-        let order = finished.iter().map(|transaction| transaction.gid.clone()).collect();
+        let order = finished.iter().cloned().collect();
         Self { open: by_gid(open), finished: by_gid(finished), order }
     }
 
@@ -39,18 +39,15 @@ impl Known {
         self.open.get(gid).or_else(|| self.finished.get(gid))
     }
 
-    /// For a change in its place. One that ends by it goes to [`Self::finish`].
-    pub(super) fn get_mut(&mut self, gid: &Gid) -> Option<&mut Arc<GlobalTransaction>> {
-        match self.open.get_mut(gid) {
-            Some(open) => Some(open),
-            None => self.finished.get_mut(gid),
-        }
+    /// An open one, for a change in its place. One that ends by it goes to [`Self::finish`].
+    pub(super) fn open_mut(&mut self, gid: &Gid) -> Option<&mut Arc<GlobalTransaction>> {
+        self.open.get_mut(gid)
     }
 
     /// A new one, in whatever status it is. Its gid must not be known.
     pub(super) fn insert(&mut self, gid: Gid, transaction: Arc<GlobalTransaction>) {
         let before = if transaction.status.is_final() {
-            self.order.push_back(gid.clone());
+            self.order.push_back(Arc::clone(&transaction));
             self.finished.insert(gid, transaction)
         } else {
             self.open.insert(gid, transaction)
@@ -61,7 +58,7 @@ impl Known {
     /// An open one is over.
     pub(super) fn finish(&mut self, gid: &Gid) {
         let (gid, ended) = self.open.remove_entry(gid).expect("only an open one ends");
-        self.order.push_back(gid.clone());
+        self.order.push_back(Arc::clone(&ended));
         self.finished.insert(gid, ended);
     }
 
@@ -71,7 +68,8 @@ impl Known {
             return None;
         }
         let oldest = self.order.pop_front().expect("it is longer than a bound");
-        Some(self.finished.remove(&oldest).expect("what is in the order is remembered"))
+        self.finished.remove(&oldest.gid);
+        Some(oldest)
     }
 
     pub(super) fn open_count(&self) -> usize {
@@ -93,9 +91,8 @@ impl Known {
         &self,
         skipped: impl Fn(&GlobalTransaction) -> bool,
     ) -> impl Iterator<Item = &Arc<GlobalTransaction>> {
-        let known = |gid: &Gid| self.finished.get(gid).expect("what is in the order is remembered");
-        let first = self.order.partition_point(|gid| skipped(known(gid)));
-        self.order.range(first..).map(known)
+        let first = self.order.partition_point(|transaction| skipped(transaction));
+        self.order.range(first..)
     }
 
     /// All of them in gid order, behind `after`.

@@ -22,8 +22,8 @@ pub(crate) use progress::cut;
 
 /// The state that the log replicates.
 ///
-/// A clone shares what it can with the original and copies a transaction only when one of them changes it, so it is the
-/// cheap way to take a [`Snapshot`] of a large machine beside its work.
+/// A clone shares what it can with the original and copies a transaction only when one of them changes it. To look at a large
+/// machine beside its work, take a [`Snapshot`], which is cheaper.
 #[derive(Clone)]
 pub struct Machine {
     /// The highest time seen in the log.
@@ -179,7 +179,7 @@ impl Machine {
     }
 
     /// Hash of the whole state: equal after an equal prefix of the log, on every node and after every snapshot. Reads
-    /// every transaction.
+    /// every transaction; beside the work, ask a [`Snapshot`] for it.
     #[must_use]
     pub fn state_hash(&self) -> Digest {
         digest::of_state(self.clock, self.open(), self.in_order(), &self.books)
