@@ -45,8 +45,8 @@ impl SharedState {
     ) -> Result<(Outcome, Arc<GlobalTransaction>), Rejection> {
         let snapshot = {
             let state = self.held();
-            let known = state.machine.get(gid);
-            let known = known.ok_or_else(|| Rejection::UnknownGid { gid: gid.clone() })?.clone();
+            let known = state.machine.share(gid);
+            let known = known.ok_or_else(|| Rejection::UnknownGid { gid: gid.clone() })?;
             let (clock, books) = (state.machine.clock(), Arc::clone(state.machine.books()));
             let (open, finished) =
                 if known.status.is_final() { (vec![], vec![known]) } else { (vec![known], vec![]) };
@@ -55,6 +55,12 @@ impl SharedState {
         let mut machine = Machine::restore(snapshot);
         let outcome = machine.apply(at, command)?;
         Ok((outcome, machine.share(gid).expect("it is there")))
+    }
+
+    /// The whole state as it is now, and the last entry in it. Cheap beside what reading it costs.
+    pub(crate) fn snapshot(&self) -> (Snapshot, u64) {
+        let state = self.held();
+        (state.machine.snapshot(), state.applied_index)
     }
 
     /// The transaction as it is now; cheap.
@@ -189,11 +195,9 @@ impl StateMachine for Replica {
     }
 
     fn snapshot(&self) -> Capture {
-        // The copy shares its transactions with the machine; they are read and encoded beside the work.
-        let state = self.state.held();
-        let (machine, applied_index) = (state.machine.clone(), state.applied_index);
-        drop(state);
-        Box::new(move || record::encode_snapshot(&machine.snapshot(), applied_index))
+        // It shares its transactions with the machine; they are read and encoded beside the work.
+        let (snapshot, applied_index) = self.state.snapshot();
+        Box::new(move || record::encode_snapshot(&snapshot, applied_index))
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
@@ -201,7 +205,9 @@ impl StateMachine for Replica {
             record::decode_snapshot(bytes).map_err(|fault| fault.to_string())?;
         let machine = Machine::restore(snapshot);
         self.rules_at(&machine);
-        *self.state.held() = State { machine, applied_index };
+        let replaced = std::mem::replace(&mut *self.state.held(), State { machine, applied_index });
+        // Giving a large state back takes its time: nobody waits for it.
+        drop(replaced);
         self.touched.everything();
         if let Some(history) = &self.history {
             history.everything();

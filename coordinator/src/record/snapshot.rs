@@ -1,11 +1,13 @@
 //! The machine's whole state as a record, both ways.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use holdfast_proto::v1;
 use holdfast_txn::{
     Branch, BranchState, Decision, Digest, GlobalTransaction, Mode, Snapshot, Status, Timestamp,
 };
-use prost::Message as _;
+use prost::{Message as _, encoding::message};
 
 use super::{
     RecordError, books,
@@ -17,20 +19,34 @@ use super::{
     gid, readable,
 };
 
+/// The numbers of these fields of [`v1::MachineSnapshot`].
+const OPEN: u32 = 3;
+const FINISHED: u32 = 4;
+
 /// Writes `snapshot`, the state after the entry `applied_index`. Equal snapshots give equal bytes.
+///
+/// One transaction after the other, and never all of their records at once: a million of them take more memory as records than
+/// they do as bytes. It is the encoding of [`v1::MachineSnapshot`], which reads them back.
 pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8> {
     let Snapshot { clock, open, finished, books } = snapshot;
     let of_books = if books.is_empty() { 1 } else { 3 };
-    let format = open.iter().chain(finished).map(format_of).max().unwrap_or(1).max(of_books);
-    v1::MachineSnapshot {
-        format,
-        clock_ms: clock.0,
-        open: open.iter().map(to_record).collect(),
-        finished: finished.iter().map(to_record).collect(),
+    let all = || open.iter().chain(finished).map(AsRef::as_ref);
+    let format = all().map(format_of).max().unwrap_or(1).max(of_books);
+    // In the order of the fields' numbers, so each piece is an encoding of its own and all are one.
+    let head = v1::MachineSnapshot { format, clock_ms: clock.0, ..Default::default() };
+    let mut bytes = head.encode_to_vec();
+    for (field, some) in [(OPEN, open), (FINISHED, finished)] {
+        for transaction in some {
+            message::encode(field, &to_record(transaction), &mut bytes);
+        }
+    }
+    let tail = v1::MachineSnapshot {
         applied_index,
         books: (!books.is_empty()).then(|| books::books_to_record(books)),
-    }
-    .encode_to_vec()
+        ..Default::default()
+    };
+    tail.encode(&mut bytes).expect("memory grows");
+    bytes
 }
 
 /// Reads what [`encode_snapshot`] wrote.
@@ -41,11 +57,15 @@ pub(crate) fn decode_snapshot(bytes: &[u8]) -> Result<(Snapshot, u64), RecordErr
     readable(record.format)?;
     let snapshot = Snapshot {
         clock: Timestamp(record.clock_ms),
-        open: record.open.into_iter().map(of_record).collect::<Result<_, _>>()?,
-        finished: record.finished.into_iter().map(of_record).collect::<Result<_, _>>()?,
+        open: record.open.into_iter().map(shared_of).collect::<Result<_, _>>()?,
+        finished: record.finished.into_iter().map(shared_of).collect::<Result<_, _>>()?,
         books: record.books.map(books::books_of_record).transpose()?.unwrap_or_default().into(),
     };
     Ok((snapshot, record.applied_index))
+}
+
+fn shared_of(record: v1::RecordedTransaction) -> Result<Arc<GlobalTransaction>, RecordError> {
+    of_record(record).map(Arc::new)
 }
 
 /// The oldest format that can say `transaction`.

@@ -1,6 +1,6 @@
 //! Whatever the machine can be told or can hold survives the way through bytes, and no bytes make a reader panic.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use holdfast_txn::{
@@ -9,6 +9,7 @@ use holdfast_txn::{
     Proposal, Recovery, Refusal, Remedy, Report, RetryPolicy, RulesVersion, Snapshot, Status,
     Timestamp, Trail, TriedBy,
 };
+use prost::Message as _;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::*;
@@ -274,8 +275,12 @@ proptest! {
         index in any::<u64>(),
     ) {
         let books = books.filter(|books| !books.is_empty()).unwrap_or_default().into();
+        let shared = |some: Vec<GlobalTransaction>| some.into_iter().map(Arc::new).collect();
+        let (open, finished) = (shared(open), shared(finished));
         let snapshot = Snapshot { clock: Timestamp(clock), open, finished, books };
         let bytes = encode_snapshot(&snapshot, index);
+        let whole = v1::MachineSnapshot::decode(bytes.as_slice()).unwrap();
+        prop_assert_eq!(&whole.encode_to_vec(), &bytes, "written piece by piece or as a whole");
         prop_assert_eq!(decode_snapshot(&bytes), Ok((snapshot, index)));
     }
 
