@@ -228,6 +228,13 @@ impl Cluster {
         Client::lazy([self.nodes[at].grpc.as_str()], options).ok()?.node_status().await.ok()
     }
 
+    /// The same, with the hash of its state.
+    pub async fn hashed_status(&self, at: usize) -> Option<NodeStatusReply> {
+        let address = self.nodes[at].grpc.as_str();
+        let client = Client::lazy([address], ClientOptions::default()).ok()?;
+        client.hashed_status_of(address, 0).await.ok()
+    }
+
     /// The place of the node that leads, by the word of the highest term.
     /// # Errors
     /// None leads for a while.
@@ -391,7 +398,7 @@ impl Cluster {
         let hashes = until("all nodes have applied the same", SOON, async || {
             let mut statuses = Vec::new();
             for at in 0..self.nodes.len() {
-                statuses.push(self.status(at).await?);
+                statuses.push(self.hashed_status(at).await?);
             }
             let index = statuses.first()?.applied_index;
             let same = statuses.iter().all(|status| status.applied_index == index);

@@ -193,7 +193,7 @@ async fn same_state_everywhere(cluster: &Cluster) -> anyhow::Result<()> {
     let hashes = until("all nodes have applied the same", SOON, async || {
         let mut statuses = Vec::new();
         for at in 0..cluster.nodes.len() {
-            statuses.push(cluster.status(at).await?);
+            statuses.push(cluster.hashed_status(at).await?);
         }
         let same = statuses.iter().all(|status| status.applied_index == statuses[0].applied_index);
         same.then(|| statuses.into_iter().map(|status| status.state_hash).collect::<Vec<_>>())

@@ -308,7 +308,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn node_status(&self) -> Result<wire::NodeStatusReply, ClientError> {
         self.on_any(|channel| async move {
-            AdminClient::new(channel).node_status(wire::NodeStatusRequest { group: 0 }).await
+            AdminClient::new(channel).node_status(wire::NodeStatusRequest::default()).await
         })
         .await
     }
@@ -321,8 +321,28 @@ impl Client {
         address: &str,
         group: u32,
     ) -> Result<wire::NodeStatusReply, ClientError> {
+        self.status_of(address, wire::NodeStatusRequest { group, state_hash: false }).await
+    }
+
+    /// The same, with the hash of the node's whole state after the last entry that it tells: equal on every node that is as far. The
+    /// node reads every transaction for it, beside its work.
+    /// # Errors
+    /// As [`Self::node_status_of`].
+    pub async fn hashed_status_of(
+        &self,
+        address: &str,
+        group: u32,
+    ) -> Result<wire::NodeStatusReply, ClientError> {
+        self.status_of(address, wire::NodeStatusRequest { group, state_hash: true }).await
+    }
+
+    async fn status_of(
+        &self,
+        address: &str,
+        request: wire::NodeStatusRequest,
+    ) -> Result<wire::NodeStatusReply, ClientError> {
         self.on_one(address, &|channel| async move {
-            AdminClient::new(channel).node_status(wire::NodeStatusRequest { group }).await
+            AdminClient::new(channel).node_status(request).await
         })
         .await
     }

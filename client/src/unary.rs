@@ -126,6 +126,7 @@ mod tests {
         spawned(client.list(crate::Filter::default()));
         spawned(client.node_status());
         spawned(client.node_status_of("127.0.0.1:1", 0));
+        spawned(client.hashed_status_of("127.0.0.1:1", 0));
         spawned(client.services(""));
         spawned(client.show("g1"));
         spawned(client.rules(0));

@@ -33,6 +33,7 @@ use crate::{
     record,
     registry::store::Registry,
     replica::{Replica, SharedState, Touched},
+    state_hash::{StateHash, StateHasher},
     waiters::Waiters,
     watchers::Watchers,
 };
@@ -72,6 +73,7 @@ pub(crate) struct Group {
     calling_term: Arc<AtomicU64>,
     leadership: watch::Receiver<Leadership>,
     dispatcher: std::sync::Mutex<Option<JoinHandle<()>>>,
+    state_hasher: StateHasher,
 }
 
 impl fmt::Debug for Group {
@@ -159,6 +161,7 @@ impl Group {
             calling_term,
             leadership,
             dispatcher,
+            state_hasher: StateHasher::default(),
         };
         (group, events)
     }
@@ -258,14 +261,14 @@ impl Group {
         let _stopped = tokio::task::spawn_blocking(move || history.stop()).await;
     }
 
-    /// What `node` knows of itself in this group. Hashes the whole state, beside the work: not for every request.
+    /// What `node` knows of itself in this group. Cheap, whatever is open.
     pub(crate) fn status(&self, node: u64) -> NodeStatus {
         let log = self.log.status();
         let leadership = self.leadership.borrow().clone();
-        // The copy shares its transactions with the machine, so that hashing them holds nobody up.
-        let state = self.state.held();
-        let (machine, applied_index) = (state.machine.clone(), state.applied_index);
-        drop(state);
+        let (by_status, applied_index) = {
+            let state = self.state.held();
+            (state.machine.census(), state.applied_index)
+        };
         NodeStatus {
             node,
             group: self.number,
@@ -279,8 +282,12 @@ impl Group {
             founding: log.founding,
             snapshot_index: log.snapshot_index,
             joint: log.joint,
-            state_hash: machine.state_hash(),
-            by_status: machine.census(),
+            by_status,
         }
+    }
+
+    /// The hash of the whole state, computed beside the work.
+    pub(crate) async fn state_hash(&self) -> StateHash {
+        self.state_hasher.hash(&self.state).await
     }
 }

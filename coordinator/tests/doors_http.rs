@@ -289,7 +289,10 @@ async fn a_node_tells_its_status_its_health_and_its_numbers() {
     );
     assert_eq!(status["open_transactions"], 1);
     assert_eq!(status["by_status"]["trying"], 1);
-    assert_eq!(status["state_hash"].as_str().map(str::len), Some(64));
+    assert_eq!(status["state_hash"], Value::Null, "nobody asked for it");
+    let hashed = get(at, "/v1/status?state_hash=true").await.json();
+    assert_eq!(hashed["state_hash"].as_str().map(str::len), Some(64), "{hashed}");
+    assert_eq!(get(at, "/v1/status?hash=true").await.status, 400);
     assert_eq!(status["members"][0]["grpc"], cluster.leader().grpc);
     assert_eq!(get(at, "/livez").await.status, 200);
     assert_eq!(get(at, "/readyz").await.status, 200);

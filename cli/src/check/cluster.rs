@@ -38,7 +38,7 @@ pub(super) async fn check(client: &Client) -> Vec<Finding> {
     let mut found = Vec::new();
     for group in 0..groups {
         let nodes: Vec<Asked> = join_all(first.members.iter().map(|member| async {
-            let said = client.node_status_of(&member.grpc, group).await;
+            let said = client.hashed_status_of(&member.grpc, group).await;
             Asked { node: member.node, grpc: member.grpc.clone(), said }
         }))
         .await;

@@ -74,7 +74,7 @@ pub(super) async fn run(client: &Client, output: Output) -> anyhow::Result<ExitC
 }
 
 async fn ask(client: &Client, group: u32, node: u64, grpc: String) -> Row {
-    let said = client.node_status_of(&grpc, group).await;
+    let said = client.hashed_status_of(&grpc, group).await;
     Row { group, node, grpc, said }
 }
 

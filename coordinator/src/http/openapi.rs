@@ -395,10 +395,10 @@ const ROUTES: &[Route] = &[
         method: "get",
         path: "/v1/status",
         summary: "What this node says of itself",
-        parameters: &[],
+        parameters: &[("state_hash", Kind::Flag, "hash the whole state: reads every transaction")],
         body: None,
         answers: &[(200, Answer::Json(schema::<view::Node>))],
-        problems: &[],
+        problems: &[400],
     },
     Route {
         method: "get",

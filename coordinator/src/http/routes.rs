@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use holdfast_proto::v1::{self, exchange_request::Request};
+use holdfast_proto::v1::{self, NodeStatusRequest, exchange_request::Request};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,12 @@ pub fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
 #[serde(default, deny_unknown_fields)]
 struct OneQuery {
     stale: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct StatusQuery {
+    state_hash: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -191,10 +197,17 @@ async fn list(
     Ok(json(StatusCode::OK, &view::Page::from(door.desk.list(&request).await?)))
 }
 
-async fn status(door: Door) -> Result<Response, Problem> {
-    let others = 1..door.desk.coordinator().groups();
-    let others = others.map(|group| door.desk.node_status(group)).collect::<Result<_, _>>()?;
-    Ok(json(StatusCode::OK, &view::Node::of(door.desk.node_status(0)?, others)))
+async fn status(
+    door: Door,
+    query: Result<Query<StatusQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let StatusQuery { state_hash } = asked(query)?;
+    let mut groups = Vec::new();
+    for group in 0..door.desk.coordinator().groups() {
+        groups.push(door.desk.node_status(NodeStatusRequest { group, state_hash }).await?);
+    }
+    let first = groups.remove(0);
+    Ok(json(StatusCode::OK, &view::Node::of(first, groups)))
 }
 
 async fn livez(door: Door) -> Response {

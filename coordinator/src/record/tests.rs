@@ -9,8 +9,8 @@ use holdfast_txn::{
     Proposal, Recovery, Refusal, Remedy, Report, RetryPolicy, RulesVersion, Snapshot, Status,
     Timestamp, Trail, TriedBy,
 };
-use prost::Message as _;
 use proptest::{collection::vec, option, prelude::*, sample::select};
+use prost::Message as _;
 
 use super::*;
 

@@ -40,7 +40,7 @@ impl Service for Admin {
         &self,
         request: Request<NodeStatusRequest>,
     ) -> Result<Response<NodeStatusReply>, Status> {
-        let status = self.desk.node_status(request.get_ref().group);
+        let status = self.desk.node_status(request.into_inner()).await;
         status.map(Response::new).map_err(|fault| fault.to_status())
     }
 

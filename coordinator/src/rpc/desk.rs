@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use holdfast_proto::v1::{
-    self, ListReply, NodeStatusReply, TransactionReply, exchange_reply::Reply,
+    self, ListReply, NodeStatusReply, NodeStatusRequest, TransactionReply, exchange_reply::Reply,
     exchange_request::Request,
 };
 use holdfast_security::{Caller, Right, Scope};
@@ -371,11 +371,15 @@ impl Desk {
     /// What this node knows of itself in a group.
     /// # Errors
     /// HF2301: there is no such group.
-    pub(crate) fn node_status(&self, group: u32) -> Result<NodeStatusReply, Fault> {
-        self.group(group)?;
+    pub(crate) async fn node_status(
+        &self,
+        NodeStatusRequest { group, state_hash }: NodeStatusRequest,
+    ) -> Result<NodeStatusReply, Fault> {
+        let asked = self.group(group)?;
         let coordinator = &self.inner.coordinator;
+        let hashed = if state_hash { Some(asked.state_hash().await) } else { None };
         let status = coordinator.status_in(group).expect("it is there");
-        Ok(show::node(status, coordinator.groups()))
+        Ok(show::node(status, hashed, coordinator.groups()))
     }
 
     /// A group that a caller names.

@@ -3,7 +3,7 @@
 use holdfast_proto::v1;
 use holdfast_txn::{Decision, GlobalTransaction, Mode, Proposal, Remedy, Status};
 
-use crate::NodeStatus;
+use crate::{NodeStatus, StateHash};
 
 /// What a caller is told of `transaction`: a decision is told as soon as it is known, anything else is unknown.
 pub(crate) fn reply(
@@ -85,8 +85,12 @@ fn branch(number: u32, known: &holdfast_txn::Branch) -> v1::Branch {
     }
 }
 
-/// What a node says of itself.
-pub(crate) fn node(status: NodeStatus, groups: u32) -> v1::NodeStatusReply {
+/// What a node says of itself. With the hash of its state, it is as far as that state.
+pub(crate) fn node(
+    status: NodeStatus,
+    hashed: Option<StateHash>,
+    groups: u32,
+) -> v1::NodeStatusReply {
     let open = |(status, count): (&Status, &usize)| if status.is_final() { 0 } else { *count };
     v1::NodeStatusReply {
         node: status.node,
@@ -96,7 +100,7 @@ pub(crate) fn node(status: NodeStatus, groups: u32) -> v1::NodeStatusReply {
         term: status.term,
         leader: status.leader.as_ref().map_or(0, |leader| leader.node),
         leader_grpc: status.leader.map(|leader| leader.grpc).unwrap_or_default(),
-        applied_index: status.applied_index,
+        applied_index: hashed.map_or(status.applied_index, |hashed| hashed.applied_index),
         last_index: status.last_index,
         members: status
             .members
@@ -117,7 +121,7 @@ pub(crate) fn node(status: NodeStatus, groups: u32) -> v1::NodeStatusReply {
         founding: status.founding,
         snapshot_index: status.snapshot_index,
         joint: status.joint,
-        state_hash: status.state_hash.to_string(),
+        state_hash: hashed.map(|hashed| hashed.digest.to_string()).unwrap_or_default(),
         open_transactions: status.by_status.iter().map(open).sum::<usize>() as u64,
         needs_attention: status.by_status.get(&Status::NeedsAttention).copied().unwrap_or(0) as u64,
         by_status: status

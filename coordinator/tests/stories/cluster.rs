@@ -139,6 +139,25 @@ impl Cluster {
         &self.nodes[node as usize - 1].as_ref().expect("it runs").coordinator
     }
 
+    /// Waits until all running nodes have applied as much of a group, and compares their states: equal log, equal state.
+    pub(crate) async fn equal_states(&self, group: u32) {
+        within("all nodes have applied as much", async {
+            loop {
+                let mut states = Vec::new();
+                for node in self.running() {
+                    states.push(node.state_hash_in(group).await.expect("the group is there"));
+                }
+                let index = states[0].applied_index;
+                if index > 0 && states.iter().all(|state| state.applied_index == index) {
+                    assert_eq!(states, vec![states[0]; states.len()], "group {group}");
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
     /// The leader, once there is one that is ready.
     pub(crate) async fn leader(&self) -> Coordinator {
         let leads =

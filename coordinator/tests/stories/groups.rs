@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     agent::{Agent, Asked, Say},
-    cluster::{Cluster, PATIENCE, until, within},
+    cluster::{Cluster, PATIENCE, within},
 };
 
 const GROUPS: u32 = 4;
@@ -131,15 +131,7 @@ async fn groups_are_led_by_different_nodes_and_survive_the_loss_of_one() {
     assert!(leaders.contains(&3), "{leaders:?}");
     commit_all(&client, &gids("third")).await;
     for group in 0..GROUPS {
-        until("all nodes have applied as much of a group", || {
-            let seen = [1, 2, 3].map(|node| cluster.node(node).status_in(group).unwrap());
-            let equal = seen[0].applied_index > 0
-                && seen.iter().all(|one| one.applied_index == seen[0].applied_index);
-            let hashes = seen.map(|one| one.state_hash);
-            assert!(!equal || hashes == [hashes[0]; 3], "group {group}: equal log, equal state");
-            equal
-        })
-        .await;
+        cluster.equal_states(group).await;
     }
 }
 
@@ -179,7 +171,7 @@ async fn the_http_door_tells_of_each_group_and_verifies_the_trail_of_each() {
     for node in 1..=3 {
         let said = within("a node has applied all", async {
             loop {
-                let said = asked(&cluster, node, "/v1/status").await;
+                let said = asked(&cluster, node, "/v1/status?state_hash=true").await;
                 if said["open_transactions"] == gids.len() {
                     return said;
                 }

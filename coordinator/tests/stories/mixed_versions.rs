@@ -1,7 +1,5 @@
 //! A cluster in the middle of an upgrade: nothing is written that the older member cannot read.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use holdfast_coordinator::ProposeError;
 use holdfast_raft::{Capture, Log, Position, StateMachine};
@@ -97,17 +95,5 @@ async fn what_an_older_member_cannot_read_is_refused_until_it_is_upgraded() {
     .await;
     cluster.propose(rules(0)).await.result.unwrap();
     // The upgraded node carried out what its older self only kept.
-    let equal = || {
-        let states = [1, 2, 3].map(|node| cluster.node(node).status());
-        states.iter().all(|state| {
-            (state.applied_index, state.state_hash)
-                == (states[0].applied_index, states[0].state_hash)
-        })
-    };
-    within("equal states", async {
-        while !equal() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    cluster.equal_states(0).await;
 }
