@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use holdfast_security::Access;
 use holdfast_shard_router::{
     Router, RouterConfig,
     config::{Endpoint, SourceConfig},
@@ -60,6 +61,10 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
     shutdown::until_signal(|token| async move {
         let configured = Configured::<RouterRole>::new(inputs, shown, level, reload::level_alone);
         tokio::spawn(configured.on_hangup(token.clone()));
+        let credentials = router.coordinator.as_ref().and_then(|known| known.credentials.clone());
+        if let Some(credentials) = credentials {
+            tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));
+        }
         let sources = router.sources.len();
         let workers = router.workers;
         let ends = second_phases(&router, &token);
