@@ -64,7 +64,8 @@ pub(crate) async fn run(args: ScaleArgs) -> anyhow::Result<ExitCode> {
     let (setup, cells) =
         Scratch::during(args.keep, async |folder| measure(&args, folder).await).await?;
     let goals = goals(&cells);
-    let columns = ["per_s", "p50_us", "p99_us", "bytes_per_open", "restart_s", "first_commit_s"];
+    let columns =
+        ["per_s", "p50_us", "p99_us", "bytes_per_open", "elections", "restart_s", "first_commit_s"];
     let told = show::Told { setup, cells: &cells, bars: &[], columns: &columns, goals: &goals };
     told.show(args.json)?;
     Ok(ExitCode::SUCCESS)
@@ -87,6 +88,7 @@ async fn measure(args: &ScaleArgs, folder: &Path) -> anyhow::Result<(Value, Cell
     let finished = finish(&mut full, args.finished).await?;
     // Allocators take more than they need at first: what finished is there before memory is read.
     let before = full.memory_bytes().await?;
+    let term = full.term().await?;
     full.open(args.open, FILLING, PAYLOAD_BYTES).await.context("opening transactions")?;
     let grown = full.memory_bytes().await? - before;
     let per_open = grown / f64::from(args.open) - 2.0 * PAYLOAD_BYTES as f64;
@@ -104,6 +106,9 @@ async fn measure(args: &ScaleArgs, folder: &Path) -> anyhow::Result<(Value, Cell
             cells.add(side, CLIENTS, nodes.run_stream(Mode::Tcc, args.shape()).await?);
         }
     }
+    #[expect(clippy::cast_precision_loss, reason = "a count of elections")]
+    let elections = (full.term().await? - term) as f64;
+    cells.add("elections", 0, Figures::from([("elections", elections)]));
     let (restarted, committed) = full.restart().await.context("a restart of all three nodes")?;
     let restart = Figures::from([
         ("restart_s", restarted.as_secs_f64()),
@@ -151,6 +156,11 @@ fn goals(cells: &Cells) -> Vec<Goal> {
             format!("TCC beside many open and finished ones / TCC beside none, {CLIENTS} clients"),
             cells.ratio(("full", "per_s"), ("empty", "per_s"), CLIENTS),
             AtLeast(0.9),
+        ),
+        Goal::new(
+            "elections while many were opened, were open and others went on beside them",
+            alone("elections", "elections"),
+            AtMost(0.0),
         ),
         Goal::new(
             "killed and started: until every node has its state again, s",
