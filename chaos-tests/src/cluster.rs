@@ -228,13 +228,6 @@ impl Cluster {
         Client::lazy([self.nodes[at].grpc.as_str()], options).ok()?.node_status().await.ok()
     }
 
-    /// The same, with the hash of its state.
-    pub async fn hashed_status(&self, at: usize) -> Option<NodeStatusReply> {
-        let address = self.nodes[at].grpc.as_str();
-        let client = Client::lazy([address], ClientOptions::default()).ok()?;
-        client.hashed_status_of(address, 0).await.ok()
-    }
-
     /// The place of the node that leads, by the word of the highest term.
     /// # Errors
     /// None leads for a while.
@@ -396,10 +389,10 @@ impl Cluster {
     /// They differ, or never stand at the same place.
     pub async fn agree(&self) -> anyhow::Result<()> {
         let hashes = until("all nodes have applied the same", SOON, async || {
-            let mut statuses = Vec::new();
-            for at in 0..self.nodes.len() {
-                statuses.push(self.hashed_status(at).await?);
-            }
+            let client = Client::lazy(self.addresses(), ClientOptions::default()).ok()?;
+            let asked = self.nodes.iter().map(|node| client.hashed_status_of(&node.grpc, 0));
+            let statuses: Vec<_> =
+                join_all(asked).await.into_iter().collect::<Result<_, _>>().ok()?;
             let index = statuses.first()?.applied_index;
             let same = statuses.iter().all(|status| status.applied_index == index);
             same.then(|| statuses.into_iter().map(|status| status.state_hash).collect::<Vec<_>>())
