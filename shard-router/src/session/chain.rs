@@ -17,7 +17,9 @@ fn chained(statements: &[Box<str>]) -> Result<Vec<Box<str>>, Refusal> {
     for (at, sql) in statements.iter().enumerate() {
         let mut tokens = Tokens::new(sql);
         let first = word(tokens.next());
-        if at == 0 || (first == "set" && word(tokens.next()) == "transaction") {
+        // Also with SESSION or LOCAL before it, which say nothing there.
+        let is_transaction = |token| word(Some(token)) == "transaction";
+        if at == 0 || (first == "set" && tokens.take(2).any(is_transaction)) {
             kept.push(sql.clone());
         } else if first == "rollback" && kept.len() > 1 {
             // It may have taken one of them back.
@@ -124,7 +126,9 @@ mod tests {
         let within = ["SAVEPOINT a", "SET LOCAL TimeZone = 'UTC'", "ROLLBACK TO a", "RELEASE a"];
         assert_eq!(next(&[&[begin], &within[..]].concat()), only);
         let set = "set /* */ transaction read only";
-        assert_eq!(next(&[begin, set]), Ok(vec![begin.to_owned(), set.to_owned()]));
+        for set in [set, "SET LOCAL TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ ONLY"] {
+            assert_eq!(next(&[begin, set]), Ok(vec![begin.to_owned(), set.to_owned()]));
+        }
     }
 
     #[test]

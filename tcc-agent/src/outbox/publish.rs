@@ -200,6 +200,7 @@ mod tests {
         assert!(Routes::parse([long(NAME_BYTES_MAX).as_str()]).is_ok());
         assert!(Routes::parse([long(NAME_BYTES_MAX + 1).as_str()]).is_err());
     }
+
     #[tokio::test]
     async fn a_submission_that_nobody_answers_is_unknown_when_its_time_is_up() {
         // It takes connections and never says a word.
