@@ -1,6 +1,6 @@
 //! The hash of a group's whole state, computed beside the work and only for those who ask.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use holdfast_txn::Digest;
 use tokio::{sync::Mutex, task::spawn_blocking};
@@ -21,34 +21,35 @@ pub struct StateHash {
 #[derive(Debug, Default)]
 pub(crate) struct StateHasher {
     /// The last one, and when its state was taken.
-    last: Mutex<Option<(Instant, StateHash)>>,
+    last: Arc<Mutex<Option<(Instant, StateHash)>>>,
 }
 
 impl StateHasher {
     /// Of a state that is no older than this question. Those who ask meanwhile share one answer, so a crowd costs two hashes.
     pub(crate) async fn hash(&self, state: &SharedState) -> StateHash {
         let asked = Instant::now();
-        let mut last = self.last.lock().await;
+        let mut last = Arc::clone(&self.last).lock_owned().await;
         if let Some((taken, known)) = *last
             && (taken >= asked || state.held().applied_index == known.applied_index)
         {
             return known;
         }
         let state = state.clone();
+        // The thread keeps the lock: where the caller gives up, nobody begins a second hash beside this one.
         let computed = spawn_blocking(move || {
             let taken = Instant::now();
             let (snapshot, applied_index) = state.snapshot();
-            (taken, StateHash { applied_index, digest: snapshot.state_hash() })
+            let known = StateHash { applied_index, digest: snapshot.state_hash() };
+            *last = Some((taken, known));
+            known
         });
-        let (taken, known) = computed.await.expect("hashing never panics");
-        *last = Some((taken, known));
-        known
+        computed.await.expect("hashing never panics")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::time::Duration;
 
     use holdfast_txn::{Command, Deed, Timestamp};
 
@@ -77,6 +78,15 @@ mod tests {
         assert_eq!(second.applied_index, 1);
         assert_ne!(second.digest, first.digest);
         assert_eq!(second.digest, state.held().machine.state_hash());
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_leaves_a_hash_that_ends_before_the_next_begins() {
+        let (hasher, state) = (StateHasher::default(), SharedState::new());
+        // Looked at once, which begins it, and then dropped.
+        let _gone = tokio::time::timeout(Duration::ZERO, hasher.hash(&state)).await;
+        let (_, known) = hasher.last.lock().await.expect("it was computed all the same");
+        assert_eq!(known.digest, state.held().machine.state_hash());
     }
 
     #[tokio::test]
