@@ -48,8 +48,8 @@ impl Session {
                 frame::put_complete(&mut out, "BEGIN");
             }
             Act::Commit | Act::CommitAndChain if unbound && open && !self.keeps_settings() => {
-                let (failed, untold) = (self.status == FAILED, self.untold.take());
                 let next = self.next_in_chain(meaning.act())?;
+                let (failed, untold) = (self.status == FAILED, self.untold.take());
                 self.leave_transaction();
                 // Nobody has heard yet that it failed, and most drivers take any answer to COMMIT but an error for a commit.
                 if let Some(refusal) = untold {
