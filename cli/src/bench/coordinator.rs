@@ -41,12 +41,12 @@ pub(crate) struct CoordinatorArgs {
     /// Seconds that count in one cell of one round
     #[arg(long, value_name = "N", default_value_t = 1.25)]
     seconds: f64,
-    /// Transactions under way at once, a cell each; bars and goals are at 1, 64 and 512
+    /// Transactions under way at once, a cell each; bars and goals are at 1, 64 and 512 [with --secure: 64,512]
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,16,64,256,512,1024",
-          value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
+          default_value_if("secure", "true", "64,512"), value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
     clients: Vec<u32>,
-    /// Rounds, of whose figures the median is told
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    /// Rounds, of whose figures the median is told [with --secure: 6, so that its sides take turns in every order]
+    #[arg(long, value_name = "N", default_value_t = 3, default_value_if("secure", "true", "6"), value_parser = clap::value_parser!(u32).range(1..=99))]
     pub(super) rounds: u32,
     /// Raft groups of the coordinators. With several, "leader" in the figures is the node that leads group 0
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
@@ -110,11 +110,23 @@ pub(crate) async fn run(args: CoordinatorArgs) -> anyhow::Result<ExitCode> {
 async fn compare(args: &CoordinatorArgs) -> anyhow::Result<ExitCode> {
     let (setup, cells, goals) =
         Scratch::during(args.keep, async |folder| secure::measure(args, folder).await).await?;
-    let columns = ["per_s", "p50_us", "p99_us", "p999_us", "failed"];
-    let told = show::Told { setup, cells: &cells, bars: &[], columns: &columns, goals: &goals };
+    let columns = &SECURE_COLUMNS;
+    let told = show::Told { setup, cells: &cells, bars: &[], columns, goals: &goals };
     told.show(args.json)?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// Of `--secure`.
+const SECURE_COLUMNS: [&str; 8] = [
+    "per_s",
+    "p50_us",
+    "p99_us",
+    "coordinators_cpu_us",
+    "participants_cpu_us",
+    "client_cpu_us",
+    "all_cpu_us",
+    "failed",
+];
 
 /// Shown to people; JSON has all.
 const COLUMNS: [&str; 12] = [

@@ -32,6 +32,7 @@ use super::{
     goal::{Bound, Goal},
     load::{self, Shape},
     machine::Machine,
+    meters,
     show::note,
     submission::{self, Mode},
     worker::Worker,
@@ -66,9 +67,16 @@ struct Guard {
 
 /// A cluster with participants that do nothing, and a client.
 struct Side {
-    _coordinators: Vec<Supervised>,
-    _participants: Worker,
+    coordinators: Vec<Supervised>,
+    participants: Worker,
     client: Client,
+}
+
+/// CPU used so far, us. The collector's is the client's: both are in this process.
+struct Cpu {
+    coordinators: f64,
+    participants: f64,
+    client: f64,
 }
 
 /// Measures both.
@@ -94,14 +102,11 @@ pub(crate) async fn measure(
         for clients in args.clients() {
             for mode in [Mode::Tcc, Mode::Saga] {
                 let shape = args.shape(clients);
-                // Whoever is first one round is last the next: a machine that gets slower favors nobody.
                 let [own, guarded, untraced] = names(mode);
                 let sampled = Some(args.sampled);
                 let mut sides =
                     [(&bare, own, None), (&secure, guarded, sampled), (&secure, untraced, None)];
-                if round % 2 == 0 {
-                    sides.reverse();
-                }
+                take_turns(&mut sides, round);
                 for (side, name, sampled) in sides {
                     let measured = side.run(mode, shape, sampled).await.context(name)?;
                     cells.add(name, clients, measured);
@@ -132,6 +137,15 @@ fn names(mode: Mode) -> [&'static str; 3] {
     match mode {
         Mode::Tcc => ["tcc", "tcc-secure", "tcc-untraced"],
         Mode::Saga => ["saga", "saga-secure", "saga-untraced"],
+    }
+}
+
+/// The order of a round: within six rounds each of the six there are, so that each side is as often behind each other one, and a machine
+/// that gets slower favors nobody.
+fn take_turns<T>(sides: &mut [T; 3], round: u32) {
+    sides.rotate_left(round as usize % 3);
+    if round.is_multiple_of(2) {
+        sides.reverse();
     }
 }
 
@@ -239,7 +253,7 @@ impl Side {
             sleep(LOOK_AGAIN).await;
         }
         let client = Client::connect(addresses, options).await?;
-        Ok(Self { _coordinators: coordinators, _participants: participants, client })
+        Ok(Self { coordinators, participants, client })
     }
 
     /// Of the transactions one of `sampled` is sampled; `None`: none carries a context at all.
@@ -256,8 +270,29 @@ impl Side {
                 client.submit(submission).await.is_ok_and(|answer| answer.is_committed())
             }
         };
-        let (sample, (), ()) = load::run(shape, load::without_meters, ask).await?;
-        Ok(figures::of(&sample))
+        let (sample, before, after) = load::run(shape, async || self.cpu(), ask).await?;
+        let mut figures = figures::of(&sample);
+        let each = |of: fn(&Cpu) -> f64| (of(&after) - of(&before)) / sample.between_readings;
+        let cpu = [
+            ("coordinators_cpu_us", each(|cpu| cpu.coordinators)),
+            ("participants_cpu_us", each(|cpu| cpu.participants)),
+            ("client_cpu_us", each(|cpu| cpu.client)),
+        ];
+        figures.insert("all_cpu_us", cpu.iter().map(|(_, each)| each).sum());
+        figures.extend(cpu);
+        Ok(figures)
+    }
+
+    fn cpu(&self) -> anyhow::Result<Cpu> {
+        let nodes = self
+            .coordinators
+            .iter()
+            .map(|process| meters::cpu_us(process.pid().context("a coordinator ended by itself")?));
+        Ok(Cpu {
+            coordinators: nodes.sum::<anyhow::Result<f64>>()?,
+            participants: meters::cpu_us(self.participants.pid()?)?,
+            client: meters::cpu_us(std::process::id())?,
+        })
     }
 }
 
@@ -307,5 +342,18 @@ mod tests {
         let sampled = contexts.iter().filter(|one| holdfast_trace::Context::parse(one).is_some());
         assert_eq!(sampled.count(), 2, "{contexts:?}");
         assert_ne!(contexts[0][..35], contexts[5][..35]);
+    }
+
+    #[test]
+    fn six_rounds_have_every_order_once() {
+        let order = |round| {
+            let mut sides = [0, 1, 2];
+            take_turns(&mut sides, round);
+            sides
+        };
+        let mut orders: Vec<[u8; 3]> = (1..=6).map(order).collect();
+        orders.sort_unstable();
+        orders.dedup();
+        assert_eq!(orders.len(), 6, "{orders:?}");
     }
 }
