@@ -71,7 +71,7 @@ impl Stage {
         };
         Self {
             open: route(&polite, Authentication::TrustLoopback),
-            locked: route(&polite, Authentication::Scram(vec![user])),
+            locked: route(&polite, Authentication::Scram([user].into())),
             hostile: route(&hostile, Authentication::TrustLoopback),
         }
     }

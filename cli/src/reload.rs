@@ -15,12 +15,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{self, Inputs, Role, Shown},
+    config::{self, Inputs, Role, Secret, Shown},
     telemetry::LogLevel,
 };
 
 /// The key that counts at once in every role.
 const LEVEL: &str = "telemetry.level";
+
+/// What is told of a value that changed behind its mask.
+const CHANGED_SECRET: &str = "changed, not shown";
+
+/// By key: as `config show` prints it, and what stands behind the mask.
+type Values = BTreeMap<String, (String, Option<Secret>)>;
 
 /// What a role can do with a key while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +46,7 @@ type Adjust<T> = Box<dyn Fn(&T) -> Result<(), String> + Send + Sync>;
 pub(crate) struct Configured<T> {
     inputs: Inputs,
     level: LogLevel,
-    /// By key, as `config show` prints them.
-    runs_with: Mutex<BTreeMap<String, String>>,
+    runs_with: Mutex<Values>,
     fate: fn(&str) -> Fate,
     adjust: OnceLock<Adjust<T>>,
 }
@@ -77,7 +82,8 @@ impl<T: Role + 'static> Configured<T> {
         // One at a time: what one took over, the next compares with.
         let mut runs_with = self.runs_with.lock().expect("nobody panics while holding it");
         let loaded = config::load::<T>(&self.inputs).map_err(|report| report.to_string())?;
-        let mut differences = differences(&runs_with, &values(loaded.shown), self.fate);
+        let said = values(loaded.shown);
+        let mut differences = differences(&runs_with, &said, self.fate);
         if dry_run {
             return Ok(differences);
         }
@@ -96,7 +102,10 @@ impl<T: Role + 'static> Configured<T> {
                 Verdict::AfterRestart | Verdict::Refused => continue,
             };
             match done {
-                Ok(()) => drop(runs_with.insert(one.key.clone(), one.to.clone())),
+                Ok(()) => match said.get(&one.key) {
+                    Some(value) => drop(runs_with.insert(one.key.clone(), value.clone())),
+                    None => drop(runs_with.remove(&one.key)),
+                },
                 Err(cause) => (one.verdict, one.cause) = (Verdict::Refused, cause),
             }
         }
@@ -136,6 +145,19 @@ impl<T: Role + 'static> Reread for Configured<T> {
 /// A role of which the level alone counts at once.
 pub(crate) fn level_alone(key: &str) -> Fate {
     if key == LEVEL { Fate::Live } else { Fate::Restart("") }
+}
+
+/// What a router can do with a key while it runs.
+pub(crate) fn of_router(key: &str) -> Fate {
+    match key {
+        LEVEL | "auth.mode" => Fate::Live,
+        "limits.decision_timeout_ms" | "limits.orphan_age_ms" | "limits.rules_age_max_ms" => {
+            Fate::Restart("")
+        }
+        _ if key.starts_with("limits.") || key.starts_with("auth.user") => Fate::Live,
+        // Not `tls.clients` either: an address beyond this machine, which a restart would give up, must not be left without encryption.
+        _ => Fate::Restart(""),
+    }
 }
 
 /// What a coordinator can do with a key while it runs.
@@ -186,30 +208,29 @@ fn tell(again: &Result<Vec<Difference>, String>) {
     }
 }
 
-fn values(shown: Vec<Shown>) -> BTreeMap<String, String> {
-    shown.into_iter().map(|one| (one.key, one.value)).collect()
+fn values(shown: Vec<Shown>) -> Values {
+    shown.into_iter().map(|one| (one.key, (one.value, one.secret))).collect()
 }
 
 /// What differs, by key, and what would become of it; a key that is not said, or was not, is empty there.
-fn differences(
-    runs_with: &BTreeMap<String, String>,
-    said: &BTreeMap<String, String>,
-    fate: fn(&str) -> Fate,
-) -> Vec<Difference> {
+fn differences(runs_with: &Values, said: &Values, fate: fn(&str) -> Fate) -> Vec<Difference> {
     let keys: BTreeSet<&String> = runs_with.keys().chain(said.keys()).collect();
-    let value =
-        |of: &BTreeMap<String, String>, key: &String| of.get(key).cloned().unwrap_or_default();
+    let shown = |of: &Values, key: &String| of.get(key).map(|one| one.0.clone());
     keys.into_iter()
+        .filter(|key| runs_with.get(*key) != said.get(*key))
         .map(|key| {
             let (verdict, cause) = match fate(key) {
                 Fate::Live => (Verdict::TakenOver, ""),
                 Fate::Restart(cause) => (Verdict::AfterRestart, cause),
                 Fate::Never(cause) => (Verdict::Refused, cause),
             };
-            let (from, to) = (value(runs_with, key), value(said, key));
+            let from = shown(runs_with, key).unwrap_or_default();
+            let mut to = shown(said, key).unwrap_or_default();
+            if from == to {
+                to = format!("{to} ({CHANGED_SECRET})");
+            }
             Difference { key: key.clone(), from, to, verdict, cause: cause.to_owned() }
         })
-        .filter(|one| one.from != one.to)
         .collect()
 }
 
@@ -217,8 +238,23 @@ fn differences(
 mod tests {
     use super::*;
 
-    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    fn map(pairs: &[(&str, &str)]) -> Values {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), ((*value).to_owned(), None))).collect()
+    }
+
+    #[test]
+    fn a_changed_secret_is_told_and_not_shown() {
+        let with = |secret: &str| {
+            let value = ("\"***\"".to_owned(), Secret::behind("***", secret));
+            Values::from([("auth.user[0].verifier".to_owned(), value)])
+        };
+        assert_eq!(differences(&with("sesame"), &with("sesame"), of_router), []);
+        let told = differences(&with("sesame"), &with("mellon"), of_router);
+        let [one] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((&*one.from, &*one.to), ("\"***\"", "\"***\" (changed, not shown)"));
+        assert_eq!(one.verdict, Verdict::TakenOver);
+        let all = format!("{told:?} {:?}", with("sesame"));
+        assert!(!all.contains("sesame") && !all.contains("mellon"), "{all}");
     }
 
     #[test]

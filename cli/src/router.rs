@@ -8,7 +8,7 @@ use std::{
 use holdfast_security::Access;
 use holdfast_shard_router::{
     Router, RouterConfig,
-    config::{Endpoint, SourceConfig},
+    config::{Endpoint, Live, SourceConfig},
     participant,
 };
 use holdfast_tcc_agent::{Database, ServeConfig, XaResource, serve};
@@ -59,8 +59,8 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
     let level = telemetry::start_logging(&telemetry)?;
     let metrics = telemetry::start_metrics()?;
     shutdown::until_signal(|token| async move {
-        let configured = Configured::<RouterRole>::new(inputs, shown, level, reload::level_alone);
-        tokio::spawn(configured.on_hangup(token.clone()));
+        let configured = Configured::<RouterRole>::new(inputs, shown, level, reload::of_router);
+        tokio::spawn(Arc::clone(&configured).on_hangup(token.clone()));
         let credentials = router.coordinator.as_ref().and_then(|known| known.credentials.clone());
         if let Some(credentials) = credentials {
             tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));
@@ -77,6 +77,11 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
             router = Router::start(router) => router?,
             () = token.cancelled() => return Ok(()),
         };
+        let adjust = router.adjuster();
+        configured.adjusted_by(move |said: &RouterRole| {
+            adjust(Live::of(&said.router));
+            Ok(())
+        });
         let _first = started.set(Box::new(router.readiness()));
         tracing::info!(postgres = %router.address(), %http, sources, workers, "router starts");
         let ready = tokio::spawn(health_door::log_ready(readiness, "router"));

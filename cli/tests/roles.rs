@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use holdfast_shard_router::Verifier;
 use nix::sys::signal::Signal;
 
 use role::{
@@ -66,23 +67,14 @@ fn a_changed_file_counts_on_sighup_as_far_as_it_can_and_the_rest_is_named() {
     let sound = fs::read_to_string(&file).expect("it was written");
     let mut role = Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
     wait_until_ready(&mut role, doors[0]);
-    let until_said = |role: &mut Role, times: usize, what: &str| {
-        let begun = Instant::now();
-        while role.log().matches(what).count() < times {
-            let ended = role.child.try_wait().expect("our own child");
-            assert!(ended.is_none(), "it ended with {ended:?}:\n{}", role.log());
-            assert!(begun.elapsed() < PATIENCE, "{what:?} is not said:\n{}", role.log());
-            thread::sleep(LOOK);
-        }
-    };
     role.signal(Signal::SIGHUP);
-    until_said(&mut role, 1, "says what this process runs with");
+    role.says(1, "says what this process runs with");
 
     let changed = format!("{sound}[limits]\nqueue_max = 2048\n[telemetry]\nlevel = \"warn\"\n");
     fs::write(&file, &changed).expect("a change");
     role.signal(Signal::SIGHUP);
-    until_said(&mut role, 1, "taken over");
-    until_said(&mut role, 1, "counts after a restart");
+    role.says(1, "taken over");
+    role.says(1, "counts after a restart");
     let log = role.log();
     let restart = log.lines().find(|line| line.contains("counts after a restart")).expect("said");
     for word in ["limits.queue_max", "65536", "2048"] {
@@ -90,12 +82,12 @@ fn a_changed_file_counts_on_sighup_as_far_as_it_can_and_the_rest_is_named() {
     }
     // The level counts: a line of level info is not said any more. What counts after a restart is named again.
     role.signal(Signal::SIGHUP);
-    until_said(&mut role, 2, "counts after a restart");
+    role.says(2, "counts after a restart");
     assert_eq!(role.log().matches("taken over").count(), 1, "{}", role.log());
 
     fs::write(&file, format!("{sound}[telemetry]\nlevel = \"loud\"\n")).expect("a mistake");
     role.signal(Signal::SIGHUP);
-    until_said(&mut role, 1, "nothing changes");
+    role.says(1, "nothing changes");
     assert!(role.log().contains("HF1017"), "{}", role.log());
     assert_eq!(get(doors[0], "/readyz").map(|(status, _)| status), Some(200));
     role.signal(Signal::SIGTERM);
@@ -188,6 +180,76 @@ fn an_operator_has_a_node_read_its_file_again_and_hears_what_became_of_each_diff
     let said = utf8(&mistaken.stderr);
     assert_eq!(mistaken.status.code(), Some(3), "{said}");
     assert!(said.contains("HF2411") && said.contains("limits.queue_max"), "{said}");
+}
+
+/// The SQLSTATE with which a router turns somebody away.
+fn turned_away(router: SocketAddr, user: &str, password: &str) -> String {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(router.port()).user(user).password(password).dbname("bank");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let connected =
+        runtime.expect("a runtime").block_on(config.connect(tokio_postgres::NoTls)).map(drop);
+    let error = connected.expect_err("no server stands behind it");
+    error.code().unwrap_or_else(|| panic!("{error:?}")).code().to_owned()
+}
+
+#[test]
+fn a_user_taken_out_of_a_routers_file_is_shut_out_and_a_changed_secret_is_told() {
+    const NO_SERVER: &str = "08001";
+    const NO_LOGIN: &str = "28P01";
+    let dir = tempfile::tempdir().expect("a folder");
+    let [postgres, http, absent]: [SocketAddr; 3] = free();
+    let file = dir.path().join("router.toml");
+    let write = |users: &[(&str, &str)], secret: &str, more: &str| {
+        let users: String = users
+            .iter()
+            .map(|(name, password)| {
+                let verifier = Verifier::of_password(password, b"0123456789abcdef", 4096).to_text();
+                format!("[[auth.user]]\nname = {name:?}\nverifier = {verifier:?}\n")
+            })
+            .collect();
+        let text = format!(
+            "[bind]\npostgres = \"{postgres}\"\nhttp = \"{http}\"\n[security]\nmode = \"dev-plaintext\"\n\
+             [[sources.source]]\nname = \"main\"\ndatabase = \"host=127.0.0.1 port={} user=app \
+             password={secret} dbname=bank\"\n{users}{more}",
+            absent.port()
+        );
+        fs::write(&file, text).expect("a configuration");
+    };
+    write(&[("anna", "one"), ("ben", "two")], "sesame", "");
+    let path = file.to_str().expect("UTF-8");
+    let mut role = Role::start(dir.path(), "router", &["router", "--config", path]);
+    role.says(1, "router starts");
+    assert_eq!(turned_away(postgres, "anna", "one"), NO_SERVER, "she is let in as far as that");
+    assert_eq!(turned_away(postgres, "ben", "two"), NO_SERVER);
+
+    write(&[("ben", "three")], "mellon", "[limits]\npool_size = 3\norphan_age_ms = 4000\n");
+    role.signal(Signal::SIGHUP);
+    role.says(5, "taken over");
+    role.says(2, "counts after a restart");
+    assert_eq!(turned_away(postgres, "anna", "one"), NO_LOGIN, "she is a user no more");
+    assert_eq!(turned_away(postgres, "ben", "two"), NO_LOGIN, "the old password is none");
+    assert_eq!(turned_away(postgres, "ben", "three"), NO_SERVER);
+    let log = role.log();
+    let told = |key: &str| {
+        let line = log.lines().find(|line| line.contains(&format!("key=\"{key}\"")));
+        line.unwrap_or_else(|| panic!("{key} is not told:\n{log}"))
+    };
+    assert!(told("limits.pool_size").contains("taken over"), "{log}");
+    for secret in ["auth.user[0].verifier", "sources.source[0].database"] {
+        assert!(told(secret).contains("changed, not shown"), "{log}");
+    }
+    assert!(told("sources.source[0].database").contains("counts after a restart"), "{log}");
+    assert!(!log.contains("sesame") && !log.contains("mellon"), "{log}");
+
+    // What was taken over is no difference any more; what waits for a restart is named again.
+    role.signal(Signal::SIGHUP);
+    role.says(4, "counts after a restart");
+    assert_eq!(role.log().matches("taken over").count(), 5, "{}", role.log());
+    write(&[], "mellon", "");
+    role.signal(Signal::SIGHUP);
+    role.says(1, "nothing changes");
+    assert_eq!(turned_away(postgres, "ben", "three"), NO_SERVER);
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub enum Authentication {
     /// Everybody on this machine is who they say; for development.
     TrustLoopback,
     /// SCRAM-SHA-256 against these.
-    Scram(Vec<UserConfig>),
+    Scram(Arc<[UserConfig]>),
 }
 
 /// A user who may log in.
@@ -123,8 +123,25 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// The bounds of a router. Each at least 1.
+/// What may change while a router runs: it counts from the next login, message, statement or wait on.
 #[derive(Clone, Debug)]
+pub struct Live {
+    /// Sessions that are there stay, whoever may log in from now on.
+    pub authentication: Authentication,
+    /// Waits that have begun keep the limit that they began with.
+    pub limits: Limits,
+}
+
+impl Live {
+    /// What `config` says.
+    #[must_use]
+    pub fn of(config: &RouterConfig) -> Self {
+        Self { authentication: config.authentication.clone(), limits: config.limits }
+    }
+}
+
+/// The bounds of a router. Each at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Clients, logged in or not.
     pub clients_max: usize,

@@ -7,7 +7,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::RouterConfig,
+    config::{Live, RouterConfig},
     follow::Follower,
     rules::{Placed, Rules, read_file},
     shared::Shared,
@@ -104,6 +104,12 @@ impl Router {
             let lost = shared.sources.iter().find(|source| !source.is_reachable());
             lost.map_or(Ok(()), |source| Err(format!("source {} was not reached", source.name())))
         }
+    }
+
+    /// Has the router go by other limits and users from now on.
+    pub fn adjuster(&self) -> impl Fn(Live) + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move |live| drop(shared.live.send_replace(live))
     }
 
     /// Serves until `stop`, then lets every session end its transaction.

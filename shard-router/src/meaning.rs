@@ -94,7 +94,7 @@ impl Meanings {
     pub(crate) fn new(shared: &Shared) -> Self {
         Self {
             rules: shared.rules.as_ref().map(|rules| rules.in_force().placed),
-            bytes_max: shared.config.limits.plan_bytes_max,
+            bytes_max: shared.limits().plan_bytes_max,
             hits: shared.counts.plan_hits.clone(),
             misses: shared.counts.plan_misses.clone(),
             ..Self::for_one_source()
@@ -116,6 +116,11 @@ impl Meanings {
             hits: metrics::Counter::noop(),
             misses: metrics::Counter::noop(),
         }
+    }
+
+    /// From now on, as many bytes; what is there goes with its generation.
+    pub(crate) fn bound(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
     }
 
     /// The rules by which plans are made.

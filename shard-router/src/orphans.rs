@@ -91,13 +91,13 @@ pub(crate) async fn sweep(shared: Arc<Shared>, source: Arc<Source>) {
     if account(&source).is_none() {
         return;
     }
-    let limit = shared.config.limits.commit_timeout;
     let orphan_ms = u64::try_from(config.orphan_age.as_millis()).unwrap_or(u64::MAX);
     let mut connection = None;
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        let limit = shared.limits().commit_timeout;
         let Ok(Ok(found)) = timeout(limit, look(&source, &mut connection)).await else {
             connection = None;
             continue;
@@ -167,7 +167,7 @@ impl View {
     ) -> (Vec<(String, InDoubt)>, Vec<(String, String)>) {
         let kept = self.connections.take();
         let kept = kept.into_iter().chain(std::iter::repeat_with(|| None));
-        let limit = shared.config.limits.connect_timeout;
+        let limit = shared.limits().connect_timeout;
         let looks = shared.sources.iter().zip(kept).map(async |(source, mut connection)| {
             let looked = timeout(limit, look(source, &mut connection)).await;
             let looked = looked.unwrap_or_else(|_| Err("no answer in time".to_owned()));

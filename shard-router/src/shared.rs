@@ -5,9 +5,11 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use tokio::sync::watch;
+
 use crate::{
     cancel::Cancels,
-    config::RouterConfig,
+    config::{Limits, Live, RouterConfig},
     counts::Counts,
     deadlock::Deadlocks,
     follow::{Follower, watch_file},
@@ -20,7 +22,9 @@ const ARRIVING_MAX: usize = 1024;
 
 /// One router's common ground.
 pub(crate) struct Shared {
+    /// What the router began with: of what may change, `live` has what counts.
     pub(crate) config: Arc<RouterConfig>,
+    pub(crate) live: watch::Sender<Live>,
     /// In the order of their names.
     pub(crate) sources: Vec<Arc<Source>>,
     /// `None`: everything goes to the only source.
@@ -44,7 +48,7 @@ pub(crate) struct Visitor {
 impl Visitor {
     /// Whether it may have a session.
     pub(crate) fn has_room(&self) -> bool {
-        self.before < self.shared.config.limits.clients_max
+        self.before < self.shared.limits().clients_max
     }
 }
 
@@ -66,6 +70,7 @@ impl Shared {
         let sources: Vec<_> = sources.into_iter().map(Source::new).collect();
         let counts = Counts::new(sources.iter().map(|source| source.name()));
         Self {
+            live: watch::Sender::new(Live::of(&config)),
             config,
             sources,
             rules,
@@ -75,6 +80,11 @@ impl Shared {
             counts,
             clients: AtomicUsize::new(0),
         }
+    }
+
+    /// The bounds that count now. Not for the way of a statement: a worker has its own copy.
+    pub(crate) fn limits(&self) -> Limits {
+        self.live.borrow().limits
     }
 
     /// Keeps the rules as new as the log or the file that they come from.
@@ -94,6 +104,6 @@ impl Shared {
         let before = self.clients.fetch_add(1, Ordering::Relaxed);
         let visitor = Visitor { shared: Arc::clone(self), before };
         self.counts.clients(before + 1);
-        (before < self.config.limits.clients_max + ARRIVING_MAX).then_some(visitor)
+        (before < self.limits().clients_max + ARRIVING_MAX).then_some(visitor)
     }
 }

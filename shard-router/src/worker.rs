@@ -18,9 +18,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backend::{Account, Pool, Settings},
+    backend::{Account, Bounds, Pool, Settings},
     buffer::Shelf,
-    config::RouterConfig,
+    config::{Limits, RouterConfig},
     frontend::{self, Greeted, Identity},
     global_write::Decider,
     meaning::Meanings,
@@ -40,6 +40,8 @@ pub(crate) const HOME: usize = 0;
 /// What one thread has.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
+    /// Its own copy of those that count.
+    limits: Cell<Limits>,
     pub(crate) shelf: RefCell<Shelf>,
     pub(crate) statements: RefCell<Statements>,
     pub(crate) meanings: RefCell<Meanings>,
@@ -74,9 +76,10 @@ impl Drop for Listed {
 
 impl Worker {
     fn new(shared: Arc<Shared>) -> Self {
-        let limits = &shared.config.limits;
+        let limits = shared.limits();
         let decider = shared.config.coordinator.as_ref().and_then(|c| Decider::new(c).ok());
         Self {
+            limits: Cell::new(limits),
             shelf: RefCell::default(),
             statements: RefCell::new(Statements::new(limits.plan_bytes_max)),
             meanings: RefCell::new(Meanings::new(&shared)),
@@ -99,6 +102,31 @@ impl Worker {
 
     pub(crate) fn config(&self) -> &RouterConfig {
         &self.shared.config
+    }
+
+    /// The bounds that count now.
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits.get()
+    }
+
+    /// Goes by other limits from now on.
+    fn take_over(&self, limits: Limits) {
+        self.limits.set(limits);
+        self.statements.borrow_mut().bound(limits.plan_bytes_max);
+        self.meanings.borrow_mut().bound(limits.plan_bytes_max);
+        for pool in self.pools() {
+            pool.bound(self.pool_bounds());
+        }
+    }
+
+    /// This worker's share of every pool.
+    fn pool_bounds(&self) -> Bounds {
+        let limits = self.limits();
+        Bounds {
+            size: limits.pool_size.div_ceil(self.shared.config.workers).max(1),
+            wait_timeout: limits.wait_timeout,
+            connect_timeout: limits.connect_timeout,
+        }
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -198,16 +226,7 @@ impl Worker {
         if let Some(pool) = pools.iter().find(|pool| pool.serves(source, replica, &account)) {
             return Rc::clone(pool);
         }
-        let limits = &self.shared.config.limits;
-        let size = limits.pool_size.div_ceil(self.shared.config.workers).max(1);
-        let pool = Pool::new(
-            Arc::clone(source),
-            replica,
-            account,
-            size,
-            limits.wait_timeout,
-            limits.connect_timeout,
-        );
+        let pool = Pool::new(Arc::clone(source), replica, account, self.pool_bounds());
         let pool = Rc::new(pool);
         pools.push(Rc::clone(&pool));
         pool
@@ -271,12 +290,12 @@ pub(crate) fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async {
-        let drain_timeout = shared.config.limits.drain_timeout;
+        let mut live = shared.live.subscribe();
         if number == 0 {
             let rules = Arc::clone(&shared);
             tokio::task::spawn_local(async move { rules.follow_rules().await });
             for source in &shared.sources {
-                let watched = crate::health::watch(Arc::clone(source), Arc::clone(&shared.config));
+                let watched = crate::health::watch(Arc::clone(source), Arc::clone(&shared));
                 tokio::task::spawn_local(watched);
                 let swept = crate::orphans::sweep(Arc::clone(&shared), Arc::clone(source));
                 tokio::task::spawn_local(swept);
@@ -295,11 +314,12 @@ pub(crate) fn run(
                         attend(worker, stream, peer, visitor).await;
                     });
                 }
+                Ok(()) = live.changed() => worker.take_over(live.borrow_and_update().limits),
                 () = stop.cancelled() => break,
             }
         }
         worker.drain();
-        let end = Instant::now() + drain_timeout;
+        let end = Instant::now() + worker.limits().drain_timeout;
         while !worker.sessions.borrow().is_empty() && Instant::now() < end {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
@@ -335,7 +355,7 @@ async fn enter(
     visitor: &Visitor,
 ) -> Option<(crate::wire::Wire, Identity, crate::cancel::Ticket)> {
     let shared = &worker.shared;
-    let end = Instant::now() + shared.config.limits.login_timeout;
+    let end = Instant::now() + worker.limits().login_timeout;
     let entered = timeout_at(end, async {
         stream.set_nonblocking(true).ok()?;
         stream.set_nodelay(true).ok()?;
@@ -352,7 +372,7 @@ async fn enter(
             }
         };
         if !visitor.has_room() {
-            let cause = format!("{} clients are connected", shared.config.limits.clients_max);
+            let cause = format!("{} clients are connected", worker.limits().clients_max);
             let refusal =
                 Refusal::new("HF3203", "53300", cause, "Close some, or raise limits.clients_max");
             let mut out = Vec::new();
@@ -360,7 +380,7 @@ async fn enter(
             startup.wire.write_all(&out).await.ok()?;
             return None;
         }
-        match frontend::login(&mut startup, Some(peer.ip()), &shared.config).await {
+        match frontend::login(&mut startup, Some(peer.ip()), shared).await {
             Ok(identity) => Some((startup.wire, identity, shared.cancels.ticket())),
             Err(error) => {
                 shared.counts.logins_failed.increment(1);

@@ -200,7 +200,7 @@ async fn a_session_whose_login_failed_can_do_nothing() {
         verifier: Verifier::of_password("right", b"0123456789abcdef", 4096),
     };
     let router = Running::start(RouterConfig {
-        authentication: Authentication::Scram(vec![user]),
+        authentication: Authentication::Scram([user].into()),
         ..one_source(server.source("only"))
     })
     .await;

@@ -31,7 +31,7 @@ pub(crate) use self::{
     coordinator::CoordinatorConfig,
     encryption::encryption,
     mistake::{Mistake, Report},
-    origin::{Origin, Shown},
+    origin::{Origin, Secret, Shown},
     router::RouterRole,
     sections::{Telemetry, TelemetryFormat},
     source::read_text,

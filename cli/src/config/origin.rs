@@ -46,6 +46,25 @@ pub(crate) struct Shown {
     pub(crate) key: String,
     /// As TOML would write it; secrets are masked.
     pub(crate) value: String,
+    /// What stands behind the mask.
+    pub(crate) secret: Option<Secret>,
     /// Who said it.
     pub(crate) origin: Origin,
+}
+
+/// A value that can be compared and is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// `real`, if it is not what is shown of it.
+    pub(crate) fn behind(shown: &str, real: &str) -> Option<Self> {
+        (shown != real).then(|| Self(real.to_owned()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive};
 use super::{
     Inputs, Override,
     mistake::{Mistake, Report},
-    origin::{Origin, Shown},
+    origin::{Origin, Secret, Shown},
     schema::{Asked, Kind},
     source::{self, Node, Table, Value},
     strangers::{self, halves, hint, nearest, variable_of},
@@ -206,7 +206,7 @@ impl Reader {
         let field = self.take_text(key.to_owned(), given)?;
         match check(&field.value) {
             Ok(masked) => {
-                self.show(key, quoted(&masked), &field.origin);
+                self.show_masked(key, &masked, &field);
                 Some(field)
             }
             Err((code, wrong)) => {
@@ -398,7 +398,7 @@ impl Reader {
         let field = self.take_text(format!("{}.{name}", item.label), given)?;
         match check(&field.value) {
             Ok(masked) => {
-                self.show(&field.key, quoted(&masked), &field.origin);
+                self.show_masked(&field.key, &masked, &field);
                 Some(field)
             }
             Err((code, wrong)) => {
@@ -485,7 +485,14 @@ impl Reader {
     }
 
     fn show(&mut self, key: &str, value: String, origin: &Origin) {
-        self.shown.push(Shown { key: key.to_owned(), value, origin: origin.clone() });
+        let (key, origin) = (key.to_owned(), origin.clone());
+        self.shown.push(Shown { key, value, secret: None, origin });
+    }
+
+    fn show_masked(&mut self, key: &str, masked: &str, field: &Field<String>) {
+        let secret = Secret::behind(masked, &field.value);
+        let (key, value, origin) = (key.to_owned(), quoted(masked), field.origin.clone());
+        self.shown.push(Shown { key, value, secret, origin });
     }
 
     fn wrong_kind(&mut self, key: &str, origin: &Origin, wanted: &str, given: &str) {

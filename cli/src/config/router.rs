@@ -268,7 +268,7 @@ fn authentication(reader: &mut Reader) -> Option<Authentication> {
             _ => all_fine = false,
         }
     }
-    all_fine.then_some(Authentication::Scram(users))
+    all_fine.then_some(Authentication::Scram(users.into()))
 }
 
 /// `[tls]`: the certificate that clients are shown, and whether they must ask for it.

@@ -57,6 +57,17 @@ impl Role {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Waits until its log has said `what` so many times.
+    pub(crate) fn says(&mut self, times: usize, what: &str) {
+        let begun = Instant::now();
+        while self.log().matches(what).count() < times {
+            let ended = self.child.try_wait().expect("our own child");
+            assert!(ended.is_none(), "it ended with {ended:?}:\n{}", self.log());
+            assert!(begun.elapsed() < PATIENCE, "{what:?} is not said:\n{}", self.log());
+            thread::sleep(LOOK);
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).expect("a process id");
         kill(Pid::from_raw(id), signal).expect("our own child can be signalled");

@@ -6,6 +6,6 @@ mod server;
 mod talk;
 
 pub(crate) use connect::{Account, cancel, connect};
-pub(crate) use pool::Pool;
+pub(crate) use pool::{Bounds, Pool};
 pub(crate) use server::{Reading, Server, Settings, put_name};
 pub(crate) use talk::{Reply, Row, literal, tag_of};

@@ -25,15 +25,24 @@ pub(crate) struct Pool {
     /// A replica's place among the source's servers; `None`: whichever is the primary.
     replica: Option<usize>,
     account: Account,
-    size: usize,
-    wait_timeout: Duration,
-    connect_timeout: Duration,
+    bounds: Cell<Bounds>,
     #[expect(clippy::vec_box, reason = "a server moves between pool and session by its box")]
     idle: RefCell<Vec<Box<Server>>>,
     open: Cell<usize>,
     waiting: RefCell<VecDeque<oneshot::Sender<Handed>>>,
     /// What servers say of themselves under settings that sessions began with.
     statuses: RefCell<Vec<(Option<Rc<Settings>>, Statuses)>>,
+}
+
+/// What a pool goes by; may change while it is used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Connections; at least 1.
+    pub(crate) size: usize,
+    /// For one to come free.
+    pub(crate) wait_timeout: Duration,
+    /// For a new one.
+    pub(crate) connect_timeout: Duration,
 }
 
 /// Kinds of beginnings whose statuses are remembered.
@@ -90,22 +99,35 @@ impl Pool {
         source: Arc<Source>,
         replica: Option<usize>,
         account: Account,
-        size: usize,
-        wait_timeout: Duration,
-        connect_timeout: Duration,
+        bounds: Bounds,
     ) -> Self {
         Self {
             source,
             replica,
             account,
-            size,
-            wait_timeout,
-            connect_timeout,
+            bounds: Cell::new(bounds),
             idle: RefCell::default(),
             open: Cell::new(0),
             waiting: RefCell::default(),
             statuses: RefCell::default(),
         }
+    }
+
+    /// Goes by other bounds from now on. What is too much goes at once if it is idle, and else when it comes back; new places are for those
+    /// who wait.
+    pub(crate) fn bound(self: &Rc<Self>, bounds: Bounds) {
+        self.bounds.set(bounds);
+        while self.has_too_many() && self.idle.borrow_mut().pop().is_some() {
+            self.open.set(self.open.get() - 1);
+        }
+        while self.open.get() < bounds.size && !self.waiting.borrow().is_empty() {
+            self.open.set(self.open.get() + 1);
+            self.closed();
+        }
+    }
+
+    fn has_too_many(&self) -> bool {
+        self.open.get() > self.bounds.get().size
     }
 
     /// Whether this pool serves that source (one of its replicas, or its primary) and account.
@@ -195,8 +217,9 @@ impl Pool {
         if let Some(server) = self.take_idle() {
             return Ok(server);
         }
-        let end = time::Instant::now() + self.wait_timeout;
-        if self.open.get() < self.size {
+        let Bounds { size, wait_timeout, .. } = self.bounds.get();
+        let end = time::Instant::now() + wait_timeout;
+        if self.open.get() < size {
             self.open.set(self.open.get() + 1);
             return self.connect(Place { pool: Rc::clone(self), spent: false }).await;
         }
@@ -212,7 +235,7 @@ impl Pool {
             },
             Err(_) => {
                 self.forget_those_who_left();
-                Err(self.full(self.wait_timeout))
+                Err(self.full(wait_timeout))
             }
         }
     }
@@ -277,7 +300,7 @@ impl Pool {
     /// Where there are several servers, the one that takes writes is asked for, and once more when it was reached: it may have been started
     /// again since, as something else.
     async fn connect_to_primary(&self) -> Result<Server, Refusal> {
-        let Some(primary) = self.source.primary(self.connect_timeout).await else {
+        let Some(primary) = self.source.primary(self.bounds.get().connect_timeout).await else {
             return Err(self.no_primary("none of its servers says that it is the primary"));
         };
         let endpoint = self.source.endpoint(primary.index).expect("one of its servers").clone();
@@ -285,7 +308,9 @@ impl Pool {
         if self.source.has_one_server() {
             return Ok(server);
         }
-        let heard = time::timeout(self.connect_timeout, crate::health::hear(&mut server)).await;
+        let heard =
+            time::timeout(self.bounds.get().connect_timeout, crate::health::hear(&mut server))
+                .await;
         if matches!(&heard, Ok(Ok(heard)) if primary.is(heard)) && self.leads_to(&endpoint) {
             return Ok(server);
         }
@@ -297,14 +322,15 @@ impl Pool {
         let cause = format!(
             "source {}: its primary is not known: {why}, waited at most {} ms",
             self.source.name(),
-            self.connect_timeout.as_millis()
+            self.bounds.get().connect_timeout.as_millis()
         );
         Refusal::new("HF3227", "08001", cause, "Try again; SHOW HOLDFAST SERVERS says what each is")
     }
 
     async fn connect_to(&self, endpoint: &Endpoint) -> Result<Server, Refusal> {
+        let Bounds { connect_timeout, .. } = self.bounds.get();
         let connected = connect::connect(endpoint, &self.account);
-        let why = match time::timeout(self.connect_timeout, connected).await {
+        let why = match time::timeout(connect_timeout, connected).await {
             Ok(Ok(server)) => {
                 if self.replica.is_none() {
                     self.source.reached();
@@ -314,7 +340,7 @@ impl Pool {
             Ok(Err(why)) => why,
             Err(_) => connect::NoServer::Unreachable(format!(
                 "no connection within {} ms",
-                self.connect_timeout.as_millis()
+                connect_timeout.as_millis()
             )),
         };
         if self.replica.is_none() {
@@ -335,7 +361,8 @@ impl Pool {
 
     /// Takes a connection back: for whoever waits longest, or on top of the idle ones.
     pub(crate) fn give_back(self: &Rc<Self>, server: Box<Server>) {
-        if server.broken || !server.inbox.is_empty() || !self.leads_to(&server.endpoint) {
+        let stays = !self.has_too_many() && self.leads_to(&server.endpoint);
+        if server.broken || !server.inbox.is_empty() || !stays {
             drop(server);
             self.closed();
             return;
@@ -345,9 +372,9 @@ impl Pool {
         }
     }
 
-    /// A connection of this pool is no more. Its place goes to whoever waits longest, and stays counted.
+    /// A connection of this pool is no more. Its place goes to whoever waits longest, and stays counted, unless there are too many.
     pub(crate) fn closed(self: &Rc<Self>) {
-        if self.hand_over(None).is_err() {
+        if self.has_too_many() || self.hand_over(None).is_err() {
             self.open.set(self.open.get() - 1);
         }
     }
@@ -409,7 +436,8 @@ mod tests {
             weak_authentication: false,
             tls: None,
         };
-        Rc::new(Pool::new(source, None, account, size, WAIT, WAIT))
+        let bounds = Bounds { size, wait_timeout: WAIT, connect_timeout: WAIT };
+        Rc::new(Pool::new(source, None, account, bounds))
     }
 
     /// A pool of one place whose connection is in use.
@@ -451,6 +479,31 @@ mod tests {
         assert!(poll_once(alone.as_mut()).await.is_ready());
         drop(alone);
         assert_eq!(pool.counts(), (1, 1, 0), "nobody waits, so it is idle again");
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_becomes_smaller_lets_go_and_one_that_grows_serves_who_waits() {
+        let bounds = |size| Bounds { size, wait_timeout: WAIT, connect_timeout: WAIT };
+        let connection = || {
+            let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+            (Box::new(Server::new(Wire::Unix(ours), endpoint())), theirs)
+        };
+        let pool = pool(3);
+        let (first, second, third) = (connection(), connection(), connection());
+        pool.open.set(3);
+        pool.give_back(third.0);
+        assert_eq!(pool.counts(), (3, 1, 0));
+        pool.bound(bounds(1));
+        assert_eq!(pool.counts(), (2, 0, 0), "the idle one goes at once, those in use stay");
+        let mut waits = pin!(pool.take());
+        assert!(poll_once(waits.as_mut()).await.is_pending());
+        pool.give_back(first.0);
+        assert_eq!(pool.counts(), (1, 0, 1), "one too many is not handed on");
+        pool.bound(bounds(2));
+        let refused = waits.await.expect_err("the new place is its, but nothing listens there");
+        assert_eq!(refused.code, "HF3205");
+        pool.give_back(second.0);
+        assert_eq!(pool.counts(), (1, 1, 0));
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use crate::{
     config::{Authentication, RouterConfig},
     frame::{self, Body},
     refusal::Refusal,
+    shared::Shared,
     wire::Wire,
 };
 
@@ -42,8 +43,9 @@ pub(crate) enum NoLogin {
 pub(crate) async fn login(
     startup: &mut Startup,
     peer: Option<IpAddr>,
-    config: &RouterConfig,
+    shared: &Shared,
 ) -> Result<Identity, NoLogin> {
+    let config = &shared.config;
     let identity = match identify(startup, config) {
         Ok(identity) => identity,
         Err(refusal) => return Err(turn_away(&mut startup.wire, refusal).await),
@@ -60,7 +62,8 @@ pub(crate) async fn login(
     if startup.minor > 0 || !startup.unknown_options.is_empty() {
         negotiate(&mut ok, &startup.unknown_options);
     }
-    match &config.authentication {
+    let authentication = shared.live.borrow().authentication.clone();
+    match authentication {
         Authentication::TrustLoopback if loopback => {}
         Authentication::TrustLoopback => {
             let refusal = Refusal::new(

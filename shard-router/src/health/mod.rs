@@ -16,7 +16,7 @@ use self::{
 };
 use crate::{
     backend::{Account, Reply, Server, connect},
-    config::RouterConfig,
+    shared::Shared,
     source::Source,
 };
 
@@ -35,7 +35,7 @@ const ASK: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
     (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::bigint";
 
 /// Watches a source for as long as the router runs. Sources without an account of their own are not watched: nobody could log in.
-pub(crate) async fn watch(source: Arc<Source>, config: Arc<RouterConfig>) {
+pub(crate) async fn watch(source: Arc<Source>, shared: Arc<Shared>) {
     let Some(account) = account(&source) else { return };
     let mut connections: Vec<Option<Server>> =
         source.config.addresses.iter().map(|_| None).collect();
@@ -45,11 +45,12 @@ pub(crate) async fn watch(source: Arc<Source>, config: Arc<RouterConfig>) {
     let (mut standing, mut asked) = (Standing::default(), Asked::default());
     loop {
         look.tick().await;
+        let limit = shared.limits().connect_timeout;
         let doubts = source.doubts();
         let began = source.now();
         let questions = connections.iter_mut().enumerate().map(async |(index, connection)| {
             let asked = ask(&source, index, connection, &account);
-            let answer = timeout(config.limits.connect_timeout, asked).await;
+            let answer = timeout(limit, asked).await;
             let heard = answer.ok().and_then(Result::ok);
             if heard.is_none() {
                 *connection = None;

@@ -81,7 +81,7 @@ impl Session {
             literal(name),
             literal(value)
         );
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let told = within(limit, &mut server, &[sql]).await;
         let source = pool.source.name().to_owned();
         pool.give_back(server);

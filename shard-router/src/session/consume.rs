@@ -126,7 +126,7 @@ impl Session {
     fn frame_bytes_max(&self, tag: Option<&u8>) -> usize {
         match tag {
             Some(b'd') => 1 << 30,
-            Some(b'Q' | b'P' | b'B') => self.worker.config().limits.message_bytes_max,
+            Some(b'Q' | b'P' | b'B') => self.worker.limits().message_bytes_max,
             // Names and nothing else.
             _ => 64 * 1024,
         }

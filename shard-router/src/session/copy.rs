@@ -204,7 +204,7 @@ impl Session {
 
     /// Asks the servers what must be known before a row can be divided.
     async fn divider(&self, copy: &Arc<CopyIn>, parts: &mut [Part]) -> Result<Divider, Stopped> {
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let mut ask = vec![
             "SELECT pg_catalog.current_setting('client_encoding'), pg_catalog.current_setting('server_version_num')"
                 .to_owned(),
@@ -254,7 +254,7 @@ impl Session {
             Some(named) => named.to_vec(),
             None => rows.filter_map(|row| row.into_iter().next()?).collect(),
         };
-        let max = self.worker.config().limits.message_bytes_max;
+        let max = self.worker.limits().message_bytes_max;
         Ok(copy.divider(&columns, max, version < CSV_GOES_ON_SINCE)?)
     }
 
@@ -313,7 +313,7 @@ impl Session {
 
     /// Servers that still wait for rows are told that none will come.
     async fn end_copies(&self, parts: &mut [Part]) {
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let told = parts.iter_mut().filter(|part| !part.ended).map(async |part| {
             let Some(server) = &mut part.server else { return };
             let told = tokio::time::timeout(limit, server.wire.write_all(FAILED)).await;

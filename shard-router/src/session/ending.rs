@@ -109,7 +109,7 @@ impl Session {
     /// ROLLBACK on all servers. Those that do not answer are closed, which comes to the same.
     pub(super) async fn roll_back(&mut self) {
         let members = self.take_members();
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         roll_back_all(members, limit).await;
         self.touched.clear();
         self.leave_global();
@@ -134,7 +134,7 @@ impl Session {
     ) -> Result<(), Stopped> {
         // From here on nothing is to be canceled.
         let canceled = self.ticket.points_nowhere();
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let (mut writers, mut readers): (Vec<_>, Vec<_>) =
             members.into_iter().partition(|member| member.wrote);
         if writers.len() < 2 {
@@ -242,7 +242,7 @@ impl Session {
             ReadOwnWrites::Off => {}
             ReadOwnWrites::Session => self.pending = Some(pending),
             ReadOwnWrites::All => {
-                let limit = self.worker.config().limits.commit_timeout;
+                let limit = self.worker.limits().commit_timeout;
                 if let Err(why) = pending.ended(limit).await {
                     let words = format!(
                         "transaction {} is committed, and not to be seen everywhere yet: {why}",
@@ -295,7 +295,7 @@ impl Session {
         if !self.to_client.is_empty() {
             self.flush_client().await?;
         }
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let Some(mut pending) = self.pending.take() else { return Ok(()) };
         let Err(why) = pending.ended(limit).await else { return Ok(()) };
         let cause = format!(
@@ -322,7 +322,7 @@ impl Session {
                 format!("SELECT {name}, pg_catalog.current_setting({name}, true)")
             })
             .collect();
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let Some(first) = members.next() else { return };
         let Ok(reply) = within(limit, &mut first.bound.server, &ask).await else { return };
         let read = reply.rows.into_iter().filter_map(|row| {

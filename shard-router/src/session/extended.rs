@@ -56,7 +56,7 @@ impl Session {
                     "Close it first, or choose another name",
                 ));
             }
-            let max = worker.config().limits.statements_max;
+            let max = worker.limits().statements_max;
             if self.statements.len() >= max {
                 let cause = format!("the session holds {max} prepared statements");
                 return Err(Refusal::new(
@@ -93,7 +93,7 @@ impl Session {
         }
         let mut name = None;
         if named {
-            let max = self.worker.config().limits.server_statements_max;
+            let max = self.worker.limits().server_statements_max;
             let lesson = server.learn(statement.id, reading, max);
             name = Some(lesson.name);
             if lesson.close.is_some() {

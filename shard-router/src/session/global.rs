@@ -199,7 +199,7 @@ impl Session {
             let cause = format!("source {} could not join: {why}", pool.source.name());
             Refusal::new("HF3205", "08001", cause, "Roll back, and begin again")
         };
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let begun = async {
             fitted.map_err(|error| error.to_string())?;
             let reply = within(limit, &mut server, &statements).await?;
@@ -290,7 +290,7 @@ impl Session {
     /// The transaction has failed on one server: the others fail too, so that they keep no lock that one PostgreSQL would not keep.
     pub(super) async fn doom(&mut self) {
         self.dooming = false;
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let Some(global) = &mut self.global else { return };
         global.doomed = true;
         let doomed = global.parked.iter_mut().map(async |member| {
@@ -336,7 +336,7 @@ impl Session {
         if self.status == FAILED && !back {
             return Err(self.aborted().into());
         }
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let mut statements: Vec<Box<str>> = vec![sql.into()];
         if back {
             // It may go back to before the server was marked.
@@ -404,7 +404,7 @@ impl Session {
     pub(super) async fn fail_members(&mut self) {
         self.status = FAILED;
         self.opening.forget_unsure();
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         if let Some(bound) = &mut self.bound {
             let _gone_or_failed = within(limit, &mut bound.server, &[DOOMED]).await;
         }

@@ -74,7 +74,7 @@ impl Session {
         slots: &mut [Option<Member>],
         places: &[usize],
     ) -> Result<(), Stopped> {
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let told = slots.iter_mut().enumerate().filter(|(at, _)| places.contains(at));
         let told = told.filter_map(|(_, slot)| slot.as_mut());
         let told = told.map(async |member| {
@@ -131,7 +131,7 @@ impl Session {
             };
             members[place].wrote = true;
         }
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let written = members.iter_mut().filter_map(|member| {
             let notes = homes.get(&member.bound.source)?;
             Some(async move {
@@ -158,7 +158,7 @@ impl Session {
         let Target::Several(parts) = &scatter.plan.target else {
             unreachable!("a statement that runs within a transaction has parts")
         };
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let took = |source: usize| parts.iter().any(|part| usize::from(part.source.0) == source);
         let asked = members.iter_mut().filter(|member| took(member.bound.source));
         let asked = asked.map(async |member| {

@@ -64,6 +64,11 @@ impl Statements {
         Self { young: HashMap::new(), old: HashMap::new(), young_bytes: 0, bytes_max, last_id: 0 }
     }
 
+    /// From now on, as many bytes; what is there goes with its generation.
+    pub(crate) fn bound(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+    }
+
     /// The statement of this parse message's tail.
     /// # Errors
     /// The text is not UTF-8, or ends early.

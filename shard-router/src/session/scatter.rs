@@ -408,7 +408,7 @@ impl Session {
             match &merger {
                 Some(merger) => merger.agrees(&fields)?,
                 None => {
-                    let bytes_max = self.worker.config().limits.merge_bytes_max;
+                    let bytes_max = self.worker.limits().merge_bytes_max;
                     let merge = scatter.plan.merge.clone();
                     merger = Some(Merger::new(merge, fields, count, bytes_max)?);
                 }

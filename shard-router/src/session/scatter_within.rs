@@ -140,7 +140,7 @@ impl Session {
         places: &[usize],
         how: &How,
     ) -> Result<String, Stopped> {
-        let limit = self.worker.config().limits.commit_timeout;
+        let limit = self.worker.limits().commit_timeout;
         let mut parts = Vec::with_capacity(places.len());
         let mut homes = Vec::with_capacity(places.len());
         for place in places {
@@ -233,7 +233,7 @@ impl Session {
             match &merger {
                 Some(merger) => merger.agrees(&fields)?,
                 None => {
-                    let bytes_max = self.worker.config().limits.merge_bytes_max;
+                    let bytes_max = self.worker.limits().merge_bytes_max;
                     let merge = scatter.plan.merge.clone();
                     merger = Some(Merger::new(merge, fields, count, bytes_max)?);
                 }

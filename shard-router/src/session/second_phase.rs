@@ -55,7 +55,7 @@ pub(super) async fn carry_out(
     // A router that stops waits for this as for a session.
     let _listed = worker.list(Waker::noop().clone());
     let Ending { gid, prepared, commit, canceled } = ending;
-    let limit = worker.config().limits.commit_timeout;
+    let limit = worker.limits().commit_timeout;
     let end = Instant::now() + if commit { COMMIT_MAX } else { limit };
     let how = How { commit, canceled, limit, end };
     let each = members
