@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_tcc_agent::{
     Credentials, Database, Limits, PostgresResource, ServeConfig, Status, install, serve,
 };
+use tokio::sync::watch;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -30,8 +31,8 @@ pub struct BankConfig {
     pub coordinators: Vec<String>,
     /// Connections, each carrying out one batch at a time.
     pub connections: usize,
-    /// Branch operations in one local transaction.
-    pub batch_max: usize,
+    /// Branch operations in one local transaction; the last one said counts.
+    pub batch_max: watch::Receiver<usize>,
     /// Calls under way at once, on each coordinator session.
     pub credit: u32,
     /// Where to read how it is going: connected to no coordinator until the data source is ready.
@@ -45,12 +46,12 @@ pub struct BankConfig {
 /// PostgreSQL may come later, or go and come back: until it is there, calls are answered unknown and are asked again.
 /// # Errors
 /// What waiting cannot mend: a wrong configuration, a schema of another build, a role or database that is not there or not allowed.
-pub async fn run(config: BankConfig, shutdown: CancellationToken) -> Result<(), BankError> {
+pub async fn run(mut config: BankConfig, shutdown: CancellationToken) -> Result<(), BankError> {
     let Some(durable) = prepare(&config.database, &shutdown).await? else { return Ok(()) };
     let database = tuned(config.database, durable);
     let limits = Limits {
         connections: config.connections,
-        batch_max: config.batch_max,
+        batch_max: *config.batch_max.borrow_and_update(),
         ..Limits::default()
     };
     let resource = PostgresResource::new(database, Deposit, &limits);
@@ -60,7 +61,18 @@ pub async fn run(config: BankConfig, shutdown: CancellationToken) -> Result<(), 
     agent.credit = config.credit;
     agent.status = config.status;
     agent.credentials = config.credentials;
-    Ok(serve(agent, resource, shutdown).await?)
+    let set_batch_max = resource.batch_max_setter();
+    let follow = async {
+        while config.batch_max.changed().await.is_ok() {
+            set_batch_max(*config.batch_max.borrow_and_update());
+        }
+        // Nobody is left who could say another.
+        std::future::pending().await
+    };
+    tokio::select! {
+        served = serve(agent, resource, shutdown) => Ok(served?),
+        () = follow => unreachable!("it never ends"),
+    }
 }
 
 /// The connection string with what every connection of this role needs, behind the options that were given.

@@ -68,7 +68,7 @@ async fn a_deposit_module_reaches_its_data_source_encrypted_or_not_at_all() {
         // Nobody listens there: the data source comes first.
         coordinators: vec![format!("127.0.0.1:{}", free_port())],
         connections: 1,
-        batch_max: 64,
+        batch_max: tokio::sync::watch::channel(64).1,
         credit: 64,
         status: Status::default(),
         credentials: None,

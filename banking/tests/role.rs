@@ -124,7 +124,7 @@ async fn the_role_serves_its_shard_through_an_outage_of_postgresql() {
         instance: String::new(),
         coordinators: vec![coordinator],
         connections: 2,
-        batch_max: 64,
+        batch_max: tokio::sync::watch::channel(64).1,
         credit: 256,
         status: Status::default(),
         credentials: None,

@@ -23,7 +23,7 @@ fn config(database: Config) -> BankConfig {
         // Nobody listens there; the module serves whoever comes.
         coordinators: vec![format!("127.0.0.1:{}", free_port())],
         connections: 2,
-        batch_max: 64,
+        batch_max: tokio::sync::watch::channel(64).1,
         credit: 64,
         status: Status::default(),
         credentials: None,

@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc};
 
 use holdfast_tcc_agent::{ServeConfig, Sidecar, SidecarConfig, Status, serve};
 
-use holdfast_security::Access;
+use holdfast_security::{Access, keep_fresh};
 
 use crate::{
     config::{self, AgentConfig, ConfigArgs},
@@ -89,11 +89,14 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         )
     };
     shutdown::until_signal(|token| async move {
-        let configured = Configured::<AgentConfig>::new(inputs, shown, level, reload::level_alone);
+        let configured = Configured::<AgentConfig>::new(inputs, shown, level, reload::of_agent);
+        let set_call_timeout = sidecar.call_timeout_setter();
+        configured.adjusted_by(move |said: &AgentConfig| {
+            set_call_timeout(said.call_timeout_ms);
+            Ok(())
+        });
         tokio::spawn(configured.on_hangup(token.clone()));
-        if let Some(credentials) = config.credentials {
-            tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));
-        }
+        keep_fresh(config.credentials.as_ref(), Access::empty(), &token);
         let readiness = health_door::of_agent(status);
         let (http, door) =
             health_door::open(config.http, metrics, Arc::clone(&readiness), token.clone()).await?;

@@ -3,8 +3,9 @@
 use std::{process::ExitCode, sync::Arc};
 
 use holdfast_tcc_agent::Status;
+use tokio::sync::watch;
 
-use holdfast_security::Access;
+use holdfast_security::{Access, keep_fresh};
 
 use crate::{
     config::{self, BankConfig, ConfigArgs},
@@ -69,24 +70,27 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
         disk: None,
     };
     let database = config::masked(config.database.config());
+    let (say_batch_max, batch_max) = watch::channel(config.batch_max);
     let role = holdfast_banking::BankConfig {
         shard: config.shard,
         database: config.database,
         instance: config.instance,
         coordinators: config.coordinators.iter().map(ToString::to_string).collect(),
         connections: config.connections,
-        batch_max: config.batch_max,
+        batch_max,
         credit: config.credit,
         status: status.clone(),
         credentials: config.credentials.clone(),
     };
     shutdown::until_signal(|token| async move {
-        let configured = Configured::<BankConfig>::new(inputs, shown, level, reload::level_alone);
+        let configured = Configured::<BankConfig>::new(inputs, shown, level, reload::of_bank);
+        configured.adjusted_by(move |said: &BankConfig| {
+            say_batch_max.send_replace(said.batch_max);
+            Ok(())
+        });
         tokio::spawn(configured.on_hangup(token.clone()));
         door::open(drill, about, metrics.clone(), token.clone()).await?;
-        if let Some(credentials) = config.credentials {
-            tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));
-        }
+        keep_fresh(config.credentials.as_ref(), Access::empty(), &token);
         let readiness = health_door::of_agent(status);
         let (http, door) =
             health_door::open(http_wanted, metrics, Arc::clone(&readiness), token.clone()).await?;

@@ -142,9 +142,25 @@ impl<T: Role + 'static> Reread for Configured<T> {
     }
 }
 
-/// A role of which the level alone counts at once.
-pub(crate) fn level_alone(key: &str) -> Fate {
-    if key == LEVEL { Fate::Live } else { Fate::Restart("") }
+/// Why the credit of an agent or a bank does not count at once.
+const CREDIT: Fate = Fate::Restart("it is agreed upon when a session is opened");
+
+/// What a bank can do with a key while it runs.
+pub(crate) fn of_bank(key: &str) -> Fate {
+    match key {
+        LEVEL | "limits.batch_max" => Fate::Live,
+        "limits.credit" => CREDIT,
+        _ => Fate::Restart(""),
+    }
+}
+
+/// What an agent can do with a key while it runs.
+pub(crate) fn of_agent(key: &str) -> Fate {
+    match key {
+        LEVEL | "limits.call_timeout_ms" => Fate::Live,
+        "limits.credit" => CREDIT,
+        _ => Fate::Restart(""),
+    }
 }
 
 /// What a router can do with a key while it runs.
@@ -261,7 +277,7 @@ mod tests {
     fn what_is_changed_added_and_taken_out_differs_and_nothing_else() {
         let runs_with = map(&[("a.same", "1"), ("b.changed", "1"), ("c.gone", "1")]);
         let said = map(&[("a.same", "1"), ("b.changed", "2"), ("d.new", "1")]);
-        let told: Vec<_> = differences(&runs_with, &said, level_alone)
+        let told: Vec<_> = differences(&runs_with, &said, of_agent)
             .into_iter()
             .map(|one| (one.key, one.from, one.to))
             .collect();

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use holdfast_security::Access;
+use holdfast_security::{Access, keep_fresh};
 use holdfast_shard_router::{
     Router, RouterConfig,
     config::{Endpoint, Live, SourceConfig},
@@ -61,9 +61,10 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
     shutdown::until_signal(|token| async move {
         let configured = Configured::<RouterRole>::new(inputs, shown, level, reload::of_router);
         tokio::spawn(Arc::clone(&configured).on_hangup(token.clone()));
-        let credentials = router.coordinator.as_ref().and_then(|known| known.credentials.clone());
-        if let Some(credentials) = credentials {
-            tokio::spawn(credentials.keep_fresh(Access::empty(), token.clone()));
+        let credentials = router.coordinator.as_ref().and_then(|known| known.credentials.as_ref());
+        keep_fresh(credentials, Access::empty(), &token);
+        if let Some(tls) = &router.tls {
+            tokio::spawn(tls.clone().keep_fresh(token.clone()));
         }
         let sources = router.sources.len();
         let workers = router.workers;

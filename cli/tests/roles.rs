@@ -358,7 +358,7 @@ fn a_bank_waits_for_its_database_and_stops_in_good_order() {
         "[bank]\nshard = \"shard-1\"\ndatabase = \"given by environment\"\n\
          [coordinators]\naddresses = [\"{absent}\"]\n[bind]\nhttp = \"{http}\"\n"
     );
-    fs::write(&file, text).expect("a configuration");
+    fs::write(&file, &text).expect("a configuration");
     let log = dir.path().join("bank.log");
     let child = holdfast()
         .args(["bank", "--dev-plaintext", "--config", file.to_str().expect("UTF-8")])
@@ -379,6 +379,10 @@ fn a_bank_waits_for_its_database_and_stops_in_good_order() {
         thread::sleep(LOOK);
     }
     assert_eq!(get(http, "/readyz").map(|(status, _)| status), Some(503));
+    fs::write(&file, format!("{text}[limits]\nbatch_max = 64\ncredit = 128\n")).expect("a change");
+    role.signal(Signal::SIGHUP);
+    role.says(1, "taken over key=\"limits.batch_max\"");
+    role.says(1, "counts after a restart key=\"limits.credit\"");
     role.signal(Signal::SIGTERM);
     assert_eq!(role.ended().code(), Some(0), "{}", role.log());
     let log = role.log();

@@ -67,7 +67,7 @@ impl Coordinator {
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
         let closing = CancellationToken::new();
-        self.keep_certificates_fresh(closing.clone());
+        self.keep_certificates_fresh(&closing);
         let mut grpc = tokio::spawn(
             self.clone().grpc_door(self.gate(grpc, "grpc", b"h2", &closing), closing.clone()),
         );
@@ -96,10 +96,10 @@ impl Coordinator {
     }
 
     /// Takes over new certificates and entries while the doors are open.
-    fn keep_certificates_fresh(&self, closing: CancellationToken) {
+    fn keep_certificates_fresh(&self, closing: &CancellationToken) {
         if let Security::MutualTls { credentials, access, .. } = &self.config().security {
             // Ends with the doors.
-            tokio::spawn(credentials.clone().keep_fresh(access.clone(), closing));
+            holdfast_security::keep_fresh(Some(credentials), access.clone(), closing);
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustls::{
@@ -242,47 +242,6 @@ impl Credentials {
         Connector::new(self.clone(), node)
     }
 
-    /// Reads these files and the access file again when they change or the process is sent SIGHUP, until `shutdown`; warns in time
-    /// of the certificate's end.
-    pub async fn keep_fresh(self, access: Access, shutdown: CancellationToken) {
-        let mut hangups = match tokio::signal::unix::signal(
-            tokio::signal::unix::SignalKind::hangup(),
-        ) {
-            Ok(hangups) => hangups,
-            Err(error) => {
-                return tracing::error!(%error, "SIGHUP cannot be heard; files are not read again");
-            }
-        };
-        let mut look = tokio::time::interval(LOOK);
-        let mut remind = tokio::time::interval(REMIND);
-        let mut seen = (None, access_digest(&access));
-        loop {
-            let forced = tokio::select! {
-                () = shutdown.cancelled() => return,
-                _ = hangups.recv() => true,
-                _ = look.tick() => false,
-                _ = remind.tick() => {
-                    self.remind();
-                    continue;
-                }
-            };
-            self.look(&mut seen.0);
-            let digest = access_digest(&access);
-            if forced || digest != seen.1 {
-                seen.1 = digest;
-                match access.reload() {
-                    Ok(()) if access.path().is_some() => {
-                        tracing::info!("the access file was read again")
-                    }
-                    Ok(()) => {}
-                    Err(error) => {
-                        tracing::error!(%error, "the access file is not taken over; the old entries stay")
-                    }
-                }
-            }
-        }
-    }
-
     /// One look at the files; says once what is wrong with them.
     fn look(&self, told: &mut Option<BadCredentials>) {
         match self.reload() {
@@ -311,6 +270,52 @@ impl Credentials {
     }
 }
 
+/// Reads the files of `credentials` and the access file again when they change or the process is sent SIGHUP, until `shutdown`; warns in
+/// time of the certificate's end. Returns at once, and does nothing where nothing is encrypted.
+pub fn keep_fresh(credentials: Option<&Credentials>, access: Access, shutdown: &CancellationToken) {
+    let Some(credentials) = credentials.cloned() else { return };
+    let (mut told, mut seen) = (None, access_digest(&access));
+    let mut remind_at = Instant::now();
+    tokio::spawn(keep_looking(shutdown.clone(), move |forced| {
+        if Instant::now() >= remind_at {
+            remind_at = Instant::now() + REMIND;
+            credentials.remind();
+        }
+        credentials.look(&mut told);
+        let digest = access_digest(&access);
+        if forced || digest != seen {
+            seen = digest;
+            match access.reload() {
+                Ok(()) if access.path().is_some() => {
+                    tracing::info!("the access file was read again");
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the access file is not taken over; the old entries stay");
+                }
+            }
+        }
+    }));
+}
+
+/// Calls `look` every two seconds, and with `true` when the process is sent SIGHUP, until `shutdown`.
+pub async fn keep_looking(shutdown: CancellationToken, mut look: impl FnMut(bool)) {
+    let mut hangups = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => {
+            return tracing::error!(%error, "SIGHUP cannot be heard; files are not read again");
+        }
+    };
+    let mut tick = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = hangups.recv() => look(true),
+            _ = tick.tick() => look(false),
+        }
+    }
+}
+
 impl Current {
     fn read(files: &Files) -> Result<Self, BadCredentials> {
         let digest = digest(files)?;
@@ -330,18 +335,25 @@ impl Current {
 
 impl Identity {
     fn read(cert: &Path, key: &Path) -> Result<Self, BadCredentials> {
-        let chain = certificates(cert)?;
-        let first = chain.first().expect("a file without certificates was refused");
+        let pair = read_pair(cert, key)?;
+        let first = pair.cert.first().expect("a file without certificates was refused");
         let certified = certificate::read(first).map_err(|error| bad(cert, error.to_string()))?;
         if certified.ends_at_s < now_s() {
             return Err(bad(cert, "the certificate is over. Put a new one in its place (HF1403)"));
         }
-        let private = PrivateKeyDer::from_pem_slice(&bytes(key)?)
-            .map_err(|_| bad(key, "holds no private key in PEM (PKCS #8)"))?;
-        let pair = CertifiedKey::from_der(chain, private, &provider())
-            .map_err(|error| bad(key, format!("does not go with the certificate: {error}")))?;
         Ok(Self { name: certified.name, ends_at_s: certified.ends_at_s, key: Arc::new(pair) })
     }
+}
+
+/// Reads a certificate with its chain, and its key, both PEM. There is at least one certificate.
+/// # Errors
+/// [`BadCredentials`]: a file cannot be read or holds nothing of its kind, or they do not belong together.
+pub fn read_pair(cert: &Path, key: &Path) -> Result<CertifiedKey, BadCredentials> {
+    let chain = certificates(cert)?;
+    let private = PrivateKeyDer::from_pem_slice(&bytes(key)?)
+        .map_err(|_| bad(key, "holds no private key in PEM (PKCS #8)"))?;
+    CertifiedKey::from_der(chain, private, &provider())
+        .map_err(|error| bad(key, format!("does not go with the certificate: {error}")))
 }
 
 fn bytes(file: &Path) -> Result<Vec<u8>, BadCredentials> {

@@ -41,7 +41,10 @@ pub use access::{Access, BadAccess, Denied};
 pub use authority::Authority;
 pub use caller::{Caller, EVERYBODY, Participants, covers};
 pub use connector::{ConnectError, Connector, dial};
-pub use credentials::{BadCredentials, ClientAuth, Credentials, EXPIRY_WARNING_S, Files};
+pub use credentials::{
+    BadCredentials, ClientAuth, Credentials, EXPIRY_WARNING_S, Files, keep_fresh, keep_looking,
+    read_pair,
+};
 pub use gate::{CONNECTIONS_MAX, Door, Gate, HANDSHAKE_MAX, HANDSHAKES_MAX, Incoming};
 pub use name::{BadName, NAME_BYTES_MAX, Name, Subject, WORD_MAX};
 pub use right::{Right, Scope};

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -73,7 +76,7 @@ pub struct Sidecar {
 struct Post {
     client: Client<HttpConnector, Full<Bytes>>,
     app: String,
-    call_timeout: Duration,
+    call_timeout_ms: AtomicU64,
     slots: Semaphore,
     inquires: bool,
 }
@@ -117,7 +120,14 @@ impl Sidecar {
             .pool_max_idle_per_host(config.concurrency)
             .build(connector);
         let (slots, inquires) = (Semaphore::new(config.concurrency), config.inquires);
-        Ok(Self { post: Arc::new(Post { client, app, call_timeout, slots, inquires }) })
+        let call_timeout_ms = AtomicU64::new(config.call_timeout_ms);
+        Ok(Self { post: Arc::new(Post { client, app, call_timeout_ms, slots, inquires }) })
+    }
+
+    /// Has calls that begin from then on take so long at most, ms. Its connections, all on this machine, are made within the first one.
+    pub fn call_timeout_setter(&self) -> impl Fn(u64) + Send + Sync + 'static {
+        let post = Arc::clone(&self.post);
+        move |ms| post.call_timeout_ms.store(ms.max(1), Ordering::Relaxed)
     }
 }
 
@@ -142,7 +152,7 @@ impl Handler for Sidecar {
                     .increment(1);
                 reply.answer(answer);
                 if let Some(rest) = rest {
-                    drain(rest, post.call_timeout).await;
+                    drain(rest, post.call_timeout()).await;
                 }
             });
         }
@@ -242,16 +252,20 @@ impl Post {
         Ok(request)
     }
 
+    fn call_timeout(&self) -> Duration {
+        Duration::from_millis(self.call_timeout_ms.load(Ordering::Relaxed))
+    }
+
     /// A try or action that comes back after its deadline is of no use; a confirm or an undo has to succeed, whenever.
     fn timeout(&self, call: &Call) -> Duration {
         if call.deadline_ms == 0 || !call.op.is_first_phase() {
-            return self.call_timeout;
+            return self.call_timeout();
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         match Duration::from_millis(call.deadline_ms).checked_sub(now) {
             // Past, perhaps by this machine's clock only: asked all the same.
-            None | Some(Duration::ZERO) => self.call_timeout,
-            Some(left) => left.min(self.call_timeout),
+            None | Some(Duration::ZERO) => self.call_timeout(),
+            Some(left) => left.min(self.call_timeout()),
         }
     }
 }

@@ -235,6 +235,10 @@ async fn a_service_that_does_not_answer_is_unknown_in_time() {
     let begun = Instant::now();
     assert!(unknown(&ask(&sidecar, Call { deadline_ms: in_ms(300), ..call(Op::Try) }).await));
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    // Another limit counts from the next call on.
+    sidecar.call_timeout_setter()(300);
+    assert!(unknown(&ask(&sidecar, call(Op::Confirm)).await));
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     let over = Service::status("200 OK", "");
     let sidecar = self::sidecar(&over.address, 5_000);
     let answer = ask(&sidecar, Call { deadline_ms: in_ms(-1_000), ..call(Op::Try) }).await;

@@ -77,8 +77,10 @@ pub(crate) async fn greet(stream: TcpStream, tls: Option<&Tls>) -> Result<Greete
             SSL_REQUEST if body.is_empty() => match (wire, tls) {
                 (Wire::Tcp(mut stream), Some(tls)) => {
                     write_byte(&mut stream, b'S').await?;
-                    binding = Some(tls.certificate_hash.clone());
-                    let stream = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream).await?;
+                    let shown = tls.shown();
+                    binding = Some(shown.certificate_hash.clone());
+                    let acceptor = TlsAcceptor::from(Arc::clone(&shown.config));
+                    let stream = acceptor.accept(stream).await?;
                     wire = Wire::Tls(Box::new(TlsStream::Server(stream)));
                 }
                 (mut plain, _) => {

@@ -1,50 +1,96 @@
-//! What TLS shows to clients.
+//! What TLS shows to clients: a certificate and its key, read again when their files change.
 
-use std::{path::Path, sync::Arc};
-
-use holdfast_security::binding::end_point_hash;
-use tokio_rustls::rustls::{
-    ServerConfig, crypto,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
 };
 
-/// What TLS shows to clients.
+use holdfast_security::{BadCredentials, binding::end_point_hash, keep_looking, read_pair};
+use tokio_rustls::rustls::{
+    ServerConfig, crypto,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+use tokio_util::sync::CancellationToken;
+
+/// What TLS shows to clients. A handle: clones show the same, also when it is new.
 #[derive(Clone, Debug)]
 pub struct Tls {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    certificate: PathBuf,
+    key: PathBuf,
+    shown: RwLock<Arc<Shown>>,
+}
+
+/// What one handshake shows, and what its login is bound to: always the same certificate.
+#[derive(Debug)]
+pub(crate) struct Shown {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) certificate_hash: Vec<u8>,
+    pair: Arc<CertifiedKey>,
 }
 
 impl Tls {
-    /// `certificate` is the first of the chain that `config` shows to everybody.
-    #[must_use]
-    pub fn new(config: Arc<ServerConfig>, certificate: &CertificateDer<'_>) -> Self {
-        Self { config, certificate_hash: end_point_hash(certificate) }
-    }
-
     /// Reads a certificate chain and its key, both PEM.
     /// # Errors
-    /// In words; a key is never shown.
-    pub fn from_pem_files(certificate: &Path, key: &Path) -> Result<Self, String> {
-        let read = |file: &Path| {
-            std::fs::read(file)
-                .map_err(|error| format!("{} cannot be read: {error}", file.display()))
-        };
-        let chain: Result<Vec<_>, _> =
-            CertificateDer::pem_slice_iter(&read(certificate)?).collect();
-        let chain = chain.map_err(|_| format!("{} holds no certificate", certificate.display()))?;
-        let first = chain.first().cloned();
-        let first =
-            first.ok_or_else(|| format!("{} holds no certificate", certificate.display()))?;
-        let key_der = PrivateKeyDer::from_pem_slice(&read(key)?)
-            .map_err(|_| format!("{} holds no private key", key.display()))?;
+    /// [`BadCredentials`]; a key is never shown.
+    pub fn from_pem_files(certificate: &Path, key: &Path) -> Result<Self, BadCredentials> {
+        let shown = RwLock::new(Arc::new(Shown::of(read_pair(certificate, key)?)));
+        let (certificate, key) = (certificate.to_owned(), key.to_owned());
+        Ok(Self { inner: Arc::new(Inner { certificate, key, shown }) })
+    }
+
+    /// What counts for the next handshake.
+    pub(crate) fn shown(&self) -> Arc<Shown> {
+        Arc::clone(&self.inner.shown.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the files again. What cannot be used changes nothing, and sessions that are there go on.
+    /// # Errors
+    /// [`BadCredentials`].
+    pub fn reload(&self) -> Result<bool, BadCredentials> {
+        let pair = read_pair(&self.inner.certificate, &self.inner.key)?;
+        let is_new = pair.cert != self.shown().pair.cert;
+        if is_new {
+            let shown = Arc::new(Shown::of(pair));
+            *self.inner.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
+        }
+        Ok(is_new)
+    }
+
+    /// Looks at the files until `shutdown`; says once what is wrong with them.
+    pub async fn keep_fresh(self, shutdown: CancellationToken) {
+        let mut told = None;
+        keep_looking(shutdown, move |_| match self.reload() {
+            Ok(is_new) => {
+                told = None;
+                if is_new {
+                    tracing::info!("clients are shown a new certificate");
+                }
+            }
+            Err(error) if told.as_ref() == Some(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "HF1401 clients are shown the old certificate still");
+                told = Some(error);
+            }
+        })
+        .await;
+    }
+}
+
+impl Shown {
+    fn of(pair: CertifiedKey) -> Self {
+        let pair = Arc::new(pair);
         let provider = Arc::new(crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
+            .expect("ring has suites for them")
             .with_no_client_auth()
-            .with_single_cert(chain, key_der)
-            .map_err(|error| format!("certificate and key do not fit: {error}"))?;
-        Ok(Self::new(Arc::new(config), &first))
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&pair))));
+        let first = pair.cert.first().expect("a pair has a certificate");
+        Self { config: Arc::new(config), certificate_hash: end_point_hash(first), pair }
     }
 }

@@ -215,6 +215,12 @@ impl<P: Participant> PostgresResource<P> {
         crate::handler::ask(self, call).await
     }
 
+    /// Has local transactions that begin from then on carry so many calls at most.
+    pub fn batch_max_setter(&self) -> impl Fn(usize) + Send + Sync + use<P> {
+        let queue = Arc::clone(&self.executor.queue);
+        move |calls| queue.set_batch_max(calls)
+    }
+
     /// What was done since the start.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -6,7 +6,10 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::{
@@ -25,7 +28,7 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     changed: Notify,
     waiting_max: usize,
-    batch_max: usize,
+    batch_max: AtomicUsize,
     batch_bytes_max: usize,
     /// A batch is handed out beside another when the eldest call has waited so long.
     beside_after: Duration,
@@ -60,10 +63,19 @@ impl Queue {
             state: Mutex::default(),
             changed: Notify::new(),
             waiting_max,
-            batch_max: batch_max.max(1),
+            batch_max: AtomicUsize::new(batch_max.max(1)),
             batch_bytes_max,
             beside_after,
         })
+    }
+
+    /// Calls in one batch, from the next one on.
+    pub(crate) fn set_batch_max(&self, batch_max: usize) {
+        self.batch_max.store(batch_max.max(1), Ordering::Relaxed);
+    }
+
+    fn batch_max(&self) -> usize {
+        self.batch_max.load(Ordering::Relaxed)
     }
 
     /// Puts calls behind those that wait. Gives back what there is no room for.
@@ -123,7 +135,7 @@ impl Queue {
     /// When a batch may be handed out beside those in hand, if calls wait and not enough of them; `None`: at once.
     fn beside_at(&self, state: &State) -> Option<Instant> {
         let (eldest, _) = state.waiting.front()?;
-        let enough = (self.batch_max / BESIDE_SHARE).max(1);
+        let enough = (self.batch_max() / BESIDE_SHARE).max(1);
         let at_once = state.in_hand == 0 || state.waiting.len() >= enough;
         (!at_once).then(|| *eldest + self.beside_after)
     }
@@ -133,8 +145,9 @@ impl Queue {
         let mut branches = Vec::new();
         let mut passed_over = Vec::new();
         let mut bytes = 0_usize;
-        for _ in 0..self.batch_max.saturating_mul(LOOK_AHEAD_FACTOR) {
-            if asked.len() == self.batch_max {
+        let batch_max = self.batch_max();
+        for _ in 0..batch_max.saturating_mul(LOOK_AHEAD_FACTOR) {
+            if asked.len() == batch_max {
                 break;
             }
             let Some((since, next)) = state.waiting.pop_front() else { break };
@@ -242,6 +255,16 @@ mod tests {
         queue.put(calls(2..3));
         assert_eq!(queue.take().await.unwrap().asked.len(), 1);
         assert!(begun.elapsed() >= SHORT);
+    }
+
+    #[tokio::test]
+    async fn another_size_of_batches_counts_from_the_next_one_on() {
+        let queue = Queue::new(100, 2, 1 << 20, LONG);
+        queue.put(calls(1..10));
+        let first = queue.take().await.unwrap();
+        queue.set_batch_max(5);
+        drop(first);
+        assert_eq!(queue.take().await.unwrap().asked.len(), 5);
     }
 
     #[tokio::test]
