@@ -101,6 +101,25 @@ fn a_run_that_loses_its_leader_ends_with_a_good_verdict_and_leaves_nothing() {
 }
 
 #[test]
+fn the_same_is_played_with_mutual_tls_between_all_roles() {
+    let scene = scene();
+    let arguments = ["--tls", "--keep", "--transfers", "100", "--accounts", "100", "--json"];
+    let output = demo(scene.path(), &arguments).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["verdict"], "good", "{report}");
+    assert_eq!(report["kills"][0]["what"], "leader");
+    assert_eq!(report["router"]["money_minor"], 100 * 100_000, "counted through a router");
+    let [kept] = &left_in(scene.path())[..] else { panic!("one folder is kept: {told}") };
+    for role in ["coordinator-1", "coordinator-2", "coordinator-3", "bank-shard-1", "router"] {
+        let file = scene.path().join("tmp").join(kept).join(format!("{role}.toml"));
+        let config: toml::Table = fs::read_to_string(file).unwrap().parse().unwrap();
+        assert_eq!(config["security"]["mode"].as_str(), Some("mutual-tls"), "{role}");
+    }
+}
+
+#[test]
 fn a_serial_replay_ends_with_the_balances_that_arithmetic_says() {
     let scene = scene();
     let bank = scene.path().join("bank");

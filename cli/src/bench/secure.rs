@@ -3,7 +3,7 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use holdfast_client::{Client, ClientOptions};
-use holdfast_security::{Authority, Credentials, Files, Name};
+use holdfast_security::Credentials;
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
     trace_service_server::{TraceService, TraceServiceServer},
@@ -39,7 +39,8 @@ use super::{
 };
 use crate::{
     demo::{
-        cluster::{COORDINATORS, coordinator_config, role},
+        cluster::{COORDINATORS, coordinator_config, role, set},
+        guard::{self, Guard},
         ports,
         processes::Supervised,
     },
@@ -53,15 +54,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(25);
 const MANY: [u32; 2] = [64, 512];
 /// Of the throughput, that guards and sight together may cost.
 const COST_MAX: f64 = 0.15;
-const DAYS: u32 = 2;
-const USER: &str = "holdfast://bank/user/bench?role=app";
+const USER: &str = "user/bench?role=app";
 /// The service of both participants, as their certificate says it.
-const SERVICE: &str = "holdfast://bank/service/idle";
+const SERVICE: &str = "idle";
+const ACCESS: &str = "[[caller]]\nname = \"user/bench\"\nparticipants = [\"idle@1\", \"idle@2\"]\n";
 
 /// What makes a cluster guarded and seen into.
-struct Guard {
-    certs: PathBuf,
-    access: PathBuf,
+struct Watched {
+    guard: Guard,
     collector: SocketAddr,
 }
 
@@ -89,12 +89,13 @@ pub(crate) async fn measure(
     let machine = Machine::look(folder);
     note(&format!("{}\n", machine.to_text()));
     let seen = Arc::new(AtomicU64::new(0));
-    let guard = Guard::make(folder, collect(Arc::clone(&seen)).await?)?;
-    let endpoint = format!("http://{}", guard.collector);
+    let guard = Guard::make(folder, COORDINATORS, &[SERVICE], USER, ACCESS)?;
+    let watched = Watched { guard, collector: collect(Arc::clone(&seen)).await? };
+    let endpoint = format!("http://{}", watched.collector);
     let who = Who { role: "bench", instance: "client".to_owned() };
     let traces = Traces::start(&endpoint, &who)?;
     let bare = Side::start(&folder.join("bare"), None).await.context("bare")?;
-    let secure = Side::start(&folder.join("secure"), Some(&guard)).await;
+    let secure = Side::start(&folder.join("secure"), Some(&watched)).await;
     let secure = secure.context("with mutual TLS")?;
     let mut cells = Cells::default();
     for round in 1..=args.rounds {
@@ -166,41 +167,11 @@ fn goals(cells: &Cells) -> Vec<Goal> {
     goals
 }
 
-impl Guard {
-    fn make(folder: &Path, collector: SocketAddr) -> anyhow::Result<Self> {
-        let certs = folder.join("certs");
-        let authority = Authority::in_dir(&certs)?;
-        let nodes = (1..=COORDINATORS).map(|node| format!("holdfast://bank/node/{node}"));
-        for name in nodes.chain([SERVICE.to_owned(), USER.to_owned()]) {
-            authority.issue(&Name::parse(&name)?, DAYS)?;
-        }
-        let access = folder.join("access.toml");
-        let entry = "[[caller]]\nname = \"user/bench\"\nparticipants = [\"idle@1\", \"idle@2\"]\n";
-        std::fs::write(&access, entry)?;
-        Ok(Self { certs, access, collector })
-    }
-
-    fn files(&self, name: &str) -> anyhow::Result<Files> {
-        Ok(Authority::in_dir(&self.certs)?.files_of(&Name::parse(name)?))
-    }
-
-    /// Guards a coordinator's configuration.
+impl Watched {
+    /// Guards a coordinator's configuration, and has it traced.
     fn apply(&self, config: &mut toml::Table, node: usize) -> anyhow::Result<()> {
-        let files = self.files(&format!("holdfast://bank/node/{node}"))?;
-        let (cert, key) = files.identity.context("a node has a certificate")?;
-        let text = |path: &Path| toml::Value::from(path.display().to_string());
-        let table = |pairs: Vec<(&str, toml::Value)>| {
-            let pairs = pairs.into_iter().map(|(key, value)| (key.to_owned(), value));
-            toml::Value::Table(pairs.collect())
-        };
-        let tls = vec![("ca", text(&files.ca)), ("cert", text(&cert)), ("key", text(&key))];
-        config.insert("security".to_owned(), table(vec![("mode", "mutual-tls".into())]));
-        config.insert("tls".to_owned(), table(tls));
-        config.insert("access".to_owned(), table(vec![("file", text(&self.access))]));
-        let telemetry = config.get_mut("telemetry").and_then(toml::Value::as_table_mut);
-        let telemetry = telemetry.context("the shipped configuration has [telemetry]")?;
-        telemetry.insert("endpoint".to_owned(), format!("http://{}", self.collector).into());
-        Ok(())
+        self.guard.apply(config, &format!("node/{node}"))?;
+        set(config, "telemetry", "endpoint", format!("http://{}", self.collector))
     }
 }
 
@@ -208,12 +179,11 @@ impl Guard {
 /// # Errors
 /// The certificate was not made.
 pub(super) fn participant_credentials(certs: &Path) -> anyhow::Result<Credentials> {
-    let files = Authority::in_dir(certs)?.files_of(&Name::parse(SERVICE)?);
-    Ok(Credentials::open(files)?)
+    guard::credentials(certs, &format!("service/{SERVICE}"))
 }
 
 impl Side {
-    async fn start(folder: &Path, guard: Option<&Guard>) -> anyhow::Result<Self> {
+    async fn start(folder: &Path, watched: Option<&Watched>) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let program = std::env::current_exe().context("finding our own program")?;
         let ports = ports::free(COORDINATORS * 3)?;
@@ -224,8 +194,8 @@ impl Side {
         for node in 1..=COORDINATORS {
             let data = folder.join(format!("coordinator-{node}"));
             let mut config = coordinator_config(node, &data, &members)?;
-            if let Some(guard) = guard {
-                guard.apply(&mut config, node)?;
+            if let Some(watched) = watched {
+                watched.apply(&mut config, node)?;
             }
             let name = format!("coordinator-{node}");
             let mut process =
@@ -239,11 +209,10 @@ impl Side {
             arguments.extend(["--coordinator".to_owned(), address.clone()]);
         }
         let mut options = ClientOptions::default();
-        if let Some(guard) = guard {
-            let collector = format!("http://{}", guard.collector);
-            arguments.extend(["--certs".to_owned(), guard.certs.display().to_string()]);
-            arguments.extend(["--collector".to_owned(), collector]);
-            options.credentials = Some(Credentials::open(guard.files(USER)?)?);
+        if let Some(Watched { guard, collector }) = watched {
+            arguments.extend(["--certs".to_owned(), guard.certs().display().to_string()]);
+            arguments.extend(["--collector".to_owned(), format!("http://{collector}")]);
+            options = guard.options()?;
         }
         let mut participants = Worker::start("participants", &arguments, folder)?;
         let until = Instant::now() + READY_MAX;

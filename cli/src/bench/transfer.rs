@@ -25,6 +25,7 @@ use super::{
 use crate::demo::{
     acts,
     cluster::Cluster,
+    layout::Layout,
     payment,
     postgres::{self, DATABASE, Server},
     scratch::Scratch,
@@ -232,7 +233,7 @@ async fn measure(
     let begun = Instant::now();
     let machine = Machine::look(folder);
     note(&format!("{}\n", machine.to_text()));
-    let mut cluster = Cluster::start(folder, 1).await?;
+    let mut cluster = Cluster::start(folder, Layout::default()).await?;
     let bank = Arc::new(Bank::random(args.accounts, 1, &cluster.topology)?);
     acts::open(&cluster, &bank).await?;
     cluster.start_banks().await?;

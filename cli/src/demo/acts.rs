@@ -21,6 +21,7 @@ use super::dba;
 use super::driver::{Load, Record, Tally, Told};
 use super::kill::{Plan, Recovery, Tickets};
 use super::latency::Figures;
+use super::layout::Layout;
 use super::postgres::DATABASE;
 use super::progress::Progress;
 use super::replay::Replay;
@@ -49,7 +50,8 @@ pub(crate) async fn play(
         "Starting 3 coordinators and 4 PostgreSQL servers below {}",
         folder.display()
     ));
-    let mut cluster = Cluster::start(folder, args.groups).await?;
+    let layout = Layout { groups: args.groups, tls: args.tls, ..Layout::default() };
+    let mut cluster = Cluster::start(folder, layout).await?;
     let bank = Arc::new(match replay {
         Some(replay) => Bank::replay(&replay, &cluster.topology)?,
         None => Bank::random(args.accounts, seed, &cluster.topology)?,
@@ -58,14 +60,15 @@ pub(crate) async fn play(
     cluster.start_banks().await?;
     let options = ClientOptions {
         in_flight_max: 4_096.max(args.clients as usize),
-        ..ClientOptions::default()
+        ..cluster.options.clone()
     };
     let client =
         Client::connect(cluster.addresses(), options).await.context("no leader was found")?;
     progress.say(&format!(
-        "Ready after {:.1} s: 3 coordinators, 4 shards, {} accounts; seed {seed}",
+        "Ready after {:.1} s: 3 coordinators, 4 shards, {} accounts{}; seed {seed}",
         started.elapsed().as_secs_f64(),
         grouped(bank.accounts.len() as u64),
+        if args.tls { ", mutual TLS between them" } else { "" },
     ));
 
     let load = Arc::new(Load {

@@ -30,6 +30,10 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     pub(crate) groups: u32,
 
+    /// Mutual TLS between all roles, with certificates that are made for this run.
+    #[arg(long)]
+    pub(crate) tls: bool,
+
     /// What to kill while transfers run; may be given several times, spread evenly over the run. [default: leader]
     #[arg(long, value_name = "WHAT", value_enum)]
     pub(crate) kill: Vec<KillTarget>,

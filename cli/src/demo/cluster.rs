@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::args::KillTarget;
+use super::guard::Guard;
+use super::layout::Layout;
 use super::postgres::{self, Installation, Server};
 use super::processes::{EXIT_WITH_PARENT, Recipe, Supervised};
 use super::scratch::POSTGRES;
@@ -42,6 +44,10 @@ pub(crate) struct Cluster {
     /// One a shard, in the order of the rules.
     pub(crate) servers: Vec<Server>,
     installation: Installation,
+    /// `None`: nothing is encrypted.
+    pub(crate) guard: Option<Guard>,
+    /// Of a client, as the coordinators' doors want it.
+    pub(crate) options: ClientOptions,
     pub(crate) coordinators: Vec<Coordinator>,
     pub(crate) banks: Vec<Bank>,
 }
@@ -65,27 +71,6 @@ pub(crate) struct Bank {
     pub(crate) drill: Option<String>,
 }
 
-/// Whether the roles consent to drills.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Doors {
-    /// They do not.
-    Closed,
-    /// Each has a door of its own.
-    Open,
-}
-
-impl Doors {
-    fn open(self, process: &mut Supervised) -> anyhow::Result<Option<String>> {
-        if self == Self::Closed {
-            return Ok(None);
-        }
-        let door = format!("127.0.0.1:{}", super::ports::free(1)?[0]);
-        process.set("HOLDFAST_DRILL_ALLOWED", "true");
-        process.set("HOLDFAST_DRILL_BIND", &door);
-        Ok(Some(door))
-    }
-}
-
 /// What a kill took away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Victim {
@@ -100,16 +85,10 @@ pub(crate) enum Victim {
 impl Cluster {
     /// Makes PostgreSQL servers and starts coordinators below `folder`. Both are ready when this returns; bank
     /// processes follow with [`Self::start_banks`], once the databases have their tables.
-    pub(crate) async fn start(folder: &Path, groups: u32) -> anyhow::Result<Self> {
-        Self::start_with(folder, groups, Doors::Closed).await
-    }
-
-    /// The same, with a drill door at every role where `doors` says so.
-    pub(crate) async fn start_with(
-        folder: &Path,
-        groups: u32,
-        doors: Doors,
-    ) -> anyhow::Result<Self> {
+    pub(crate) async fn start(folder: &Path, layout: Layout) -> anyhow::Result<Self> {
+        let Layout { groups, doors, .. } = layout;
+        let guard = layout.guard(folder)?;
+        let options = guard.as_ref().map(Guard::options).transpose()?.unwrap_or_default();
         let installation = Installation::find()?;
         let shards = parse_rules(SHARDS_TOML)?.shards().len();
         let ports = super::ports::free(COORDINATORS * 3 + shards * 2)?;
@@ -122,7 +101,14 @@ impl Cluster {
         let program = std::env::current_exe().context("finding our own program")?;
 
         let mut coordinators = (0..COORDINATORS)
-            .map(|at| Coordinator::new(at, groups, coordinator_ports, folder, &program))
+            .map(|at| {
+                let guarded = |config: &mut toml::Table| match &guard {
+                    Some(guard) => guard.apply(config, &format!("node/{}", at + 1)),
+                    None => Ok(()),
+                };
+                let here = (folder, program.as_path());
+                Coordinator::configured(at, groups, coordinator_ports, here, guarded)
+            })
             .collect::<anyhow::Result<Vec<_>>>()?;
         for coordinator in &mut coordinators {
             coordinator.drill = doors.open(&mut coordinator.process)?;
@@ -136,12 +122,15 @@ impl Cluster {
             .keys()
             .zip(servers.iter().zip(bank_ports))
             .map(|(shard, (server, http))| {
-                let mut bank = Bank::new(shard.as_str(), server, *http, &grpc, folder, &program)?;
+                let here = (folder, program.as_path());
+                let mut bank =
+                    Bank::new(shard.as_str(), server, *http, &grpc, here, guard.as_ref())?;
                 bank.drill = doors.open(&mut bank.process)?;
                 Ok(bank)
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let mut cluster = Self { topology, servers, installation, coordinators, banks };
+        let mut cluster =
+            Self { topology, servers, installation, guard, options, coordinators, banks };
         cluster.coordinators_ready().await?;
         Ok(cluster)
     }
@@ -172,7 +161,8 @@ impl Cluster {
 
     /// What each coordinator says of itself; `None` where one does not answer.
     pub(crate) async fn statuses(&self) -> Vec<Option<NodeStatusReply>> {
-        join_all(self.coordinators.iter().map(|coordinator| status(&coordinator.grpc))).await
+        let addresses = self.coordinators.iter().map(|coordinator| &coordinator.grpc);
+        join_all(addresses.map(|grpc| status_as(grpc, self.options.clone()))).await
     }
 
     /// What the leader says of itself, if there is one.
@@ -297,7 +287,8 @@ impl Cluster {
         for coordinator in &mut self.coordinators {
             loop {
                 coordinator.process.check()?;
-                if status(&coordinator.grpc).await.is_some_and(|status| status.leader != 0) {
+                let status = status_as(&coordinator.grpc, self.options.clone()).await;
+                if status.is_some_and(|status| status.leader != 0) {
                     break;
                 }
                 ensure!(Instant::now() < until, coordinator.process.complaint("knows no leader"));
@@ -375,8 +366,8 @@ impl Bank {
         server: &Server,
         http: u16,
         coordinators: &[String],
-        folder: &Path,
-        program: &Path,
+        (folder, program): (&Path, &Path),
+        guard: Option<&Guard>,
     ) -> anyhow::Result<Self> {
         let http = format!("127.0.0.1:{http}");
         let mut config: toml::Table = BANK_TOML.parse().context("the shipped bank.toml")?;
@@ -384,6 +375,9 @@ impl Bank {
         set(&mut config, "bank", "database", "given by environment")?;
         set(&mut config, "coordinators", "addresses", coordinators.to_vec())?;
         set(&mut config, "bind", "http", http.clone())?;
+        if let Some(guard) = guard {
+            guard.apply(&mut config, "service/deposit")?;
+        }
         let mut recipe = role("bank", &format!("bank-{shard}"), &config, folder, program)?;
         recipe.environment.push(("HOLDFAST_BANK_DATABASE".to_owned(), server.connection_string()));
         Ok(Self { process: Supervised::new(recipe), http, drill: None })
@@ -442,7 +436,7 @@ pub(crate) fn role(
 }
 
 /// Changes a value of a shipped file. A key that the file does not have is a mistake of ours: the file has changed shape.
-pub(super) fn set(
+pub(crate) fn set(
     config: &mut toml::Table,
     section: &str,
     key: &str,

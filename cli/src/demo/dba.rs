@@ -1,7 +1,7 @@
 //! A DBA's part: shard rules into the coordinators' log, a router that follows them in front of the four databases, and the money counted once more
 //! through it, in one statement.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::SimpleQueryMessage;
 
 use super::cluster::{Cluster, is_ready, role, set, write_private};
+use super::guard::Guard;
 use super::postgres::{self, DATABASE, USER};
 use super::processes::Supervised;
 
@@ -56,7 +57,9 @@ pub(crate) async fn play(
         std::fs::write(folder.join(name), bank_rules(&rules, scatter)?)?;
     }
     let mut router = Running::start(cluster, folder)?;
-    let mut desk = Desk { folder, coordinators: cluster.addresses().join(","), steps: Vec::new() };
+    let identity = cluster.guard.as_ref().map(Guard::environment).transpose()?;
+    let coordinators = cluster.addresses().join(",");
+    let mut desk = Desk { folder, coordinators, identity, steps: Vec::new() };
     let [first, audit] = RULES;
     desk.holdfast(&["rules", "check", first]).await?;
     desk.holdfast(&["rules", "apply", first, "--reason", "the first rules"]).await?;
@@ -121,6 +124,9 @@ impl Running {
             toml::Value::Table(source)
         });
         set(&mut config, "sources", "source", sources.collect::<Vec<_>>())?;
+        if let Some(guard) = &cluster.guard {
+            guard.apply(&mut config, "service/source")?;
+        }
         // It holds the servers' password, so the file is ours before it is written.
         write_private(&folder.join("router.toml"), "")?;
         let program = std::env::current_exe().context("finding our own program")?;
@@ -165,6 +171,7 @@ async fn follow(client: &tokio_postgres::Client, epoch: u64) -> anyhow::Result<(
 struct Desk<'d> {
     folder: &'d Path,
     coordinators: String,
+    identity: Option<[(&'static str, PathBuf); 3]>,
     steps: Vec<Step>,
 }
 
@@ -176,6 +183,7 @@ impl Desk<'_> {
             .args(arguments)
             .current_dir(self.folder)
             .env("HOLDFAST_COORDINATOR", &self.coordinators)
+            .envs(self.identity.clone().into_iter().flatten())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()

@@ -11,8 +11,10 @@ pub(crate) mod audit;
 pub(crate) mod cluster;
 mod dba;
 pub(crate) mod driver;
+pub(crate) mod guard;
 pub(crate) mod kill;
 pub(crate) mod latency;
+pub(crate) mod layout;
 pub(crate) mod payment;
 pub(crate) mod ports;
 pub(crate) mod postgres;
@@ -103,6 +105,7 @@ fn show(args: &DemoArgs, report: &Report, directions: &str) -> anyhow::Result<()
         "What to try next:\n  \
          holdfast demo --kill postgres --kill agent --kill all-coordinators --duration 40s\n  \
          holdfast demo --keep            (then look into the databases yourself)\n  \
+         holdfast demo --tls             (certificates on both sides of every connection between roles)\n  \
          holdfast demo --replay DIR --serial   (an AMLSim folder, one transfer after the other)"
     )?;
     Ok(())

@@ -14,7 +14,8 @@ use super::target::{Target, is_running};
 use crate::{
     demo::{
         acts,
-        cluster::{Cluster, Doors, status_as},
+        cluster::{Cluster, status_as},
+        layout::{Doors, Layout},
         scratch::Scratch,
         workload::Bank,
     },
@@ -55,7 +56,8 @@ impl Fleet {
     pub(crate) async fn start(accounts: u32, clients: u32, seed: u64) -> anyhow::Result<Self> {
         let scratch = tokio::task::spawn_blocking(|| Scratch::create(false)).await??;
         let folder: PathBuf = scratch.path().to_path_buf();
-        let mut cluster = Cluster::start_with(&folder, 1, Doors::Open).await?;
+        let mut cluster =
+            Cluster::start(&folder, Layout { doors: Doors::Open, ..Layout::default() }).await?;
         let bank = Arc::new(Bank::random(accounts, seed, &cluster.topology)?);
         acts::open(&cluster, &bank).await?;
         cluster.start_banks().await?;
