@@ -48,16 +48,42 @@ mod tx;
 mod tx_many;
 mod tx_operate;
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, process::ExitCode, thread::available_parallelism};
 
 use clap::Parser;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Tokio's own variable for the threads that [`workers`] counts.
+const WORKERS_VARIABLE: &str = "TOKIO_WORKER_THREADS";
+const WORKERS_MAX: usize = 1_024;
+
+/// Threads that serve: as `said`, or half of the processors and at least one, since the log's writer, a database beside it and the kernel
+/// need theirs. A worker that wakes up only to find its neighbor's work done costs more than it brings (docs/operating/benchmarks.md).
+/// # Errors
+/// `said` is no count from 1 to [`WORKERS_MAX`].
+fn workers(said: Option<&OsStr>) -> Result<usize, exit::Usage> {
+    let Some(said) = said else {
+        return Ok(available_parallelism().map_or(1, |processors| (processors.get() / 2).max(1)));
+    };
+    let count = said.to_str().and_then(|said| said.parse().ok());
+    count.filter(|count| (1..=WORKERS_MAX).contains(count)).ok_or_else(|| {
+        exit::Usage(format!(
+            "{WORKERS_VARIABLE} = {said:?} is no count of threads from 1 to {WORKERS_MAX}. Set one, or unset it for half of the processors"
+        ))
+    })
+}
+
 fn main() -> ExitCode {
     let command = command::Holdfast::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let threads = match workers(std::env::var_os(WORKERS_VARIABLE).as_deref()) {
+        Ok(threads) => threads,
+        Err(error) => return exit::failed(&error.into()),
+    };
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(threads);
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             return exit::failed(&anyhow::Error::new(error).context("no threads to run on"));
@@ -67,4 +93,20 @@ fn main() -> ExitCode {
     // What still blocks a thread was told to stop and given its time; it does not keep the process.
     runtime.shutdown_background();
     ended.unwrap_or_else(|error| exit::failed(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_counted_by_the_machine_or_by_a_word_within_bounds() {
+        assert!(workers(None).is_ok_and(|threads| threads >= 1));
+        for (said, threads) in [("1", 1), ("1024", 1_024)] {
+            assert_eq!(workers(Some(said.as_ref())).ok(), Some(threads));
+        }
+        for said in ["0", "1025", "-1", "two", ""] {
+            assert!(workers(Some(said.as_ref())).is_err(), "{said}");
+        }
+    }
 }
