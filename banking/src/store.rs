@@ -11,18 +11,18 @@ use holdfast_tcc_agent::LocalTransaction;
 use tokio_postgres::{Error, Row};
 
 /// Locks and reads the accounts that the instructions name and those that the holds lie on, in the order of their ids, so that
-/// two batches never wait for each other in a circle. No id ever changes, so the weaker row lock is enough.
+/// two batches never wait for each other in a circle. No id ever changes, so the weaker row lock is enough. One index look-up an
+/// account: the inner query depends on the outer row, and its lock keeps the planner from making a join of both.
 const LOCK_ACCOUNTS: &str = "
     SELECT a.id, a.currency, a.state, a.balance_minor, a.held_out_minor, a.held_in_minor
-    FROM bank.account AS a
-    WHERE a.id = ANY (ARRAY(
-        SELECT h.account
-        FROM unnest($2::text[], $3::int[]) AS c (gid, branch)
-        CROSS JOIN LATERAL (SELECT account FROM bank.hold
-                            WHERE gid = c.gid AND branch = c.branch OFFSET 0) AS h
-        UNION ALL
-        SELECT unnest($1::text[])))
-    ORDER BY a.id FOR NO KEY UPDATE";
+    FROM (SELECT h.account AS id
+          FROM unnest($2::text[], $3::int[]) AS c (gid, branch)
+          CROSS JOIN LATERAL (SELECT account FROM bank.hold
+                              WHERE gid = c.gid AND branch = c.branch OFFSET 0) AS h
+          UNION
+          SELECT unnest($1::text[]) COLLATE \"C\"
+          ORDER BY id) AS c
+    CROSS JOIN LATERAL (SELECT * FROM bank.account WHERE id = c.id FOR NO KEY UPDATE) AS a";
 
 /// OFFSET 0 keeps the planner at one index look-up a hold, whatever it believed of the tables when it planned.
 const READ_HOLDS: &str = "
@@ -33,12 +33,13 @@ const READ_HOLDS: &str = "
     LEFT JOIN LATERAL (SELECT kind, amount_minor FROM bank.hold_resolution
                        WHERE gid = c.gid AND branch = c.branch OFFSET 0) AS r ON true";
 
-/// One row for each account that changed, however many branches changed it.
+/// One row for each account that changed, however many branches changed it. The LIMIT cuts nothing: it has the planner expect few
+/// rows, and so look each account up by its id instead of reading through all of them.
 const WRITE_ACCOUNTS: &str = "
     UPDATE bank.account AS a
     SET balance_minor = c.balance, held_out_minor = c.held_out, held_in_minor = c.held_in
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])
-        AS c (id, balance, held_out, held_in)
+    FROM (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])
+              AS c (id, balance, held_out, held_in) LIMIT cardinality($1)) AS c
     WHERE a.id = c.id";
 
 const INSERT_HOLDS: &str = "

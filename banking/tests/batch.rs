@@ -104,6 +104,33 @@ async fn a_batch_of_refusals_writes_nothing() {
     assert_eq!(bank.number("SELECT count(*) FROM bank.journal WHERE kind <> 'opening'").await, 0);
 }
 
+/// A source without statistics is planned for as if it were small, and a small one is read through sooner than looked up in.
+#[tokio::test]
+async fn a_batch_looks_accounts_up_and_never_reads_through_all_of_them() {
+    let bank = Bank::with(&[("alice", 100_00), ("bob", 0)]).await;
+    let connection = bank.connection().await;
+    let others = "INSERT INTO bank.account (id, currency, balance_minor)
+                  SELECT 'other-' || n, 'EUR', 0 FROM generate_series(1, 500) AS n";
+    // As an executor's connections are.
+    connection.batch_execute("SET plan_cache_mode = force_generic_plan").await.unwrap();
+    connection.batch_execute(others).await.unwrap();
+    for (gid, statistics) in [("g1", "SELECT"), ("g2", "ANALYZE bank.account")] {
+        connection.batch_execute(statistics).await.unwrap();
+        for op in [Op::Try, Op::Confirm] {
+            let calls =
+                [debit(op, gid, "alice", "1.00"), credit(op, &format!("{gid}-b"), "bob", "1.00")];
+            connection.batch_execute("BEGIN").await.unwrap();
+            let local = LocalTransaction::within(&connection);
+            assert_eq!(Deposit.carry_out(local, &calls).await.unwrap(), vec![Answer::Done; 2]);
+            let scans = "SELECT pg_stat_get_xact_numscans('bank.account'::regclass)";
+            let scans: i64 = connection.query_one(scans, &[]).await.unwrap().get(0);
+            assert_eq!(scans, 0, "{op} after {statistics}");
+            connection.batch_execute("COMMIT").await.unwrap();
+        }
+    }
+    assert_eq!(bank.counters("bob").await, (2_00, 0, 0));
+}
+
 /// Statements are what a batch costs; they must not grow with it.
 #[tokio::test]
 async fn a_large_batch_writes_with_as_many_statements_as_a_small_one() {

@@ -6,7 +6,9 @@ SELECT pg_catalog.pg_advisory_xact_lock(4704371092365091);
 CREATE SCHEMA IF NOT EXISTS holdfast;
 
 CREATE TABLE IF NOT EXISTS holdfast.barrier (
-    gid     text COLLATE "C" NOT NULL CHECK (gid OPERATOR(pg_catalog.~) '^[A-Za-z0-9-]{1,35}$'),
+    -- Not ~ '^[A-Za-z0-9-]{1,35}$', which says the same: counting within the expression takes eight times as long.
+    gid     text COLLATE "C" NOT NULL CHECK (gid OPERATOR(pg_catalog.!~) '[^A-Za-z0-9-]'
+        AND pg_catalog.length(gid) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.length(gid) OPERATOR(pg_catalog.<=) 35),
     branch  integer NOT NULL CHECK (branch OPERATOR(pg_catalog.>=) 1),
     op      text COLLATE "C" NOT NULL CHECK (op IN ('action', 'cancel', 'compensate', 'confirm', 'try')),
     -- Who wrote the row; another operation than op: it blocks op for good.

@@ -515,6 +515,21 @@ async fn the_sql_functions_serve_a_service_and_cannot_be_led_astray() {
     assert_eq!((again, left, open_before), (0, 1, 1));
 }
 
+#[tokio::test]
+async fn no_row_is_written_under_what_is_no_gid() {
+    let server = Postgres::start();
+    let client = server.connect().await;
+    install(&client).await.unwrap();
+    let insert =
+        "INSERT INTO holdfast.barrier (gid, branch, op, by_op) VALUES ($1, 1, 'try', 'try')";
+    let longest = "aZ0-9".repeat(7);
+    client.execute(insert, &[&longest]).await.unwrap();
+    for gid in ["", &*format!("{longest}x"), "a b", "a\n", "a_b", "\u{fc}", "a'"] {
+        let refused = client.execute(insert, &[&gid]).await.unwrap_err();
+        assert_eq!(refused.code().map(|code| code.code()), Some("23514"), "{gid:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_duplicate_in_the_services_language_waits_for_the_first() {
     let server = Postgres::start();

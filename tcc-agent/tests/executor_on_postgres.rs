@@ -5,10 +5,19 @@
 mod points;
 mod postgres;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
+use async_trait::async_trait;
 use holdfast_branch::Op;
-use holdfast_tcc_agent::{Answer, Asked, Call, Handler, Limits, PostgresResource, Reply};
+use holdfast_tcc_agent::{
+    Answer, Asked, Call, Handler, Limits, LocalTransaction, Participant, PostgresResource, Reply,
+};
 use points::{KILL, PANIC, POISON, Points, SWALLOW, UNCLEAR, call, effects, resource};
 use postgres::{Postgres, until};
 use tokio::sync::mpsc;
@@ -45,6 +54,41 @@ async fn holding(server: &Postgres, watcher: &Client) -> Client {
 async fn waiting(watcher: &Client) -> i64 {
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
     watcher.query_one(waiting, &[]).await.unwrap().get(0)
+}
+
+/// Sees how often the statements of its connection were planned for one batch alone.
+#[derive(Clone, Default)]
+struct PlansSeen(Arc<AtomicI64>);
+
+#[async_trait]
+impl Participant for PlansSeen {
+    async fn carry_out(
+        &self,
+        local: LocalTransaction<'_>,
+        calls: &[Call],
+    ) -> Result<Vec<Answer>, tokio_postgres::Error> {
+        let plans = "SELECT sum(custom_plans)::bigint FROM pg_prepared_statements";
+        let plans = local.query_one(&local.prepare_cached(plans).await?, &[]).await?.get(0);
+        self.0.fetch_max(plans, Ordering::Relaxed);
+        Ok(vec![Answer::Done; calls.len()])
+    }
+}
+
+/// Small batches first: PostgreSQL would take a plan of their own for cheaper, and go on to plan for each batch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_statement_is_planned_anew_for_a_batch() {
+    let server = Postgres::start();
+    points::prepare(&server.connect().await).await;
+    let plans = PlansSeen::default();
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let own = PostgresResource::new(server.config(), plans.clone(), &limits);
+    let lent = PostgresResource::with_pool(server.pool(1), plans.clone(), &limits);
+    for (resource, gid) in [(own, "own"), (lent, "lent")] {
+        for branch in 1..=12 {
+            assert_eq!(resource.call(call(gid, branch, Op::Try, 1)).await, Answer::Done);
+        }
+    }
+    assert_eq!(plans.0.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

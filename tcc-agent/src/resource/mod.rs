@@ -1,6 +1,7 @@
 //! The kinds of resource that a library participant can stand on.
 
 mod database;
+mod failure;
 mod postgres;
 mod queue;
 mod suspects;

@@ -21,6 +21,7 @@ use tokio_postgres::error::SqlState;
 
 use super::{
     database::Database,
+    failure::{Failure, describe, describe_pool, judge},
     queue::{Batch, Queue},
     suspects::Suspects,
 };
@@ -132,28 +133,6 @@ struct Executor<P> {
     counters: Counters,
 }
 
-/// Why a local transaction was not committed, or is not known to be.
-enum Failure {
-    /// Rolled back because of another local transaction: the same again may go well.
-    Conflict(String),
-    /// Rolled back because of what one of the calls asked for.
-    Spoiled(String),
-    /// The connection is gone or silent; the commit may have happened.
-    Lost(String),
-    /// No call is to blame: there is no connection, or no barrier.
-    Down(String),
-}
-
-impl Failure {
-    fn into_message(self) -> String {
-        let (Self::Conflict(message)
-        | Self::Spoiled(message)
-        | Self::Lost(message)
-        | Self::Down(message)) = self;
-        message
-    }
-}
-
 impl<P: Participant> PostgresResource<P> {
     /// Connects to `database` as calls come. Needs a Tokio runtime.
     #[must_use]
@@ -168,11 +147,11 @@ impl<P: Participant> PostgresResource<P> {
             .runtime(Runtime::Tokio1)
             // Once for a connection and not for every batch.
             .post_create(Hook::async_fn({
-                let timeouts: Arc<str> = timeouts(limits, "SESSION").into();
+                let settings: Arc<str> = settings(limits, "SESSION").into();
                 move |connection, _| {
-                    let timeouts = Arc::clone(&timeouts);
+                    let settings = Arc::clone(&settings);
                     Box::pin(async move {
-                        connection.batch_execute(&timeouts).await.map_err(HookError::Backend)
+                        connection.batch_execute(&settings).await.map_err(HookError::Backend)
                     })
                 }
             }))
@@ -185,7 +164,7 @@ impl<P: Participant> PostgresResource<P> {
     #[must_use]
     pub fn with_pool(pool: Pool, participant: P, limits: &Limits) -> Self {
         // Whoever made the pool may hand its connections to others, or reset them.
-        let begin = format!("{BEGIN}; {}", timeouts(limits, "LOCAL"));
+        let begin = format!("{BEGIN}; {}", settings(limits, "LOCAL"));
         Self::start(pool, begin, participant, limits)
     }
 
@@ -514,10 +493,12 @@ impl<P: Participant> Executor<P> {
     }
 }
 
-/// PostgreSQL's own timeouts, for a `SESSION` or `LOCAL` to a transaction.
-fn timeouts(limits: &Limits, scope: &str) -> String {
+/// PostgreSQL's own timeouts, and one plan for all batches, for a `SESSION` or `LOCAL` to a transaction.
+///
+/// Left to itself the server takes a plan for small batches to be cheaper than one for any, and then plans every statement anew.
+fn settings(limits: &Limits, scope: &str) -> String {
     format!(
-        "SET {scope} lock_timeout = {}; SET {scope} statement_timeout = {}; \
+        "SET {scope} plan_cache_mode = force_generic_plan; SET {scope} lock_timeout = {}; SET {scope} statement_timeout = {}; \
          SET {scope} idle_in_transaction_session_timeout = {}",
         limits.lock_timeout_ms.max(1),
         limits.statement_timeout_ms.max(1),
@@ -556,48 +537,5 @@ fn outcome_of(answer: &Answer) -> Option<Outcome> {
             Some(Outcome::Refused { code: code.clone(), message: message.clone() })
         }
         Answer::Unknown { .. } => None,
-    }
-}
-
-/// What an error within a local transaction says about it.
-fn judge(error: &tokio_postgres::Error, connection_closed: bool) -> Failure {
-    let message = describe(error);
-    let Some(code) = error.code() else {
-        // Not PostgreSQL's word: the connection's, or that a value could not be sent or read.
-        return if connection_closed || error.is_closed() || is_io(error) {
-            Failure::Lost(message)
-        } else {
-            Failure::Spoiled(message)
-        };
-    };
-    // 57P..: the server stops or throws us out. 08...: the connection's own errors.
-    if code.code().starts_with("57P") || code.code().starts_with("08") {
-        return Failure::Lost(message);
-    }
-    if [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code) {
-        return Failure::Conflict(message);
-    }
-    Failure::Spoiled(message)
-}
-
-fn is_io(error: &tokio_postgres::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>())
-}
-
-/// The error for people, without what it quotes of the data.
-fn describe(error: &tokio_postgres::Error) -> String {
-    match error.as_db_error() {
-        Some(db) => {
-            let place = db.constraint().or(db.table()).map(|name| format!(" at {name}"));
-            format!("PostgreSQL says {}{}", db.code().code(), place.unwrap_or_default())
-        }
-        None => error.to_string(),
-    }
-}
-
-fn describe_pool(error: &deadpool_postgres::PoolError) -> String {
-    match error {
-        deadpool_postgres::PoolError::Backend(error) => describe(error),
-        other => other.to_string(),
     }
 }
