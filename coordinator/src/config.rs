@@ -142,6 +142,8 @@ pub struct LogFiles {
     pub segment_bytes: u64,
     /// Log entries between snapshots.
     pub snapshot_every: u64,
+    /// Bytes of the log between snapshots, or those of the last snapshot if they are more.
+    pub snapshot_bytes: u64,
 }
 
 impl Config {
@@ -221,6 +223,7 @@ impl Config {
             election_max_ms: self.timeouts.election_max_ms,
             segment_bytes: self.log.segment_bytes,
             snapshot_every: self.log.snapshot_every,
+            snapshot_bytes: self.log.snapshot_bytes,
         }
     }
 }
@@ -250,7 +253,11 @@ impl Default for Limits {
 
 impl Default for LogFiles {
     fn default() -> Self {
-        Self { segment_bytes: 64 * 1024 * 1024, snapshot_every: 50_000 }
+        Self {
+            segment_bytes: 64 * 1024 * 1024,
+            snapshot_every: 50_000,
+            snapshot_bytes: 128 * 1024 * 1024,
+        }
     }
 }
 

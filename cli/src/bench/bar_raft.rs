@@ -78,6 +78,7 @@ pub(crate) async fn serve(args: NodeArgs) -> anyhow::Result<ExitCode> {
         election_max_ms: 320,
         segment_bytes: SEGMENT_BYTES,
         snapshot_every: 50_000,
+        snapshot_bytes: 128 * 1024 * 1024,
         join: false,
         groups: 1,
         reads_format: 1,

@@ -28,6 +28,8 @@ const BLOCK_BYTES: u64 = 4_096;
 const SEGMENT_BYTES_MIN: u64 = 4 * 1024 * 1024;
 const DAY_MS: u64 = 86_400_000;
 const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// The most bytes of the log between two snapshots.
+const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
 /// One coordinator node and its telemetry.
 #[derive(Clone, Debug)]
@@ -309,7 +311,16 @@ fn log(reader: &mut Reader) -> Option<settings::LogFiles> {
     }
     let snapshot =
         reader.integer("log.snapshot_every", 10..=10_000_000, Need::Or(usual.snapshot_every));
-    Some(settings::LogFiles { segment_bytes: segment?.value, snapshot_every: snapshot?.value })
+    let bytes = reader.integer(
+        "log.snapshot_bytes",
+        SEGMENT_BYTES_MIN..=SNAPSHOT_BYTES_MAX,
+        Need::Or(usual.snapshot_bytes),
+    );
+    Some(settings::LogFiles {
+        segment_bytes: segment?.value,
+        snapshot_every: snapshot?.value,
+        snapshot_bytes: bytes?.value,
+    })
 }
 
 fn history(reader: &mut Reader) -> Option<settings::Retention> {

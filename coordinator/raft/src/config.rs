@@ -62,6 +62,9 @@ pub struct Config {
     pub segment_bytes: u64,
     /// Entries between two snapshots. Half as many stay in the log behind a snapshot, for followers that lag a little.
     pub snapshot_every: u64,
+    /// Bytes by which the log grows before a snapshot is taken whatever the number of entries, or the bytes of the last
+    /// snapshot if those are more. Half as many stay in the log at most.
+    pub snapshot_bytes: u64,
 }
 
 impl Config {
@@ -149,6 +152,10 @@ impl Config {
             (1..=100_000_000).contains(&self.snapshot_every),
             format!("snapshot_every = {} must be from 1 to 100000000", self.snapshot_every),
         );
+        check(
+            self.snapshot_bytes >= 1,
+            "snapshot_bytes = 0 asks for snapshots without end. Raise it".to_owned(),
+        );
         mistakes
     }
 }
@@ -178,6 +185,7 @@ pub(crate) mod tests {
             election_max_ms: 320,
             segment_bytes: 64 * 1024 * 1024,
             snapshot_every: 50_000,
+            snapshot_bytes: 128 * 1024 * 1024,
         }
     }
 
@@ -206,6 +214,7 @@ pub(crate) mod tests {
         config.election_max_ms = 180;
         config.segment_bytes = 5;
         config.snapshot_every = 0;
-        assert_eq!(config.mistakes().len(), 8, "{:#?}", config.mistakes());
+        config.snapshot_bytes = 0;
+        assert_eq!(config.mistakes().len(), 9, "{:#?}", config.mistakes());
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     Config, Log, StateMachine,
+    compaction::Compactor,
     consensus::{Addresses, Membership},
     convert::member_from_proto,
     network::client::Peers,
@@ -28,8 +29,6 @@ use crate::{
 /// Between two looks while somebody is not known yet, and while everybody is.
 const LOOK_SOON: Duration = Duration::from_millis(250);
 const LOOK: Duration = Duration::from_secs(3);
-/// Segments that a quiet group may keep alive behind the open one, before it takes a snapshot for their sake.
-const HELD_BACK_MAX: u64 = 3;
 
 /// Founds the cluster if that is this node's part, and begins to keep the membership true. A founder that is alone has founded
 /// when this returns.
@@ -52,6 +51,8 @@ pub(crate) async fn begin<S: StateMachine>(config: &Config, logs: &[Log<S>]) -> 
         own.reads_format = config.reads_format;
         let keeper = Keeper { log: log.clone(), node: config.node, own, told: BTreeMap::new() };
         tasks.push(tokio::spawn(until_closed(home.closing.subscribe(), keeper.run())));
+        let compactor = Compactor::new(config, log.clone());
+        tasks.push(tokio::spawn(until_closed(home.closing.subscribe(), compactor.run())));
     }
     Ok(())
 }
@@ -176,7 +177,6 @@ impl<S: StateMachine> Keeper<S> {
         loop {
             let leads = leadership.borrow_and_update().leads_here;
             let known = !leads || self.look().await;
-            self.release_segments().await;
             let pause = if known { LOOK } else { LOOK_SOON };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -241,30 +241,6 @@ impl<S: StateMachine> Keeper<S> {
             );
         }
     }
-
-    /// A quiet group takes no snapshots, and would keep alive the segments that others have long left behind.
-    async fn release_segments(&self) {
-        let inner = &*self.log.inner;
-        if !holds_back_too_many(inner.groups, inner.store.held_back()) {
-            return;
-        }
-        if let Err(error) = self.log.snapshot_now().await {
-            tracing::info!(%error, "no snapshot for the sake of old segments yet");
-            return;
-        }
-        let upto = inner.raft.metrics().borrow_watched().snapshot.map(|log_id| log_id.index);
-        if let Some(upto) = upto
-            && inner.raft.trigger().purge_log(upto).await.is_err()
-        {
-            tracing::debug!("the replica stopped");
-        }
-    }
-}
-
-/// Whether a group keeps so many segments behind the open one alive that it must take a snapshot for their sake. A group that is alone
-/// never does: what it keeps is its own, and its snapshots come with its entries.
-fn holds_back_too_many(groups: u32, held_back: u64) -> bool {
-    groups > 1 && held_back > HELD_BACK_MAX
 }
 
 /// What the other members that answer say of themselves.
@@ -277,16 +253,4 @@ async fn ask_all(peers: &Peers, own: u64, membership: &Membership) -> BTreeMap<u
             (reply.founding == 0 || reply.founding == peers.founding()).then_some((node, said))
         });
     join_all(asked).await.into_iter().flatten().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn segments_are_held_back_to_the_limit_and_one_more_asks_for_a_snapshot() {
-        assert!(!holds_back_too_many(2, HELD_BACK_MAX));
-        assert!(holds_back_too_many(2, HELD_BACK_MAX + 1));
-        assert!(!holds_back_too_many(1, HELD_BACK_MAX + 1), "they are its own");
-    }
 }

@@ -65,6 +65,7 @@
 mod archive;
 #[doc(hidden)]
 pub mod bench;
+mod compaction;
 mod config;
 mod consensus;
 mod convert;

@@ -118,7 +118,11 @@ impl Cluster {
                 security: config::Security::DevPlaintext,
                 timeouts: patient(),
                 limits: config::Limits::default(),
-                log: config::LogFiles { segment_bytes: 4 * 1024 * 1024, snapshot_every: 10_000 },
+                log: config::LogFiles {
+                    segment_bytes: 4 * 1024 * 1024,
+                    snapshot_every: 10_000,
+                    ..Default::default()
+                },
                 history: config::Retention::default(),
             };
             change(&mut config);

@@ -103,7 +103,11 @@ impl Cluster {
             security: Security::DevPlaintext,
             timeouts: patient(),
             limits: Limits::default(),
-            log: LogFiles { segment_bytes: 4 * 1024 * 1024, snapshot_every: 1_000 },
+            log: LogFiles {
+                segment_bytes: 4 * 1024 * 1024,
+                snapshot_every: 1_000,
+                ..LogFiles::default()
+            },
             history: Retention::default(),
         };
         let configs: Vec<Config> = binds.iter().enumerate().map(config).collect();

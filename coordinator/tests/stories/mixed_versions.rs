@@ -44,6 +44,7 @@ async fn start_older(cluster: &Cluster, node: u64) -> Log<Older> {
         election_max_ms: config.timeouts.election_max_ms,
         segment_bytes: config.log.segment_bytes,
         snapshot_every: config.log.snapshot_every,
+        snapshot_bytes: config.log.snapshot_bytes,
     };
     Log::open(log, Older).await.unwrap()
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    record::Place,
+    record::{Place, record_bytes},
     scan::{Facts, Located},
 };
 use crate::consensus::{Entry, LogId, Payload, log_id};
@@ -20,6 +20,8 @@ struct Slot {
     located: Option<Located>,
     /// None once it made room for newer ones.
     entry: Option<Entry>,
+    /// Bytes of the records of the log up to its own.
+    end: u64,
 }
 
 /// Where to find an entry.
@@ -35,6 +37,8 @@ pub(crate) struct Index {
     pub(crate) facts: Facts,
     first: u64,
     slots: VecDeque<Slot>,
+    /// As `Slot::end`, of the entry before the first.
+    begin: u64,
     /// Entries from here on are in memory.
     recent_from: u64,
     recent_bytes: usize,
@@ -61,12 +65,16 @@ impl Index {
         located: VecDeque<Located>,
         recent_bytes_max: usize,
     ) -> Self {
+        let mut end = 0;
         let slots: VecDeque<Slot> = located
             .into_iter()
-            .map(|located| Slot { term: located.term, located: Some(located), entry: None })
+            .map(|located| {
+                end += record_bytes(located.payload_bytes as usize) as u64;
+                Slot { term: located.term, located: Some(located), entry: None, end }
+            })
             .collect();
         let recent_from = first + slots.len() as u64;
-        Self { facts, first, slots, recent_from, recent_bytes: 0, recent_bytes_max }
+        Self { facts, first, slots, begin: 0, recent_from, recent_bytes: 0, recent_bytes_max }
     }
 
     fn next(&self) -> u64 {
@@ -91,7 +99,9 @@ impl Index {
         }
         self.recent_bytes += bytes_in_memory(&entry);
         let term = **named.committed_leader_id();
-        self.slots.push_back(Slot { term, located: None, entry: Some(entry) });
+        let before = self.slots.back().map_or(self.begin, |slot| slot.end);
+        let end = before + record_bytes(payload_bytes(&entry)) as u64;
+        self.slots.push_back(Slot { term, located: None, entry: Some(entry), end });
         self.facts.append(named);
         Ok(())
     }
@@ -141,6 +151,7 @@ impl Index {
         while self.first <= upto.index
             && let Some(slot) = self.slots.pop_front()
         {
+            self.begin = slot.end;
             self.recent_bytes -= slot.entry.as_ref().map_or(0, bytes_in_memory);
             self.first += 1;
         }
@@ -149,6 +160,26 @@ impl Index {
         }
         self.recent_from = self.recent_from.max(self.first);
         self.facts.purge(upto);
+    }
+
+    /// Bytes of the records from the first that is held to that of this entry.
+    fn end_of(&self, index: u64) -> u64 {
+        let many = index.saturating_add(1).saturating_sub(self.first);
+        let many = usize::try_from(many).unwrap_or(usize::MAX).min(self.slots.len());
+        many.checked_sub(1).map_or(self.begin, |last| self.slots[last].end)
+    }
+
+    /// Bytes of the records behind the entry `after`, as far as they are held, up to that of `upto`.
+    pub(crate) fn bytes_between(&self, after: Option<u64>, upto: u64) -> u64 {
+        let begin = after.map_or(self.begin, |after| self.end_of(after));
+        self.end_of(upto).saturating_sub(begin)
+    }
+
+    /// The last entry that may go if of those up to `upto` no more than `keep_bytes` are kept. `None`: all of them may stay.
+    pub(crate) fn last_beyond(&self, upto: u64, keep_bytes: u64) -> Option<u64> {
+        let gone = self.end_of(upto).saturating_sub(keep_bytes);
+        let whole = self.slots.partition_point(|slot| slot.end < gone) as u64;
+        (gone > self.begin).then(|| self.first + whole)
     }
 
     /// The entries of `[start, end)` that are there: in order and without a gap, at least one if there is any, and
@@ -245,6 +276,48 @@ mod tests {
         assert_eq!(log.find(0, 10, 0).len(), 1);
         assert_eq!(log.find(0, 10, 250).len(), 2);
         assert_eq!(log.find(3, 100, 100_000).len(), 7);
+    }
+
+    #[test]
+    fn bytes_are_counted_between_any_two_entries_whatever_was_purged_truncated_or_recovered() {
+        let one = record_bytes(100) as u64;
+        let held = (0..10).map(|_| located(1, Place { life: 1, offset: 64 }, 100)).collect();
+        let facts = Facts { last: Some(log_id(1, 14)), ..Facts::default() };
+        let mut log = Index::new(facts, 5, held, 1_000_000);
+        log.append(entry(1, 15, 100)).expect("it follows");
+        assert_eq!(log.bytes_between(None, 15), 11 * one);
+        assert_eq!(log.bytes_between(Some(2), 15), 11 * one, "what is gone does not count");
+        assert_eq!(log.bytes_between(Some(9), 12), 3 * one);
+        assert_eq!(log.bytes_between(Some(12), 9), 0);
+        log.truncate(Some(log_id(1, 12)));
+        assert_eq!(log.bytes_between(Some(9), u64::MAX), 3 * one);
+        log.purge(log_id(1, 9));
+        assert_eq!(log.bytes_between(None, 12), 3 * one);
+        log.append(entry(2, 13, 100)).expect("it follows");
+        assert_eq!(log.bytes_between(Some(11), 13), 2 * one);
+        log.purge(log_id(2, 40));
+        assert_eq!(log.bytes_between(None, 40), 0);
+        log.append(entry(2, 41, 100)).expect("it follows what was purged");
+        assert_eq!(log.bytes_between(Some(40), 41), one);
+    }
+
+    #[test]
+    fn entries_are_kept_to_the_limit_of_bytes_and_one_byte_less_lets_one_more_go() {
+        let one = record_bytes(100) as u64;
+        let mut log = index(1_000_000);
+        for at in 0..10 {
+            log.append(entry(1, at, 100)).expect("it follows");
+        }
+        assert_eq!(log.last_beyond(7, 8 * one), None);
+        assert_eq!(log.last_beyond(7, 8 * one - 1), Some(0));
+        assert_eq!(log.last_beyond(7, 3 * one), Some(4));
+        assert_eq!(log.last_beyond(7, 3 * one - 1), Some(5));
+        assert_eq!(log.last_beyond(7, 0), Some(7));
+        log.purge(log_id(1, 4));
+        assert_eq!(log.last_beyond(7, 3 * one), None);
+        assert_eq!(log.last_beyond(7, 3 * one - 1), Some(5));
+        log.purge(log_id(1, 9));
+        assert_eq!(log.last_beyond(9, 0), None);
     }
 
     #[test]

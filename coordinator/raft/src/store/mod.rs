@@ -234,6 +234,16 @@ impl LogStore {
         self.shared.held_back[usize::from(self.log)].load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    /// Bytes of the records behind the entry `after`, as far as they are held, up to that of `upto`.
+    pub(crate) fn bytes_between(&self, after: Option<u64>, upto: u64) -> u64 {
+        self.index().bytes_between(after, upto)
+    }
+
+    /// The last entry that may go if of those up to `upto` no more than `keep_bytes` are kept. `None`: all of them may stay.
+    pub(crate) fn last_beyond(&self, upto: u64, keep_bytes: u64) -> Option<u64> {
+        self.index().last_beyond(upto, keep_bytes)
+    }
+
     async fn send(&self, command: Command) -> io::Result<()> {
         self.commands.send(command).await.map_err(|_| io::Error::other("the log is closed"))
     }

@@ -95,6 +95,51 @@ async fn snapshots_come_by_themselves_and_the_log_is_purged_behind_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_few_large_entries_is_bounded_by_its_bytes_and_a_restart_reads_the_rest() {
+    const ENTRY_BYTES: usize = 32 * 1024;
+    const GROWN_MAX: u64 = 16 * ENTRY_BYTES as u64;
+    let mut cluster = Cluster::start(1, |config| {
+        config.snapshot_bytes = GROWN_MAX;
+        config.segment_bytes = 128 * 1024;
+    })
+    .await;
+    let dir = cluster.nodes[0].config.dir.clone();
+    let held = || std::fs::read_dir(dir.join("log")).unwrap().count();
+    for _ in 0..15 {
+        cluster.propose(vec![b'x'; ENTRY_BYTES]).await;
+    }
+    assert_eq!(cluster.nodes[0].status().snapshot_index, 0);
+    // What was written before a restart counts behind it.
+    cluster.nodes[0].stop().await;
+    cluster.nodes[0].start().await;
+    cluster.leader().await;
+    for _ in 0..2 {
+        cluster.propose(vec![b'y'; ENTRY_BYTES]).await;
+    }
+    let first = eventually("a snapshot", || {
+        Some(cluster.nodes[0].status().snapshot_index).filter(|&index| index > 0)
+    })
+    .await;
+    // Of 256 KiB that are kept, a segment holds 96; one is open, two wait or are spare.
+    eventually("the log is purged", || (held() <= 4 + 1 + 2).then_some(())).await;
+    // The state has grown, and the log may grow by as much.
+    for _ in 0..40 {
+        cluster.propose(vec![b'z'; ENTRY_BYTES]).await;
+    }
+    let second = eventually("another snapshot", || {
+        Some(cluster.nodes[0].status().snapshot_index).filter(|&index| index > first)
+    })
+    .await;
+    cluster.nodes[0].stop().await;
+    cluster.nodes[0].start().await;
+    cluster.leader().await;
+    assert_eq!(cluster.agree_on(57).await.len(), 57);
+    assert_eq!(cluster.nodes[0].seen.restored(), 1, "the snapshot, and what is behind it");
+    assert!(cluster.nodes[0].status().snapshot_index >= second);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_too_large_or_too_late_is_told_that_nothing_happened() {
     let mut cluster = Cluster::start(1, |_| {}).await;
     cluster.leader().await;

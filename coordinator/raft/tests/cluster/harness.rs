@@ -184,6 +184,7 @@ pub(crate) fn config(dir: &Path, network: [u8; 2], node: u64, nodes: u64) -> Con
         election_max_ms: 640,
         segment_bytes: 256 * 1024,
         snapshot_every: 100_000,
+        snapshot_bytes: 1024 * 1024 * 1024,
     }
 }
 

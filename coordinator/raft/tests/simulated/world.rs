@@ -148,6 +148,7 @@ fn config(node: usize, nodes: usize, dir: PathBuf, snapshot_every: u64) -> Confi
         groups: 1,
         reads_format: 1,
         snapshot_every,
+        snapshot_bytes: 1024 * 1024,
     }
 }
 
