@@ -36,6 +36,14 @@ pub struct Proposal {
     pub reason: String,
     /// When it was proposed.
     pub at: Timestamp,
-    /// From then on nobody can approve it.
+    /// From then on nobody can approve it; at the end of time, where the clock stands still, somebody can.
     pub until: Timestamp,
+}
+
+impl Proposal {
+    /// Whether nobody can approve it any more.
+    #[must_use]
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        now >= self.until && self.at < self.until
+    }
 }

@@ -86,7 +86,7 @@ impl Machine {
         let now = self.clock;
         judge(self.known(gid)?, remedy)?;
         cut(&mut reason);
-        if let Some(open) = self.books.proposals.get(gid).filter(|open| now < open.until) {
+        if let Some(open) = self.books.proposals.get(gid).filter(|open| !open.is_over(now)) {
             if (open.remedy, open.by.as_str(), &open.reason) == (remedy, by, &reason) {
                 return Ok(Outcome::UNCHANGED);
             }
@@ -99,7 +99,7 @@ impl Machine {
             }
         }
         let books = Arc::make_mut(&mut self.books);
-        books.proposals.retain(|_, open| now < open.until);
+        books.proposals.retain(|_, open| !open.is_over(now));
         if books.proposals.len() >= limit::PROPOSALS_MAX && !books.proposals.contains_key(gid) {
             let what =
                 format!("{} proposals wait already, which is the limit", books.proposals.len());
@@ -122,7 +122,7 @@ impl Machine {
         let Some(open) = self.books.proposals.get(gid) else {
             return refused("nothing is proposed for it".to_owned());
         };
-        if self.clock >= open.until {
+        if open.is_over(self.clock) {
             let minutes = limit::PROPOSAL_MS / 60_000;
             return refused(format!("the proposal of {} is over {minutes} minutes old", open.by));
         }
