@@ -346,6 +346,7 @@ impl Topology {
     pub fn reads_like(&self, other: &Self) -> bool {
         let meaning = |group: &Group| (group.key.clone(), group.function.clone(), group.key_type);
         self.tables == other.tables
+            && self.lookups == other.lookups
             && self.collation_is_c == other.collation_is_c
             && self.sources.len().min(2) == other.sources.len().min(2)
             && self.groups.len() == other.groups.len()

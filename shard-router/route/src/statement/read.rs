@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, ops::ControlFlow};
 
 use sqlparser::{
-    ast::{ObjectName, Query, SetExpr, Statement, Value, ValueWithSpan, Visit, Visitor},
+    ast::{
+        ObjectName, OnInsert, Query, SetExpr, Statement, TableObject, Value, ValueWithSpan, Visit,
+        Visitor,
+    },
     dialect::PostgreSqlDialect,
     parser::{Parser, ParserError},
 };
@@ -14,9 +17,10 @@ use super::{
     function::Called,
     gather::{self, Gather},
     keyword::{self, Kind},
+    scope::folded,
     seat::Seats,
     walk::Walk,
-    write::Inserted,
+    write::{Inserted, knows_its_conflicts},
 };
 use crate::{Access, RefusalClass, Refused, Topology, limit::PARSER_DEPTH_MAX};
 
@@ -54,7 +58,7 @@ pub(super) fn read(template: &str, rules: &Topology) -> Result<(Kind, Body), Ref
         return Ok((kind, body));
     }
     if rules.only_source().is_some() {
-        return Ok(only_source(template));
+        return only_source(template, rules);
     }
     let statement = parse(template)?;
     let tables = tables(&statement, rules)?;
@@ -62,12 +66,22 @@ pub(super) fn read(template: &str, rules: &Topology) -> Result<(Kind, Body), Ref
     Ok((kind, Body::Tables(Box::new(tables))))
 }
 
-/// Nothing of the statement is looked at but whether a replica could answer it.
-fn only_source(template: &str) -> (Kind, Body) {
-    match parse(template).is_ok_and(|statement| reads(&statement)) {
+/// Nothing of the statement is looked at but whether a replica could answer it, and whether it asks for what only lookups know.
+fn only_source(template: &str, rules: &Topology) -> Result<(Kind, Body), Refused> {
+    let statement = parse(template);
+    if let Ok(Statement::Insert(insert)) = &statement
+        && let (TableObject::TableName(name), Some(OnInsert::OnConflict(conflict))) =
+            (&insert.table, &insert.on)
+    {
+        let parts = name.0.iter().filter_map(|part| part.as_ident()).map(folded);
+        let full = parts.collect::<Vec<_>>().join(".");
+        let table = full.strip_prefix("public.").unwrap_or(&full);
+        knows_its_conflicts(conflict, table, rules)?;
+    }
+    Ok(match statement.is_ok_and(|statement| reads(&statement)) {
         true => (Kind::Read, Body::OnlySource(Access::Read)),
         false => (Kind::Write, Body::OnlySource(Access::Write)),
-    }
+    })
 }
 
 /// Whether the one statement of a template writes nothing, locks nothing, and calls nothing that may.

@@ -1,8 +1,9 @@
 //! INSERT, UPDATE and DELETE: their target, its rows' keys, and what may not change.
 
 use sqlparser::ast::{
-    Assignment, AssignmentTarget, Delete, Expr, FromTable, Insert, OnConflictAction, OnInsert,
-    Query, SelectItem, SetExpr, TableObject, Update, UpdateTableFromKind,
+    Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, Insert, OnConflict,
+    OnConflictAction, OnInsert, Query, SelectItem, SetExpr, TableObject, Update,
+    UpdateTableFromKind,
 };
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
     walk::{Block, Ctes, Walk, unsupported},
 };
 use crate::{
-    KeyColumn, Placement, RefusalClass, Refused,
+    KeyColumn, Placement, RefusalClass, Refused, Topology,
     plan::{Constant, Known, known},
 };
 
@@ -34,6 +35,29 @@ pub(crate) struct Inserted {
     pub(crate) rows: Option<Rows>,
     /// Whether the order of RETURNING can be told from that of the rows: no row is left out.
     pub(crate) in_order: bool,
+}
+
+/// Whether the source of the row can tell the conflicts that an INSERT into `table` is to pass over. That a value of a lookup is taken says its
+/// entry alone, on another source and behind the row: too late for ON CONFLICT.
+pub(super) fn knows_its_conflicts(
+    conflict: &OnConflict,
+    table: &str,
+    rules: &Topology,
+) -> Result<(), Refused> {
+    let names = |column: &str| match &conflict.conflict_target {
+        Some(ConflictTarget::Columns(named)) => named.iter().any(|name| folded(name) == column),
+        // Any constraint, or one of which no column is known.
+        Some(ConflictTarget::OnConstraint(_)) | None => true,
+    };
+    let mut owned = rules.lookups().values().filter(|lookup| lookup.table().as_str() == table);
+    let Some(lookup) = owned.find(|lookup| names(lookup.column())) else { return Ok(()) };
+    let column = lookup.column();
+    let cause = format!(
+        "INSERT into {table}: ON CONFLICT would have to know that a value of {column} is taken, on whatever source its lookup has it"
+    );
+    let remedy =
+        format!("Name its columns without {column}, and expect 23505 for a {column} that is taken");
+    Err(Refused::new(RefusalClass::Unsupported, cause, remedy))
 }
 
 impl Walk<'_> {
@@ -157,6 +181,7 @@ impl Walk<'_> {
             None => {}
             Some(OnInsert::OnConflict(conflict)) => {
                 in_order = false;
+                knows_its_conflicts(conflict, &self.seats.0[target].table, self.rules)?;
                 if let OnConflictAction::DoUpdate(update) = &conflict.action {
                     self.keeps_key(target, &update.assignments)?;
                     let mut found =
