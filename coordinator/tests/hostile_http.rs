@@ -38,6 +38,7 @@ enum Route {
     Wait,
     Finish,
     Retry,
+    RetryMany,
     Operate,
     Timeline,
     Events,
@@ -47,7 +48,7 @@ enum Route {
     CallerPolicy,
 }
 
-const ROUTES: [Route; 16] = [
+const ROUTES: [Route; 17] = [
     Route::Submit,
     Route::Begin,
     Route::AddBranch,
@@ -57,6 +58,7 @@ const ROUTES: [Route; 16] = [
     Route::Wait,
     Route::Finish,
     Route::Retry,
+    Route::RetryMany,
     Route::Operate,
     Route::Timeline,
     Route::Events,
@@ -138,6 +140,12 @@ impl Swap {
                 ("POST", under("/finish"), json!({"branches": [1], "outcome": "rolled_back"}))
             }
             Route::Retry => ("POST", under("/retry"), json!({"reason": "mine now"})),
+            Route::RetryMany => {
+                let body = json!({
+                    "reason": "mine now", "participant": first, "after": gid, "dry_run": self.choice,
+                });
+                ("POST", "/v1/needs-attention/retry".to_owned(), body)
+            }
             Route::Operate => {
                 let act = if self.choice { "roll_back" } else { "retry" };
                 ("POST", under("/operate"), json!({"act": act, "reason": "mine now"}))
@@ -177,6 +185,7 @@ impl Swap {
             | Route::Finish => (403, "HF2604"),
             // These are for people who operate, whoever's the transaction or the service is.
             Route::Retry
+            | Route::RetryMany
             | Route::Operate
             | Route::Timeline
             | Route::Events

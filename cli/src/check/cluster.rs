@@ -45,7 +45,9 @@ pub(super) async fn check(client: &Client) -> Vec<Finding> {
         let judged = judge(&nodes).into_iter();
         found.extend(judged.map(|finding| finding.about_group(group, groups)));
     }
-    found.push(read(client).await);
+    let begun = Instant::now();
+    let answered = client.get(NOBODYS_GID).await.map(drop);
+    found.push(read(answered, begun.elapsed().as_millis()));
     found
 }
 
@@ -180,15 +182,12 @@ fn behind(said: &[&NodeStatusReply]) -> Vec<Finding> {
     said.iter().map(of).collect()
 }
 
-/// A question that only a leader with a quorum can answer.
-async fn read(client: &Client) -> Finding {
-    let begun = Instant::now();
-    let answered = match client.get(NOBODYS_GID).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::Refused => Ok(()),
-        Err(error) => Err(error),
+/// A question that only a leader with a quorum can answer, and how long it took.
+fn read(answered: Result<(), ClientError>, ms: u128) -> Finding {
+    let answered = match answered {
+        Err(error) if error.kind() != ErrorKind::Refused => Err(error),
+        _ => Ok(()),
     };
-    let ms = begun.elapsed().as_millis();
     let remedy =
         "Nothing can be begun or decided: see the leader and the nodes that do not answer.";
     match answered {
@@ -204,7 +203,7 @@ async fn read(client: &Client) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::finding::assert_told, *};
 
     fn node(node: u64, role: &str, leader: u64, hash: &str) -> Asked {
         let said = NodeStatusReply {
@@ -256,5 +255,46 @@ mod tests {
         for check in ["cluster.size", "cluster.state", "cluster.attention", "cluster.behind"] {
             assert!(told.contains(&check), "{check}: {told:?}");
         }
+    }
+
+    fn down() -> ClientError {
+        ClientError::Unreachable { patience_ms: 0, last: "it is down".to_owned() }
+    }
+
+    #[test]
+    fn every_check_of_a_cluster_has_a_state_that_it_tells() {
+        type Change = fn(&mut Vec<Asked>);
+        fn said(node: &mut Asked) -> &mut NodeStatusReply {
+            node.said.as_mut().expect("it answers")
+        }
+        let changes: [(&str, Change); 9] = [
+            ("cluster.answers", |nodes| nodes[2].said = Err(down())),
+            ("cluster.leader", |nodes| said(&mut nodes[0]).role = "follower".into()),
+            ("cluster.terms", |nodes| said(&mut nodes[1]).term = 4),
+            ("cluster.size", |nodes| drop(nodes.pop())),
+            ("cluster.membership", |nodes| said(&mut nodes[1]).members.push(Default::default())),
+            ("cluster.state", |nodes| said(&mut nodes[1]).state_hash = "bb".into()),
+            ("cluster.attention", |nodes| said(&mut nodes[0]).needs_attention = 1),
+            ("cluster.open", |nodes| {
+                said(&mut nodes[0]).open_transactions = limit::OPEN_MAX as u64
+            }),
+            ("cluster.behind", |nodes| said(&mut nodes[1]).last_index = 10 + BEHIND_MAX),
+        ];
+        let well = || {
+            let follower = |number| node(number, "follower", 1, "aa");
+            vec![node(1, "leader", 1, "aa"), follower(2), follower(3)]
+        };
+        let names: BTreeSet<&str> = judge(&well()).iter().map(|one| one.check).collect();
+        assert_eq!(names, changes.iter().map(|(check, _)| *check).collect(), "each is here");
+        for (check, change) in changes {
+            let mut nodes = well();
+            change(&mut nodes);
+            let found = judge(&nodes);
+            let told = found.iter().find(|one| one.check == check && one.state != State::Ok);
+            assert_told(told.unwrap_or_else(|| panic!("{check}: {found:?}")));
+        }
+        assert_eq!(read(Ok(()), READ_SLOW_MS).state, State::Ok);
+        assert_told(&read(Ok(()), READ_SLOW_MS + 1));
+        assert_told(&read(Err(down()), 1));
     }
 }

@@ -56,8 +56,17 @@ pub(super) fn check(directory: &Path) -> Vec<Finding> {
             found.push(Finding::new("disk.writable", &subject, State::Failed, cause, remedy));
         }
     }
-    found.extend(file_system(&subject, &place));
-    found.extend(room(&subject, &place));
+    if let Ok(stat) = statfs::statfs(&place) {
+        found.push(file_system(&subject, stat.filesystem_type().0));
+    }
+    if let Ok(stat) = statvfs::statvfs(&place) {
+        let free = stat.blocks_available() * stat.fragment_size() / (1 << 20);
+        found.push(free_room(&subject, free));
+        // Some file systems count no inodes.
+        if stat.files() > 0 {
+            found.push(inodes(&subject, stat.files_available()));
+        }
+    }
     found.extend(private(&subject, directory));
     found
 }
@@ -96,37 +105,31 @@ fn syncs_of(subject: &str, median: Duration, slowest: Duration) -> Finding {
     Finding::new("disk.sync", subject, state, found, remedy)
 }
 
-fn file_system(subject: &str, place: &Path) -> Option<Finding> {
-    let kind = statfs::statfs(place).ok()?.filesystem_type().0;
+fn file_system(subject: &str, kind: i64) -> Finding {
     let remedy = "Put the log on a local file system on a disk (ext4, XFS): what is acknowledged must outlive this machine's power.";
     let (state, found) = match kind {
         _ if MEMORY_ONLY.contains(&kind) => (State::Failed, "it lives in memory only"),
         _ if OVER_A_NETWORK.contains(&kind) => (State::Failed, "it lies behind a network"),
         _ => (State::Ok, "on a local file system"),
     };
-    Some(Finding::new("disk.file_system", subject, state, found, remedy))
+    Finding::new("disk.file_system", subject, state, found, remedy)
 }
 
-fn room(subject: &str, place: &Path) -> Vec<Finding> {
-    let Ok(stat) = statvfs::statvfs(place) else { return Vec::new() };
-    let free = stat.blocks_available() * stat.fragment_size() / (1 << 20);
-    let state_of_room = match free {
+fn free_room(subject: &str, free: u64) -> Finding {
+    let state = match free {
         FREE_WANTED_MIB.. => State::Ok,
         FREE_LEAST_MIB.. => State::Warning,
         _ => State::Failed,
     };
     let remedy =
         "Make room: a node that cannot write its log stops. Segments and snapshots take a few GiB.";
-    let mut found =
-        vec![Finding::new("disk.free", subject, state_of_room, format!("{free} MiB free"), remedy)];
-    // Some file systems count no inodes.
-    if stat.files() > 0 {
-        let inodes = stat.files_available();
-        let remedy = "Remove files: no inode, no new segment.";
-        let state = state(inodes >= INODES_LEAST, State::Failed);
-        found.push(Finding::new("disk.inodes", subject, state, format!("{inodes} free"), remedy));
-    }
-    found
+    Finding::new("disk.free", subject, state, format!("{free} MiB free"), remedy)
+}
+
+fn inodes(subject: &str, left: u64) -> Finding {
+    let remedy = "Remove files: no inode, no new segment.";
+    let state = state(left >= INODES_LEAST, State::Failed);
+    Finding::new("disk.inodes", subject, state, format!("{left} free"), remedy)
 }
 
 /// Payloads are in the log, so nobody else reads it.
@@ -146,7 +149,7 @@ fn private(subject: &str, directory: &Path) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::finding::assert_told, *};
 
     fn state_of(found: &[Finding], check: &str) -> State {
         found.iter().find(|finding| finding.check == check).unwrap().state
@@ -168,6 +171,28 @@ mod tests {
         assert_eq!(state_of(&found, "disk.private"), State::Warning);
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(state_of(&check(dir.path()), "disk.private"), State::Ok);
+    }
+
+    #[test]
+    fn a_place_where_nothing_can_be_written_is_told() {
+        let found = check(Path::new("/proc/holdfast"));
+        let writable = found.iter().find(|finding| finding.check == "disk.writable").unwrap();
+        assert_eq!(writable.state, State::Failed, "{writable:?}");
+        assert_told(writable);
+    }
+
+    #[test]
+    fn room_inodes_and_the_kind_of_a_disk_are_judged_at_their_bounds() {
+        for (at, past) in [
+            (free_room("", FREE_WANTED_MIB), free_room("", FREE_WANTED_MIB - 1)),
+            (inodes("", INODES_LEAST), inodes("", INODES_LEAST - 1)),
+            (file_system("", 0xef53), file_system("", MEMORY_ONLY[0])),
+            (file_system("", 0xef53), file_system("", OVER_A_NETWORK[0])),
+        ] {
+            assert_eq!(at.state, State::Ok, "{at:?}");
+            assert_told(&past);
+        }
+        assert_eq!(free_room("", FREE_LEAST_MIB - 1).state, State::Failed);
     }
 
     #[test]

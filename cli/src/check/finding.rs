@@ -83,3 +83,10 @@ impl Finding {
 pub(crate) fn state(sound: bool, otherwise: State) -> State {
     if sound { State::Ok } else { otherwise }
 }
+
+/// That it is not well, and says why and what to do.
+#[cfg(test)]
+pub(super) fn assert_told(finding: &Finding) {
+    assert!(finding.state > State::Skipped, "{finding:?}");
+    assert!(!finding.found.is_empty() && !finding.remedy.is_empty(), "{finding:?}");
+}

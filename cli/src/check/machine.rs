@@ -23,20 +23,26 @@ const DOORS: std::ops::RangeInclusive<u64> = 6_543..=7_421;
 
 /// Looks at everything.
 pub(super) fn check() -> Vec<Finding> {
-    let mut found = vec![processors(), memory(), open_files(), clock(), user()];
-    found.extend([
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let swap = read("/proc/swaps").lines().count() > 1;
+    vec![
+        processors(count),
+        memory(&read("/proc/meminfo")),
+        open_files(&read("/proc/self/limits")),
+        clock(now),
+        user(nix::unistd::geteuid().is_root()),
         clock_source(&read("/sys/devices/system/clocksource/clocksource0/current_clocksource")),
         backlog(number(&read("/proc/sys/net/core/somaxconn"))),
         outgoing_ports(&read("/proc/sys/net/ipv4/ip_local_port_range")),
-        swappiness(number(&read("/proc/sys/vm/swappiness"))),
+        swappiness(number(&read("/proc/sys/vm/swappiness")), swap),
         half_open(number(&read("/proc/sys/net/ipv4/tcp_max_syn_backlog"))),
         huge_pages(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
         files_of_all(number(&read("/proc/sys/fs/file-max"))),
         threads(number(&read("/proc/sys/kernel/threads-max"))),
         chance(number(&read("/proc/sys/kernel/random/entropy_avail"))),
-        load(&read("/proc/loadavg")),
-    ]);
-    found
+        load(&read("/proc/loadavg"), count),
+    ]
 }
 
 fn read(path: &str) -> String {
@@ -51,8 +57,7 @@ fn unread(check: &'static str) -> Finding {
     Finding::new(check, "", State::Skipped, "the kernel does not tell it here", "")
 }
 
-fn processors() -> Finding {
-    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+fn processors(count: usize) -> Finding {
     let remedy =
         "Give the node two processors or more: the log's writer and the doors work side by side.";
     Finding::new(
@@ -64,8 +69,7 @@ fn processors() -> Finding {
     )
 }
 
-fn memory() -> Finding {
-    let info = read("/proc/meminfo");
+fn memory(info: &str) -> Finding {
     let of = |name: &str| {
         let line = info.lines().find(|line| line.starts_with(name))?;
         Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1_024)
@@ -80,8 +84,7 @@ fn memory() -> Finding {
     Finding::new("machine.memory", "", state, format!("{available} MiB available"), remedy)
 }
 
-fn open_files() -> Finding {
-    let limits = read("/proc/self/limits");
+fn open_files(limits: &str) -> Finding {
     let line = limits.lines().find(|line| line.starts_with("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().nth(3));
     let soft =
@@ -96,15 +99,13 @@ fn open_files() -> Finding {
     Finding::new("machine.open_files", "", state, format!("{soft} files may be open"), remedy)
 }
 
-fn clock() -> Finding {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+fn clock(now: u64) -> Finding {
     let remedy = "Set the clock and run an NTP service (chrony). Deadlines are judged by it.";
     let shown = crate::output::rfc3339(now.saturating_mul(1_000));
     Finding::new("machine.clock", "", state(now >= WRITTEN_AT_S, State::Failed), shown, remedy)
 }
 
-fn user() -> Finding {
-    let root = nix::unistd::geteuid().is_root();
+fn user(root: bool) -> Finding {
     let remedy = "Run the roles as a user of their own (User= in the systemd unit).";
     let found = if root { "this is root" } else { "not root" };
     Finding::new("machine.user", "", state(!root, State::Warning), found, remedy)
@@ -139,9 +140,8 @@ fn outgoing_ports(range: &str) -> Finding {
     Finding::new("machine.outgoing_ports", "", state(apart, State::Failed), found, remedy)
 }
 
-fn swappiness(value: Option<u64>) -> Finding {
+fn swappiness(value: Option<u64>, swap: bool) -> Finding {
     let Some(value) = value else { return unread("machine.swappiness") };
-    let swap = read("/proc/swaps").lines().count() > 1;
     let remedy = "sysctl -w vm.swappiness=1, or no swap: a leader that waits for a swapped page loses its term.";
     let sound = !swap || value <= 10;
     let found = format!("vm.swappiness = {value}, swap {}", if swap { "on" } else { "off" });
@@ -187,10 +187,9 @@ fn chance(bits: Option<u64>) -> Finding {
     Finding::new("machine.chance", "", state(bits >= 128, State::Warning), found, remedy)
 }
 
-fn load(averages: &str) -> Finding {
+fn load(averages: &str, count: usize) -> Finding {
     let last_minute = averages.split_whitespace().next().and_then(|load| load.parse::<f64>().ok());
     let Some(load) = last_minute else { return unread("machine.load") };
-    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let remedy = "Find what else runs here: a leader that is not scheduled for a heartbeat or two loses its term.";
     let state = state(load <= 2.0 * count as f64, State::Warning);
     let found = format!("{load} processes want {count} processors");
@@ -199,7 +198,7 @@ fn load(averages: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::finding::assert_told, *};
 
     #[test]
     fn outgoing_ports_must_leave_the_doors_alone() {
@@ -216,12 +215,43 @@ mod tests {
             let silent = matches!(finding.state, State::Ok | State::Skipped);
             assert_eq!(finding.remedy.is_empty(), silent, "{finding:?}");
         }
-        assert_eq!(huge_pages("[always] madvise never").state, State::Warning);
-        assert_eq!(huge_pages("always [madvise] never").state, State::Ok);
-        assert_eq!(load("1000.5 0.1 0.1 1/100 7").state, State::Warning);
-        assert_eq!(load("").state, State::Skipped);
-        assert_eq!(chance(Some(127)).state, State::Warning);
-        assert!(!backlog(Some(BACKLOG_WANTED - 1)).remedy.is_empty());
-        assert!(backlog(Some(BACKLOG_WANTED)).remedy.is_empty());
+    }
+
+    /// A machine on which each check is at its bound, and one past it.
+    fn machine(past: u64) -> Vec<Finding> {
+        let kib = |mib: u64| format!("MemTotal: 1 kB\nMemAvailable: {} kB", mib * 1_024);
+        let files = |soft: u64| format!("Max open files            {soft}   1048576   files");
+        let pages = ["always [madvise] never", "[always] madvise never"];
+        let load = format!("{}.0 0.1 0.1 1/100 7", 4 + past);
+        vec![
+            processors(usize::try_from(2 - past).unwrap()),
+            memory(&kib(MEMORY_WANTED_MIB - past)),
+            open_files(&files(OPEN_FILES_WANTED - past)),
+            clock(WRITTEN_AT_S - past),
+            user(past == 1),
+            clock_source(["tsc", "hpet"][past as usize]),
+            backlog(Some(BACKLOG_WANTED - past)),
+            outgoing_ports(&format!("{} 65535", DOORS.end() + 1 - past)),
+            swappiness(Some(10 + past), true),
+            half_open(Some(BACKLOG_WANTED - past)),
+            huge_pages(pages[past as usize]),
+            files_of_all(Some(2 * OPEN_FILES_WANTED - past)),
+            threads(Some(THREADS_WANTED - past)),
+            chance(Some(128 - past)),
+            super::load(&load, 2),
+        ]
+    }
+
+    #[test]
+    fn every_check_of_a_machine_passes_at_its_bound_and_tells_what_is_past_it() {
+        let names = |found: &[Finding]| found.iter().map(|one| one.check).collect::<Vec<_>>();
+        let (at, past) = (machine(0), machine(1));
+        assert_eq!((names(&at), names(&past)), (names(&check()), names(&check())), "each is here");
+        at.iter().for_each(|one| assert_eq!(one.state, State::Ok, "{one:?}"));
+        past.iter().for_each(assert_told);
+        let failed = [memory("MemAvailable: 524287 kB"), open_files("Max open files 4095 1 files")];
+        failed.iter().for_each(|one| assert_eq!(one.state, State::Failed, "{one:?}"));
+        assert_eq!(swappiness(Some(60), false).state, State::Ok, "nothing is swapped");
+        assert_eq!(super::load("", 2).state, State::Skipped);
     }
 }

@@ -164,3 +164,33 @@ fn show(found: &[Finding], verbose: bool, output: Output) -> anyhow::Result<()> 
         count(State::Skipped)
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{finding::assert_told, *};
+
+    #[test]
+    fn mistaken_files_and_values_that_are_hardly_meant_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file.toml");
+        let shipped = include_str!("../../../config/coordinator.toml");
+        let judged = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            (configuration::<CoordinatorConfig>(&file), rules(&file))
+        };
+        let (sound, _) = judged(shipped);
+        assert_eq!((sound[0].check, sound[0].state), ("config.mistakes", State::Ok), "{sound:?}");
+        let second = "[[cluster.member]]\nid = 2\nhttp = \"127.0.0.1:1\"\ngrpc = \"127.0.0.1:2\"\nraft = \"127.0.0.1:3\"\n[bind]";
+        let odd = shipped.replacen("[bind]", second, 1);
+        let (odd, _) = judged(&odd);
+        let warned = odd.iter().find(|one| one.check == "config.warnings");
+        assert_told(warned.unwrap_or_else(|| panic!("{odd:?}")));
+        let (mistaken, no_rules) = judged("[nodes]\nid = 1\n");
+        for (found, check) in [(mistaken, "config.mistakes"), (no_rules, "rules.mistakes")] {
+            assert_eq!((found[0].check, found[0].state), (check, State::Failed), "{found:?}");
+            found.iter().for_each(assert_told);
+        }
+        let (_, sound) = judged(include_str!("../../../config/shards.toml"));
+        assert_eq!(sound[0].state, State::Ok, "{sound:?}");
+    }
+}

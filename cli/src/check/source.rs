@@ -166,3 +166,65 @@ fn unasked(check: &'static str, subject: &str, cause: &str) -> Finding {
     let remedy = "Give the user of --database the right to read the statistics (pg_monitor).";
     Finding::new(check, subject, State::Failed, cause, remedy)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::finding::assert_told, *};
+    use crate::demo::{
+        ports,
+        postgres::{Installation, new_password},
+        scratch::{POSTGRES, Scratch},
+    };
+
+    /// Stands before PostgreSQL's own views and functions, and says of each the worst.
+    const WORST: &str = "CREATE SCHEMA worst;
+        CREATE FUNCTION worst.current_setting(text) RETURNS text LANGUAGE sql AS $$ SELECT CASE $1
+            WHEN 'server_version_num' THEN '120022' WHEN 'max_prepared_transactions' THEN '9' WHEN 'max_connections' THEN '1'
+            WHEN 'server_encoding' THEN 'SQL_ASCII' WHEN 'transaction_read_only' THEN 'on' ELSE 'off' END $$;
+        CREATE FUNCTION worst.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS
+            $$ SELECT pg_catalog.clock_timestamp() - interval '3 seconds' $$;
+        CREATE VIEW worst.pg_prepared_xacts AS SELECT now() - interval '61 seconds' AS prepared, current_database() AS database;
+        CREATE VIEW worst.pg_stat_activity AS SELECT 'client backend' AS backend_type, 'idle in transaction' AS state,
+            now() - interval '301 seconds' AS state_change;
+        CREATE VIEW worst.pg_database AS SELECT current_database() AS datname, '2'::xid AS datfrozenxid;";
+
+    fn not_well(found: &[Finding]) -> Vec<&'static str> {
+        found.iter().filter(|one| one.state != State::Ok).map(|one| one.check).collect()
+    }
+
+    #[tokio::test]
+    async fn every_question_is_answered_well_by_a_sound_server_and_told_where_it_is_not() {
+        let ssl = SslArgs { sslmode: None, sslrootcert: None };
+        let played = Scratch::during(false, async |folder| {
+            let data = folder.join(POSTGRES);
+            std::fs::create_dir(&data)?;
+            let template = Installation::find()?.make_template(&data, &new_password()).await?;
+            let mut server = template.start("pg-1", ports::free(1)?[0], folder).await?;
+            let address = server.connection_string();
+            let sound = check(&address, &ssl).await;
+            assert_eq!(not_well(&sound), ["source.barrier"], "nobody installed it: {sound:#?}");
+            server.connect(crate::demo::postgres::DATABASE).await?.batch_execute(WORST).await?;
+            let worst = format!("{address} options='-c search_path=worst,pg_catalog'");
+            let worst = check(&worst, &ssl).await;
+            assert_eq!(worst.len(), 1 + QUESTIONS.len());
+            worst.iter().for_each(assert_told);
+            server.stop().await?;
+            let gone = check(&address, &ssl).await;
+            assert_eq!(not_well(&gone), ["source.answers"]);
+            gone.iter().for_each(assert_told);
+            Ok(())
+        });
+        played.await.expect("PostgreSQL is installed (make deps)");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_told_without_repeating_it() {
+        let ssl = SslArgs { sslmode: Some("verify-full".to_owned()), sslrootcert: None };
+        for wrong in ["password=sesame port", "host=10.0.0.5 user=bank password=sesame"] {
+            let found = check(wrong, &ssl).await;
+            assert_eq!(not_well(&found), ["source.answers"], "{wrong}");
+            found.iter().for_each(assert_told);
+            assert!(!format!("{found:?}").contains("sesame"), "{found:?}");
+        }
+    }
+}
