@@ -3,7 +3,8 @@
 //! openraft counts entries, and one may hold a command or a thousand. So a group also takes a snapshot when its log grew by as many
 //! bytes as the last snapshot has, and by a configured number at least: what a restart has to read is bounded by that, and no
 //! more bytes are written for snapshots than for entries. Half as many stay in the log behind it, for followers that lag a little.
-//! A quiet group takes one too, when it alone keeps segments alive that others have long left behind.
+//! A quiet group takes one too, when it alone keeps segments alive that others have long left behind: three of them, or more if its
+//! snapshot is large, so that this costs no more than the bytes of those segments either.
 //!
 //! A snapshot that cannot be written ends the replica, and one that is asked for while another is made is left out: so no failure
 //! is met by asking again at once.
@@ -18,19 +19,21 @@ use crate::{Config, ControlError, Log, StateMachine};
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a snapshot is waited for before the next look.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Segments that a quiet group may keep alive behind the open one, before it takes a snapshot for their sake.
-const HELD_BACK_MAX: u64 = 3;
+/// Segments that a quiet group may always keep alive behind the open one, before it takes a snapshot for their sake.
+const HELD_BACK_MIN: u64 = 3;
 
 /// One a group.
 pub(crate) struct Compactor<S: StateMachine> {
     log: Log<S>,
     groups: u32,
+    segment_bytes: u64,
     snapshot_bytes: u64,
 }
 
 impl<S: StateMachine> Compactor<S> {
     pub(crate) fn new(config: &Config, log: Log<S>) -> Self {
-        Self { log, groups: config.groups, snapshot_bytes: config.snapshot_bytes }
+        let &Config { groups, segment_bytes, snapshot_bytes, .. } = config;
+        Self { log, groups, segment_bytes, snapshot_bytes }
     }
 
     pub(crate) async fn run(self) {
@@ -50,7 +53,8 @@ impl<S: StateMachine> Compactor<S> {
         let applied = inner.raft.metrics().borrow_watched().last_applied.map(|log_id| log_id.index);
         let grown = applied.map_or(0, |applied| inner.store.bytes_between(held, applied));
         let grown_max = grown_max(self.snapshot_bytes, held_bytes);
-        let held_back = holds_back_too_many(self.groups, inner.store.held_back());
+        let held_back_max = held_back_max(self.groups, held_bytes, self.segment_bytes);
+        let held_back = inner.store.held_back() > held_back_max;
         if is_due(grown, grown_max, held_back) {
             inner.raft.trigger().snapshot().await.map_err(|_| ControlError::Stopped)?;
             inner
@@ -78,10 +82,13 @@ fn is_due(grown: u64, grown_max: u64, held_back: bool) -> bool {
     grown > grown_max || (grown > 0 && held_back)
 }
 
-/// Whether a group keeps so many segments behind the open one alive that it must take a snapshot for their sake. A group that is alone
-/// never does: what it keeps is its own, and its snapshots come with what it writes.
-fn holds_back_too_many(groups: u32, held_back: u64) -> bool {
-    groups > 1 && held_back > HELD_BACK_MAX
+/// How many segments behind the open one a group may keep alive before it takes a snapshot for their sake: as many as the snapshots of so
+/// many groups would fill. A group that is alone never does: what it keeps is its own, and its snapshots come with what it writes.
+fn held_back_max(groups: u32, held_bytes: u64, segment_bytes: u64) -> u64 {
+    if groups == 1 {
+        return u64::MAX;
+    }
+    HELD_BACK_MIN.max(u64::from(groups).saturating_mul(held_bytes) / segment_bytes)
 }
 
 #[cfg(test)]
@@ -101,8 +108,13 @@ mod tests {
 
     #[test]
     fn segments_are_held_back_to_the_limit_and_one_more_asks_for_a_snapshot() {
-        assert!(!holds_back_too_many(2, HELD_BACK_MAX));
-        assert!(holds_back_too_many(2, HELD_BACK_MAX + 1));
-        assert!(!holds_back_too_many(1, HELD_BACK_MAX + 1), "they are its own");
+        let asks = |groups, held_bytes, held_back| {
+            is_due(1, 1_000, held_back > held_back_max(groups, held_bytes, 100))
+        };
+        assert!(!asks(4, 0, 3));
+        assert!(asks(4, 0, 4));
+        assert!(!asks(4, 250, 10), "four snapshots of this size fill ten segments");
+        assert!(asks(4, 250, 11));
+        assert!(!asks(1, 0, 1_000), "they are its own");
     }
 }
