@@ -97,7 +97,7 @@ const SEARCH: &[Parameter] = &[
     ("status", Kind::Words(&["committed", "rolled_back"]), "of these, with commas between"),
     ("mode", Kind::Words(&["tcc", "saga", "xa"]), "of these, with commas between"),
     ("participant", Kind::Like("^[a-z0-9.@-]{0,64}$"), "with a branch of this service"),
-    ("tag", Kind::Like("="), "NAME=VALUE; several times: all of them"),
+    ("tag", Kind::Like("^[^=]+="), "NAME=VALUE; several times: all of them"),
     (
         "amount_min",
         Kind::Like(AMOUNT),
