@@ -4,9 +4,17 @@
 
 mod postgres;
 
-use holdfast_tcc_agent::outbox::{BLOCKED_SHOWN_MAX, Standing, install_outbox, standing};
+use std::time::Duration;
+
+use holdfast_client::ClientOptions;
+use holdfast_tcc_agent::{
+    Database,
+    outbox::{BLOCKED_SHOWN_MAX, Relay, Routes, Standing, install_outbox, standing},
+};
 use postgres::Postgres;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
 const PUBLISH: &str = "SELECT holdfast.publish($1, $2, 'kind', $3::text::jsonb)::text";
 
@@ -142,4 +150,56 @@ async fn a_status_counts_and_shows_up_to_its_limits_and_not_one_more() {
     assert_eq!(standing(&client).await.unwrap().pending, 99_999);
     client.batch_execute(&add(2)).await.unwrap();
     assert_eq!(standing(&client).await.unwrap().pending, 100_000, "one more is not counted");
+}
+
+/// A relay without coordinators, which none of these messages needs.
+fn relay(server: &Postgres) -> Relay {
+    let client = holdfast_client::Client::lazy(["127.0.0.1:1"], ClientOptions::default()).unwrap();
+    let routes = Routes::parse(["other=nobody"]).unwrap();
+    Relay::new(Database::new(server.config(), None), client, routes)
+}
+
+async fn until(reached: impl AsyncFn() -> bool) {
+    let looks = async {
+        while !reached().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), looks).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_is_stopped_while_its_row_is_locked_waits_for_five_seconds_and_the_next_one_goes_on()
+ {
+    let server = Postgres::start();
+    let (holder, watcher) = (server.connect().await, server.connect().await);
+    install_outbox(&holder).await.unwrap();
+    publish(&holder, "points", "k", "1").await.unwrap();
+    holder.batch_execute("BEGIN; SELECT FROM holdfast.outbox FOR UPDATE").await.unwrap();
+
+    // The topic has no route, and the relay waits to write that down.
+    let stop = CancellationToken::new();
+    let stopped = tokio::spawn(relay(&server).run(stop.clone()));
+    until(async || {
+        let waits = "SELECT FROM pg_catalog.pg_stat_activity \
+                     WHERE application_name = 'holdfast outbox relay' AND wait_event_type = 'Lock'";
+        !watcher.query(waits, &[]).await.unwrap().is_empty()
+    })
+    .await;
+    stop.cancel();
+    let begun = Instant::now();
+    timeout(Duration::from_secs(15), stopped).await.unwrap().unwrap().unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(places(&watcher, "k").await, ["1"]);
+
+    let stop = CancellationToken::new();
+    let next = tokio::spawn(relay(&server).run(stop.clone()));
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    until(async || {
+        let now = standing(&watcher).await.unwrap();
+        now.relayed && now.blocked.len() == 1
+    })
+    .await;
+    stop.cancel();
+    timeout(Duration::from_secs(15), next).await.unwrap().unwrap().unwrap();
 }

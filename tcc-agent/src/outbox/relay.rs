@@ -11,7 +11,7 @@ use holdfast_fault::{Site, reached};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_postgres::error::SqlState;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_secs(2);
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// For a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For what is on its way when shutdown is asked for.
+/// From shutdown on, for all that is under way: answers of coordinators, and statements that wait for a row which somebody has locked.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// What a relay is doing.
@@ -79,12 +79,15 @@ impl Relay {
         self.state.subscribe()
     }
 
-    /// Publishes until `shutdown`; then waits at most 5 s for what is on its way. A lost session is opened again, for ever.
+    /// Publishes until `shutdown`; then waits at most 5 s for what is under way. A lost session is opened again, for ever.
     /// # Errors
     /// [`RelayError`]: trying again would not help.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RelayError> {
         loop {
-            let ended = self.session(&shutdown).await;
+            let ended = tokio::select! {
+                ended = self.session(&shutdown) => ended,
+                () = overdue(&shutdown) => Ok(()),
+            };
             self.state.send_replace(RelayState::Connecting);
             metrics::gauge!("holdfast_outbox_leads").set(0.0);
             match ended {
@@ -135,6 +138,12 @@ impl Relay {
     }
 }
 
+/// Ends when shutdown was asked for so long ago that nothing is waited for any more.
+async fn overdue(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    sleep(DRAIN_MAX).await;
+}
+
 /// No table, no schema, no right: the same tomorrow.
 fn is_lasting(error: &tokio_postgres::Error) -> bool {
     let lasting = [
@@ -174,10 +183,7 @@ impl Lead<'_> {
             }
             self.read().await?;
         }
-        let end = Instant::now() + DRAIN_MAX;
-        while let Ok(Some(answered)) =
-            timeout(end.saturating_duration_since(Instant::now()), self.under_way.join_next()).await
-        {
+        while let Some(answered) = self.under_way.join_next().await {
             self.hear(answered).await?;
         }
         Ok(())
