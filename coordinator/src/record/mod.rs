@@ -127,14 +127,29 @@ pub(crate) fn encode_entry<'a>(
     bytes.into()
 }
 
+/// `LogEntry` with its commands as slices of its own bytes, each to be read by itself: a command as a message is large, and a thousand
+/// of them in a list that grows cost every node as much as reading them.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Sliced {
+    #[prost(uint32, tag = "1")]
+    format: u32,
+    #[prost(uint64, tag = "2")]
+    at_ms: u64,
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    commands: Vec<Bytes>,
+}
+
 /// Reads what [`encode_entry`] wrote.
 /// # Errors
 /// [`RecordError`]; nothing is skipped and nothing is assumed.
 pub(crate) fn decode_entry(bytes: &Bytes) -> Result<(Timestamp, Vec<Command>), RecordError> {
-    let entry = v1::LogEntry::decode(bytes.clone())?;
+    let entry = Sliced::decode(bytes.clone())?;
     readable(entry.format)?;
-    let commands = entry.commands.into_iter().map(command::of_record);
-    Ok((Timestamp(entry.at_ms), commands.collect::<Result<_, _>>()?))
+    let mut commands = Vec::with_capacity(entry.commands.len());
+    for command in entry.commands {
+        commands.push(command::of_record(v1::RecordedCommand::decode(command)?)?);
+    }
+    Ok((Timestamp(entry.at_ms), commands))
 }
 
 fn readable(format: u32) -> Result<(), RecordError> {
