@@ -120,6 +120,7 @@ impl Desk {
         answer
     }
 
+    /// Every request holds the room of this as long as it is under way, and is moved about before: so what few requests come to is boxed.
     async fn handle(&self, request: &mut Request, hop: Hop) -> Result<Told, Fault> {
         let began = Instant::now();
         let scope = rights::allow(&self.caller, request)?;
@@ -146,7 +147,7 @@ impl Desk {
                     {
                         match check::check(request, timeouts)?.act {
                             Act::Propose(command, _) => {
-                                self.propose(&gid, command, patience, began).await
+                                Box::pin(self.propose(&gid, command, patience, began)).await
                             }
                             Act::Get(_) | Act::Wait(_) => Here::Fault(fault),
                         }
@@ -155,16 +156,22 @@ impl Desk {
                 };
                 (wait, here)
             }
-            Act::Get(freshness) => (Duration::ZERO, self.get(&gid, freshness, scope).await),
-            Act::Wait(patience) => (patience.at_most, self.wait(&gid, patience, scope).await),
+            Act::Get(freshness) => {
+                (Duration::ZERO, Box::pin(self.get(&gid, freshness, scope)).await)
+            }
+            Act::Wait(patience) => {
+                (patience.at_most, Box::pin(self.wait(&gid, patience, scope)).await)
+            }
         };
-        let told = |reply| Ok(Told { gid: gid.to_string(), reply });
+        let told = |reply| Ok(Told { gid: gid.as_str().to_owned(), reply });
         match here {
             Here::Told(reply) => told(self.with_proposal(&gid, reply)),
             Here::Fault(fault) => Err(fault.about(&gid)),
             Here::Elsewhere(Some(leader), _) if hop == Hop::May => {
                 let request = request.clone();
-                match self.inner.forward.hand_over(&leader, request, wait, &self.caller).await {
+                let handed =
+                    Box::pin(self.inner.forward.hand_over(&leader, request, wait, &self.caller));
+                match handed.await {
                     Ok(Reply::Transaction(reply)) => told(reply),
                     Ok(Reply::Error(error)) => Err(Fault::from_wire(error).about(&gid)),
                     Err(fault) => Err(fault.about(&gid)),
