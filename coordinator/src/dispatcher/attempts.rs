@@ -51,7 +51,7 @@ impl Attempts {
             at_ms: one.at.0,
             took_ms: one.took_ms.into(),
             outcome: one.outcome.to_owned(),
-            instance: one.instance.to_string(),
+            instance: (*one.instance).to_owned(),
         });
         (told.collect(), self.left_out)
     }

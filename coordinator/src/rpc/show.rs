@@ -41,7 +41,7 @@ pub(crate) fn remembered(known: v1::Transaction) -> v1::TransactionReply {
 /// The transaction without payloads, which are the participants' alone.
 pub(crate) fn transaction(known: &GlobalTransaction) -> v1::Transaction {
     v1::Transaction {
-        gid: known.gid.to_string(),
+        gid: known.gid.as_str().to_owned(),
         mode: mode_to_wire(known.mode).into(),
         status: status_to_wire(known.status).into(),
         branches: known.numbered().map(|(number, branch)| self::branch(number.0, branch)).collect(),
@@ -76,7 +76,7 @@ fn branch(number: u32, known: &holdfast_txn::Branch) -> v1::Branch {
     let after = known.spec.after.iter().flatten().map(|branch| branch.0).collect();
     v1::Branch {
         branch: number,
-        participant: known.spec.participant.to_string(),
+        participant: known.spec.participant.as_str().to_owned(),
         state: known.state.as_str().to_owned(),
         refusal_code: refusal.code,
         refusal_message: refusal.message,
