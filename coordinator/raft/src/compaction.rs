@@ -25,15 +25,13 @@ const HELD_BACK_MIN: u64 = 3;
 /// One a group.
 pub(crate) struct Compactor<S: StateMachine> {
     log: Log<S>,
-    groups: u32,
     segment_bytes: u64,
     snapshot_bytes: u64,
 }
 
 impl<S: StateMachine> Compactor<S> {
     pub(crate) fn new(config: &Config, log: Log<S>) -> Self {
-        let &Config { groups, segment_bytes, snapshot_bytes, .. } = config;
-        Self { log, groups, segment_bytes, snapshot_bytes }
+        Self { log, segment_bytes: config.segment_bytes, snapshot_bytes: config.snapshot_bytes }
     }
 
     pub(crate) async fn run(self) {
@@ -53,7 +51,7 @@ impl<S: StateMachine> Compactor<S> {
         let applied = inner.raft.metrics().borrow_watched().last_applied.map(|log_id| log_id.index);
         let grown = applied.map_or(0, |applied| inner.store.bytes_between(held, applied));
         let grown_max = grown_max(self.snapshot_bytes, held_bytes);
-        let held_back_max = held_back_max(self.groups, held_bytes, self.segment_bytes);
+        let held_back_max = held_back_max(inner.groups, held_bytes, self.segment_bytes);
         let held_back = inner.store.held_back() > held_back_max;
         if is_due(grown, grown_max, held_back) {
             inner.raft.trigger().snapshot().await.map_err(|_| ControlError::Stopped)?;
