@@ -1,12 +1,13 @@
 //! `holdfast certs`: certificates for development, tokens, and what a certificate says.
 
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use holdfast_security::{
-    Authority, Credentials, Files, Name, Role, Subject, Token,
+    Authority, Credentials, Files, Name, Role, Subject, Token, WORD_MAX,
     authority::{DAYS_MAX, write_new},
 };
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
@@ -15,6 +16,9 @@ use crate::{
     exit::{self, Usage},
     output::{self, Output},
 };
+
+/// Hosts of one router's certificate.
+const HOSTS_MAX: usize = 32;
 
 /// Makes certificates for development, and tokens.
 #[derive(Debug, clap::Args)]
@@ -35,6 +39,7 @@ enum CertsCommand {
 Examples:
   holdfast certs dev --dir certs
   holdfast certs dev --dir certs --cluster bank --nodes 3 --service deposit --service loyalty --user alice:app --user sam:sre,auditor
+  holdfast certs dev --dir certs --nodes 0 --router a:db.bank.example,10.0.0.7
 
 The same --dir again adds certificates of the same authority. Keys are readable by you alone (mode 0600).")]
     Dev {
@@ -53,6 +58,9 @@ The same --dir again adds certificates of the same authority. Keys are readable 
         /// A user and roles; may be repeated
         #[arg(long = "user", value_name = "NAME:ROLE[,ROLE]")]
         users: Vec<String>,
+        /// What a router shows to PostgreSQL clients (client_tls), with its hosts beside localhost; may be repeated
+        #[arg(long = "router", value_name = "NAME[:HOST[,HOST]]")]
+        routers: Vec<String>,
         /// For how many days
         #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=i64::from(DAYS_MAX)))]
         days: u32,
@@ -100,8 +108,9 @@ Examples:
 /// A name is none (HF1402), or a file cannot be written or is there already (HF1405).
 pub(crate) fn run(args: &CertsArgs, output: Output) -> anyhow::Result<ExitCode> {
     match &args.command {
-        CertsCommand::Dev { dir, cluster, nodes, services, users, days } => {
-            dev(dir, &names(cluster, *nodes, services, users)?, *days, output)
+        CertsCommand::Dev { dir, cluster, nodes, services, users, routers, days } => {
+            let names = names(cluster, *nodes, services, users)?;
+            dev(dir, &names, &hosts(routers)?, *days, output)
         }
         CertsCommand::Token { name, roles, tenant, participants, days } => {
             token(name, roles, tenant.as_deref(), participants, *days, output)
@@ -143,15 +152,53 @@ fn names(
     Ok(names)
 }
 
-fn dev(dir: &Path, names: &[Name], days: u32, output: Output) -> anyhow::Result<ExitCode> {
+/// Of each router its file's name and its hosts; all are checked before anything is made.
+fn hosts(routers: &[String]) -> anyhow::Result<Vec<(String, Vec<String>)>> {
+    let read = |router: &String| {
+        let (name, hosts) = router.split_once(':').unwrap_or((router, ""));
+        let hosts: Vec<String> =
+            hosts.split(',').filter(|host| !host.is_empty()).map(str::to_owned).collect();
+        let is_word = |text: &str, max: usize| {
+            let sign = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            (1..=max).contains(&text.len()) && text.bytes().all(sign)
+        };
+        let is_host = |host: &str| host.parse::<IpAddr>().is_ok() || is_word(host, 253);
+        let wrong = std::iter::once(name).filter(|name| !is_word(name, WORD_MAX));
+        let mut wrong = wrong.chain(hosts.iter().map(String::as_str).filter(|host| !is_host(host)));
+        if let Some(wrong) = wrong.next() {
+            let why = format!("{wrong:?} is neither a name nor an address");
+            return Err(Usage(format!("HF1402 --router {router}: {why}. Give NAME:HOST,HOST")));
+        }
+        if hosts.len() > HOSTS_MAX {
+            let why = format!("{} hosts; a certificate has at most {HOSTS_MAX}", hosts.len());
+            return Err(Usage(format!("HF1402 --router {name}: {why}. Make several")));
+        }
+        Ok((format!("router-{name}"), hosts))
+    };
+    Ok(routers.iter().map(read).collect::<Result<_, _>>()?)
+}
+
+fn dev(
+    dir: &Path,
+    names: &[Name],
+    routers: &[(String, Vec<String>)],
+    days: u32,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
     let made =
         |error: holdfast_security::authority::AuthorityError| anyhow::anyhow!("HF1405 {error}");
     let authority = Authority::in_dir(dir).map_err(made)?;
-    let mut rows = Vec::with_capacity(names.len());
+    let mut rows = Vec::with_capacity(names.len() + routers.len());
     for name in names {
         let files = authority.issue(name, days).map_err(made)?;
         let (cert, key) = files.identity.expect("a name has a certificate");
         rows.push((name.to_string(), cert.display().to_string(), key.display().to_string()));
+    }
+    for (stem, hosts) in routers {
+        let (cert, key) = authority.issue_for_hosts(stem, hosts, days).map_err(made)?;
+        let hosts = std::iter::once("localhost").chain(hosts.iter().map(String::as_str));
+        let hosts = hosts.collect::<Vec<_>>().join(", ");
+        rows.push((hosts, cert.display().to_string(), key.display().to_string()));
     }
     if output == Output::Json {
         let rows: Vec<_> = rows
@@ -237,4 +284,24 @@ fn show(cert: &Path, ca: &Path, key: &Path, output: Output) -> anyhow::Result<Ex
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_router_has_a_name_and_as_many_hosts_as_the_limit_and_not_one_more() {
+        let read = |text: &str| hosts(&[text.to_owned()]).map(|mut all| all.remove(0));
+        let (stem, none) = read("a").expect("a name alone");
+        assert_eq!((stem.as_str(), none.len()), ("router-a", 0));
+        let (_, both) = read("a:db.bank.example,::1").expect("a name and an address");
+        assert_eq!(both, ["db.bank.example", "::1"]);
+        for wrong in ["", ":x", "../a", "a:b c", "a:b/c"] {
+            assert!(read(wrong).expect_err(wrong).to_string().contains("HF1402"), "{wrong}");
+        }
+        let many = |count: usize| format!("a:{}", vec!["h"; count].join(","));
+        assert_eq!(read(&many(HOSTS_MAX)).expect("at the limit").1.len(), HOSTS_MAX);
+        assert!(read(&many(HOSTS_MAX + 1)).is_err(), "one past the limit");
+    }
 }

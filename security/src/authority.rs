@@ -70,19 +70,52 @@ impl Authority {
     /// [`AuthorityError`]; of a pair that is half there, nothing is written.
     pub fn issue(&self, name: &Name, days: u32) -> Result<Files, AuthorityError> {
         let files = self.files_of(name);
-        let (cert, key) = files.identity.clone().expect("a name has a certificate");
-        if let Some(file) = [&cert, &key].into_iter().find(|file| file.exists()) {
+        let (cert, key) = files.identity.as_ref().expect("a name has a certificate");
+        self.sign(&params(name, days)?, cert, key)?;
+        Ok(files)
+    }
+
+    /// Signs what a server shows to clients that know it by its address: `stem.pem` and `stem.key`, for `hosts` (names and IP addresses) and this
+    /// machine. Within the cluster it names nobody. Never overwrites.
+    /// # Errors
+    /// [`AuthorityError`], also for a host that is none.
+    pub fn issue_for_hosts(
+        &self,
+        stem: &str,
+        hosts: &[String],
+        days: u32,
+    ) -> Result<(PathBuf, PathBuf), AuthorityError> {
+        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into_iter();
+        let names: Vec<String> = names.chain(hosts.iter().cloned()).collect();
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, stem);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        valid(&mut params, days.clamp(1, DAYS_MAX));
+        let (cert, key) =
+            (self.dir.join(format!("{stem}.pem")), self.dir.join(format!("{stem}.key")));
+        self.sign(&params, &cert, &key)?;
+        Ok((cert, key))
+    }
+
+    fn sign(
+        &self,
+        params: &CertificateParams,
+        cert: &Path,
+        key: &Path,
+    ) -> Result<(), AuthorityError> {
+        if let Some(file) = [cert, key].into_iter().find(|file| file.exists()) {
             let source = io::Error::new(
                 io::ErrorKind::AlreadyExists,
                 "is there already and is not overwritten",
             );
-            return Err(AuthorityError::File { file: file.clone(), source });
+            return Err(AuthorityError::File { file: file.to_owned(), source });
         }
         let pair = KeyPair::generate()?;
-        let certificate = params(name, days)?.signed_by(&pair, &self.issuer)?;
-        write_new(&key, &pair.serialize_pem(), 0o600)?;
-        write_new(&cert, &certificate.pem(), 0o644)?;
-        Ok(files)
+        let certificate = params.signed_by(&pair, &self.issuer)?;
+        write_new(key, &pair.serialize_pem(), 0o600)?;
+        write_new(cert, &certificate.pem(), 0o644)
     }
 
     /// Where the certificate of `name` is, or would be.
@@ -154,6 +187,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::{expiry_warning, read_pair};
 
     fn name(text: &str) -> Name {
         Name::parse(text).expect(text)
@@ -176,6 +210,24 @@ mod tests {
         assert!(refused.contains("not overwritten"), "{refused}");
         let user = again.issue(&name("holdfast://bank/user/alice?role=sre"), 60).unwrap();
         assert!(Credentials::open(user).unwrap().expiry_warning().is_none());
+    }
+
+    #[test]
+    fn a_certificate_for_hosts_is_a_pair_and_names_nobody_of_the_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::in_dir(dir.path()).unwrap();
+        let hosts = ["db.bank.example".to_owned(), "10.0.0.7".to_owned()];
+        let (cert, key) = authority.issue_for_hosts("router-a", &hosts, 29).unwrap();
+        let pair = read_pair(&cert, &key).unwrap();
+        assert!(expiry_warning(&cert, pair.ends_at_s).unwrap().contains("ends in 2"));
+        let ca = dir.path().join("ca.pem");
+        let as_somebody = Files { ca, identity: Some((cert.clone(), key)) };
+        let refused = Credentials::open(as_somebody).unwrap_err();
+        assert!(refused.cause.contains("exactly one URI"), "{refused}");
+        let again = authority.issue_for_hosts("router-a", &hosts, 29).unwrap_err().to_string();
+        assert!(again.contains("not overwritten"), "{again}");
+        assert!(authority.issue_for_hosts("router-b", &["zür".to_owned()], 29).is_err());
+        assert!(expiry_warning(&cert, 0).unwrap().contains("is over"));
     }
 
     #[test]

@@ -22,6 +22,15 @@ pub struct Certified {
 #[error("{0}")]
 pub struct Unnamed(String);
 
+/// When a certificate ends, whoever it names: the last second in which it is valid, since epoch.
+/// # Errors
+/// [`Unnamed`]: it cannot be read.
+pub(crate) fn ends_at_s(der: &CertificateDer<'_>) -> Result<i64, Unnamed> {
+    let (_, certificate) = X509Certificate::from_der(der.as_ref())
+        .map_err(|error| Unnamed(format!("the certificate cannot be read ({error})")))?;
+    Ok(certificate.validity().not_after.timestamp())
+}
+
 /// Reads a certificate. Exactly one of its URIs must be a name of ours: with two it would be somebody else to somebody else.
 /// # Errors
 /// [`Unnamed`], with the cause.

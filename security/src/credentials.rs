@@ -35,7 +35,7 @@ pub const EXPIRY_WARNING_S: i64 = 30 * 24 * 3600;
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 /// How often an end that comes near is spoken of.
-const REMIND: Duration = Duration::from_secs(12 * 3600);
+pub const REMIND: Duration = Duration::from_secs(12 * 3600);
 
 /// Where the PEM files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,14 +146,8 @@ impl Credentials {
     /// Words about an end that is near, if it is.
     #[must_use]
     pub fn expiry_warning(&self) -> Option<String> {
-        let left = self.ends_at_s()? - now_s();
-        let (_, (cert, _)) =
-            (left < EXPIRY_WARNING_S).then_some(()).zip(self.inner.files.identity.as_ref())?;
-        let days = left.max(0) / 86_400;
-        Some(format!(
-            "the certificate in {} ends in {days} days. Put a new one in its place; it is taken over without a restart",
-            cert.display()
-        ))
+        let (cert, _) = self.inner.files.identity.as_ref()?;
+        expiry_warning(cert, self.ends_at_s()?)
     }
 
     /// Reads the files again if they changed. What cannot be used changes nothing.
@@ -336,24 +330,50 @@ impl Current {
 impl Identity {
     fn read(cert: &Path, key: &Path) -> Result<Self, BadCredentials> {
         let pair = read_pair(cert, key)?;
-        let first = pair.cert.first().expect("a file without certificates was refused");
+        let first = pair.key.cert.first().expect("a file without certificates was refused");
         let certified = certificate::read(first).map_err(|error| bad(cert, error.to_string()))?;
-        if certified.ends_at_s < now_s() {
-            return Err(bad(cert, "the certificate is over. Put a new one in its place (HF1403)"));
-        }
-        Ok(Self { name: certified.name, ends_at_s: certified.ends_at_s, key: Arc::new(pair) })
+        Ok(Self { name: certified.name, ends_at_s: pair.ends_at_s, key: Arc::new(pair.key) })
     }
 }
 
-/// Reads a certificate with its chain, and its key, both PEM. There is at least one certificate.
+/// A certificate with its chain and its key, whoever it names.
+#[derive(Debug)]
+pub struct Pair {
+    /// There is at least one certificate.
+    pub key: CertifiedKey,
+    /// The last second in which it is valid, since epoch.
+    pub ends_at_s: i64,
+}
+
+/// Reads a certificate with its chain, and its key, both PEM.
 /// # Errors
-/// [`BadCredentials`]: a file cannot be read or holds nothing of its kind, or they do not belong together.
-pub fn read_pair(cert: &Path, key: &Path) -> Result<CertifiedKey, BadCredentials> {
+/// [`BadCredentials`]: a file cannot be read or holds nothing of its kind, they do not belong together, or the certificate is over.
+pub fn read_pair(cert: &Path, key: &Path) -> Result<Pair, BadCredentials> {
     let chain = certificates(cert)?;
+    let ends_at_s = certificate::ends_at_s(&chain[0]).map_err(|why| bad(cert, why.to_string()))?;
+    if ends_at_s < now_s() {
+        return Err(bad(cert, "the certificate is over. Put a new one in its place (HF1403)"));
+    }
     let private = PrivateKeyDer::from_pem_slice(&bytes(key)?)
         .map_err(|_| bad(key, "holds no private key in PEM (PKCS #8)"))?;
-    CertifiedKey::from_der(chain, private, &provider())
-        .map_err(|error| bad(key, format!("does not go with the certificate: {error}")))
+    let key = CertifiedKey::from_der(chain, private, &provider())
+        .map_err(|error| bad(key, format!("does not go with the certificate: {error}")))?;
+    Ok(Pair { key, ends_at_s })
+}
+
+/// Words about the end of the certificate in `cert`, if it is near or was there already.
+#[must_use]
+pub fn expiry_warning(cert: &Path, ends_at_s: i64) -> Option<String> {
+    let left = ends_at_s - now_s();
+    let end = match left {
+        EXPIRY_WARNING_S.. => return None,
+        0.. => format!("ends in {} days", left / 86_400),
+        _ => "is over".to_owned(),
+    };
+    Some(format!(
+        "the certificate in {} {end}. Put a new one in its place; it is taken over without a restart",
+        cert.display()
+    ))
 }
 
 fn bytes(file: &Path) -> Result<Vec<u8>, BadCredentials> {

@@ -42,8 +42,8 @@ pub use authority::Authority;
 pub use caller::{Caller, EVERYBODY, Participants, covers};
 pub use connector::{ConnectError, Connector, dial};
 pub use credentials::{
-    BadCredentials, ClientAuth, Credentials, EXPIRY_WARNING_S, Files, keep_fresh, keep_looking,
-    read_pair,
+    BadCredentials, ClientAuth, Credentials, EXPIRY_WARNING_S, Files, Pair, REMIND, expiry_warning,
+    keep_fresh, keep_looking, read_pair,
 };
 pub use gate::{CONNECTIONS_MAX, Door, Gate, HANDSHAKE_MAX, HANDSHAKES_MAX, Incoming};
 pub use name::{BadName, NAME_BYTES_MAX, Name, Subject, WORD_MAX};

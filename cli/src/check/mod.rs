@@ -12,7 +12,7 @@ use holdfast_route::Topology;
 
 use self::finding::{Finding, State};
 use crate::{
-    config::{self, BankConfig, ConfigArgs, CoordinatorConfig, Role},
+    config::{self, BankConfig, ConfigArgs, CoordinatorConfig, Role, RouterRole},
     database::SslArgs,
     exit,
     output::{self, Output},
@@ -54,6 +54,9 @@ pub(crate) struct CheckArgs {
     /// A bank's configuration file to read
     #[arg(long, value_name = "FILE")]
     bank_config: Option<PathBuf>,
+    /// A router's configuration file to read
+    #[arg(long, value_name = "FILE")]
+    router_config: Option<PathBuf>,
     /// Shard rules to read
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
@@ -76,6 +79,9 @@ pub(crate) async fn run(args: CheckArgs, output: Output) -> anyhow::Result<ExitC
     }
     if let Some(file) = &args.bank_config {
         found.extend(configuration::<BankConfig>(file));
+    }
+    if let Some(file) = &args.router_config {
+        found.extend(configuration::<RouterRole>(file));
     }
     if let Some(file) = &args.rules {
         found.extend(rules(file));

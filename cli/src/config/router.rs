@@ -9,7 +9,7 @@ use holdfast_shard_router::{
 };
 
 use super::{
-    Role, Telemetry,
+    Mistake, Role, Telemetry,
     encryption::{check_mode, encryption, says_no_mode},
     masked,
     reader::{Item, Need, Reader},
@@ -74,6 +74,14 @@ impl Role for RouterRole {
             http: http?.value,
             telemetry: telemetry?,
         })
+    }
+
+    fn warnings(&self) -> Vec<Mistake> {
+        let known = self.router.coordinator.as_ref();
+        let mut warnings = sections::expiry(known.and_then(|known| known.credentials.as_ref()));
+        let shown = self.router.tls.as_ref().and_then(Tls::expiry_warning);
+        warnings.extend(shown.as_deref().map(sections::ends_soon));
+        warnings
     }
 
     fn doors(&self) -> Vec<(&'static str, SocketAddr)> {
@@ -271,15 +279,22 @@ fn authentication(reader: &mut Reader) -> Option<Authentication> {
     all_fine.then_some(Authentication::Scram(users.into()))
 }
 
-/// `[tls]`: the certificate that clients are shown, and whether they must ask for it.
+/// `[client_tls]`, or else `[tls]`: the certificate that clients are shown, and whether they must ask for it.
 fn tls(reader: &mut Reader) -> Option<(Option<Tls>, bool)> {
-    let cert = reader.text("tls.cert", Need::Or(""), |_| Ok(()))?;
-    let key = reader.text("tls.key", Need::Or(""), |_| Ok(()))?;
+    let mut pair = |cert, key| {
+        let cert = reader.text(cert, Need::Or(""), |_| Ok(()));
+        Some((cert?, reader.text(key, Need::Or(""), |_| Ok(()))?))
+    };
+    let (own, shared) = (pair("client_tls.cert", "client_tls.key"), pair("tls.cert", "tls.key"));
+    let (own, shared) = (own?, shared?);
+    // Coordinators want a certificate that names a service, and clients one that names their host: one is seldom both.
+    let is_own = !(own.0.value.is_empty() && own.1.value.is_empty());
+    let (cert, key) = if is_own { own } else { shared };
     let required = reader.choice("tls.clients", &["may", "must"], "may")?;
     let must = required.value == "must";
     if cert.value.is_empty() && key.value.is_empty() {
         if must {
-            let text = "tls.clients = \"must\" without tls.cert and tls.key. Name both files.";
+            let text = "tls.clients = \"must\" without client_tls.cert and client_tls.key. Name both files.";
             reader.mistake("HF1004", required.origin, text);
             return None;
         }
@@ -289,7 +304,8 @@ fn tls(reader: &mut Reader) -> Option<(Option<Tls>, bool)> {
         Ok(tls) => Some((Some(tls), must)),
         Err(why) => {
             let text = format!(
-                "tls.cert and tls.key: {why}. Name a certificate chain and its key, both PEM."
+                "{} and {}: {why}. Name a certificate chain and its key, both PEM.",
+                cert.key, key.key
             );
             reader.mistake("HF1017", cert.origin, text);
             None

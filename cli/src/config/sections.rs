@@ -189,10 +189,12 @@ fn names_another(reader: &mut Reader, tls: &Tls, wanted: &str) {
 /// A certificate that ends soon is allowed, yet probably not meant.
 pub(crate) fn expiry(credentials: Option<&Credentials>) -> Vec<Mistake> {
     let warning = credentials.and_then(Credentials::expiry_warning);
-    warning
-        .map(|text| Mistake::new("HF1403", Origin::Machine, format!("{text}.")))
-        .into_iter()
-        .collect()
+    warning.as_deref().map(ends_soon).into_iter().collect()
+}
+
+/// The same, in these words.
+pub(crate) fn ends_soon(words: &str) -> Mistake {
+    Mistake::new("HF1403", Origin::Machine, format!("{words}."))
 }
 
 /// `[coordinators]`: the gRPC addresses to dial.

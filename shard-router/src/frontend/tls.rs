@@ -3,9 +3,12 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
+    time::Instant,
 };
 
-use holdfast_security::{BadCredentials, binding::end_point_hash, keep_looking, read_pair};
+use holdfast_security::{
+    BadCredentials, Pair, REMIND, binding::end_point_hash, expiry_warning, keep_looking, read_pair,
+};
 use tokio_rustls::rustls::{
     ServerConfig, crypto,
     sign::{CertifiedKey, SingleCertAndKey},
@@ -31,12 +34,13 @@ pub(crate) struct Shown {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) certificate_hash: Vec<u8>,
     pair: Arc<CertifiedKey>,
+    ends_at_s: i64,
 }
 
 impl Tls {
-    /// Reads a certificate chain and its key, both PEM.
+    /// Reads a certificate chain and its key, both PEM. Any authority may have signed it: clients judge it, and nobody else.
     /// # Errors
-    /// [`BadCredentials`]; a key is never shown.
+    /// [`BadCredentials`], also if it is over; a key is never shown.
     pub fn from_pem_files(certificate: &Path, key: &Path) -> Result<Self, BadCredentials> {
         let shown = RwLock::new(Arc::new(Shown::of(read_pair(certificate, key)?)));
         let (certificate, key) = (certificate.to_owned(), key.to_owned());
@@ -53,7 +57,7 @@ impl Tls {
     /// [`BadCredentials`].
     pub fn reload(&self) -> Result<bool, BadCredentials> {
         let pair = read_pair(&self.inner.certificate, &self.inner.key)?;
-        let is_new = pair.cert != self.shown().pair.cert;
+        let is_new = pair.key.cert != self.shown().pair.cert;
         if is_new {
             let shown = Arc::new(Shown::of(pair));
             *self.inner.shown.write().unwrap_or_else(PoisonError::into_inner) = shown;
@@ -61,29 +65,53 @@ impl Tls {
         Ok(is_new)
     }
 
-    /// Looks at the files until `shutdown`; says once what is wrong with them.
+    /// Words about an end that is near, or was there already.
+    #[must_use]
+    pub fn expiry_warning(&self) -> Option<String> {
+        expiry_warning(&self.inner.certificate, self.shown().ends_at_s)
+    }
+
+    /// Looks at the files until `shutdown`; says once what is wrong with them, and in time that the certificate ends.
     pub async fn keep_fresh(self, shutdown: CancellationToken) {
         let mut told = None;
-        keep_looking(shutdown, move |_| match self.reload() {
-            Ok(is_new) => {
-                told = None;
-                if is_new {
-                    tracing::info!("clients are shown a new certificate");
+        let mut remind_at = Instant::now();
+        keep_looking(shutdown, move |_| {
+            match self.reload() {
+                Ok(is_new) => {
+                    told = None;
+                    if is_new {
+                        tracing::info!("clients are shown a new certificate");
+                        remind_at = Instant::now();
+                    }
+                }
+                // It may have ended meanwhile, without a change of its files.
+                Err(error) if told.as_ref() == Some(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, "HF1401 clients are shown the old certificate still");
+                    told = Some(error);
                 }
             }
-            Err(error) if told.as_ref() == Some(&error) => {}
-            Err(error) => {
-                tracing::error!(%error, "HF1401 clients are shown the old certificate still");
-                told = Some(error);
+            if Instant::now() >= remind_at {
+                remind_at = Instant::now() + REMIND;
+                self.remind();
             }
         })
         .await;
     }
+
+    fn remind(&self) {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge of seconds since epoch")]
+        metrics::gauge!("holdfast_router_client_certificate_ends_at_seconds")
+            .set(self.shown().ends_at_s as f64);
+        if let Some(warning) = self.expiry_warning() {
+            tracing::warn!("HF1403 shown to clients: {warning}");
+        }
+    }
 }
 
 impl Shown {
-    fn of(pair: CertifiedKey) -> Self {
-        let pair = Arc::new(pair);
+    fn of(Pair { key, ends_at_s }: Pair) -> Self {
+        let pair = Arc::new(key);
         let provider = Arc::new(crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -91,6 +119,7 @@ impl Shown {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&pair))));
         let first = pair.cert.first().expect("a pair has a certificate");
-        Self { config: Arc::new(config), certificate_hash: end_point_hash(first), pair }
+        let certificate_hash = end_point_hash(first);
+        Self { config: Arc::new(config), certificate_hash, pair, ends_at_s }
     }
 }
