@@ -221,6 +221,7 @@ impl Worker {
             password: config.password.clone(),
             weak_authentication: config.weak_authentication,
             tls: config.tls.clone(),
+            by_keys: self.shared.sources.len() > 1,
         };
         let mut pools = pools.borrow_mut();
         if let Some(pool) = pools.iter().find(|pool| pool.serves(source, replica, &account)) {

@@ -351,3 +351,44 @@ async fn a_text_that_its_server_would_read_otherwise_is_told_apart_by_nobody() {
     raw.ask(&[query("ROLLBACK")]).await;
     assert_eq!(rows(&raw.ask(std::slice::from_ref(&umlaut)).await), ["7"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_names_no_encoding_writes_utf8_whatever_its_database_begins_with() {
+    let place = two().await;
+    let admin = place.server.connect("postgres").await.expect("it runs");
+    for database in &place.behind {
+        let sql = format!("ALTER DATABASE {database} SET client_encoding = 'LATIN1'");
+        admin.batch_execute(&sql).await.expect("right");
+    }
+    let mut raw = place.raw().await;
+    assert_eq!(first_column(&raw.ask(&[query("SHOW client_encoding")]).await), ["UTF8"]);
+    for k in [7, 600] {
+        raw.ask(&[query(&format!("UPDATE item SET name = '\u{fc}' WHERE k = {k}"))]).await;
+        let told = raw.ask(&[query(&format!("SELECT length(name) FROM item WHERE k = {k}"))]).await;
+        assert_eq!(first_column(&told), ["1"], "{k}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_stores_another_encoding_is_not_one_of_several() {
+    let place = two().await;
+    let admin = place.server.connect("postgres").await.expect("it runs");
+    let latin = &place.behind[1];
+    for sql in [
+        format!("DROP DATABASE {latin} WITH (FORCE)"),
+        format!("CREATE DATABASE {latin} ENCODING 'LATIN1' TEMPLATE template0"),
+    ] {
+        admin.batch_execute(&sql).await.expect("right");
+    }
+    let mut raw = place.raw().await;
+    let refused = raw.ask(&[query("SELECT name FROM item WHERE k = 600")]).await;
+    let words = field(&refused, b'M');
+    assert!(words.starts_with("HF3205") && words.contains("LATIN1"), "{words}");
+    let told = raw.ask(&[query("SELECT name FROM item WHERE k = 7")]).await;
+    assert_eq!(first_column(&told), ["n7"], "the other one is as it was");
+    // Where nothing is told apart by keys, bytes are passed on whatever they mean.
+    let alone = Running::start(one_source(place.server.source("only"))).await;
+    let mut raw = Raw::login(alone.port, latin).await;
+    let told = raw.ask(&[query("SHOW server_encoding")]).await;
+    assert_eq!(first_column(&told), ["LATIN1"]);
+}

@@ -22,6 +22,8 @@ use crate::{
 const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Messages of one login; PostgreSQL sends some twenty.
 const LOGIN_MESSAGES_MAX: usize = 256;
+/// Of a server whose source is told from others by keys: signs in UTF-8, or bytes that are not looked at.
+const ENCODINGS: [&[u8]; 2] = [b"UTF8", b"SQL_ASCII"];
 const PROTOCOL: i32 = 196_608;
 const CANCEL_REQUEST: i32 = 80_877_102;
 const SSL_REQUEST: i32 = 80_877_103;
@@ -34,6 +36,8 @@ pub(crate) struct Account {
     pub(crate) password: Option<String>,
     pub(crate) weak_authentication: bool,
     pub(crate) tls: Option<ServerTls>,
+    /// Keys tell its source from others: what is no UTF-8 to the server would be another key to the router.
+    pub(crate) by_keys: bool,
 }
 
 /// Why there is no connection.
@@ -46,6 +50,10 @@ pub(crate) enum NoServer {
     Told { sqlstate: String, message: String },
     #[error("{0}")]
     Refused(&'static str),
+    #[error(
+        "its server_encoding is {0}, and keys that tell several sources apart are known by their bytes in UTF8"
+    )]
+    Encoding(String),
 }
 
 impl From<io::Error> for NoServer {
@@ -90,6 +98,11 @@ pub(crate) async fn connect(endpoint: &Endpoint, account: &Account) -> Result<Se
             frame::put_text(out, name.as_bytes());
             frame::put_text(out, value.as_bytes());
         }
+        if account.by_keys {
+            // A client that says nothing else writes so, whatever the server or the role would begin with.
+            frame::put_text(out, b"client_encoding");
+            frame::put_text(out, b"UTF8");
+        }
         out.push(0);
     });
     wire.write_all(&out).await?;
@@ -122,11 +135,22 @@ pub(crate) async fn connect(endpoint: &Endpoint, account: &Account) -> Result<Se
             }
             b'E' => return Err(told(&body)),
             b'N' => {}
-            b'Z' if proved => return Ok(server),
+            b'Z' if proved => return fits(server, account),
             _ => return Err(NoServer::Refused("the server does not log in as PostgreSQL does")),
         }
     }
     Err(NoServer::Refused("the server does not come to an end with its login"))
+}
+
+/// In another encoding than UTF-8, signs that differ to the router may be the same to the server.
+fn fits(server: Server, account: &Account) -> Result<Server, NoServer> {
+    let encoding = server.statuses.iter().find(|(name, _)| name == b"server_encoding");
+    match encoding {
+        Some((_, encoding)) if account.by_keys && !ENCODINGS.contains(&encoding.as_slice()) => {
+            Err(NoServer::Encoding(String::from_utf8_lossy(encoding).into_owned()))
+        }
+        _ => Ok(server),
+    }
 }
 
 fn told(body: &[u8]) -> NoServer {

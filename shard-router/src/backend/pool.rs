@@ -419,6 +419,13 @@ mod tests {
         Endpoint::Unix("/nowhere/at/all".into())
     }
 
+    impl Pool {
+        /// Of a source that nobody reaches.
+        pub(crate) fn to_nobody() -> Rc<Self> {
+            pool(1)
+        }
+    }
+
     fn pool(size: usize) -> Rc<Pool> {
         let source = Source::new(SourceConfig {
             name: "s".into(),
@@ -435,6 +442,7 @@ mod tests {
             password: None,
             weak_authentication: false,
             tls: None,
+            by_keys: false,
         };
         let bounds = Bounds { size, wait_timeout: WAIT, connect_timeout: WAIT };
         Rc::new(Pool::new(source, None, account, bounds))

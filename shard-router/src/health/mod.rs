@@ -88,6 +88,7 @@ pub(crate) fn account(source: &Source) -> Option<Account> {
         password: source.config.password.clone(),
         weak_authentication: source.config.weak_authentication,
         tls: source.config.tls.clone(),
+        by_keys: false,
     })
 }
 
