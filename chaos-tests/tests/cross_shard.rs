@@ -38,6 +38,7 @@ async fn several_sources_are_written_to_as_one() -> anyhow::Result<()> {
     savepoints_are_kept_on_every_source(&mut client, &here, &there).await?;
     settings_go_along_and_stay(&client, &here, &there).await?;
     statements_over_several_sources_are_one(&client, &here, &there).await?;
+    statements_of_one_query_are_carried_out_in_turn(&client, &here, &there).await?;
     a_pipeline_goes_from_source_to_source(&mut client, &here, &there).await?;
     what_is_read_alone_is_not_prepared(&place, &client, &here, &there).await?;
     a_prepare_that_fails_rolls_everything_back(&place, &client, &here, &there).await?;
@@ -221,6 +222,71 @@ async fn statements_over_several_sources_are_one(
     let sql = "INSERT INTO currency (code, name) VALUES ('EUR', 'Euro') RETURNING code";
     ensure!(client.query(sql, &[]).await?.len() == 1);
     ensure!(client.query("SELECT * FROM currency", &[]).await?.len() == 1);
+    Ok(())
+}
+
+async fn statements_of_one_query_are_carried_out_in_turn(
+    client: &Client,
+    here: &[String],
+    there: &[String],
+) -> anyhow::Result<()> {
+    let (here, there) = (&here[4], &there[4]);
+    let set = |id: &String, to: i64| format!("UPDATE account SET balance = {to} WHERE id = '{id}'");
+    let both = async || anyhow::Ok((balance(client, here).await?, balance(client, there).await?));
+    let state = async |sql: String| {
+        let error = client.batch_execute(&sql).await.expect_err("it is refused");
+        error.code().cloned()
+    };
+    // In a transaction of their own, or in one that stands among them.
+    client.batch_execute(&format!("{}; {};", set(here, 21), set(there, 22))).await?;
+    ensure!(both().await? == (21, 22));
+    let sql = format!(
+        "BEGIN; {}; SELECT balance FROM account WHERE id = '{there}'; {}; COMMIT",
+        set(here, 23),
+        set(there, 24)
+    );
+    let told = client.simple_query(&sql).await?;
+    let tags = told.iter().filter(|told| matches!(told, SimpleQueryMessage::CommandComplete(_)));
+    ensure!(tags.count() == 5, "{told:?}");
+    ensure!(both().await? == (23, 24));
+    // An error drops the rest, and takes back what came before it within the same transaction.
+    let sql = format!("{}; {}; {}", set(here, 31), set(there, -1), set(here, 32));
+    ensure!(state(sql).await == Some(SqlState::CHECK_VIOLATION));
+    ensure!(both().await? == (23, 24));
+    let sql = format!("{}; COMMIT; {}; {}", set(here, 41), set(there, 42), set(there, -1));
+    ensure!(state(sql).await == Some(SqlState::CHECK_VIOLATION));
+    ensure!(both().await? == (41, 24));
+    let sql = format!("BEGIN; {}; {}; COMMIT", set(here, 51), set(there, -1));
+    ensure!(state(sql).await == Some(SqlState::CHECK_VIOLATION));
+    let sql = format!("SELECT balance FROM account WHERE id = '{here}'");
+    ensure!(state(sql).await == Some(SqlState::IN_FAILED_SQL_TRANSACTION), "it is open");
+    client.batch_execute("ROLLBACK").await?;
+    // What is left open goes on, to any source.
+    client
+        .batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {}", set(here, 61)))
+        .await?;
+    let level = client.query_one("SELECT current_setting('transaction_isolation')", &[]).await?;
+    ensure!(level.get::<_, &str>(0) == "repeatable read");
+    client.batch_execute(&format!("{}; {}", set(there, 62), set(here, 63))).await?;
+    ensure!(both().await? == (63, 62));
+    client.batch_execute("ROLLBACK").await?;
+    ensure!(both().await? == (41, 24));
+    // A setting among them is the session's; a BEGIN behind others takes them in.
+    let sql = format!("SET TimeZone = 'Asia/Tokyo'; {}; BEGIN; {}", set(here, 71), set(there, 72));
+    client.batch_execute(&sql).await?;
+    client.batch_execute("ROLLBACK").await?;
+    ensure!(both().await? == (41, 24));
+    let sql = format!("SET TimeZone = 'Asia/Tokyo'; {}; {}", set(here, 71), set(there, 72));
+    client.batch_execute(&sql).await?;
+    let zone = client.query_one("SELECT current_setting('TimeZone')", &[]).await?;
+    ensure!(zone.get::<_, &str>(0) == "Asia/Tokyo" && both().await? == (71, 72));
+    client.batch_execute("RESET TimeZone").await?;
+    // As PostgreSQL has it, and what only the router cannot do.
+    let sql = format!("{}; SAVEPOINT s; {}", set(here, 81), set(there, 82));
+    ensure!(state(sql).await == Some(SqlState::NO_ACTIVE_SQL_TRANSACTION));
+    let sql = format!("{}; COPY account FROM STDIN; {}", set(here, 81), set(there, 82));
+    ensure!(state(sql).await == Some(SqlState::FEATURE_NOT_SUPPORTED));
+    ensure!(both().await? == (71, 72));
     Ok(())
 }
 

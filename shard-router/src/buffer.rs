@@ -14,6 +14,11 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
+    /// All of these are to be consumed.
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
+        Self { start: 0, end: bytes.len(), bytes }
+    }
+
     /// What is to be consumed.
     pub(crate) fn filled(&self) -> &[u8] {
         &self.bytes[self.start..self.end]

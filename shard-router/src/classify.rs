@@ -33,10 +33,12 @@ pub(crate) enum Act {
     Pin(&'static str),
     /// Not possible behind a router that shares its server connections; says why.
     Impossible(&'static str),
-    /// More than one statement in one query; the settings that they touch, and what ties the session, if one does.
+    /// More than one statement in one query; the settings that they touch, what ties the session, if one does, and whether they leave a
+    /// transaction open that one of them has begun.
     Several {
         touches: Vec<String>,
         pins: Option<&'static str>,
+        opens: bool,
     },
     /// Everything else.
     Statement,
@@ -214,9 +216,11 @@ pub(crate) fn classify(sql: &str) -> Act {
 }
 
 fn several<'s>(parts: impl Iterator<Item = &'s str>) -> Act {
-    let (mut touches, mut pins) = (Vec::new(), None);
+    let (mut touches, mut pins, mut opens) = (Vec::new(), None, false);
     for part in parts {
         match one(part) {
+            Act::Begin => opens = true,
+            Act::Commit | Act::Rollback => opens = false,
             Act::Set(names) => touches.extend(names),
             Act::Pin(why) => pins = Some(why),
             Act::Impossible(why) => return Act::Impossible(why),
@@ -230,9 +234,6 @@ fn several<'s>(parts: impl Iterator<Item = &'s str>) -> Act {
                 pins = Some("statements about the session, together with others in one query");
             }
             Act::Empty
-            | Act::Begin
-            | Act::Commit
-            | Act::Rollback
             | Act::CommitAndChain
             | Act::RollbackAndChain
             | Act::InTransaction
@@ -241,7 +242,7 @@ fn several<'s>(parts: impl Iterator<Item = &'s str>) -> Act {
             | Act::Statement => {}
         }
     }
-    Act::Several { touches, pins }
+    Act::Several { touches, pins, opens }
 }
 
 /// The statements of a text, without the semicolons between them.
@@ -570,7 +571,16 @@ mod tests {
             assert_eq!(classify(one), Act::Statement, "{one}");
         }
         let touches = vec!["x".to_owned()];
-        assert_eq!(classify("select 1; set x = 1"), Act::Several { touches, pins: None });
+        let several = Act::Several { touches, pins: None, opens: false };
+        assert_eq!(classify("select 1; set x = 1"), several);
+        for (sql, left_open) in [
+            ("begin; select 1", true),
+            ("begin; select 1; commit", false),
+            ("select 1; rollback; start transaction", true),
+            ("begin; savepoint a; rollback to a", true),
+        ] {
+            assert!(matches!(classify(sql), Act::Several { opens, .. } if opens == left_open));
+        }
         assert_eq!(split("a;b ;'c;'"), ["a", "b ", "'c;'"]);
     }
 

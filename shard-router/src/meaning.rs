@@ -143,8 +143,7 @@ impl Meanings {
 
     /// Where there are rules, but nothing to ask of them: the end of a transaction, a setting.
     fn needs_no_plan(&self, meaning: &Meaning) -> bool {
-        let several = matches!(meaning.act, Act::Several { .. });
-        meaning.shape.is_none() && self.rules.is_some() && !several
+        meaning.shape.is_none() && self.rules.is_some()
     }
 
     /// From here on these rules count. What was read under others and would be read differently is forgotten.
@@ -270,11 +269,18 @@ impl Meanings {
             return Ok(Aim::Any(Access::Read));
         }
         let Some(placed) = self.planning()? else { return Ok(Aim::Any(Access::Write)) };
-        if let Act::Several { .. } = meaning.act {
-            return aim_several(sql, placed);
-        }
         let values = Values { sql, literals: self.template.literals(), parameters: &[] };
         aim(meaning, placed, &values)
+    }
+
+    /// Where a query of several statements goes as it is; `None` if they must be carried out one behind the other: they are for several
+    /// sources, or leave a transaction open that others may join.
+    pub(crate) fn aim_several(&self, sql: &str, opens: bool) -> Result<Option<Aim>, Refusal> {
+        match self.planning()? {
+            None => Ok(Some(Aim::Any(Access::Write))),
+            Some(placed) if opens && placed.rules.sources().len() > 1 => Ok(None),
+            Some(placed) => aim_several(sql, placed),
+        }
     }
 
     /// Where a bound statement goes; `rest` is the bind message behind its names.
@@ -369,8 +375,8 @@ fn aimed(shape: &Shape, placed: &Placed, values: &Values<'_>) -> Result<Aim, Ref
     })
 }
 
-/// Several statements in one query: all for one source, or refused.
-fn aim_several(sql: &str, placed: &Placed) -> Result<Aim, Refusal> {
+/// Several statements in one query, if all of them are for one source.
+fn aim_several(sql: &str, placed: &Placed) -> Result<Option<Aim>, Refusal> {
     let rules = &placed.rules;
     let mut source = None;
     for place in statements(sql).map_err(refusal)? {
@@ -385,14 +391,12 @@ fn aim_several(sql: &str, placed: &Placed) -> Result<Aim, Refusal> {
             (Aim::Any(_), _) => {}
             (Aim::One(one, _), None) => source = Some(one),
             (Aim::One(one, _), Some(before)) if one == before => {}
-            _ => {
-                let cause = "the statements of one query are for several sources";
-                return Err(Refusal::new("HF3210", "0A000", cause, "Send each by itself"));
-            }
+            (Aim::One(..) | Aim::Several(_), _) => return Ok(None),
         }
     }
     // What it holds beside its statements on tables is not looked at, so it counts as a write.
-    Ok(source.map_or(Aim::Any(Access::Write), |source| Aim::One(source, Access::Write)))
+    let aim = source.map_or(Aim::Any(Access::Write), |one| Aim::One(one, Access::Write));
+    Ok(Some(aim))
 }
 
 /// The parameters of a bind message behind its names.

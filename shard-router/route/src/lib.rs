@@ -40,7 +40,7 @@ mod topology;
 
 pub use account_number::{AccountNumbers, BadNumber, LENGTH_MAX as ACCOUNT_NUMBER_LENGTH_MAX};
 pub use algorithm::{Algorithm, Bounds, Listed, OutsideDomain, Part as KeyPart, Period};
-pub use copy::{Copy, CopyIn, Divider, Row as CopyRow};
+pub use copy::{Copy, CopyIn, CopyOut, Divider, Row as CopyRow};
 pub use key::{BadKey, Key};
 pub use lookup::{EntryPlace, Lookup};
 pub use merge::Merge;

@@ -130,7 +130,7 @@ impl Session {
         Ok(())
     }
 
-    fn leave_transaction(&mut self) {
+    pub(super) fn leave_transaction(&mut self) {
         self.deferred.clear();
         self.deferred_bytes = 0;
         self.opening.clear();

@@ -33,6 +33,8 @@ pub(super) enum Taken {
     Scatter(Box<Scatter>),
     /// A portal over several sources, taken: its name, whether it is described, rows at most.
     Portal(Box<[u8]>, bool, u64),
+    /// A simple query of several statements, taken, that are carried out one behind the other.
+    Sequence(Vec<Box<str>>),
 }
 
 impl Session {
@@ -44,6 +46,9 @@ impl Session {
             )));
         }
         self.worker.follow_rules();
+        if self.ends_sequence() {
+            return Ok(Next::SequenceEnds);
+        }
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut taken = 0;
         let next = loop {
@@ -103,6 +108,10 @@ impl Session {
                 Ok(Taken::Ask(question, simple)) => {
                     taken += header.total;
                     break Ok(Next::Ask(question, simple));
+                }
+                Ok(Taken::Sequence(statements)) => {
+                    taken += header.total;
+                    break Ok(Next::Sequence(statements));
                 }
                 Ok(Taken::Join(source)) => break Ok(Next::Join(source)),
                 Ok(Taken::Settle) => break Ok(Next::Settle),
@@ -286,6 +295,7 @@ impl Session {
     /// Refuses a simple query: an error, and ready again.
     pub(super) fn refuse_query(&mut self, refusal: &Refusal) {
         crate::counts::Counts::refused(refusal.code);
+        self.fail_sequence();
         if self.bound.is_some() && self.status != IDLE {
             // The server itself must know that the transaction has failed, so that its savepoints and its end mean the same.
             frame::put_query(&mut self.to_server, DOOMED);
@@ -297,11 +307,8 @@ impl Session {
         if self.status != IDLE {
             self.status = FAILED;
         }
-        let status = self.status;
-        self.say(|out| {
-            refusal.put(out);
-            frame::put_ready(out, status);
-        });
+        self.say(|out| refusal.put(out));
+        self.say_ready();
     }
 
     /// Refuses a message of the extended protocol: an error, and nothing more until `Sync`.

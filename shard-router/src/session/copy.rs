@@ -1,4 +1,5 @@
-//! COPY over several sources, on the servers of one transaction or, where it only reads, on some of the pools.
+//! COPY over several sources, on the servers of one transaction or, where it only reads, on some of the pools. Rows of a query that are merged
+//! come as those of the query itself, and are written here.
 //!
 //! Rows of the client go on as they come: the mind says of each which server it is for. No more is held of the stream than the row under way and
 //! what the slowest server has not taken yet; a client that is faster waits. Servers are listened to all the while, since one that fails
@@ -12,13 +13,13 @@ use std::{
 };
 
 use futures::future::join_all;
-use holdfast_route::{Copy, CopyIn, CopyRow, Divider, Tag};
+use holdfast_route::{Copy, CopyIn, CopyOut, CopyRow, Divider, Tag, merge::Fields};
 
 use super::{
     End, Session, Stopped,
     global::within,
     scatter::{Part, Scatter, WRITE_AT, lost, part_ends},
-    scatter_within::sum,
+    scatter_within::{How, sum},
     traffic::{BACKLOG_MAX, poll_writes},
 };
 use crate::{
@@ -79,9 +80,12 @@ impl Session {
         copy: &Copy,
         parts: &mut [Part],
     ) -> Result<String, Stopped> {
-        self.worker.shared().counts.scattered.increment(1);
         match copy {
             Copy::Out { header } => self.copy_out(scatter, *header, parts).await,
+            Copy::Written(_) => {
+                let how = How { execute: true, described: true, rows_max: 0 };
+                self.run_parts(scatter, parts, &how).await
+            }
             Copy::In(copy) => {
                 let copied = self.copy_in(scatter, copy, parts).await;
                 if copied.is_err() {
@@ -112,6 +116,7 @@ impl Session {
         header: bool,
         parts: &mut [Part],
     ) -> Result<String, Stopped> {
+        self.worker.shared().counts.scattered.increment(1);
         let answer = begin(scatter, parts, b'H').await?;
         self.say(|out| frame::put(out, b'H', |out| out.extend_from_slice(&answer)));
         for (at, part) in parts.iter_mut().enumerate() {
@@ -138,6 +143,40 @@ impl Session {
         Ok(sum(&tags, 0))
     }
 
+    /// Says that lines follow, and the first of them if it is one of names.
+    pub(super) fn begin_written(&mut self, written: &CopyOut, fields: &Fields) {
+        let count = u16::try_from(fields.0.len()).expect("a row has at most 1,664 columns");
+        self.say(|out| {
+            frame::put(out, b'H', |out| {
+                // Text, as a whole and in each column.
+                out.push(0);
+                out.extend_from_slice(&count.to_be_bytes());
+                out.resize(out.len() + 2 * usize::from(count), 0);
+            });
+            if let Some(names) = written.header(fields) {
+                frame::put(out, b'd', |out| out.extend_from_slice(&names));
+            }
+        });
+    }
+
+    /// Whether no sign in the client's encoding holds a byte that means something in a line of COPY.
+    pub(super) async fn reads_plainly(&self, part: &mut Part) -> Result<(), Stopped> {
+        let limit = self.worker.limits().commit_timeout;
+        let ask = ["SELECT pg_catalog.current_setting('client_encoding')"];
+        let server = part.server.as_mut().expect("it was just put there");
+        let told = within(limit, server, &ask).await;
+        part.ended = !server.broken;
+        let reply = told.map_err(|why| lost(&part.pool, &io::Error::other(why)))?;
+        if let Some(error) = reply.error {
+            return Err(Stopped::told(&error));
+        }
+        let encoding = reply.rows.into_iter().flatten().next().flatten().unwrap_or_default();
+        in_utf8(
+            "COPY of rows that are merged of several sources, to a client that reads",
+            &encoding,
+        )
+    }
+
     // === From the client ===
 
     async fn copy_in(
@@ -146,6 +185,7 @@ impl Session {
         copy: &Arc<CopyIn>,
         parts: &mut [Part],
     ) -> Result<String, Stopped> {
+        self.worker.shared().counts.scattered.increment(1);
         let mut divider = self.divider(copy, parts).await?;
         let answer = begin(scatter, parts, b'G').await?;
         self.say(|out| frame::put(out, b'G', |out| out.extend_from_slice(&answer)));
@@ -244,11 +284,7 @@ impl Session {
         let mut rows = known.unwrap_or_default().into_iter();
         let mut settings = rows.next().unwrap_or_default().into_iter().flatten();
         let encoding = settings.next().unwrap_or_default();
-        if !["UTF8", "SQL_ASCII"].contains(&encoding.as_str()) {
-            let cause = format!("COPY into several sources from a client that writes {encoding}");
-            let remedy = "SET client_encoding TO 'UTF8', and send the rows so";
-            return Err(Refusal::new("HF3211", "0A000", cause, remedy).into());
-        }
+        in_utf8("COPY into several sources from a client that writes", &encoding)?;
         let version = settings.next().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
         let columns: Vec<String> = match copy.named() {
             Some(named) => named.to_vec(),
@@ -321,6 +357,15 @@ impl Session {
         });
         join_all(told).await;
     }
+}
+
+/// Rows are divided and written by their bytes.
+fn in_utf8(what: &str, encoding: &str) -> Result<(), Stopped> {
+    if ["UTF8", "SQL_ASCII"].contains(&encoding) {
+        return Ok(());
+    }
+    let remedy = "SET client_encoding TO 'UTF8'";
+    Err(Refusal::new("HF3211", "0A000", format!("{what} {encoding}"), remedy).into())
 }
 
 fn keep(outgoing: &mut [Outgoing], row: CopyRow<'_>) {

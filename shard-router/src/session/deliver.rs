@@ -140,7 +140,7 @@ impl Session {
             (Expect::Query, b'Z') => {
                 self.status = status(body)?;
                 self.copying_in = false;
-                (true, Fate::Pass)
+                (true, if self.sequence.is_some() { Fate::Drop } else { Fate::Pass })
             }
             (Expect::Query, b'G') => {
                 self.copying_in = true;
@@ -149,7 +149,10 @@ impl Session {
             (Expect::Query, b'W') | (Expect::Execute, b'W') => {
                 return Err(Hostile("a start of replication".to_owned()));
             }
-            (Expect::Query, b'E') => (false, self.error(body)),
+            (Expect::Query, b'E') => {
+                self.fail_sequence();
+                (false, self.error(body))
+            }
             (Expect::Query, _) => (false, Fate::Pass),
             (Expect::HiddenQuery, b'E') | (Expect::HiddenBatch | Expect::ReadBack, b'E') => {
                 return Ok(self.hidden_failed(server, body));
@@ -168,7 +171,7 @@ impl Session {
             (Expect::DoomedQuery(words), b'E') => (false, Fate::Say(std::mem::take(words))),
             (Expect::DoomedQuery(_), b'Z') => {
                 self.status = status(body)?;
-                (true, Fate::Pass)
+                (true, if self.sequence.is_some() { Fate::Drop } else { Fate::Pass })
             }
             (Expect::DoomedParse(words), b'E') => {
                 let words = std::mem::take(words);
@@ -351,6 +354,7 @@ impl Session {
         self.unsent.clear();
         // In a transaction the client must end it itself: what it sends next must not run outside of one.
         self.status = if in_transaction { FAILED } else { IDLE };
+        self.fail_sequence();
         let (mut said, mut told) = (false, false);
         while let Some(expected) = self.expected.pop_front() {
             match expected {
@@ -360,7 +364,9 @@ impl Session {
                         refusal.put(&mut self.to_client);
                         told = true;
                     }
-                    frame::put_ready(&mut self.to_client, self.status);
+                    if self.sequence.is_none() {
+                        frame::put_ready(&mut self.to_client, self.status);
+                    }
                     said = false;
                 }
                 Expect::HiddenQuery

@@ -324,8 +324,7 @@ impl Session {
             }
         }
         if span.simple {
-            let status = self.status;
-            self.say(|out| frame::put_ready(out, status));
+            self.say_ready();
         }
         Ok(())
     }

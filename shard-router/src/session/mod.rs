@@ -22,6 +22,7 @@ mod savepoint;
 mod scatter;
 mod scatter_within;
 mod second_phase;
+mod sequence;
 mod settings;
 mod simple;
 mod traffic;
@@ -36,6 +37,7 @@ use self::{
     opening::Opening,
     prepared::Portal,
     scatter::{Running, Stopped},
+    sequence::Sequence,
 };
 pub(crate) use self::{
     prepared::{Statement, Statements},
@@ -99,6 +101,10 @@ enum Next {
     Scatter(Box<Scatter>),
     /// A portal over several sources: its name, whether it is described or executed, and rows at most.
     Portal(Box<[u8]>, bool, u64),
+    /// The statements of a query, one behind the other.
+    Sequence(Vec<Box<str>>),
+    /// The last of them was answered, or one has failed.
+    SequenceEnds,
 }
 
 /// A server in use.
@@ -122,6 +128,8 @@ pub(crate) struct Session {
     ticket: Ticket,
     client: Wire,
     inbox: Buffer,
+    /// Set while the inbox holds the statements of one query.
+    sequence: Option<Box<Sequence>>,
     /// Bytes of a client's COPY data that go straight on.
     passing: usize,
     to_client: Vec<u8>,
@@ -202,6 +210,7 @@ impl Session {
             ticket,
             client,
             inbox: Buffer::default(),
+            sequence: None,
             passing: 0,
             to_client: Vec::new(),
             to_client_done: 0,
@@ -276,6 +285,11 @@ impl Session {
                     Box::pin(self.scatter_portal(&name, describe, rows_max)).await
                 }
                 Next::Server(source) => Box::pin(self.wait_for_server(source)).await,
+                Next::Sequence(statements) => {
+                    self.begin_sequence(&statements);
+                    Ok(())
+                }
+                Next::SequenceEnds => Box::pin(self.end_sequence()).await,
             };
             if let Err(end) = done {
                 return end;

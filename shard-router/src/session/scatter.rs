@@ -101,7 +101,9 @@ impl Scatter {
     /// A bound statement.
     pub(super) fn of_bind(plan: Box<Plan>, statement: &Statement, rest: &[u8]) -> Self {
         let types = statement.types().collect();
-        Self { plan, sql: statement.sql().into(), types, bind: rest.into() }
+        // A COPY has no parameters, and no say in the form of what a source tells the router of its rows.
+        let bind = if plan.copy.is_some() { Box::default() } else { rest.into() };
+        Self { plan, sql: statement.sql().into(), types, bind }
     }
 
     /// What each source is sent: parse, bind, describe, execute (if it is not only to be described), sync.
@@ -275,13 +277,13 @@ impl Session {
         if self.bound.is_none() {
             self.ticket.points_nowhere();
         }
-        let status = self.status;
-        self.say(|out| frame::put_ready(out, status));
+        self.say_ready();
         Ok(())
     }
 
     /// Tells the client why a statement of the router's own conduct ended early.
     pub(super) fn say_stopped(&mut self, stopped: Stopped) -> Result<(), End> {
+        self.fail_sequence();
         match stopped {
             Stopped::Told(error) => self.say(|out| out.extend_from_slice(&error)),
             Stopped::Refused(refusal) => {

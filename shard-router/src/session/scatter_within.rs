@@ -4,7 +4,7 @@
 //! that every source keeps it.
 
 use holdfast_route::{
-    Access, Tag, Target,
+    Access, Copy, Tag, Target,
     merge::{Merger, Outcome},
 };
 use tokio::time::timeout;
@@ -199,7 +199,8 @@ impl Session {
         ran
     }
 
-    async fn run_parts(
+    /// Sends it to all servers at once, and merges what they say.
+    pub(super) async fn run_parts(
         &mut self,
         scatter: &Scatter,
         parts: &mut [Part],
@@ -213,6 +214,13 @@ impl Session {
             let remedy = "Ask for all columns as text, or all in binary";
             return Err(Refusal::new("HF3211", "0A000", cause, remedy).into());
         }
+        let written = match &scatter.plan.copy {
+            Some(Copy::Written(written)) => {
+                self.reads_plainly(&mut parts[0]).await?;
+                Some(written)
+            }
+            _ => None,
+        };
         self.worker.shared().counts.scattered.increment(1);
         for (part, target) in parts.iter_mut().zip(targets) {
             let mut out = Vec::new();
@@ -241,14 +249,16 @@ impl Session {
         }
         let mut merger = merger.expect("a plan over several sources has parts");
         let fields = merger.fields();
-        if how.described {
-            match fields.0.is_empty() {
+        match written {
+            Some(written) => self.begin_written(written, &fields),
+            None if !how.described => {}
+            None => match fields.0.is_empty() {
                 true if how.execute => {}
                 true => self.say(|out| frame::put_bare(out, b'n')),
                 false => self.say(|out| {
                     frame::put(out, b'T', |out| out.extend_from_slice(&fields.encode()));
                 }),
-            }
+            },
         }
         if !how.execute {
             return Ok(String::new());
@@ -264,7 +274,11 @@ impl Session {
                     return Err(Refusal::new("HF3211", "0A000", cause, remedy).into());
                 }
                 Outcome::Row(row) => {
-                    self.say(|out| frame::put(out, b'D', |out| out.extend_from_slice(&row)));
+                    let (tag, row) = match written {
+                        Some(written) => (b'd', written.row(&row)?),
+                        None => (b'D', row),
+                    };
+                    self.say(|out| frame::put(out, tag, |out| out.extend_from_slice(&row)));
                     said += 1;
                     if self.to_client.len() > WRITE_AT {
                         self.flush_client().await.map_err(Stopped::End)?;
@@ -282,6 +296,10 @@ impl Session {
         for part in parts.iter_mut() {
             part.hear_out().await?;
         }
+        if written.is_some() {
+            self.say(|out| frame::put_bare(out, b'c'));
+            return Ok(format!("COPY {said}"));
+        }
         let tags: Vec<&str> = parts.iter().map(|part| part.tag.as_str()).collect();
         match same {
             false => Ok(sum(&tags, said)),
@@ -295,12 +313,13 @@ impl Session {
     }
 }
 
-struct How {
+/// How far a statement is carried out.
+pub(super) struct How {
     /// Otherwise it is only described.
-    execute: bool,
+    pub(super) execute: bool,
     /// The columns are said.
-    described: bool,
-    rows_max: u64,
+    pub(super) described: bool,
+    pub(super) rows_max: u64,
 }
 
 impl Part {

@@ -56,12 +56,11 @@ pub(super) async fn carry_out(
     let _listed = worker.list(Waker::noop().clone());
     let Ending { gid, prepared, commit, canceled } = ending;
     let limit = worker.limits().commit_timeout;
-    let end = Instant::now() + if commit { COMMIT_MAX } else { limit };
+    let end = Instant::now() + bound(commit, limit);
     let how = How { commit, canceled, limit, end };
-    let each = members
-        .into_iter()
-        .zip(&prepared)
-        .map(async |(member, branch)| end_one(member, &gid, branch, &how).await);
+    let each = members.into_iter().zip(&prepared).map(async |(Member { bound, .. }, branch)| {
+        end_one(&bound.pool, Some(bound.server), &gid, branch, &how).await
+    });
     let ended = join_all(each).await;
     let failed: Vec<String> = ended.into_iter().filter_map(Result::err).collect();
     if failed.is_empty() {
@@ -76,6 +75,11 @@ pub(super) async fn carry_out(
     Err(failed)
 }
 
+/// How long a source is asked to end as was decided. A rollback that is not carried out is found by whoever sweeps.
+fn bound(commit: bool, limit: Duration) -> Duration {
+    if commit { COMMIT_MAX } else { limit }
+}
+
 struct How {
     commit: bool,
     canceled: bool,
@@ -85,14 +89,19 @@ struct How {
     end: Instant,
 }
 
-async fn end_one(member: Member, gid: &str, branch: &Prepared, how: &How) -> Result<(), String> {
-    let Member { bound, .. } = member;
-    let (pool, mut server) = (bound.pool, Some(bound.server));
+/// Ends one branch at the source of `pool`, over `server` as long as that is whole.
+async fn end_one(
+    pool: &Rc<Pool>,
+    mut server: Option<Box<Server>>,
+    gid: &str,
+    branch: &Prepared,
+    how: &How,
+) -> Result<(), String> {
     let (mut last, mut pause) = (String::new(), PAUSE_FIRST);
     while Instant::now() < how.end {
         let mut taken = match server.take().filter(|server| !server.broken) {
             Some(server) => server,
-            None => match fresh(&pool, how.limit).await {
+            None => match fresh(pool, how.limit).await {
                 Ok(server) => server,
                 Err(why) => {
                     last = why;
@@ -192,5 +201,27 @@ async fn proven(server: &mut Server, branch: &Prepared, limit: Duration) -> Ende
         Some("in progress") => Ended::Again("another is ending it".to_owned()),
         Some("aborted") => Ended::Otherwise("it was rolled back by hand".to_owned()),
         _ => Ended::Otherwise(format!("PostgreSQL does not know its end: {}", reply.words())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_source_that_is_gone_is_asked_for_as_long_as_the_limit_and_no_longer() {
+        let limit = Duration::from_millis(20);
+        assert_eq!((bound(true, limit), bound(false, limit)), (COMMIT_MAX, limit));
+        // An hour is too long for a test; the bound is kept alike whatever it is.
+        let (begun, long) = (Instant::now(), 10 * limit);
+        let how = How { commit: true, canceled: false, limit, end: begun + long };
+        let branch = Prepared { branch: 1, source: "pg-1".to_owned(), xact: String::new() };
+        let ended = end_one(&Pool::to_nobody(), None, "01GID", &branch, &how).await;
+        let why = ended.expect_err("nobody answers");
+        assert!(why.starts_with("pg-1: source s at"), "{why}");
+        assert!(begun.elapsed() >= long, "it was given up early");
+        let how = How { end: Instant::now(), ..how };
+        let none = end_one(&Pool::to_nobody(), None, "01GID", &branch, &how).await;
+        assert_eq!(none, Err("pg-1: ".to_owned()), "one past the bound nobody is asked");
     }
 }

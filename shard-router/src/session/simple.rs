@@ -3,11 +3,12 @@
 use holdfast_route::Access;
 
 use super::{
-    Bound, End, IDLE, Scatter, Session, Span, consume::Taken, ending::check_setting, expect::Expect,
+    Bound, End, IDLE, Scatter, Session, Span, consume::Taken, ending::check_setting,
+    expect::Expect, sequence,
 };
 use crate::{
     classify::{Act, Token, Tokens},
-    frame::{self, HEADER},
+    frame::HEADER,
     meaning::{Aim, Meaning},
     refusal::Refusal,
 };
@@ -47,6 +48,9 @@ impl Session {
         if self.must_end(&meaning) {
             return Err(self.aborted());
         }
+        if self.within_sequence(meaning.act(), sql)? {
+            return Ok(Taken::Done);
+        }
         let outdated = self.outdated();
         if meaning.asks_for_rows()
             && let Some(refusal) = outdated
@@ -63,18 +67,22 @@ impl Session {
         }
         if let Some(answer) = self.answer_itself(&meaning, sql)? {
             self.unnamed = None;
-            let status = self.status;
-            self.say(|out| {
-                out.extend_from_slice(&answer);
-                frame::put_ready(out, status);
-            });
+            self.say(|out| out.extend_from_slice(&answer));
+            self.say_ready();
             return Ok(Taken::Done);
         }
         if self.is_to_settle(&meaning) {
             return Ok(Taken::Settle);
         }
         self.means_the_same_here(sql.as_bytes())?;
-        let aim = worker.meanings.borrow().aim_query(&meaning, sql)?;
+        let aim = match meaning.act() {
+            Act::Several { opens, .. } => {
+                let opens = *opens || self.status != IDLE;
+                worker.meanings.borrow().aim_several(sql, opens)?
+            }
+            _ => Some(worker.meanings.borrow().aim_query(&meaning, sql)?),
+        };
+        let Some(aim) = aim else { return Ok(Taken::Sequence(sequence::statements(sql)?)) };
         let (source, access) = match aim {
             Aim::Any(access) => (None, access),
             Aim::One(source, access) => (Some(source), access),
@@ -156,7 +164,7 @@ impl Session {
                     self.touch(&[]);
                 }
             }
-            Act::Several { touches, pins } => {
+            Act::Several { touches, pins, .. } => {
                 self.opening.lose("it holds a query of several statements");
                 self.touch(touches);
                 self.pin(*pins)?;

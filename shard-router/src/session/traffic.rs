@@ -134,6 +134,10 @@ impl Session {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        // What the client says next belongs behind the statements of its query.
+        if self.sequence.is_some() {
+            return Poll::Pending;
+        }
         // A message that is not whole yet is bounded; whole ones that wait for their turn are not read on.
         let whole = frame::header(self.inbox.filled(), usize::MAX >> 1)
             .is_ok_and(|header| header.is_some_and(|header| header.total <= self.inbox.len()));

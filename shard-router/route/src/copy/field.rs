@@ -158,6 +158,7 @@ mod tests {
             default: Some(b"dflt".to_vec()),
             header: false,
             forces_null: false,
+            quoted: crate::copy::Quoted::None,
         }
     }
 

@@ -9,11 +9,13 @@ mod divider;
 mod field;
 mod line;
 mod options;
+mod written;
 
 use std::sync::Arc;
 
 pub use divider::{Divider, Row};
 pub(crate) use options::Text;
+pub use written::CopyOut;
 
 use crate::{KeyColumn, RefusalClass, Refused};
 
@@ -32,6 +34,18 @@ pub(crate) struct Form {
     pub(crate) header: bool,
     /// Whether NULL is told from its quotes in some columns otherwise than in others.
     pub(crate) forces_null: bool,
+    /// Which values of a csv are quoted though they need not be.
+    pub(crate) quoted: Quoted,
+}
+
+/// Which values are quoted beside those that must be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Quoted {
+    #[default]
+    None,
+    All,
+    /// Those of some columns.
+    Some,
 }
 
 /// What is copied over several sources.
@@ -44,6 +58,8 @@ pub enum Copy {
         /// Whether a line of column names is before the rows.
         header: bool,
     },
+    /// Rows of a query that is sent by itself, whose answers are merged and then written.
+    Written(Arc<CopyOut>),
 }
 
 /// A COPY from the client into a table whose rows lie on several sources.

@@ -1,6 +1,8 @@
 //! The text of a COPY: its table, its columns, and its options, in today's form and in the one before PostgreSQL 9.0 that psql's users still write.
 
-use super::Form;
+use std::collections::BTreeSet;
+
+use super::{Form, Quoted};
 use crate::{
     RefusalClass, Refused,
     template::{Lexer, TokenKind},
@@ -11,10 +13,14 @@ use crate::{
 pub(crate) struct Text {
     /// The table as it is written; empty for a query.
     pub(crate) table: String,
+    /// The query, if it is one.
+    pub(crate) query: Option<String>,
     pub(crate) named: Option<Vec<String>>,
     /// A condition on the rows.
     pub(crate) filters: bool,
     pub(crate) form: Form,
+    /// What PostgreSQL would not take of a COPY to the client, where no server is sent its text.
+    pub(crate) contradicts: Option<&'static str>,
 }
 
 fn refused(what: &str) -> Refused {
@@ -27,6 +33,7 @@ fn refused(what: &str) -> Refused {
 struct Piece<'t> {
     kind: TokenKind,
     text: &'t str,
+    start: usize,
 }
 
 struct Pieces<'t> {
@@ -43,7 +50,7 @@ impl<'t> Pieces<'t> {
             if text == ";" {
                 break;
             }
-            pieces.push(Piece { kind: token.kind, text });
+            pieces.push(Piece { kind: token.kind, text, start: token.place.start });
         }
         Ok(Self { pieces, at: 0 })
     }
@@ -85,8 +92,8 @@ impl<'t> Pieces<'t> {
         name.ok_or_else(|| refused("a name that is none"))
     }
 
-    /// Up to behind the parenthesis that closes the one here.
-    fn skip_parentheses(&mut self) -> Result<(), Refused> {
+    /// Up to behind the parenthesis that closes the one here; where that one stands.
+    fn skip_parentheses(&mut self) -> Result<usize, Refused> {
         let mut depth = 0_usize;
         while let Some(piece) = self.peek() {
             match piece.text {
@@ -94,9 +101,10 @@ impl<'t> Pieces<'t> {
                 ")" => depth = depth.saturating_sub(1),
                 _ => {}
             }
+            let start = piece.start;
             self.at += 1;
             if depth == 0 {
-                return Ok(());
+                return Ok(start);
             }
         }
         Err(refused("a parenthesis that is not closed"))
@@ -188,6 +196,10 @@ struct Said {
     csv: bool,
     header: bool,
     forces_null: bool,
+    quoted: Quoted,
+    /// The options so far, and whether one was said twice.
+    names: BTreeSet<String>,
+    twice: bool,
     delimiter: Option<String>,
     quote: Option<String>,
     escape: Option<String>,
@@ -221,7 +233,35 @@ impl Said {
             default: self.default.map(String::into_bytes),
             header: self.header,
             forces_null: self.forces_null,
+            quoted: self.quoted,
         })
+    }
+
+    /// What PostgreSQL would not take of these for a COPY to the client.
+    fn contradicts(&self) -> Option<&'static str> {
+        let breaks = |text: &str| text.contains(['\r', '\n']);
+        let delimiter = self.delimiter.as_deref().unwrap_or(if self.csv { "," } else { "\t" });
+        let quote = self.quote.as_deref().unwrap_or("\"");
+        let null = self.null.as_deref().unwrap_or(if self.csv { "" } else { "\\N" });
+        let of_csv = self.quote.is_some() || self.escape.is_some() || self.quoted != Quoted::None;
+        let means_more = |c: char| c == '.' || c.is_ascii_lowercase() || c.is_ascii_digit();
+        if self.twice {
+            Some("an option that is said twice")
+        } else if self.default.is_some() || self.forces_null {
+            Some("DEFAULT, FORCE_NULL or FORCE_NOT_NULL for what is not read")
+        } else if of_csv && !self.csv {
+            Some("QUOTE, ESCAPE or FORCE_QUOTE for what is no csv")
+        } else if breaks(delimiter) || breaks(null) || (self.csv && breaks(quote)) {
+            Some("a mark that ends a line")
+        } else if self.csv && delimiter == quote {
+            Some("one mark as DELIMITER and as QUOTE")
+        } else if null.contains(delimiter) || (self.csv && null.contains(quote)) {
+            Some("a NULL that holds another mark")
+        } else if !self.csv && delimiter.contains(means_more) {
+            Some("a DELIMITER that means something else in text")
+        } else {
+            None
+        }
     }
 
     fn encoding(name: &str) -> Result<(), Refused> {
@@ -243,10 +283,11 @@ impl Said {
     /// `name [value]` within parentheses.
     fn option(&mut self, pieces: &mut Pieces<'_>, into: bool) -> Result<(), Refused> {
         let name = pieces.name()?;
+        self.twice |= !self.names.insert(name.clone());
         match name.as_str() {
             "force_quote" | "force_not_null" | "force_null" => {
-                self.forces_null |= name != "force_quote";
                 let star = pieces.peek().is_some_and(|piece| piece.text == "*");
+                self.forces(name == "force_quote", star);
                 if star {
                     pieces.at += 1;
                     return Ok(());
@@ -283,23 +324,34 @@ impl Said {
         Ok(())
     }
 
+    fn forces(&mut self, quotes: bool, all: bool) {
+        self.forces_null |= !quotes;
+        if quotes {
+            self.quoted = if all { Quoted::All } else { Quoted::Some };
+        }
+    }
+
     /// The options without parentheses.
     fn old_option(&mut self, pieces: &mut Pieces<'_>) -> Result<(), Refused> {
         let name = pieces.name()?;
+        // FORCE stands before what is forced.
+        self.twice |= !self.names.insert(name.clone()) && name != "force";
         if name == "csv" || name == "header" {
             self.csv |= name == "csv";
             self.header |= name == "header";
             return Ok(());
         }
         if name == "force" {
-            self.forces_null |= !pieces.is("quote");
-            if !pieces.take("quote") {
+            let quotes = pieces.take("quote");
+            if !quotes {
                 pieces.take("not");
                 if !pieces.take("null") {
                     return Err(refused("this FORCE"));
                 }
             }
-            if pieces.peek().is_some_and(|piece| piece.text == "*") {
+            let star = pieces.peek().is_some_and(|piece| piece.text == "*");
+            self.forces(quotes, star);
+            if star {
                 pieces.at += 1;
                 return Ok(());
             }
@@ -335,10 +387,12 @@ impl Text {
         if pieces.is("binary") {
             return Err(refused("a FORMAT other than text and csv"));
         }
-        let mut named = None;
+        let (mut named, mut query) = (None, None);
         let mut table = String::new();
         if pieces.is("(") {
-            pieces.skip_parentheses()?;
+            let from = pieces.peek().map_or(0, |piece| piece.start + 1);
+            let to = pieces.skip_parentheses()?;
+            query = Some(sql[from..to].to_owned());
         } else {
             let is_end =
                 |pieces: &Pieces<'_>| ["(", "from", "to"].iter().any(|word| pieces.is(word));
@@ -377,7 +431,8 @@ impl Text {
         if !filters && pieces.peek().is_some() {
             return Err(refused("words behind its options"));
         }
-        Ok(Self { table, named, filters, form: said.form()? })
+        let contradicts = said.contradicts();
+        Ok(Self { table, query, named, filters, form: said.form()?, contradicts })
     }
 }
 
@@ -423,6 +478,48 @@ mod tests {
         assert!(text.filters && text.form.csv);
         let text = Text::read("COPY (SELECT (1), ')') TO STDOUT (HEADER)", false).expect("a query");
         assert!(text.table.is_empty() && text.form.header && !text.filters);
+        assert_eq!(text.query.as_deref(), Some("SELECT (1), ')'"));
+    }
+
+    #[test]
+    fn what_postgresql_would_not_write_is_known() {
+        let read = |options: &str| {
+            let sql = format!("COPY (SELECT 1) TO STDOUT {options}");
+            Text::read(&sql, false).unwrap_or_else(|refused| panic!("{options}: {refused}"))
+        };
+        for options in [
+            "",
+            "CSV HEADER FORCE QUOTE *",
+            "(FORMAT csv, DELIMITER 'a', QUOTE '''', ESCAPE E'\\\\', FORCE_QUOTE (a, b))",
+            "(FORMAT text, DELIMITER '|', NULL 'x', FREEZE false)",
+            "DELIMITER 'A'",
+        ] {
+            assert_eq!(read(options).contradicts, None, "{options}");
+        }
+        for options in [
+            "(FORMAT csv, FORMAT text)",
+            "CSV CSV",
+            "(DEFAULT 'd')",
+            "CSV FORCE NULL a",
+            "(FORCE_NOT_NULL (a))",
+            "QUOTE ''''",
+            "(ESCAPE 'x')",
+            "(FORCE_QUOTE *)",
+            "(DELIMITER E'\\n')",
+            "(NULL E'\\r')",
+            "(FORMAT csv, QUOTE E'\\n')",
+            "CSV DELIMITER '|' QUOTE '|'",
+            "CSV DELIMITER '\"'",
+            "NULL E'\\t'",
+            "CSV NULL 'a,b'",
+            "CSV NULL '\"'",
+            "DELIMITER 'a'",
+            "DELIMITER '7'",
+            "DELIMITER '.'",
+            "DELIMITER 'N'",
+        ] {
+            assert!(read(options).contradicts.is_some(), "{options}");
+        }
     }
 
     #[test]

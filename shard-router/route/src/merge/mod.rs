@@ -12,6 +12,7 @@ mod value;
 
 pub use having::{Having, Number, Operand};
 pub use merger::{Merger, Outcome};
+pub(crate) use row::cells;
 pub use row::{Field, Fields};
 
 /// How rows of several sources become one answer. Columns are those of the sources' rows.

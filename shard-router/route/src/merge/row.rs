@@ -79,7 +79,7 @@ impl Fields {
 }
 
 /// The cells of a DataRow's body; `None` is NULL.
-pub(super) fn cells(body: &[u8]) -> Result<Vec<Option<&[u8]>>, Refused> {
+pub(crate) fn cells(body: &[u8]) -> Result<Vec<Option<&[u8]>>, Refused> {
     read_cells(body).ok_or_else(|| broken("a row that is cut short"))
 }
 

@@ -39,7 +39,7 @@ pub struct Plan {
     pub tag: Tag,
     /// It writes rows that own values of a lookup, so that entries are to be written with them.
     pub lookups: bool,
-    /// Set for a COPY over the sources of [`Target::Several`]: rows are not merged but divided, or told one source behind another.
+    /// Set for a COPY over the sources of [`Target::Several`]: how its rows are divided, told or written.
     pub copy: Option<Copy>,
     /// The epoch of the rules by which it was made.
     pub epoch: u64,

@@ -14,19 +14,21 @@ use crate::{Access, Plan, RefusalClass, Refused, Target, Topology};
 /// # Errors
 /// It is never routed.
 pub(super) fn body(kind: &Kind, template: &str, rules: &Topology) -> Result<Body, Refused> {
-    let words = Words::of(template);
-    let statement = match kind {
-        Kind::Copy(_) => read::parse(&copied(&words)?)?,
-        Kind::Declare { .. } => read::parse(declared(&words)?)?,
+    let (statement, text) = match kind {
+        Kind::Copy(_) => {
+            let query = copied(&Words::all_of(template))?;
+            (read::parse(&query)?, Some(query))
+        }
+        Kind::Declare { .. } => (read::parse(declared(&Words::of(template))?)?, None),
         Kind::Explain => match read::parse(template)? {
-            Statement::Explain { statement, .. } => *statement,
+            Statement::Explain { statement, .. } => (*statement, None),
             _ => return Err(unsupported("this form of EXPLAIN")),
         },
         Kind::Lock => return Err(everywhere("LOCK")),
         Kind::Utility(word) => return Err(everywhere(&word.to_uppercase())),
         _ => return Ok(Body::None),
     };
-    Ok(Body::Tables(Box::new(read::tables(&statement, rules)?)))
+    Ok(Body::Tables(Box::new(read::tables(&statement, text.as_deref(), rules)?)))
 }
 
 /// One source has all rows of it, or it is refused.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{read::Tables, route::plan, seat::Lies};
 use crate::{
-    Access, GroupName, Merge, Part, Placement, Plan, Reason, RefusalClass, Refused, Scatter,
-    SourceIndex, Tag, Target, Topology, Values,
-    copy::{Copy, CopyIn, Text},
+    Access, GroupName, Merge, Part, Placement, Plan, Reason, RefusalClass, Refused, Rewritten,
+    Scatter, SourceIndex, Tag, Target, Topology, Values,
+    copy::{Copy, CopyIn, CopyOut, Quoted, Text},
 };
 
 /// Where the rows go that a client copies into the only table of `tables`.
@@ -110,18 +110,39 @@ fn planned(
     Plan { copy: Some(copy), ..all }
 }
 
-/// A COPY to the client whose rows lie where `plan` says.
+/// A COPY to the client whose rows lie where `plan` says: told one source behind another, or merged and then written.
 /// # Errors
-/// They lie on several sources, and are no answer when they are put behind each other.
+/// They lie on several sources, and are neither.
 pub(super) fn out_of(plan: Plan, values: &Values<'_>) -> Result<Plan, Refused> {
     let Target::Several(parts) = &plan.target else { return Ok(plan) };
-    let plain = Merge { collation_is_c: plan.merge.collation_is_c, ..Merge::default() };
-    if plan.merge != plain || parts.iter().any(|part| part.rewritten.is_some()) {
-        let cause = "COPY of a query whose rows on several sources would have to be merged";
-        let remedy =
-            "Leave out ORDER BY, LIMIT, DISTINCT and aggregates, or send the query by itself";
-        return Err(Refused::new(RefusalClass::NotMergeable, cause, remedy));
-    }
     let text = Text::read(values.sql, false)?;
-    Ok(Plan { copy: Some(Copy::Out { header: text.form.header }), ..plan })
+    let plain = Merge { collation_is_c: plan.merge.collation_is_c, ..Merge::default() };
+    if plan.merge == plain && parts.iter().all(|part| part.rewritten.is_none()) {
+        return Ok(Plan { copy: Some(Copy::Out { header: text.form.header }), ..plan });
+    }
+    let refused = |what: &str, remedy: &str| {
+        let cause = format!("COPY of rows that are merged of several sources, {what}");
+        Err(Refused::new(RefusalClass::NotMergeable, cause, remedy))
+    };
+    if plan.access == Access::Write {
+        return refused("of a statement that writes", "Send the statement by itself");
+    }
+    if let Some(what) = text.contradicts {
+        return refused(&format!("with {what}"), "Write the options as PostgreSQL takes them");
+    }
+    if text.form.quoted == Quoted::Some {
+        return refused("with FORCE_QUOTE of some columns", "Write FORCE_QUOTE *");
+    }
+    let Some(query) = text.query else {
+        return refused("of a table", "Copy a query instead");
+    };
+    // No source is sent the COPY itself.
+    let part = |part: &Part| {
+        let whole = || Rewritten { sql: query.clone(), parameters: Vec::new() };
+        let rewritten = part.rewritten.clone().unwrap_or_else(whole);
+        Part { source: part.source, rewritten: Some(rewritten) }
+    };
+    let target = Target::Several(parts.iter().map(part).collect());
+    let copy = Some(Copy::Written(Arc::new(CopyOut::new(text.form))));
+    Ok(Plan { target, copy, ..plan })
 }

@@ -93,13 +93,17 @@ pub enum CopyDirection {
 
 /// The kind of `text` by its words. `None` for SELECT, INSERT, UPDATE, DELETE, WITH, VALUES and what begins with a parenthesis.
 pub(super) fn kind(text: &str) -> Option<Kind> {
+    const QUERIES: [&str; 9] =
+        ["select", "insert", "update", "delete", "with", "values", "(", "table", "merge"];
+    let first = Lexer::of_template(text).next().ok().flatten();
+    let first = first.map_or("", |token| &text[token.place]);
+    if QUERIES.iter().any(|query| first.eq_ignore_ascii_case(query)) {
+        return None;
+    }
     let words = Words::of(text);
     let name = |at: usize| words.raw(at).unwrap_or_default().to_owned();
     let kind = match words.get(0) {
         "" => Kind::Empty,
-        "select" | "insert" | "update" | "delete" | "with" | "values" | "(" | "table" | "merge" => {
-            return None;
-        }
         "begin" => Kind::Begin,
         "start" if words.get(1) == "transaction" => Kind::Begin,
         "commit" | "rollback" if words.get(1) == "prepared" => Kind::TwoPhase,
@@ -125,7 +129,7 @@ pub(super) fn kind(text: &str) -> Option<Kind> {
         }
         "declare" => Kind::Declare { hold: words.holds("with", "hold") },
         "fetch" | "move" | "close" => Kind::Cursor,
-        "copy" => Kind::Copy(words.copy()),
+        "copy" => Kind::Copy(Words::all_of(text).copy()),
         "listen" => Kind::Listen,
         "unlisten" => Kind::Unlisten,
         "notify" => Kind::Notify,
@@ -144,7 +148,7 @@ pub fn explained(sql: &str) -> Option<&str> {
     (words.get(0) == "explain" && words.explain() == Kind::ExplainRoute).then(|| &sql[start..])
 }
 
-/// The first words of a text, in lower case.
+/// Words of a text, in lower case.
 pub(super) struct Words<'t> {
     text: &'t str,
     tokens: Vec<Token>,
@@ -154,10 +158,20 @@ pub(super) struct Words<'t> {
 impl<'t> Words<'t> {
     const MAX: usize = 64;
 
+    /// As many as tell what most statements are.
     pub(super) fn of(text: &'t str) -> Self {
+        Self::first(text, Self::MAX)
+    }
+
+    /// All: a COPY may name many columns before it says which way it goes.
+    pub(super) fn all_of(text: &'t str) -> Self {
+        Self::first(text, usize::MAX)
+    }
+
+    fn first(text: &'t str, count: usize) -> Self {
         let mut lexer = Lexer::of_template(text);
         let mut tokens = Vec::new();
-        while tokens.len() < Self::MAX {
+        while tokens.len() < count {
             match lexer.next() {
                 Ok(Some(token)) => tokens.push(token),
                 Ok(None) | Err(_) => break,

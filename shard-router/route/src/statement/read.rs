@@ -1,6 +1,6 @@
 //! Reads a template: kind, syntax tree, seats.
 
-use std::{collections::BTreeSet, ops::ControlFlow};
+use std::{collections::BTreeSet, ops::ControlFlow, sync::OnceLock};
 
 use sqlparser::{
     ast::{
@@ -44,9 +44,26 @@ pub(crate) struct Tables {
     pub(crate) targets: Vec<usize>,
     pub(crate) inserted: Option<Inserted>,
     /// How it is answered in parts, or why it is not.
-    pub(crate) gather: Result<Gather, Refused>,
+    pub(crate) gather: Gathered,
     /// The first function whose answer differs from source to source.
     pub(crate) wandering: Option<String>,
+}
+
+/// How a statement is answered in parts, found out when that is first needed: nearly all statements are for one source, and never ask.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    /// The statement by itself, while it is not known.
+    text: Box<str>,
+    known: OnceLock<Result<Gather, Refused>>,
+}
+
+impl Gathered {
+    /// # Errors
+    /// It is not.
+    pub(super) fn get(&self, rules: &Topology) -> Result<&Gather, Refused> {
+        let found = || gathered(&walked(&parse(&self.text)?, rules)?);
+        self.known.get_or_init(found).as_ref().map_err(Clone::clone)
+    }
 }
 
 pub(super) fn read(template: &str, rules: &Topology) -> Result<(Kind, Body), Refused> {
@@ -61,7 +78,7 @@ pub(super) fn read(template: &str, rules: &Topology) -> Result<(Kind, Body), Ref
         return only_source(template, rules);
     }
     let statement = parse(template)?;
-    let tables = tables(&statement, rules)?;
+    let tables = tables(&statement, Some(template), rules)?;
     let kind = if tables.access == Access::Write { Kind::Write } else { Kind::Read };
     Ok((kind, Body::Tables(Box::new(tables))))
 }
@@ -69,19 +86,37 @@ pub(super) fn read(template: &str, rules: &Topology) -> Result<(Kind, Body), Ref
 /// Nothing of the statement is looked at but whether a replica could answer it, and whether it asks for what only lookups know.
 fn only_source(template: &str, rules: &Topology) -> Result<(Kind, Body), Refused> {
     let statement = parse(template);
-    if let Ok(Statement::Insert(insert)) = &statement
-        && let (TableObject::TableName(name), Some(OnInsert::OnConflict(conflict))) =
-            (&insert.table, &insert.on)
+    if let Ok(statement) = &statement
+        && let ControlFlow::Break(refused) = statement.visit(&mut Conflicts(rules))
     {
-        let parts = name.0.iter().filter_map(|part| part.as_ident()).map(folded);
-        let full = parts.collect::<Vec<_>>().join(".");
-        let table = full.strip_prefix("public.").unwrap_or(&full);
-        knows_its_conflicts(conflict, table, rules)?;
+        return Err(*refused);
     }
     Ok(match statement.is_ok_and(|statement| reads(&statement)) {
         true => (Kind::Read, Body::OnlySource(Access::Read)),
         false => (Kind::Write, Body::OnlySource(Access::Write)),
     })
+}
+
+/// Stops at an INSERT, however deep, whose conflicts its source cannot know.
+struct Conflicts<'r>(&'r Topology);
+
+impl Visitor for Conflicts<'_> {
+    type Break = Box<Refused>;
+
+    fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<Box<Refused>> {
+        if let Statement::Insert(insert) = statement
+            && let (TableObject::TableName(name), Some(OnInsert::OnConflict(conflict))) =
+                (&insert.table, &insert.on)
+        {
+            let parts = name.0.iter().filter_map(|part| part.as_ident()).map(folded);
+            let full = parts.collect::<Vec<_>>().join(".");
+            let table = full.strip_prefix("public.").unwrap_or(&full);
+            if let Err(refused) = knows_its_conflicts(conflict, table, self.0) {
+                return ControlFlow::Break(Box::new(refused));
+            }
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Whether the one statement of a template writes nothing, locks nothing, and calls nothing that may.
@@ -198,7 +233,19 @@ impl Visitor for Met {
     }
 }
 
-pub(super) fn tables(statement: &Statement, rules: &Topology) -> Result<Tables, Refused> {
+/// What the walk has seen of a statement.
+struct Walked<'s, 'r> {
+    statement: &'s Statement,
+    walk: Walk<'r>,
+    inserted: Option<Inserted>,
+    access: Access,
+    wandering: Option<String>,
+}
+
+fn walked<'s, 'r>(
+    statement: &'s Statement,
+    rules: &'r Topology,
+) -> Result<Walked<'s, 'r>, Refused> {
     let mut met = Met::default();
     let _ = statement.visit(&mut met);
     let mut called = Called::default();
@@ -247,17 +294,36 @@ pub(super) fn tables(statement: &Statement, rules: &Topology) -> Result<Tables, 
     if let Some(name) = &called.wandering {
         walk.not_apart(&format!("{name}, whose answer may differ from source to source"));
     }
-    let gather = match &walk.apart {
-        Ok(()) => gather::gather(statement, &walk),
+    Ok(Walked { statement, walk, inserted, access, wandering: called.wandering })
+}
+
+fn gathered(walked: &Walked<'_, '_>) -> Result<Gather, Refused> {
+    match &walked.walk.apart {
+        Ok(()) => gather::gather(walked.statement, &walked.walk),
         Err(why) => Err(gather::refused(why)),
+    }
+}
+
+/// What `statement` says of tables; `text` is the statement by itself, if it is to be had.
+pub(super) fn tables(
+    statement: &Statement,
+    text: Option<&str>,
+    rules: &Topology,
+) -> Result<Tables, Refused> {
+    let walked = walked(statement, rules)?;
+    let later = text.filter(|_| matches!(statement, Statement::Query(_)));
+    let known = match later {
+        Some(_) => OnceLock::new(),
+        None => OnceLock::from(gathered(&walked)),
     };
+    let Walked { walk, inserted, access, wandering, .. } = walked;
     Ok(Tables {
         access,
         seats: walk.seats,
         targets: walk.targets,
         inserted,
-        gather,
-        wandering: called.wandering,
+        gather: Gathered { text: later.unwrap_or_default().into(), known },
+        wandering,
     })
 }
 

@@ -325,7 +325,7 @@ impl Router<'_, '_> {
         if found.scatter < wanted {
             return Err(self.not_allowed(found, sources.len(), write));
         }
-        let gather = self.tables.gather.as_ref().map_err(Clone::clone)?;
+        let gather = self.tables.gather.get(self.topology)?;
         let merge = self.merge(gather)?;
         let rewritten = gather.rewritten.as_ref().map(|(rendered, limited)| {
             let behind = match (limited, merge.limit) {
@@ -493,7 +493,7 @@ impl Router<'_, '_> {
                 "{name}, whose answer may differ from source to source"
             )));
         }
-        self.tables.gather.as_ref().map_err(Clone::clone)?;
+        self.tables.gather.get(self.topology)?;
         let texts = split::rows(self.values.sql, rows.len())
             .ok_or_else(|| super::gather::refused("an INSERT whose rows cannot be told apart"))?;
         let parts = self.parts(&sources, &at, &texts)?;
