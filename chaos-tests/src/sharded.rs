@@ -114,11 +114,15 @@ impl Sharded {
                 format!("[[sources.source]]\nname = \"{name}\"\ndatabase = \"{database}\"\n")
             })
             .collect();
+        let decision = match limits.contains("decision_timeout_ms") {
+            true => "",
+            false => "decision_timeout_ms = 3000\n",
+        };
         let config = format!(
             "[router]\nrules = {rules:?}\n[coordinators]\naddresses = {coordinators:?}\n{sources}\
              [auth]\nmode = \"trust-loopback\"\n\
              [bind]\npostgres = \"127.0.0.1:{}\"\nhttp = \"127.0.0.1:{}\"\n\
-             [limits]\npool_size = 20\ndecision_timeout_ms = 3000\n{limits}\n[security]\nmode = \"dev-plaintext\"\n",
+             [limits]\npool_size = 20\n{decision}{limits}\n[security]\nmode = \"dev-plaintext\"\n",
             self.ports[at], self.doors[at]
         );
         let config = folder.write(&format!("{name}.toml"), config)?;

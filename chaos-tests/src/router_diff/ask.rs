@@ -3,13 +3,13 @@
 use std::error::Error;
 
 use bytes::BytesMut;
-use futures::TryStreamExt as _;
+use futures::{SinkExt as _, TryStreamExt as _};
 use tokio_postgres::{
     Client, SimpleQueryMessage, Statement,
     types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked},
 };
 
-use super::value::Bound;
+use super::{copy::Copied, value::Bound};
 
 pub(super) type Row = Vec<Option<Vec<u8>>>;
 
@@ -103,6 +103,32 @@ pub(super) async fn execute(
         answer.rows.push(cells.collect());
     }
     answer.affected = stream.rows_affected().unwrap_or(0);
+    Ok(answer)
+}
+
+/// A COPY, with the rows that the client says or hears. Lines that are said to the client stand for rows of one column.
+pub(super) async fn copy(client: &Client, sql: &str, copied: &Copied) -> Result<Answer, Failed> {
+    let mut answer = Answer::default();
+    match copied {
+        Copied::In { rows, gives_up } => {
+            let sink = client.copy_in::<_, bytes::Bytes>(sql).await?;
+            let mut sink = std::pin::pin!(sink);
+            // It may have failed already; the end says how. A sink that is dropped says that the client failed.
+            let _told_at_the_end = sink.send(bytes::Bytes::copy_from_slice(rows.as_bytes())).await;
+            if !gives_up {
+                answer.affected = sink.finish().await?;
+            }
+        }
+        Copied::Out { header } => {
+            let stream = client.copy_out(sql).await?;
+            let lines: Vec<bytes::Bytes> = stream.try_collect().await?;
+            let mut lines = lines.into_iter().map(|line| line.to_vec());
+            if *header && let Some(first) = lines.next() {
+                answer.columns.push((String::from_utf8_lossy(&first).into_owned(), 0));
+            }
+            answer.rows = lines.map(|line| vec![Some(line)]).collect();
+        }
+    }
     Ok(answer)
 }
 

@@ -4,10 +4,14 @@
 //! A *world* is a schema, rules and data, all drawn from the seed and the world's number. Each of its *sessions* is a connection to the
 //! router beside one to the single database; what is said to one is said to the other, and the answers are compared: columns, rows, rows
 //! affected, the SQLSTATE of an error. Statements go as simple queries and as extended ones, prepared once and executed several times, with
-//! parameters as text and in binary, alone and in transactions with savepoints. At the end of a world all rows are compared, and each must
-//! lie on the shard of its key. What is drawn does not depend on what is answered, so that a seed and a world's number repeat a difference.
+//! parameters as text and in binary, alone and in transactions with savepoints; rows are copied in and out. In some worlds a table's rows own
+//! values of a lookup: what is unique over all shards is unique in the single database by a constraint. At the end of a world all rows are
+//! compared, and each, with its entry, must lie on the shard of its key. What is drawn does not depend on what is answered, so that a seed and a
+//! world's number repeat a difference.
 
 mod ask;
+mod copy;
+mod owner;
 mod session;
 mod stage;
 mod statement;
@@ -118,7 +122,7 @@ async fn one_world(
 
 /// Says `count` statements, or as many as there are up to the first difference: what differs behind it may only be its consequence.
 async fn say(
-    sessions: &mut [Session],
+    sessions: &mut [Session<'_>],
     world: &World,
     count: u64,
     rng: &mut StdRng,

@@ -6,6 +6,8 @@ use tokio_postgres::Client;
 use super::{
     Difference,
     ask::{self, Answer, Failed, differs},
+    copy::Copied,
+    owner,
     stage::{Running, Stage},
     statement::Drawn,
     turn::{Step, Turn},
@@ -14,7 +16,9 @@ use super::{
 };
 
 /// Two connections.
-pub(super) struct Session {
+pub(super) struct Session<'s> {
+    stage: &'s Stage,
+    running: &'s Running,
     name: usize,
     router: Client,
     one: Client,
@@ -37,9 +41,20 @@ enum Came {
     Differs(String),
 }
 
-impl Session {
-    pub(super) async fn open(stage: &Stage, router: &Running, name: usize) -> anyhow::Result<Self> {
-        Ok(Self { name, router: router.connect().await?, one: stage.connect().await? })
+impl<'s> Session<'s> {
+    pub(super) async fn open(
+        stage: &'s Stage,
+        running: &'s Running,
+        name: usize,
+    ) -> anyhow::Result<Self> {
+        let (router, one) = (running.connect().await?, stage.connect().await?);
+        Ok(Self { stage, running, name, router, one })
+    }
+
+    /// Begins again on both sides. The driver takes the next answer for another's where a COPY from the client did not come to its end.
+    async fn reconnect(&mut self) -> anyhow::Result<()> {
+        *self = Self::open(self.stage, self.running, self.name).await?;
+        self.stage.quiet().await
     }
 
     /// Says everything of a turn, until something differs. `said` is what repeats it.
@@ -60,7 +75,13 @@ impl Session {
                 Step::Statement(drawn) => {
                     said.push(format!("-- session {}{}", self.name, drawn.shown()));
                     found.in_transactions += u64::from(open);
-                    self.statement(world, &drawn, open, found).await
+                    let came = self.statement(world, &drawn, open, found).await;
+                    let ended = !drawn.gives_up() && matches!(came, Came::Same);
+                    if matches!(drawn.copied, Some(Copied::In { .. })) && !ended {
+                        said.push(format!("-- session {} begins again", self.name));
+                        self.reconnect().await?;
+                    }
+                    came
                 }
             };
             if let Came::Differs(how) = came {
@@ -89,6 +110,18 @@ impl Session {
         open: bool,
         found: &mut Difference,
     ) -> Came {
+        if let Some(copied) = &drawn.copied {
+            let router = ask::copy(&self.router, &drawn.sql, copied).await;
+            let one = ask::copy(&self.one, &drawn.sql, copied);
+            let came = self.compare(router, drawn, open, one).await;
+            return count(found, world, drawn, &[], came);
+        }
+        if let Some(at_one) = &drawn.at_one {
+            let router = ask::simple(&self.router, &drawn.sql).await;
+            let router = router.and_then(|answer| owner::key_of(answer, world));
+            let came = self.compare(router, drawn, open, ask::simple(&self.one, at_one)).await;
+            return count(found, world, drawn, &[], came);
+        }
         if drawn.simple {
             let router = ask::simple(&self.router, &drawn.sql).await;
             let came = self.compare(router, drawn, open, ask::simple(&self.one, &drawn.sql)).await;

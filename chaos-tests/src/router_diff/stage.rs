@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     SHARDS,
-    world::{SHARDED, World},
+    world::{OWNER, SHARDED, World},
 };
-use crate::{Cluster, Folder, Postgres};
+use crate::{Cluster, Folder, Postgres, SOON, until};
 
 /// The database that holds everything.
 const WHOLE: &str = "whole";
@@ -85,11 +85,26 @@ impl Stage {
         self.server.connect(WHOLE).await
     }
 
+    /// Waits until nothing is under way on any database: what a client has left is rolled back behind it.
+    pub(super) async fn quiet(&self) -> anyhow::Result<()> {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+             WHERE xact_start IS NOT NULL AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        until("nothing is under way", SOON, async || {
+            let row = self.whole.query_one(sql, &[]).await.ok()?;
+            (row.get::<_, i64>(0) == 0).then_some(())
+        })
+        .await
+    }
+
     /// Makes a world's tables, in place of those of the one before.
     pub(super) async fn make(&self, world: &World) -> anyhow::Result<()> {
         for client in std::iter::once(&self.whole).chain(&self.shards) {
-            let quiet = "SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public;";
+            let quiet = "SET client_min_messages = error; DROP SCHEMA IF EXISTS public, holdfast CASCADE; CREATE SCHEMA public;";
             client.batch_execute(&format!("{quiet}\n{}", world.schema())).await?;
+        }
+        self.whole.batch_execute(&world.constraint()).await?;
+        for client in &self.shards {
+            client.batch_execute(&world.rules.lookup_sql()).await?;
         }
         Ok(())
     }
@@ -158,8 +173,38 @@ impl Stage {
             }
         }
         let lone = self.shards.get(2).ok_or_else(|| anyhow!("there is a third shard"))?;
-        let alike = rows(lone, "lone").await? == rows(&self.whole, "lone").await?;
-        Ok((!alike).then(|| "lone differs".to_owned()))
+        if rows(lone, "lone").await? != rows(&self.whole, "lone").await? {
+            return Ok(Some("lone differs".to_owned()));
+        }
+        if world.owns { self.compare_entries(world).await } else { Ok(None) }
+    }
+
+    /// Compares the entries of the lookup with the values of the single database, and looks whether each lies where its value says.
+    async fn compare_entries(&self, world: &World) -> anyhow::Result<Option<String>> {
+        let (table, lookup) = OWNER;
+        let mut entries = Vec::new();
+        for (shard, client) in self.shards.iter().enumerate() {
+            for row in client.query("SELECT value, owner FROM holdfast.lookup", &[]).await? {
+                let (value, owner): (String, String) = (row.get(0), row.get(1));
+                let place = world.rules.entry_place(lookup, &value);
+                if place.is_none_or(|place| usize::from(place.source.0) != shard) {
+                    return Ok(Some(format!("the entry of {value:?} lies on p{shard}")));
+                }
+                entries.push((value, owner));
+            }
+            let notes = client.query_one("SELECT count(*) FROM holdfast.lookup_note", &[]).await?;
+            if notes.get::<_, i64>(0) != 0 {
+                return Ok(Some(format!("notes are left on p{shard}")));
+            }
+        }
+        let key = SHARDED.iter().find(|(name, _)| *name == table).expect("it is sharded").1;
+        let sql = format!("SELECT p, to_jsonb(x)->>'{key}' FROM {table} x WHERE p IS NOT NULL");
+        let owned = self.whole.query(&sql, &[]).await?;
+        let mut owned: Vec<_> = owned.iter().map(|row| (row.get(0), row.get(1))).collect();
+        entries.sort();
+        owned.sort();
+        let differ = entries != owned;
+        Ok(differ.then(|| format!("the entries are {entries:?}, and owned are {owned:?}")))
     }
 }
 

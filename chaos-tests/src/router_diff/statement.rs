@@ -3,6 +3,7 @@
 use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use super::{
+    copy::Copied,
     value::{Bound, text_array},
     world::{SHARDED, World},
 };
@@ -18,6 +19,10 @@ pub(super) struct Drawn {
     pub(super) simple: bool,
     /// The answer's order is certain.
     pub(super) ordered: bool,
+    /// The rows of a COPY, if it is one.
+    pub(super) copied: Option<Copied>,
+    /// What the single database is asked in place of what the router alone can answer.
+    pub(super) at_one: Option<String>,
 }
 
 /// What a statement is drawn for.
@@ -32,10 +37,23 @@ pub(super) enum Use {
 }
 
 impl Drawn {
+    /// Whether a client copies and says that it failed.
+    pub(super) fn gives_up(&self) -> bool {
+        matches!(self.copied, Some(Copied::In { gives_up: true, .. }))
+    }
+
     /// For a reader who repeats it.
     pub(super) fn shown(&self) -> String {
-        let how = if self.simple { "simple" } else { "extended" };
+        let how = match (&self.copied, self.simple) {
+            (Some(_), _) => "as COPY",
+            (None, true) => "simple",
+            (None, false) => "extended",
+        };
         let mut text = format!(", {how}\n{}", self.sql);
+        if let Some(Copied::In { rows, gives_up }) = &self.copied {
+            let end = if *gives_up { "gives up" } else { "ends" };
+            text.push_str(&format!("\n-- the client says {rows:?} and {end}"));
+        }
         for run in self.runs.iter().filter(|run| !run.is_empty()) {
             let shown = |value: &Bound| {
                 let format = if value.as_text { "text" } else { "binary" };
@@ -58,6 +76,8 @@ pub(super) struct Pen<'w, 'r> {
     /// The key that everything is about.
     pub(super) focus: Option<u32>,
     pub(super) ordered: bool,
+    pub(super) copied: Option<Copied>,
+    pub(super) at_one: Option<String>,
 }
 
 type Write<'w, 'r> = fn(&mut Pen<'w, 'r>) -> String;
@@ -80,13 +100,49 @@ pub(super) fn draw(world: &World, rng: &mut StdRng, focus: Option<u32>, of: Use)
     }
 }
 
+/// Several statements of one query, and perhaps a transaction around them.
+pub(super) fn sequence(world: &World, rng: &mut StdRng, around: [&str; 2]) -> Drawn {
+    let mut parts: Vec<String> = Vec::new();
+    let count = rng.random_range(1..4);
+    while parts.len() < count {
+        let drawn = draw(world, rng, None, Use::Alone);
+        if drawn.simple && drawn.copied.is_none() && drawn.at_one.is_none() {
+            parts.push(drawn.sql);
+        }
+    }
+    let [begin, end] = around.map(|sql| (!sql.is_empty()).then(|| sql.to_owned()));
+    let all: Vec<String> = begin.into_iter().chain(parts).chain(end).collect();
+    Drawn {
+        kind: "sequence",
+        sql: all.join("; "),
+        runs: vec![Vec::new()],
+        simple: true,
+        ordered: false,
+        copied: None,
+        at_one: None,
+    }
+}
+
 fn attempt(world: &World, rng: &mut StdRng, focus: Option<u32>, of: Use) -> Drawn {
     let simple = rng.random_bool(0.5);
-    let mut pen = Pen { world, rng, simple, parameters: Vec::new(), focus, ordered: false };
+    let mut pen = Pen {
+        world,
+        rng,
+        simple,
+        parameters: Vec::new(),
+        focus,
+        ordered: false,
+        copied: None,
+        at_one: None,
+    };
     let (kind, write) = if of == Use::First {
         ("insert", Pen::insert as Write<'_, '_>)
     } else {
-        let weight = |sort: &Sort<'_, '_>| if of == Use::Alone { sort.1 } else { sort.2 };
+        let weight = |sort: &Sort<'_, '_>| match (sort.0.strip_prefix("owner_"), of) {
+            (Some(_), _) if !world.owns => 0,
+            (_, Use::Alone) => sort.1,
+            _ => sort.2,
+        };
         let sorts = sorts();
         let total: u32 = sorts.iter().map(weight).sum();
         let mut at = pen.rng.random_range(0..total);
@@ -100,15 +156,16 @@ fn attempt(world: &World, rng: &mut StdRng, focus: Option<u32>, of: Use) -> Draw
     };
     let sql = write(&mut pen);
     let mut runs = vec![std::mem::take(&mut pen.parameters)];
-    if !simple && !runs[0].is_empty() && pen.rng.random_bool(0.3) {
+    if !runs[0].is_empty() && pen.rng.random_bool(0.3) {
         for _ in 0..pen.rng.random_range(1..4) {
             runs.push(runs[0].clone().iter().map(|value| value.again(world, &mut pen)).collect());
         }
     }
-    Drawn { kind, sql, runs, simple, ordered: pen.ordered }
+    let Pen { simple, ordered, copied, at_one, .. } = pen;
+    Drawn { kind, sql, runs, simple, ordered, copied, at_one }
 }
 
-fn sorts<'w, 'r>() -> [Sort<'w, 'r>; 30] {
+fn sorts<'w, 'r>() -> [Sort<'w, 'r>; 37] {
     [
         ("point_select", 10, 10, Pen::point_select),
         ("key_list", 6, 1, Pen::key_list),
@@ -140,6 +197,13 @@ fn sorts<'w, 'r>() -> [Sort<'w, 'r>; 30] {
         ("delete", 5, 5, Pen::delete),
         ("write_reference", 2, 0, Pen::write_reference),
         ("lone", 2, 1, Pen::lone),
+        ("copy_in", 4, 3, Pen::copy_in),
+        ("copy_out", 4, 3, Pen::copy_out),
+        ("owner_insert", 8, 6, Pen::owner_insert),
+        ("owner_update", 8, 6, Pen::owner_update),
+        ("owner_delete", 4, 3, Pen::owner_delete),
+        ("owner_select", 6, 4, Pen::owner_select),
+        ("owner_locate", 6, 0, Pen::owner_locate),
     ]
 }
 
@@ -213,7 +277,7 @@ impl Pen<'_, '_> {
         }
     }
 
-    fn point_select(&mut self) -> String {
+    pub(super) fn point_select(&mut self) -> String {
         let (table, key) = self.table();
         let columns = self.columns("x", key);
         let value = self.key();
@@ -262,7 +326,7 @@ impl Pen<'_, '_> {
         format!("SELECT n, a FROM {table} WHERE {key} = {value} ORDER BY n {how}")
     }
 
-    fn condition_select(&mut self) -> String {
+    pub(super) fn condition_select(&mut self) -> String {
         let (table, key) = self.table();
         let columns = self.columns("x", key);
         let condition = self.about("x", key, 2);
@@ -276,7 +340,7 @@ impl Pen<'_, '_> {
         format!("SELECT {columns} FROM {table} x WHERE {condition}")
     }
 
-    fn sorted(&mut self) -> String {
+    pub(super) fn sorted(&mut self) -> String {
         let (table, key) = self.table();
         self.ordered = true;
         let first = match self.rng.random_range(0..6) {
@@ -337,7 +401,7 @@ impl Pen<'_, '_> {
         list.join(", ")
     }
 
-    fn aggregate(&mut self) -> String {
+    pub(super) fn aggregate(&mut self) -> String {
         let (table, key) = self.table();
         let list = self.aggregates();
         let condition = if self.rng.random_bool(0.6) {
@@ -348,7 +412,7 @@ impl Pen<'_, '_> {
         format!("SELECT {list} FROM {table} x{condition}")
     }
 
-    fn grouped(&mut self) -> String {
+    pub(super) fn grouped(&mut self) -> String {
         let (table, _) = self.table();
         let list = self.aggregates();
         let condition = if self.rng.random_bool(0.4) {
@@ -381,7 +445,7 @@ impl Pen<'_, '_> {
         )
     }
 
-    fn distinct(&mut self) -> String {
+    pub(super) fn distinct(&mut self) -> String {
         let (table, key) = self.table();
         match self.rng.random_range(0..4) {
             0 => {
@@ -399,7 +463,7 @@ impl Pen<'_, '_> {
         }
     }
 
-    fn join_by_key(&mut self) -> String {
+    pub(super) fn join_by_key(&mut self) -> String {
         let ((one, key), (two, other)) = (self.table(), self.table());
         let condition = self.about("x", key, 1);
         let more = self.predicate("y");
@@ -450,7 +514,7 @@ impl Pen<'_, '_> {
         format!("SELECT x.n, y.n FROM {one} x, {two} y WHERE x.a = y.a AND {left} AND {right}")
     }
 
-    fn reference(&mut self) -> String {
+    pub(super) fn reference(&mut self) -> String {
         let (table, key) = self.table();
         let condition = self.about("x", key, 1);
         match self.rng.random_range(0..3) {

@@ -37,6 +37,7 @@ impl Turn {
         let steps = match rng.random_range(0..40) {
             0 => vec![setting(rng)],
             1..=5 => transaction(world, rng),
+            6 => sequence(world, rng),
             _ => vec![Step::Statement(statement::draw(world, rng, None, Use::Alone))],
         };
         Self { steps }
@@ -74,6 +75,17 @@ fn setting(rng: &mut StdRng) -> Step {
         "RESET ALL",
     ];
     Step::Control(settings[rng.random_range(0..settings.len())].to_owned())
+}
+
+/// One query of several statements. Where it has begun a transaction, that is ended behind it, whatever became of it.
+fn sequence(world: &World, rng: &mut StdRng) -> Vec<Step> {
+    let around = [["", ""], ["BEGIN", "COMMIT"], ["BEGIN", "ROLLBACK"], ["BEGIN", ""]];
+    let around = around[rng.random_range(0..around.len())];
+    let mut steps = vec![Step::Statement(statement::sequence(world, rng, around))];
+    if !around[0].is_empty() {
+        steps.push(Step::Control("COMMIT".to_owned()));
+    }
+    steps
 }
 
 /// A transaction about one key, mostly; one that fails is carried to its end all the same.

@@ -9,6 +9,8 @@ use super::SHARDS;
 
 /// Tables that join the group, with their key's column.
 pub(super) const SHARDED: [(&str, &str); 3] = [("t1", "k"), ("t2", "k"), ("t3", "owner")];
+/// Of these, the one whose rows own values, in the column `p`, and the lookup's name.
+pub(super) const OWNER: (&str, &str) = ("t2", "phone");
 
 /// What keys are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +36,14 @@ pub(super) enum Width {
 pub(super) struct World {
     pub(super) kind: KeyKind,
     pub(super) rules: Arc<Topology>,
+    /// Whether there is a lookup.
+    pub(super) owns: bool,
     rules_text: String,
     schema: String,
     /// For each sharded table, its columns in their order.
     columns: Vec<Vec<&'static str>>,
+    /// Whether there is a last one, `e`, that nobody names.
+    unnamed: Vec<bool>,
 }
 
 impl KeyKind {
@@ -95,17 +101,34 @@ impl KeyKind {
 impl World {
     pub(super) fn draw(rng: &mut StdRng) -> Self {
         let kind = KeyKind::draw(rng);
+        let owns = rng.random_range(0..3) == 0;
         let mut schema = String::new();
         let mut columns = Vec::new();
+        let mut unnamed = Vec::new();
         for (table, key) in SHARDED {
-            let (text, order) = table_of(table, key, kind, rng);
+            let owns = owns && table == OWNER.0;
+            let (text, order) = table_of(table, key, kind, owns, rng);
             schema.push_str(&text);
             columns.push(order);
+            unnamed.push(text.contains(", e "));
         }
         schema.push_str("CREATE TABLE r (n int PRIMARY KEY, a int, b text);\nCREATE TABLE lone (n int PRIMARY KEY, a int, b text);\n");
-        let rules_text = rules_of(kind, &columns, rng);
+        let mut rules_text = rules_of(kind, &columns, rng);
+        if owns {
+            let (table, lookup) = OWNER;
+            rules_text += &format!("[lookup.{lookup}]\ntable = \"{table}\"\ncolumn = \"p\"\n");
+        }
         let rules = Topology::parse(&rules_text).expect("a world's rules are right");
-        Self { kind, rules: Arc::new(rules), rules_text, schema, columns }
+        Self { kind, rules: Arc::new(rules), owns, rules_text, schema, columns, unnamed }
+    }
+
+    /// What the single database has beside its tables: values of the lookup are unique at the end of each statement, as their entries are.
+    pub(super) fn constraint(&self) -> String {
+        let table = OWNER.0;
+        match self.owns {
+            true => format!("ALTER TABLE {table} ADD CONSTRAINT unique_p UNIQUE (p) DEFERRABLE"),
+            false => String::new(),
+        }
     }
 
     pub(super) fn schema(&self) -> &str {
@@ -120,6 +143,15 @@ impl World {
     pub(super) fn columns(&self, table: &str) -> &[&'static str] {
         let at = SHARDED.iter().position(|(name, _)| *name == table).expect("a sharded table");
         &self.columns[at]
+    }
+
+    /// All columns of a sharded table in their order.
+    pub(super) fn all_columns(&self, table: &str) -> Vec<&'static str> {
+        let at = SHARDED.iter().position(|(name, _)| *name == table).expect("a sharded table");
+        let mut all = self.columns[at].clone();
+        all.extend(self.unnamed[at].then_some("e"));
+        all.extend((self.owns && table == OWNER.0).then_some("p"));
+        all
     }
 
     /// The key's value number `number` as text.
@@ -145,11 +177,12 @@ fn key(kind: KeyKind, number: u32) -> String {
     }
 }
 
-/// A table with its columns in any order and of any of several types, and perhaps one that nobody names.
+/// A table with its columns in any order and of any of several types, and perhaps one that nobody names, and one of values that its rows own.
 fn table_of(
     table: &str,
     key: &'static str,
     kind: KeyKind,
+    owns: bool,
     rng: &mut StdRng,
 ) -> (String, Vec<&'static str>) {
     let mut pick = |of: &[&'static str]| of[rng.random_range(0..of.len())];
@@ -177,6 +210,9 @@ fn table_of(
     let order = columns.iter().map(|(name, _)| *name).collect();
     if !more.is_empty() {
         columns.push(("e", more.to_owned()));
+    }
+    if owns {
+        columns.push(("p", "text".to_owned()));
     }
     let columns: Vec<String> =
         columns.into_iter().map(|(name, sort)| format!("{name} {sort}")).collect();
