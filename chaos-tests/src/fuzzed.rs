@@ -28,7 +28,7 @@ const fn of_connections(name: &'static str, read: fn(&[u8])) -> Target {
 }
 
 /// Every one. The configuration's reader is part of the program, and replays its corpus there.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     of_bytes("log_record", raft::record),
     of_bytes("raft_snapshot", raft::snapshot),
     of_bytes("raft_rpc", raft::rpc),
@@ -40,6 +40,7 @@ pub const TARGETS: [Target; 14] = [
     of_bytes("token", token),
     of_bytes("sql", router::sql),
     of_bytes("rules", router::rules),
+    of_bytes("copy_data", router::copy_data),
     of_connections("router_before_login", router::before_login),
     of_connections("router_after_login", router::after_login),
     of_connections("router_server", router::server),

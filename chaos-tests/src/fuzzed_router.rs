@@ -19,7 +19,8 @@ use std::{
 };
 
 use holdfast_route::{
-    Format, Parameter, Shape, Slot, Target, Template, Topology, Values, explained, statements,
+    Copy, CopyIn, CopyRow, Format, Parameter, Shape, Slot, Target, Template, Topology, Values,
+    explained, statements,
 };
 use holdfast_shard_router::{
     Router, Verifier,
@@ -33,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const HEARD_MAX: usize = 8 << 20;
 /// Bytes of a reader's input; more would test the sockets alone.
 const INPUT_MAX: usize = 64 * 1024;
+/// Bytes of one row of a COPY.
+const ROW_MAX: usize = 1_000;
 /// The rules that statements are read by.
 const RULES: &str = include_str!("../../shard-router/route/testscripts/rules/bank.toml");
 
@@ -357,6 +360,49 @@ fn one_statement(text: &str, rules: &Arc<Topology>) {
                 assert!(sources.into_iter().all(known), "no such source");
             }
         }
+    }
+}
+
+/// Bytes as a COPY and, behind its first line, what the client copies: in any pieces the same rows, each as it came and for a source that there
+/// is. Where the COPY is one of merged rows: as a row that a source sends.
+pub fn copy_data(bytes: &[u8]) {
+    let mut halves = bytes.splitn(2, |byte| *byte == b'\n');
+    let (Some(text), Some(stream)) = (halves.next(), halves.next()) else { return };
+    let Ok(sql) = std::str::from_utf8(text) else { return };
+    let rules = Arc::new(Topology::parse(RULES).expect("the rules are sound"));
+    let Ok(template) = Template::of(sql) else { return };
+    let Ok(shape) = Shape::read(template.text(), &rules) else { return };
+    let values = Values { sql, literals: template.literals(), parameters: &[] };
+    let Ok(plan) = shape.plan(&rules, &values) else { return };
+    match &plan.copy {
+        Some(Copy::In(copy)) => divided(copy, stream, plan.sources()),
+        Some(Copy::Written(written)) => {
+            let line = written.row(stream);
+            assert!(line.is_err() || line.is_ok_and(|line| line.ends_with(b"\n")), "no line");
+        }
+        Some(Copy::Out { .. }) | None => {}
+    }
+}
+
+fn divided(copy: &Arc<CopyIn>, stream: &[u8], parts: usize) {
+    let columns = ["customer", "account_no", "code"].map(str::to_owned);
+    let columns = copy.named().unwrap_or(&columns);
+    for csv_ends in [true, false] {
+        let divide = |length: usize| {
+            let mut divider = copy.divider(columns, ROW_MAX, csv_ends).ok()?;
+            let mut rows = Vec::new();
+            let mut keep = |row: CopyRow<'_>| rows.push((row.part, row.bytes.to_vec()));
+            let pushed = stream.chunks(length).try_for_each(|piece| divider.push(piece, &mut keep));
+            let told = pushed.and_then(|()| divider.finish(&mut keep));
+            Some((told, rows))
+        };
+        let whole = divide(stream.len().max(1));
+        assert_eq!(whole, divide(1), "pieces make a difference");
+        assert_eq!(whole, divide(7), "pieces make a difference");
+        let Some((_, rows)) = whole else { return };
+        assert!(rows.iter().all(|(part, _)| part.is_none_or(|part| part < parts)), "no such part");
+        assert!(rows.iter().all(|(_, row)| row.len() <= ROW_MAX), "longer than its limit");
+        assert!(stream.starts_with(&rows.into_iter().flat_map(|(_, row)| row).collect::<Vec<_>>()));
     }
 }
 
