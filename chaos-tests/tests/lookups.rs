@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, ensure};
-use holdfast_chaos_tests::{ROUTERS, RULES, SOON, Sharded, until};
+use holdfast_chaos_tests::{ROUTERS, RULES, SOON, Sharded, holdfast, until};
 use holdfast_client::wire::ApplyRulesRequest;
 use holdfast_route::{SourceIndex, Topology};
 use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
@@ -49,6 +49,7 @@ async fn an_entry_is_written_with_its_owner_or_not_at_all() -> anyhow::Result<()
     // Each statement is looked at from other connections, and not by way of this session.
     client.batch_execute("SET holdfast.read_own_writes = on").await?;
     owners_are_found_by_their_number(&place, &client, &rules).await?;
+    the_command_asks_a_router(&place, &rules).await?;
     a_number_that_is_taken_is_refused(&client).await?;
     numbers_change_and_go(&client).await?;
     what_is_rolled_back_leaves_no_entry(&client).await?;
@@ -109,6 +110,37 @@ async fn owners_are_found_by_their_number(
     let sql = format!("SELECT holdfast.locate('phone', '{}')", phone(3));
     let row = client.query_one(&sql, &[]).await?;
     ensure!(row.get::<_, &str>("key") == "a-3");
+    Ok(())
+}
+
+async fn the_command_asks_a_router(place: &Sharded, rules: &Topology) -> anyhow::Result<()> {
+    let locate = async |keys: &[&str]| {
+        let router = format!("127.0.0.1:{}", place.port(1));
+        let mut command = tokio::process::Command::new(holdfast()?);
+        command.args(["locate", "--router", &router, "--user", "holdfast", "--dbname", "bank"]);
+        let ran = command.args(["--output", "json"]).args(keys).output().await?;
+        let words = String::from_utf8_lossy(&ran.stderr).into_owned();
+        anyhow::Ok((ran.status.code(), serde_json::from_slice(&ran.stdout).ok(), words))
+    };
+    let numbers = [phone(2), phone(9)];
+    let (code, told, words) = locate(&["phone", &numbers[0], &numbers[1]]).await?;
+    let told: serde_json::Value = told.with_context(|| words.clone())?;
+    ensure!(code == Some(0), "{words}");
+    for (at, key) in ["a-2", "a-9"].into_iter().enumerate() {
+        let place = rules.locate("account", key)?;
+        let wanted = serde_json::json!({
+            "asked": numbers[at], "key": key, "group": "account", "slot": place.slot.number(),
+            "shard": place.shard.as_str(), "source": place.source.as_str(), "epoch": 1,
+        });
+        ensure!(told[at] == wanted, "{} and {wanted}", told[at]);
+    }
+    let (code, _, words) = locate(&["account", "it's"]).await?;
+    ensure!(code == Some(0), "a key needs no entry: {words}");
+    let (code, told, words) = locate(&["phone", "nobody"]).await?;
+    ensure!(code == Some(3) && told.is_none(), "{code:?}: {words}");
+    ensure!(words.contains("is nobody's"), "{words}");
+    let (code, _, words) = locate(&["fax", "1"]).await?;
+    ensure!(code == Some(3) && words.contains("HF30"), "{code:?}: {words}");
     Ok(())
 }
 
