@@ -50,7 +50,8 @@ DECLARE
     conf_own  text;
     verdict   text;
 BEGIN
-    IF enter.gid IS NULL OR enter.gid COLLATE "C" !~ '^[A-Za-z0-9-]{1,35}$' THEN
+    -- As the column's own check.
+    IF enter.gid IS NULL OR enter.gid COLLATE "C" ~ '[^A-Za-z0-9-]' OR length(enter.gid) NOT BETWEEN 1 AND 35 THEN
         RAISE EXCEPTION USING ERRCODE = '22023', MESSAGE = 'holdfast.enter: not a gid',
             HINT = 'A gid has 1 to 35 characters of A-Z, a-z, 0-9 and -. Pass the header Holdfast-Gid unchanged.';
     ELSIF enter.branch IS NULL OR enter.branch < 1 THEN
