@@ -1,6 +1,6 @@
 //! One call to a participant: what it carries outward, and what its answer means.
 
-use holdfast_proto::v1;
+use holdfast_proto::{Pairs, v1};
 use holdfast_txn::{BranchId, GlobalTransaction, Op, Refusal, Timestamp, limit::REASON_BYTES_MAX};
 
 /// What a participant said, as far as it matters here.
@@ -46,7 +46,7 @@ pub(crate) fn build(
         op: op_on_the_wire(op).into(),
         payload,
         deadline_ms: deadline.0,
-        headers: options.headers.owned().collect(),
+        headers: options.headers.iter().collect::<Pairs>().into(),
         attempt: asking.attempt,
         repeat: asking.attempt > 1 || asking.taken_up,
         // A refusal that nobody was told of is told by the participant's row. Only people who were told can have removed the
@@ -70,8 +70,7 @@ pub(crate) fn op_on_the_wire(op: Op) -> v1::Op {
 
 /// Bytes that a call takes in a message, roughly and rather too much than too little.
 pub(crate) fn bytes_of(call: &v1::Call) -> usize {
-    let headers = call.headers.iter().map(|(name, value)| name.len() + value.len() + 16);
-    128 + call.payload.len() + headers.sum::<usize>()
+    128 + call.payload.len() + Pairs::bytes(&call.headers)
 }
 
 /// What an answer means.

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
-use holdfast_proto::v1::{self, branch_calls_client::BranchCallsClient};
+use holdfast_proto::{
+    Pairs,
+    v1::{self, branch_calls_client::BranchCallsClient},
+};
 use holdfast_txn::Participant;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::{
@@ -230,7 +233,7 @@ fn request(address: &str, call: v1::Call) -> Option<Request<Full<Bytes>>> {
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
-    for (name, value) in &call.headers {
+    for (name, value) in Pairs::from(call.headers).iter() {
         let name = HeaderName::from_bytes(name.as_bytes());
         let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) else { continue };
         if may_travel(name.as_str()) {
@@ -317,7 +320,8 @@ mod tests {
             op: v1::Op::Confirm.into(),
             attempt: 3,
             headers: [("holdfast-gid", "g9"), ("host", "evil"), ("traceparent", "00-1")]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into_iter()
+                .collect::<Pairs>()
                 .into(),
             ..Default::default()
         };

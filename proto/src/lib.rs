@@ -2,6 +2,10 @@
 //!
 //! One package, `holdfast.v1`, generated from `proto/holdfast/v1/*.proto`, where every field is documented.
 
+mod pairs;
+
+pub use pairs::Pairs;
+
 /// Messages and services of `holdfast.v1`.
 #[allow(
     missing_docs,

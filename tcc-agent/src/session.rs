@@ -16,7 +16,7 @@ use crate::{
     announce::endpoint,
     barrier_store::{CODE_CHARACTERS_MAX, MESSAGE_CHARACTERS_MAX, kept},
     handler::{Asked, Reply},
-    participant::{Answer, Call, Gid, Op},
+    participant::{Answer, Call, Gid, Op, Pairs},
     serve::Shared,
     spans::Serving,
     status::{Connected, UnderWay},
@@ -36,7 +36,7 @@ const LASTING: Duration = Duration::from_secs(1);
 const ANSWERS_MAX: usize = 1024;
 /// Messages that wait to be sent.
 const OUTWARD_MAX: usize = 8;
-/// Headers of one call.
+/// Pairs of one call.
 const HEADERS_MAX: usize = 128;
 /// For the coordinator to end its side after we ended ours.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -361,13 +361,17 @@ fn read_call(call: v1::Call) -> Result<Call, String> {
     if call.headers.len() > HEADERS_MAX {
         return Err(format!("{} headers; at most {HEADERS_MAX} are carried", call.headers.len()));
     }
+    let headers = Pairs::from(call.headers);
+    if !headers.are_well_formed() {
+        return Err("a header is no name and value".into());
+    }
     Ok(Call {
         gid,
         branch: call.branch,
         op,
         payload: call.payload,
         deadline_ms: call.deadline_ms,
-        headers: call.headers,
+        headers,
         attempt: call.attempt,
         repeat: call.repeat,
         refusal_waits: call.refusal_waits,

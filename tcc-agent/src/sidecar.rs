@@ -33,7 +33,7 @@ use crate::{
 const BODY_BYTES_MAX: usize = 64 << 10;
 /// A header of ours begins so; a transaction's own headers never do.
 const RESERVED_PREFIX: &str = "holdfast-";
-/// Headers that say how this very request travels; a transaction's own never set them.
+/// Pairs that say how this very request travels; a transaction's own never set them.
 const RESERVED: [&str; 13] = [
     "connection",
     "content-encoding",
@@ -273,7 +273,7 @@ impl Post {
 /// The transaction's headers, and ours, which win.
 fn headers(call: &Call) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(call.headers.len() + 8);
-    for (name, value) in &call.headers {
+    for (name, value) in call.headers.iter() {
         // Neither type can hold CR, LF or NUL; what does not fit is left out.
         let name = HeaderName::from_bytes(name.as_bytes());
         let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) else { continue };

@@ -31,10 +31,9 @@ impl Serving {
         if spans().is_none() {
             return;
         }
-        let Some(parent) = Context::among(&call.headers) else { return };
+        let Some(parent) = Context::among(call.headers.iter()) else { return };
         let context = parent.within(&[b"serve", instance.as_bytes(), &call_id.to_be_bytes()]);
-        call.headers.retain(|name, _| !name.eq_ignore_ascii_case(HEADER));
-        call.headers.insert(HEADER.to_owned(), context.header());
+        call.headers.set(HEADER, &context.header());
         let attributes = vec![
             ("holdfast.gid", call.gid.to_string()),
             ("holdfast.branch", call.branch.to_string()),
@@ -98,10 +97,7 @@ fn now_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeMap,
-        sync::{Arc, Mutex},
-    };
+    use std::sync::{Arc, Mutex};
 
     use holdfast_trace::{Spans, install};
 
@@ -120,14 +116,13 @@ mod tests {
     }
 
     fn call(headers: &[(&str, &str)]) -> Call {
-        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         Call {
             gid: Gid::parse("g1").unwrap(),
             branch: 2,
             op: Op::Try,
             payload: "secret".into(),
             deadline_ms: 0,
-            headers: headers.iter().map(owned).collect::<BTreeMap<_, _>>(),
+            headers: headers.iter().copied().collect(),
             attempt: 1,
             repeat: false,
             refusal_waits: false,
@@ -149,7 +144,7 @@ mod tests {
 
         let mut traced = call(&[("Traceparent", CALLER)]);
         serving.begin(2, &mut traced, "debit", "i-1");
-        let within = Context::among(&traced.headers).unwrap();
+        let within = Context::among(traced.headers.iter()).unwrap();
         assert_eq!(traced.headers.len(), 1, "{:?}", traced.headers);
         serving.end(2, &Answer::Done);
         serving.end(2, &Answer::Done);

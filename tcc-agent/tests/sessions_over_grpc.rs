@@ -16,7 +16,7 @@ use holdfast_proto::v1::{
     self, AgentMessage, CoordinatorMessage, agent_message, coordinator_message,
     participants_server::{Participants, ParticipantsServer},
 };
-use holdfast_tcc_agent::{Answer, Asked, Handler, Op, ServeConfig, Status, serve};
+use holdfast_tcc_agent::{Answer, Asked, Handler, Op, Pairs, ServeConfig, Status, serve};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -212,6 +212,10 @@ impl Agent {
     }
 }
 
+fn headers<N: AsRef<str>>(pairs: impl IntoIterator<Item = (N, &'static str)>) -> Vec<Bytes> {
+    pairs.into_iter().collect::<Pairs>().into()
+}
+
 fn call(call_id: u64, payload: &'static str) -> v1::Call {
     v1::Call {
         call_id,
@@ -220,7 +224,7 @@ fn call(call_id: u64, payload: &'static str) -> v1::Call {
         op: v1::Op::Try.into(),
         payload: Bytes::from_static(payload.as_bytes()),
         deadline_ms: 5,
-        headers: [("traceparent".to_owned(), "00-1".to_owned())].into(),
+        headers: headers([("traceparent", "00-1")]),
         attempt: 3,
         repeat: true,
         refusal_waits: true,
@@ -265,10 +269,12 @@ async fn calls_come_in_and_each_is_answered_once() {
     calls.push(v1::Call { branch: u32::MAX, ..call(47, "done") });
     calls.push(v1::Call { op: 0, ..call(48, "done") });
     calls.push(v1::Call { op: 77, ..call(49, "done") });
-    let headers = (0..200).map(|n| (format!("h{n}"), String::new())).collect();
-    calls.push(v1::Call { headers, ..call(50, "done") });
+    let many = |count| headers((0..count).map(|n| (format!("h{n}"), "")));
+    calls[39].headers = many(128);
+    calls.push(v1::Call { headers: many(129), ..call(50, "done") });
+    calls.push(v1::Call { headers: vec!["\nno entry".into()], ..call(51, "done") });
     seat.call(calls).await;
-    let answers = seat.answers(50).await;
+    let answers = seat.answers(51).await;
     for (id, answer) in &answers {
         let verdict = match id {
             1..=40 => v1::Verdict::Done,
@@ -287,7 +293,7 @@ async fn calls_come_in_and_each_is_answered_once() {
         ("g-1", Op::Try, 5, 3)
     );
     assert!(first.repeat && first.refusal_waits);
-    assert_eq!(first.headers["traceparent"], "00-1");
+    assert_eq!(first.headers.get("traceparent"), Some("00-1"));
     assert_eq!(agent.status.calls_under_way(), 0);
     drop(seat);
     agent.stop().await;

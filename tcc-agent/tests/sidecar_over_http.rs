@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "in a test, an unwrap is an assertion")]
 
 use std::{
-    collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex, mpsc},
@@ -12,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use holdfast_tcc_agent::{Answer, Call, Gid, Op, Sidecar, SidecarConfig, ask};
+use holdfast_tcc_agent::{Answer, Call, Gid, Op, Pairs, Sidecar, SidecarConfig, ask};
 
 /// A request as it came over the wire.
 #[derive(Clone, Debug, Default)]
@@ -126,7 +125,7 @@ fn call(op: Op) -> Call {
         op,
         payload: Bytes::from_static(b"{\"points\": 3}"),
         deadline_ms: 0,
-        headers: BTreeMap::new(),
+        headers: Default::default(),
         attempt: 2,
         repeat: false,
         refusal_waits: false,
@@ -335,9 +334,9 @@ async fn the_service_is_told_what_it_needs_and_nobody_forges_it() {
         ("x-nul", "a\0b"),
         ("bank", "a"),
     ];
-    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let headers: Pairs = headers.into_iter().collect();
     for op in Op::ALL {
-        let call = Call { headers: BTreeMap::clone(&headers), deadline_ms: 1_234, ..call(op) };
+        let call = Call { headers: headers.clone(), deadline_ms: 1_234, ..call(op) };
         assert_eq!(ask(&sidecar, call).await, Answer::Done);
     }
     let seen = service.seen.lock().unwrap().clone();

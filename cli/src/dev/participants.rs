@@ -91,15 +91,13 @@ fn word(answer: &Answer) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use holdfast_tcc_agent::Gid;
 
     use super::*;
 
     fn call(op: Op, attempt: u32) -> Call {
         let gid = Gid::parse("g-1").unwrap();
-        let (payload, headers) = (bytes::Bytes::new(), BTreeMap::new());
+        let (payload, headers) = (bytes::Bytes::new(), Default::default());
         Call {
             gid,
             branch: 1,

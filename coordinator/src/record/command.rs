@@ -1,8 +1,8 @@
 //! Commands as records, both ways.
 
 use bytes::Bytes;
-use holdfast_proto::v1;
 use holdfast_proto::v1::{recorded_command::Command as Kind, recorded_report::Answer as Said};
+use holdfast_proto::{Pairs, v1};
 use holdfast_txn::{
     Answer, BranchId, BranchSpec, Captures, Command, Decision, Labels, Mode, Op, Options, Order,
     Recovery, Refusal, Report, RetryPolicy, TriedBy,
@@ -243,8 +243,8 @@ pub(super) fn options_to_record(options: &Options) -> v1::RecordedOptions {
         order: order.number(),
         recovery: recovery.number(),
         tries: tried_by.number(),
-        headers: labels_to_record(headers),
-        tags: labels_to_record(tags),
+        headers: headers.iter().collect::<Pairs>().into(),
+        tags: tags.iter().collect::<Pairs>().into(),
         second_phase_grace_ms: *second_phase_grace_ms,
     }
 }
@@ -267,19 +267,14 @@ pub(super) fn options_of_record(record: v1::RecordedOptions) -> Result<Options, 
     })
 }
 
-fn labels_to_record(labels: &Labels) -> Vec<v1::RecordedLabel> {
-    labels.owned().map(|(name, value)| v1::RecordedLabel { name, value }).collect()
-}
-
-fn labels_of_record(
-    field: &'static str,
-    records: Vec<v1::RecordedLabel>,
-) -> Result<Labels, RecordError> {
-    let count = records.len();
-    let labels: Labels = records.into_iter().map(|one| (one.name, one.value)).collect();
-    if labels.len() == count {
+fn labels_of_record(field: &'static str, record: Vec<Bytes>) -> Result<Labels, RecordError> {
+    let pairs = Pairs::from(record);
+    let labels: Labels = pairs.iter().collect();
+    if labels.len() == pairs.len() {
         Ok(labels)
     } else {
-        Err(RecordError::value(field, format!("{count} labels, some with the same name")))
+        let count = pairs.len();
+        let words = format!("{count} labels, some with the same name or without a text");
+        Err(RecordError::value(field, words))
     }
 }

@@ -15,10 +15,7 @@ mod tests;
 use bytes::Bytes;
 use holdfast_proto::v1;
 use holdfast_txn::{BadGid, BadName, Command, Gid, Participant, Timestamp};
-use prost::{
-    Message as _,
-    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
-};
+use prost::Message as _;
 
 pub(crate) use snapshot::{decode_snapshot, encode_snapshot};
 
@@ -82,7 +79,7 @@ impl From<prost::DecodeError> for RecordError {
 /// One command, encoded by its caller, so that the proposer only copies.
 #[derive(Clone, Debug)]
 pub(crate) struct EncodedCommand {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     /// The oldest format that can say it.
     format: u32,
 }
@@ -91,15 +88,14 @@ impl EncodedCommand {
     /// Encodes `command`.
     pub(crate) fn of(command: &Command) -> Self {
         Self {
-            bytes: command::to_record(command).encode_to_vec(),
+            bytes: command::to_record(command).encode_to_vec().into(),
             format: command::format_of(command),
         }
     }
 
     /// Bytes that it adds to an entry.
     pub(crate) fn len_in_entry(&self) -> usize {
-        let length = self.bytes.len();
-        key_len(COMMANDS_FIELD) + encoded_len_varint(length as u64) + length
+        prost::encoding::bytes::encoded_len(COMMANDS_FIELD, &self.bytes)
     }
 }
 
@@ -114,36 +110,15 @@ pub(crate) fn encode_entry<'a>(
     commands: impl Iterator<Item = &'a EncodedCommand> + Clone,
 ) -> Bytes {
     let format = commands.clone().map(|command| command.format).max().unwrap_or(1);
-    let head = v1::LogEntry { format, at_ms: at.0, commands: Vec::new() };
-    let length =
-        head.encoded_len() + commands.clone().map(EncodedCommand::len_in_entry).sum::<usize>();
-    let mut bytes = Vec::with_capacity(length);
-    head.encode(&mut bytes).expect("a vector grows");
-    for command in commands {
-        encode_key(COMMANDS_FIELD, WireType::LengthDelimited, &mut bytes);
-        encode_varint(command.bytes.len() as u64, &mut bytes);
-        bytes.extend_from_slice(&command.bytes);
-    }
-    bytes.into()
-}
-
-/// `LogEntry` with its commands as slices of its own bytes, each to be read by itself: a command as a message is large, and a thousand
-/// of them in a list that grows cost every node as much as reading them.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Sliced {
-    #[prost(uint32, tag = "1")]
-    format: u32,
-    #[prost(uint64, tag = "2")]
-    at_ms: u64,
-    #[prost(bytes = "bytes", repeated, tag = "3")]
-    commands: Vec<Bytes>,
+    let commands = commands.map(|command| command.bytes.clone()).collect();
+    v1::LogEntry { format, at_ms: at.0, commands }.encode_to_vec().into()
 }
 
 /// Reads what [`encode_entry`] wrote.
 /// # Errors
 /// [`RecordError`]; nothing is skipped and nothing is assumed.
 pub(crate) fn decode_entry(bytes: &Bytes) -> Result<(Timestamp, Vec<Command>), RecordError> {
-    let entry = Sliced::decode(bytes.clone())?;
+    let entry = v1::LogEntry::decode(bytes.clone())?;
     readable(entry.format)?;
     let mut commands = Vec::with_capacity(entry.commands.len());
     for command in entry.commands {

@@ -257,12 +257,12 @@ proptest! {
     fn an_entry_reads_as_it_was_written(at in any::<u64>(), commands in vec(commands(), 0..6)) {
         let encoded: Vec<_> = commands.iter().map(EncodedCommand::of).collect();
         let bytes = encode_entry(Timestamp(at), encoded.iter());
-        let whole = v1::LogEntry {
-            format: commands.iter().map(command::format_of).max().unwrap_or(1),
-            at_ms: at,
-            commands: commands.iter().map(command::to_record).collect(),
-        };
-        prop_assert_eq!(whole.encode_to_vec(), bytes.to_vec());
+        let whole = v1::LogEntry::decode(bytes.clone()).unwrap();
+        prop_assert_eq!(whole.format, commands.iter().map(command::format_of).max().unwrap_or(1));
+        prop_assert_eq!(whole.encoded_len(), bytes.len());
+        let alone = encode_entry(Timestamp(at), [].iter()).len();
+        let added: usize = encoded.iter().map(EncodedCommand::len_in_entry).sum();
+        prop_assert_eq!(bytes.len(), alone + added);
         prop_assert_eq!(decode_entry(&bytes), Ok((Timestamp(at), commands)));
     }
 
@@ -321,8 +321,9 @@ fn an_empty_entry_is_no_entry() {
 
 #[test]
 fn a_command_without_a_kind_a_strange_gid_and_a_strange_number_are_refused() {
-    let entry = |command| {
-        let entry = v1::LogEntry { format: FORMAT, at_ms: 1, commands: vec![command] };
+    let entry = |command: v1::RecordedCommand| {
+        let commands = vec![command.encode_to_vec().into()];
+        let entry = v1::LogEntry { format: FORMAT, at_ms: 1, commands };
         decode_entry(&entry.encode_to_vec().into()).unwrap_err()
     };
     let none = v1::RecordedCommand { gid: "g1".into(), command: None };
@@ -339,12 +340,13 @@ fn a_command_without_a_kind_a_strange_gid_and_a_strange_number_are_refused() {
 }
 
 #[test]
-fn a_label_that_is_there_twice_is_refused() {
-    let label = v1::RecordedLabel { name: "a".into(), value: "b".into() };
-    let mut options = command::options_to_record(&Options::of(Mode::Tcc));
-    options.tags = vec![label.clone(), label];
-    assert!(matches!(
-        command::options_of_record(options),
-        Err(RecordError::Value { field: "tags", .. })
-    ));
+fn a_label_that_is_there_twice_or_cut_is_refused() {
+    for second in ["\u{a}\u{1}a\u{12}\u{1}b", "\u{a}\u{9}a"] {
+        let mut options = command::options_to_record(&Options::of(Mode::Tcc));
+        options.tags = vec!["\u{a}\u{1}a".into(), second.into()];
+        assert!(matches!(
+            command::options_of_record(options),
+            Err(RecordError::Value { field: "tags", .. })
+        ));
+    }
 }

@@ -1,15 +1,18 @@
 //! An agent in a test: speaks the session stream with every node, and answers as its script says.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use holdfast_coordinator::config::limit;
-use holdfast_proto::v1::{
-    self, Op, Verdict, agent_message::Message as Inward, coordinator_message::Message as Outward,
-    participants_client::ParticipantsClient,
+use holdfast_proto::{
+    Pairs,
+    v1::{
+        self, Op, Verdict, agent_message::Message as Inward,
+        coordinator_message::Message as Outward, participants_client::ParticipantsClient,
+    },
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -44,7 +47,7 @@ pub(crate) struct Asked {
     /// How often this operation was asked before, by whomever.
     pub(crate) before: usize,
     pub(crate) payload: Vec<u8>,
-    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) headers: Pairs,
 }
 
 /// Answers a call.
@@ -158,7 +161,7 @@ impl Told {
                 before,
                 gid: call.gid,
                 payload: call.payload.to_vec(),
-                headers: call.headers,
+                headers: call.headers.into(),
             };
             self.asked.lock().unwrap().push(asked.clone());
             let (verdict, code) = match (self.script)(&asked) {

@@ -79,7 +79,7 @@ async fn headers_travel_with_every_call_also_after_a_failover() {
     assert_eq!(cluster.end("g1").await.status, Status::Committed);
     let asked = [deposit.asked(), savings.asked()].concat();
     assert!(asked.iter().any(|one| one.node != first && one.op == Op::Confirm));
-    assert!(asked.iter().all(|one| one.headers.get("traceparent").is_some_and(|it| it == trace)));
+    assert!(asked.iter().all(|one| one.headers.get("traceparent") == Some(trace)));
 }
 
 #[tokio::test]

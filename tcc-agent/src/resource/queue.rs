@@ -197,8 +197,6 @@ impl Drop for Batch {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use bytes::Bytes;
     use holdfast_branch::Op;
 
@@ -215,7 +213,7 @@ mod tests {
             op: Op::Try,
             payload: Bytes::new(),
             deadline_ms: 0,
-            headers: BTreeMap::new(),
+            headers: Default::default(),
             attempt: 1,
             repeat: false,
             refusal_waits: false,

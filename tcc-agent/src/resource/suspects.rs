@@ -57,8 +57,6 @@ fn key(call: &Call) -> (Gid, u32, Op) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn call(branch: usize) -> Call {
@@ -68,7 +66,7 @@ mod tests {
             op: Op::Try,
             payload: bytes::Bytes::new(),
             deadline_ms: 0,
-            headers: BTreeMap::new(),
+            headers: Default::default(),
             attempt: 1,
             repeat: false,
             refusal_waits: false,

@@ -59,7 +59,7 @@ pub(crate) fn call(gid: &str, branch: u32, op: Op, amount: i64) -> Call {
         op,
         payload: Bytes::from(amount.to_string()),
         deadline_ms: 0,
-        headers: std::collections::BTreeMap::new(),
+        headers: Default::default(),
         attempt: 1,
         repeat: false,
         refusal_waits: false,

@@ -1,0 +1,189 @@
+//! Headers and tags as they lie on the wire: entries of a map of texts, each read when somebody asks for it.
+//!
+//! Every call of a transaction carries the same headers, and most who carry a call look at none.
+
+use std::fmt;
+
+use bytes::{Buf as _, Bytes};
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint,
+    encoded_len_varint, key_len, skip_field,
+};
+
+/// Numbers of the fields of an entry, as in every map.
+const NAME: u32 = 1;
+const VALUE: u32 = 2;
+
+/// Names and values, each written once. Read from the wire, a name may come twice, and then the last one counts.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Pairs(Vec<Bytes>);
+
+impl Pairs {
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether each of them is an entry of a map of texts.
+    #[must_use]
+    pub fn are_well_formed(&self) -> bool {
+        self.0.iter().all(|entry| read(entry).is_some())
+    }
+
+    /// Names and values. What is not well-formed is left out.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
+        self.0.iter().filter_map(|entry| read(entry))
+    }
+
+    /// The value under that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().rev().find_map(|(known, value)| (known == name).then_some(value))
+    }
+
+    /// Gives the header `name` that value, in place of any with that name in whatever case.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.0.retain(|entry| {
+            !read(entry).is_some_and(|(known, _)| known.eq_ignore_ascii_case(name))
+        });
+        self.0.push(write(name, value));
+    }
+
+    /// Bytes that `entries` take in a message, or a few more.
+    #[must_use]
+    pub fn bytes(entries: &[Bytes]) -> usize {
+        entries.iter().map(|entry| entry.len() + 4).sum()
+    }
+}
+
+/// Names are different ones.
+impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Pairs {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| write(name.as_ref(), value.as_ref())).collect())
+    }
+}
+
+/// As in [`crate::v1::Call::headers`].
+impl From<Vec<Bytes>> for Pairs {
+    fn from(entries: Vec<Bytes>) -> Self {
+        Self(entries)
+    }
+}
+
+/// As in [`crate::v1::Call::headers`].
+impl From<Pairs> for Vec<Bytes> {
+    fn from(pairs: Pairs) -> Self {
+        pairs.0
+    }
+}
+
+/// Leaves them out: they may hold what must not stand in a log.
+impl fmt::Debug for Pairs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pairs", self.len())
+    }
+}
+
+fn write(name: &str, value: &str) -> Bytes {
+    let fields = [(NAME, name), (VALUE, value)];
+    let len = |(number, text): (u32, &str)| {
+        key_len(number) + encoded_len_varint(text.len() as u64) + text.len()
+    };
+    let mut entry = Vec::with_capacity(fields.map(len).iter().sum());
+    for (number, text) in fields {
+        encode_key(number, WireType::LengthDelimited, &mut entry);
+        encode_varint(text.len() as u64, &mut entry);
+        entry.extend_from_slice(text.as_bytes());
+    }
+    entry.into()
+}
+
+/// The name and the value; a field that is missing is an empty text.
+fn read(mut entry: &[u8]) -> Option<(&str, &str)> {
+    let (mut name, mut value) = ("", "");
+    while !entry.is_empty() {
+        let (number, kind) = decode_key(&mut entry).ok()?;
+        if kind == WireType::LengthDelimited && [NAME, VALUE].contains(&number) {
+            let length = usize::try_from(decode_varint(&mut entry).ok()?).ok()?;
+            let text = std::str::from_utf8(entry.get(..length)?).ok()?;
+            entry.advance(length);
+            *(if number == NAME { &mut name } else { &mut value }) = text;
+        } else {
+            skip_field(kind, number, &mut entry, DecodeContext::default()).ok()?;
+        }
+    }
+    Some((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+    use crate::v1;
+
+    /// A map under the number of a call's headers, as every other peer reads and writes it.
+    #[derive(Clone, PartialEq, Message)]
+    struct Mapped {
+        #[prost(btree_map = "string, string", tag = "7")]
+        headers: BTreeMap<String, String>,
+    }
+
+    fn owned((name, value): (&str, &str)) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    proptest! {
+        #[test]
+        fn pairs_are_a_map_on_the_wire(map in prop::collection::btree_map(".{0,3}", ".{0,200}", 0..5)) {
+            let pairs: Pairs = map.iter().collect();
+            prop_assert_eq!(pairs.len(), map.len());
+            let bytes = Pairs::bytes(&pairs.0);
+            let call = v1::Call { headers: pairs.into(), ..Default::default() }.encode_to_vec();
+            prop_assert!(call.len() <= bytes);
+            prop_assert_eq!(&Mapped::decode(&*call).unwrap().headers, &map);
+
+            let mapped = Mapped { headers: map.clone() }.encode_to_vec();
+            let heard = Pairs::from(v1::Call::decode(&*mapped).unwrap().headers);
+            prop_assert!(heard.are_well_formed());
+            prop_assert_eq!(heard.iter().map(owned).collect::<BTreeMap<_, _>>(), map);
+        }
+
+        #[test]
+        fn whatever_bytes_come_are_read_or_left_out(entry in prop::collection::vec(any::<u8>(), 0..40)) {
+            let pairs = Pairs::from(vec![Bytes::from(entry)]);
+            prop_assert_eq!(pairs.iter().count(), usize::from(pairs.are_well_formed()));
+        }
+    }
+
+    #[test]
+    fn of_two_with_the_same_name_the_last_one_counts_and_setting_leaves_one() {
+        let mut pairs: Pairs =
+            [("a", "1"), ("A", "2"), ("b", "3"), ("a", "4")].into_iter().collect();
+        assert_eq!((pairs.get("a"), pairs.get("c")), (Some("4"), None));
+        pairs.set("a", "5");
+        assert_eq!(pairs.iter().collect::<Vec<_>>(), [("b", "3"), ("a", "5")]);
+        assert_eq!(format!("{pairs:?}"), "2 pairs");
+    }
+
+    #[test]
+    fn an_entry_that_is_cut_is_none_and_one_that_lacks_a_field_has_an_empty_text() {
+        let whole = write("tenant", "retail");
+        let pairs = |entry: &[u8]| Pairs::from(vec![Bytes::copy_from_slice(entry)]);
+        assert!(!pairs(&whole[..whole.len() - 1]).are_well_formed());
+        assert_eq!(pairs(&whole[..8]).get("tenant"), Some(""));
+        // Field 3, a number, which this version does not know.
+        let more = [&[0x18, 0x07], &*whole].concat();
+        assert_eq!(pairs(&more).get("tenant"), Some("retail"));
+    }
+}
