@@ -44,7 +44,8 @@ pub(crate) enum Ended {
     Otherwise(String),
 }
 
-/// Ends everything as was decided, within the router's bound, and says so to the coordinator.
+/// Ends everything as was decided, within the router's bound; the coordinator is told behind that, for nobody who waits for rows waits
+/// for its log.
 /// # Errors
 /// Which source is left, and why. Whoever sweeps there will end it.
 pub(super) async fn carry_out(
@@ -53,7 +54,7 @@ pub(super) async fn carry_out(
     ending: Ending,
 ) -> Result<(), String> {
     // A router that stops waits for this as for a session.
-    let _listed = worker.list(Waker::noop().clone());
+    let listed = worker.list(Waker::noop().clone());
     let Ending { gid, prepared, commit, canceled } = ending;
     let limit = worker.limits().commit_timeout;
     let end = Instant::now() + bound(commit, limit);
@@ -64,9 +65,12 @@ pub(super) async fn carry_out(
     let ended = join_all(each).await;
     let failed: Vec<String> = ended.into_iter().filter_map(Result::err).collect();
     if failed.is_empty() {
-        if commit && let Some(decider) = worker.decider() {
+        if commit && let Some(decider) = worker.decider().cloned() {
             reached(Site::RouterCommitted);
-            decider.finish(&gid, &[], Finished::Committed).await;
+            tokio::task::spawn_local(async move {
+                decider.finish(&gid, &[], Finished::Committed).await;
+                drop(listed);
+            });
         }
         return Ok(());
     }
