@@ -49,7 +49,9 @@ impl Amount {
         if !sound || !digits(whole) || !digits(fraction) || number.ends_with('.') {
             return None;
         }
-        let scaled = format!("{whole}{fraction:0<DECIMALS$}").parse().ok()?;
+        let zeros = std::iter::repeat_n(b'0', DECIMALS - fraction.len());
+        let all = whole.bytes().chain(fraction.bytes()).chain(zeros);
+        let scaled = all.fold(0, |scaled, digit| scaled * 10 + u128::from(digit - b'0'));
         Some(Self { scaled, currency })
     }
 

@@ -58,7 +58,7 @@ pub(crate) fn amount_of(transaction: &v1::Transaction) -> Option<Amount> {
 
 /// Every term of a record, sorted, each once.
 pub(crate) fn all_of(record: &HistoryRecord) -> Vec<u64> {
-    let mut terms = Vec::with_capacity(8);
+    let mut terms = Vec::with_capacity(16);
     let Some(transaction) = &record.transaction else { return terms };
     terms.push(gid(&transaction.gid));
     terms.push(status(transaction.status));
