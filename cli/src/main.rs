@@ -39,6 +39,7 @@ mod rules_plan;
 mod service_json;
 mod services;
 mod services_callers;
+mod services_text;
 mod shutdown;
 mod submission;
 mod telemetry;

@@ -5,16 +5,17 @@ use std::process::ExitCode;
 use holdfast_client::{
     Client, ClientError,
     wire::{
-        Balance, BreakerPolicy, ColorShare, Endpoint, InstancePolicy, ListServicesReply,
-        ServicePolicy, ServiceState, SetPolicyReply, SetServicePolicyRequest,
+        Balance, BreakerPolicy, ColorShare, Endpoint, InstancePolicy, ServicePolicy, SessionState,
+        SetPolicyReply, SetServicePolicyRequest,
     },
 };
 
 use crate::{
     exit,
     output::{self, Output},
-    service_json::{policy_json, service_json},
-    services_callers::{self, Bounds, caller_json},
+    service_json::policy_json,
+    services_callers::{self, Bounds},
+    services_text::{list, policy_text, show},
     tx::ClusterAddresses,
 };
 
@@ -62,6 +63,7 @@ enum ServicesCommand {
     },
     /// Set the weight of an instance: its share of calls
     #[command(
+        visible_alias = "weight",
         after_help = "Examples:\n  holdfast services set-weight loyalty --instance app-2 --weight 10 --reason canary"
     )]
     SetWeight {
@@ -145,6 +147,7 @@ enum ServicesCommand {
     },
     /// Say how calls are shared: by weight or by load, near zones first, new instances gently
     #[command(
+        visible_alias = "zone",
         after_help = "Examples:\n  holdfast services balance loyalty --zone a --zone b --reason \"leave zone c\"\n  holdfast services balance loyalty --warm-up-ms 30000 --least-load true --reason \"cold caches\""
     )]
     Balance {
@@ -164,6 +167,7 @@ enum ServicesCommand {
     },
     /// Share calls among colors; without any, colors do not matter
     #[command(
+        visible_alias = "color",
         after_help = "Examples:\n  holdfast services colors loyalty blue=95 green=5 --reason canary\n  holdfast services colors loyalty --reason \"all green\""
     )]
     Colors {
@@ -345,8 +349,9 @@ async fn change(
     let mut attempt = 1;
     loop {
         let known = client.services(service).await?;
-        let policy = known.services.into_iter().find_map(|one| one.policy);
-        let mut policy = policy.unwrap_or_default();
+        let state = known.services.into_iter().next().unwrap_or_default();
+        let before = state.policy.unwrap_or_default();
+        let mut policy = before.clone();
         service.clone_into(&mut policy.service);
         set(&mut policy);
         // What says nothing of an instance is not kept.
@@ -358,7 +363,10 @@ async fn change(
             dry_run: say.dry_run,
         };
         match client.set_service_policy(request).await {
-            Ok(reply) => return changed(&policy, reply, say.dry_run, output),
+            Ok(reply) => {
+                let cautions = cautions(&before, &policy, &state.sessions);
+                return changed(&policy, reply, say.dry_run, &cautions, output);
+            }
             Err(ClientError::Refused { code, .. })
                 if code == "HF2404" && attempt < ATTEMPTS_MAX =>
             {
@@ -369,10 +377,46 @@ async fn change(
     }
 }
 
+/// What whoever changes `before` into `after` would want to hear: that an instance is not there, or that nobody is left to call.
+fn cautions(
+    before: &ServicePolicy,
+    after: &ServicePolicy,
+    sessions: &[SessionState],
+) -> Vec<String> {
+    let service = &after.service;
+    let here = |name: &str| sessions.iter().any(|session| session.instance == name);
+    let absent = after
+        .instances
+        .iter()
+        .filter(|one| !before.instances.contains(one) && !here(&one.instance));
+    let mut cautions: Vec<String> = absent
+        .map(|one| {
+            let name = &one.instance;
+            format!("no instance {name} of {service} is here; what was said of it counts when it comes. Who is here: holdfast services show {service}")
+        })
+        .collect();
+    let drained = |policy: &ServicePolicy, name: &str| {
+        policy.instances.iter().any(|one| one.instance == name && one.drained)
+    };
+    let gets_calls = |session: &SessionState| {
+        let leaves = session.draining && !drained(before, &session.instance);
+        let color = |share: &ColorShare| share.color == session.color && share.share > 0;
+        let colored = after.colors.is_empty() || after.colors.iter().any(color);
+        !leaves && !drained(after, &session.instance) && colored
+    };
+    if !after.paused && !sessions.is_empty() && !sessions.iter().any(gets_calls) {
+        cautions.push(format!(
+            "no instance of {service} that is here gets calls by this policy: what is owed to it waits"
+        ));
+    }
+    cautions
+}
+
 fn changed(
     policy: &ServicePolicy,
     reply: SetPolicyReply,
     dry_run: bool,
+    cautions: &[String],
     output: Output,
 ) -> anyhow::Result<()> {
     let version = reply.version.unwrap_or_default();
@@ -384,8 +428,10 @@ fn changed(
             "dry_run": dry_run,
             "nodes": reply.nodes,
             "nodes_all": reply.nodes_all,
+            "warnings": cautions,
         }));
     }
+    cautions.iter().for_each(|caution| exit::tell(&format!("warning: {caution}")));
     if dry_run {
         return output::print(&format!(
             "Nothing was done. The policy of {} would be:\n\n{}",
@@ -403,174 +449,44 @@ fn changed(
     ))
 }
 
-fn list(reply: &ListServicesReply, output: Output) -> anyhow::Result<()> {
-    if output == Output::Json {
-        return output::print_json(&serde_json::json!({
-            "node": reply.node,
-            "services": reply.services.iter().map(service_json).collect::<Vec<_>>(),
-            "callers": reply.callers.iter().map(caller_json).collect::<Vec<_>>(),
-        }));
-    }
-    let rows = reply.services.iter().map(|one| {
-        let draining = one.sessions.iter().filter(|session| session.draining).count();
-        vec![
-            one.service.clone(),
-            one.sessions.len().to_string(),
-            draining.to_string(),
-            one.in_flight.to_string(),
-            waiting(one),
-            one.breaker.clone(),
-            one.asked.to_string(),
-            one.silent.to_string(),
-            one.policy.as_ref().map(summary).unwrap_or_default(),
-        ]
-    });
-    let head = [
-        "service",
-        "instances",
-        "draining",
-        "under way",
-        "waiting",
-        "breaker",
-        "calls",
-        "no answer",
-        "policy",
-    ];
-    output::print(&output::table(&head, rows))
-}
-
-/// How many calls wait, and for what.
-fn waiting(one: &ServiceState) -> String {
-    match one.waits_for.as_str() {
-        "" => one.parked.to_string(),
-        what => format!("{} ({what})", one.parked),
-    }
-}
-
-async fn show(client: &Client, service: &str, output: Output) -> anyhow::Result<ExitCode> {
-    let reply = client.services(service).await?;
-    let Some(one) = reply.services.first() else {
-        exit::tell(&format!("no instance of {service} is here, and nothing was decided about it"));
-        return Ok(ExitCode::from(exit::REFUSED));
-    };
-    if output == Output::Json {
-        output::print_json(&service_json(one))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let rows = one.sessions.iter().map(|session| {
-        vec![
-            session.instance.clone(),
-            session.kind.clone(),
-            session.version.clone(),
-            session.zone.clone(),
-            session.color.clone(),
-            session.weight.to_string(),
-            format!("{}/{}", session.in_flight, session.credit),
-            if session.draining { "yes" } else { "no" }.to_owned(),
-            session.breaker.clone(),
-            session.asked.to_string(),
-            session.silent.to_string(),
-            format!("{} s", session.age_ms / 1_000),
-        ]
-    });
-    let head = [
-        "instance",
-        "kind",
-        "version",
-        "zone",
-        "color",
-        "weight",
-        "under way",
-        "draining",
-        "breaker",
-        "calls",
-        "no answer",
-        "since",
-    ];
-    let policy = one.policy.as_ref().map(policy_text).unwrap_or_default();
-    output::print(&format!(
-        "{}: {} calls under way, {} waiting, breaker {}\n\n{}\n\n{policy}",
-        one.service,
-        one.in_flight,
-        waiting(one),
-        one.breaker,
-        output::table(&head, rows)
-    ))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// What was decided, a line each.
-fn lines(policy: &ServicePolicy) -> Vec<(&'static str, String)> {
-    let mut lines = Vec::new();
-    if policy.paused {
-        lines.push(("paused", "yes".to_owned()));
-    }
-    for one in &policy.instances {
-        let weight = if one.weight > 0 { format!(" weight {}", one.weight) } else { String::new() };
-        let drained = if one.drained { " drained" } else { "" };
-        lines.push(("instance", format!("{}{weight}{drained}", one.instance)));
-    }
-    for (name, value) in [
-        ("calls_per_s", policy.calls_per_s),
-        ("burst", policy.burst),
-        ("concurrency_max", policy.concurrency_max),
-        ("recovery_max", policy.recovery_max),
-    ] {
-        if value > 0 {
-            lines.push((name, value.to_string()));
-        }
-    }
-    if let Some(BreakerPolicy { failures, open_ms, open_ms_max }) = policy.breaker {
-        let text = format!("after {failures} transactions, {open_ms} to {open_ms_max} ms");
-        lines.push(("breaker", text));
-    }
-    if policy.warm_up_ms > 0 {
-        lines.push(("warm_up_ms", policy.warm_up_ms.to_string()));
-    }
-    if policy.balance() == Balance::LeastLoad {
-        lines.push(("balance", "least load".to_owned()));
-    }
-    if !policy.zones.is_empty() {
-        lines.push(("zones", policy.zones.join(", ")));
-    }
-    for one in &policy.colors {
-        lines.push(("color", format!("{}={}", one.color, one.share)));
-    }
-    if let Some(endpoint) = &policy.endpoint {
-        lines.push(("address", endpoint.address.clone()));
-    }
-    lines
-}
-
-fn policy_text(policy: &ServicePolicy) -> String {
-    let lines = lines(policy);
-    if lines.is_empty() {
-        return "No policy: as the instances announce themselves.".to_owned();
-    }
-    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    let lines: Vec<String> =
-        lines.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect();
-    lines.join("\n")
-}
-
-fn summary(policy: &ServicePolicy) -> String {
-    let lines = lines(policy);
-    let words: Vec<String> = lines.iter().map(|(name, value)| format!("{name} {value}")).collect();
-    words.join("; ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_is_told_line_by_line_and_none_is_told_as_none() {
-        let mut policy = ServicePolicy { service: "deposit".into(), ..Default::default() };
-        assert!(policy_text(&policy).starts_with("No policy"));
-        of_instance(&mut policy, "a").drained = true;
-        of_instance(&mut policy, "a").weight = 7;
-        policy.calls_per_s = 5;
-        assert_eq!(policy_text(&policy), "instance     a weight 7 drained\ncalls_per_s  5");
+    fn a_name_that_nobody_bears_and_a_policy_that_leaves_nobody_are_told() {
+        let session = |instance: &str, color: &str, draining| SessionState {
+            instance: instance.into(),
+            color: color.into(),
+            draining,
+            ..Default::default()
+        };
+        let policy = |set: &dyn Fn(&mut ServicePolicy)| {
+            let mut policy = ServicePolicy { service: "loyalty".into(), ..Default::default() };
+            set(&mut policy);
+            policy
+        };
+        let none = policy(&|_| {});
+        let both = [session("a", "blue", false), session("b", "", false)];
+        let drains = |name: &'static str| policy(&|one| of_instance(one, name).drained = true);
+        let told = |after: &ServicePolicy, sessions: &[SessionState]| -> Vec<String> {
+            let cautions = cautions(&none, after, sessions);
+            cautions.iter().map(|told| told.split(" of").next().unwrap().to_owned()).collect()
+        };
+        let nothing: [String; 0] = [];
+        assert_eq!(told(&drains("a"), &both), nothing);
+        assert_eq!(told(&drains("c"), &both), ["no instance c"]);
+        assert_eq!(told(&drains("a"), &both[..1]), ["no instance"]);
+        let colored = |color: &str, share| {
+            let color = color.to_owned();
+            policy(&move |one| one.colors.push(ColorShare { color: color.clone(), share }))
+        };
+        assert_eq!(told(&colored("blue", 1), &both), nothing);
+        assert_eq!(told(&colored("blue", 0), &both), ["no instance"]);
+        assert_eq!(told(&colored("green", 1), &both), ["no instance"]);
+        assert_eq!(told(&none, &[session("a", "", true)]), ["no instance"]);
+        // It is given calls again.
+        assert!(cautions(&drains("a"), &none, &[session("a", "", true)]).is_empty());
     }
 
     #[test]

@@ -59,6 +59,14 @@ impl Parked {
         self.queues.get(service).map_or(0, VecDeque::len)
     }
 
+    /// Each service that calls wait for, and how many, by name.
+    pub(super) fn services(&self) -> impl Iterator<Item = (&Participant, usize)> {
+        let mut services: Vec<_> =
+            self.queues.iter().map(|(service, queue)| (service, queue.len())).collect();
+        services.sort_unstable();
+        services.into_iter()
+    }
+
     /// Forgets what nobody owes any more.
     pub(super) fn sweep(&mut self, mut still_owed: impl FnMut(&CallKey) -> bool) {
         self.queues.retain(|_, queue| {

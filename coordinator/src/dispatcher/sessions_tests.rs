@@ -468,6 +468,24 @@ fn what_a_call_waits_for_is_told_in_a_word() {
 }
 
 #[test]
+fn a_service_that_nobody_serves_is_told_while_calls_wait_for_it() {
+    use crate::dispatcher::parked::Parked;
+    let (mut sessions, mut parked) = (some(), Parked::new(1_001));
+    let _sent = up(&mut sessions, 1, 100, 2);
+    let absent = |number: usize| Participant::parse(&format!("absent-{number:04}")).unwrap();
+    assert!(parked.park(&absent(0), key(1)) && parked.park(&absent(0), key(2)));
+    let told = sessions.tell("absent-0000", &parked, 0).services;
+    let told: Vec<_> = told.iter().map(|one| (one.parked, one.waits_for.as_str())).collect();
+    assert_eq!(told, [(2, "session")]);
+    assert_eq!(sessions.tell("absent-0001", &parked, 0).services, []);
+    for (waiting, services) in [(1_000, 1_001), (1_001, 1_001)] {
+        (1..waiting).for_each(|number| assert!(parked.park(&absent(number), key(1))));
+        let told = sessions.tell("", &parked, 0).services;
+        assert_eq!((told.len(), &*told[1_000].service), (services, "deposit"));
+    }
+}
+
+#[test]
 fn services_that_nobody_needs_are_forgotten() {
     let mut sessions = some();
     for id in 0..100 {

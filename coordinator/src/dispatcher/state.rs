@@ -5,13 +5,17 @@ use holdfast_txn::Participant;
 
 use super::{
     announced::Kind,
+    held::Held,
     parked::Parked,
     sessions::{Session, Sessions},
 };
 use crate::config::limit;
 
+/// Services without a session and without a policy that are told because calls wait for them.
+const UNSERVED_MAX: usize = 1_000;
+
 impl Sessions {
-    /// The services named `only`, or all, by name, with their sessions.
+    /// The services named `only`, or all, by name, with their sessions; also those that nobody serves, while calls wait for them.
     pub(super) fn tell(
         &mut self,
         only: &str,
@@ -23,6 +27,17 @@ impl Sessions {
             names.filter(|name| only.is_empty() || name.as_str() == only).collect();
         let mut services: Vec<v1::ServiceState> =
             named.iter().filter_map(|name| self.tell_one(name, parked, now_ms)).collect();
+        let unserved = parked.services().filter(|(name, _)| {
+            (only.is_empty() || name.as_str() == only) && self.served(name).is_none()
+        });
+        services.extend(unserved.take(UNSERVED_MAX).map(|(name, waiting)| v1::ServiceState {
+            service: name.to_string(),
+            parked: waiting as u64,
+            breaker: "closed".to_owned(),
+            waits_for: Held::Session.word().to_owned(),
+            policy: Some(v1::ServicePolicy { service: name.to_string(), ..Default::default() }),
+            ..Default::default()
+        }));
         services.sort_by(|one, other| one.service.cmp(&other.service));
         let version = Some(self.policies().version.into());
         v1::ListServicesReply { services, version, ..Default::default() }

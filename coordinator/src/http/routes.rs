@@ -237,8 +237,9 @@ async fn exposition(door: Door) -> Result<Response, Problem> {
 
 async fn nothing_here(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(128).collect();
-    let detail =
-        format!("there is nothing at {path}. The routes are listed in docs/reference/api.md");
+    let detail = format!(
+        "there is nothing at {path}. GET /openapi.json lists the routes; docs/reference/api.md explains them"
+    );
     Problem::refused(StatusCode::NOT_FOUND, "HF2305", detail)
 }
 
