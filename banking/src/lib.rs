@@ -25,4 +25,4 @@ pub use error::BankError;
 pub use holdfast_ledger as ledger;
 pub use migrate::migrate;
 pub use participant::{BadPayload, Deposit, DepositInstruction};
-pub use run::{BankConfig, run};
+pub use run::{BankConfig, BankLimits, run};

@@ -29,16 +29,23 @@ pub struct BankConfig {
     pub instance: String,
     /// gRPC addresses of coordinator nodes, `host:port`; one is enough.
     pub coordinators: Vec<String>,
-    /// Connections, each carrying out one batch at a time.
-    pub connections: usize,
-    /// Branch operations in one local transaction; the last one said counts.
-    pub batch_max: watch::Receiver<usize>,
+    /// How much at once; the last one said counts.
+    pub limits: watch::Receiver<BankLimits>,
     /// Calls under way at once, on each coordinator session.
     pub credit: u32,
     /// Where to read how it is going: connected to no coordinator until the data source is ready.
     pub status: Status,
     /// Mutual TLS with the coordinators. `None`: nothing is encrypted, on loopback alone.
     pub credentials: Option<Credentials>,
+}
+
+/// How much a deposit module asks of its data source at once. Each at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BankLimits {
+    /// Connections, each carrying out one batch at a time.
+    pub connections: usize,
+    /// Branch operations in one local transaction.
+    pub batch_max: usize,
 }
 
 /// Brings the data source up to this version and serves the deposit module until `shutdown`; answers what is under way, then returns.
@@ -49,11 +56,8 @@ pub struct BankConfig {
 pub async fn run(mut config: BankConfig, shutdown: CancellationToken) -> Result<(), BankError> {
     let Some(durable) = prepare(&config.database, &shutdown).await? else { return Ok(()) };
     let database = tuned(config.database, durable);
-    let limits = Limits {
-        connections: config.connections,
-        batch_max: *config.batch_max.borrow_and_update(),
-        ..Limits::default()
-    };
+    let BankLimits { connections, batch_max } = *config.limits.borrow_and_update();
+    let limits = Limits { connections, batch_max, ..Limits::default() };
     let resource = PostgresResource::new(database, Deposit, &limits);
     let mut agent = ServeConfig::new(format!("deposit@{}", config.shard), config.coordinators);
     agent.instance = config.instance;
@@ -62,9 +66,12 @@ pub async fn run(mut config: BankConfig, shutdown: CancellationToken) -> Result<
     agent.status = config.status;
     agent.credentials = config.credentials;
     let set_batch_max = resource.batch_max_setter();
+    let set_connections = resource.connections_setter();
     let follow = async {
-        while config.batch_max.changed().await.is_ok() {
-            set_batch_max(*config.batch_max.borrow_and_update());
+        while config.limits.changed().await.is_ok() {
+            let BankLimits { connections, batch_max } = *config.limits.borrow_and_update();
+            set_batch_max(batch_max);
+            set_connections(connections);
         }
         // Nobody is left who could say another.
         std::future::pending().await

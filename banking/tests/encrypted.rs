@@ -5,7 +5,7 @@ mod fixture;
 use std::{path::Path, process::Command};
 
 use fixture::{Server, connect, free_port, initialized, until};
-use holdfast_banking::{BankConfig, run};
+use holdfast_banking::{BankConfig, BankLimits, run};
 use holdfast_tcc_agent::{Database, ServerTls, Status};
 use rcgen::{CertificateParams, KeyPair};
 use tokio_util::sync::CancellationToken;
@@ -67,8 +67,7 @@ async fn a_deposit_module_reaches_its_data_source_encrypted_or_not_at_all() {
         instance: "test".to_owned(),
         // Nobody listens there: the data source comes first.
         coordinators: vec![format!("127.0.0.1:{}", free_port())],
-        connections: 1,
-        batch_max: tokio::sync::watch::channel(64).1,
+        limits: tokio::sync::watch::channel(BankLimits { connections: 1, batch_max: 64 }).1,
         credit: 64,
         status: Status::default(),
         credentials: None,

@@ -8,7 +8,7 @@ use std::pin::Pin;
 
 use fixture::{PATIENCE, Server, account, connect, eur, free_port, initialized};
 use holdfast_banking::{
-    BankConfig, DepositInstruction, NewAccount, audit, ledger::Currency, open_accounts,
+    BankConfig, BankLimits, DepositInstruction, NewAccount, audit, ledger::Currency, open_accounts,
     read_account, run,
 };
 use holdfast_proto::v1::{
@@ -123,8 +123,7 @@ async fn the_role_serves_its_shard_through_an_outage_of_postgresql() {
         database: server.config("postgres").into(),
         instance: String::new(),
         coordinators: vec![coordinator],
-        connections: 2,
-        batch_max: tokio::sync::watch::channel(64).1,
+        limits: tokio::sync::watch::channel(BankLimits { connections: 2, batch_max: 64 }).1,
         credit: 256,
         status: Status::default(),
         credentials: None,

@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use fixture::{Bank, PATIENCE, Server, account, call, connect, eur, free_port, initialized, until};
 use holdfast_banking::{
-    BankConfig, BankError, Deposit, DepositInstruction, NewAccount, Opened, ledger::Currency,
-    migrate, open_accounts, read_account, run,
+    BankConfig, BankError, BankLimits, Deposit, DepositInstruction, NewAccount, Opened,
+    ledger::Currency, migrate, open_accounts, read_account, run,
 };
 use holdfast_tcc_agent::{Answer, Limits, Op, PostgresResource, Status};
 use tokio_postgres::{Config, NoTls};
@@ -22,8 +22,7 @@ fn config(database: Config) -> BankConfig {
         instance: "test".to_owned(),
         // Nobody listens there; the module serves whoever comes.
         coordinators: vec![format!("127.0.0.1:{}", free_port())],
-        connections: 2,
-        batch_max: tokio::sync::watch::channel(64).1,
+        limits: tokio::sync::watch::channel(BankLimits { connections: 2, batch_max: 64 }).1,
         credit: 64,
         status: Status::default(),
         credentials: None,

@@ -95,7 +95,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
             set_call_timeout(said.call_timeout_ms);
             Ok(())
         });
-        tokio::spawn(configured.on_hangup(token.clone()));
+        configured.listen("agent", &token);
         keep_fresh(config.credentials.as_ref(), Access::empty(), &token);
         let readiness = health_door::of_agent(status);
         let (http, door) =

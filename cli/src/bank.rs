@@ -70,14 +70,13 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
         disk: None,
     };
     let database = config::masked(config.database.config());
-    let (say_batch_max, batch_max) = watch::channel(config.batch_max);
+    let (say_limits, limits) = watch::channel(config.limits);
     let role = holdfast_banking::BankConfig {
         shard: config.shard,
         database: config.database,
         instance: config.instance,
         coordinators: config.coordinators.iter().map(ToString::to_string).collect(),
-        connections: config.connections,
-        batch_max,
+        limits,
         credit: config.credit,
         status: status.clone(),
         credentials: config.credentials.clone(),
@@ -85,10 +84,10 @@ pub(crate) async fn run(args: BankArgs) -> anyhow::Result<ExitCode> {
     shutdown::until_signal(|token| async move {
         let configured = Configured::<BankConfig>::new(inputs, shown, level, reload::of_bank);
         configured.adjusted_by(move |said: &BankConfig| {
-            say_batch_max.send_replace(said.batch_max);
+            say_limits.send_replace(said.limits);
             Ok(())
         });
-        tokio::spawn(configured.on_hangup(token.clone()));
+        configured.listen("bank", &token);
         door::open(drill, about, metrics.clone(), token.clone()).await?;
         keep_fresh(config.credentials.as_ref(), Access::empty(), &token);
         let readiness = health_door::of_agent(status);

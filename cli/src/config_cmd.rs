@@ -53,13 +53,16 @@ Examples:
         #[arg(long)]
         origin: bool,
     },
-    /// Have running coordinators read their configuration again, and show the difference
+    /// Have running processes read their configuration again, and show the difference
     #[command(after_help = "\
 Examples:
   holdfast config reload --dry-run --reason \"longer timeouts\"
   holdfast config reload --coordinator 10.0.0.1:7401,10.0.0.2:7401,10.0.0.3:7401 --reason \"longer timeouts\"
+  holdfast config reload --role router --dry-run --reason \"Anna has left\"
+  holdfast config reload --role bank --pid 4711 --reason \"smaller batches\"
 
-Each node that is named reads the file that it was started with, over its environment and flags. Other roles: SIGHUP.")]
+Each coordinator that is named reads the file that it was started with, over its environment and flags. Routers, banks and agents are asked on
+their own machine, with --role: as the user that they run as, or as root. SIGHUP does the same; then their logs tell the difference.")]
     Reload(ReloadArgs),
     /// Print the JSON Schema of a role's file, for editors
     #[command(after_help = "\

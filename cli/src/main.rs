@@ -31,6 +31,7 @@ mod otlp;
 mod outbox;
 mod output;
 mod reload;
+mod reload_door;
 mod router;
 mod rules;
 mod rules_cluster;

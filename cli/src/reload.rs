@@ -1,4 +1,5 @@
-//! Configuration that is read again while a role runs: on SIGHUP, and at a coordinator by way of its doors, with the difference told key by key.
+//! Configuration that is read again while a role runs: on SIGHUP, for people on its machine, and at a coordinator by way of its doors, with the
+//! difference told key by key.
 //!
 //! What can count at once does; what cannot is named, and goes on as it was until a restart; what no restart would change either is refused with
 //! its cause. A file with a mistake changes nothing. Certificates and the access file are not here: whoever uses them looks at them every two
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, Inputs, Role, Secret, Shown},
+    reload_door,
     telemetry::LogLevel,
 };
 
@@ -112,6 +114,12 @@ impl<T: Role + 'static> Configured<T> {
         Ok(differences)
     }
 
+    /// Reads again at each SIGHUP, and when people on this machine ask `role` for it, until `stop`.
+    pub(crate) fn listen(self: &Arc<Self>, role: &str, stop: &CancellationToken) {
+        tokio::spawn(Arc::clone(self).on_hangup(stop.clone()));
+        reload_door::open(role, Arc::<Self>::clone(self), stop.clone());
+    }
+
     /// Reads again at each SIGHUP, until `stop`.
     pub(crate) async fn on_hangup(self: Arc<Self>, stop: CancellationToken) {
         let mut hangups = match signal(SignalKind::hangup()) {
@@ -148,7 +156,7 @@ const CREDIT: Fate = Fate::Restart("it is agreed upon when a session is opened")
 /// What a bank can do with a key while it runs.
 pub(crate) fn of_bank(key: &str) -> Fate {
     match key {
-        LEVEL | "limits.batch_max" => Fate::Live,
+        LEVEL | "limits.batch_max" | "limits.connections" => Fate::Live,
         "limits.credit" => CREDIT,
         _ => Fate::Restart(""),
     }
@@ -224,8 +232,22 @@ fn tell(again: &Result<Vec<Difference>, String>) {
     }
 }
 
+/// An element of a list goes by its name or number, `auth.user[anna].verifier`, and not by its place, which changes when another is taken out.
 fn values(shown: Vec<Shown>) -> Values {
-    shown.into_iter().map(|one| (one.key, (one.value, one.secret))).collect()
+    let own = |one: &Shown| {
+        let element = one.key.strip_suffix(".name").or_else(|| one.key.strip_suffix(".id"))?;
+        let list = element.strip_suffix(']')?.rsplit_once('[')?.0;
+        Some((element.to_owned(), format!("{list}[{}]", one.value.trim_matches('"'))))
+    };
+    let names: BTreeMap<String, String> = shown.iter().filter_map(own).collect();
+    let key = |key: String| match key.rsplit_once('.') {
+        Some((element, field)) => match names.get(element) {
+            Some(named) => format!("{named}.{field}"),
+            None => key,
+        },
+        None => key,
+    };
+    shown.into_iter().map(|one| (key(one.key), (one.value, one.secret))).collect()
 }
 
 /// What differs, by key, and what would become of it; a key that is not said, or was not, is empty there.

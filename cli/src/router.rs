@@ -60,7 +60,7 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
     let metrics = telemetry::start_metrics()?;
     shutdown::until_signal(|token| async move {
         let configured = Configured::<RouterRole>::new(inputs, shown, level, reload::of_router);
-        tokio::spawn(Arc::clone(&configured).on_hangup(token.clone()));
+        configured.listen("router", &token);
         let credentials = router.coordinator.as_ref().and_then(|known| known.credentials.as_ref());
         keep_fresh(credentials, Access::empty(), &token);
         if let Some(tls) = &router.tls {

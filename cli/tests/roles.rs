@@ -6,16 +6,15 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    process::{Output, Stdio},
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use holdfast_shard_router::Verifier;
 use nix::sys::signal::Signal;
 
 use role::{
@@ -57,199 +56,6 @@ fn a_coordinator_starts_says_it_is_ready_and_stops_on_sigterm() {
     {
         assert_eq!(log.matches(line).count(), 1, "{line}:\n{log}");
     }
-}
-
-#[test]
-fn a_changed_file_counts_on_sighup_as_far_as_it_can_and_the_rest_is_named() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let doors: [SocketAddr; 3] = free();
-    let file = coordinator_toml(dir.path(), doors);
-    let sound = fs::read_to_string(&file).expect("it was written");
-    let mut role = Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
-    wait_until_ready(&mut role, doors[0]);
-    role.signal(Signal::SIGHUP);
-    role.says(1, "says what this process runs with");
-
-    let changed = format!("{sound}[limits]\nqueue_max = 2048\n[telemetry]\nlevel = \"warn\"\n");
-    fs::write(&file, &changed).expect("a change");
-    role.signal(Signal::SIGHUP);
-    role.says(1, "taken over");
-    role.says(1, "counts after a restart");
-    let log = role.log();
-    let restart = log.lines().find(|line| line.contains("counts after a restart")).expect("said");
-    for word in ["limits.queue_max", "65536", "2048"] {
-        assert!(restart.contains(word), "{restart}");
-    }
-    // The level counts: a line of level info is not said any more. What counts after a restart is named again.
-    role.signal(Signal::SIGHUP);
-    role.says(2, "counts after a restart");
-    assert_eq!(role.log().matches("taken over").count(), 1, "{}", role.log());
-
-    fs::write(&file, format!("{sound}[telemetry]\nlevel = \"loud\"\n")).expect("a mistake");
-    role.signal(Signal::SIGHUP);
-    role.says(1, "nothing changes");
-    assert!(role.log().contains("HF1017"), "{}", role.log());
-    assert_eq!(get(doors[0], "/readyz").map(|(status, _)| status), Some(200));
-    role.signal(Signal::SIGTERM);
-    assert_eq!(role.ended().code(), Some(0), "{}", role.log());
-}
-
-#[test]
-fn an_operator_has_a_node_read_its_file_again_and_hears_what_became_of_each_difference() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let doors: [SocketAddr; 3] = free();
-    let file = coordinator_toml(dir.path(), doors);
-    let sound = fs::read_to_string(&file).expect("it was written");
-    let mut role = Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
-    wait_until_ready(&mut role, doors[0]);
-    let grpc = doors[1].to_string();
-    let reload = |more: &[&str]| {
-        let arguments = ["config", "reload", "--coordinator", &grpc, "--reason", "a test"];
-        run(&[&arguments, more].concat())
-    };
-    let verdicts = |output: &Output| {
-        let replies: serde_json::Value = serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {output:?}"));
-        let differences = replies[0]["differences"].as_array().cloned().unwrap_or_default();
-        let pair = |one: &serde_json::Value| {
-            let text = |field: &str| one[field].as_str().unwrap_or_default().to_owned();
-            (text("key"), text("from"), text("to"), text("verdict"))
-        };
-        differences.iter().map(pair).collect::<Vec<_>>()
-    };
-    let same = reload(&["--output", "json"]);
-    assert_eq!((same.status.code(), verdicts(&same)), (Some(0), Vec::new()), "{same:?}");
-
-    let groups = sound.replace("[[cluster.member]]", "groups = 2\n[[cluster.member]]");
-    let changed = format!(
-        "{groups}[timeouts]\nglobal_timeout_ms = 2000\ncall_timeout_ms = 700\n\
-         [limits]\nqueue_max = 2048\nbatch_max = 64\n[history]\nrecords_max = 1000\n"
-    );
-    fs::write(&file, &changed).expect("a change");
-    let told = |key: &str, from: &str, to: &str, verdict: &str| {
-        (key.to_owned(), from.to_owned(), to.to_owned(), verdict.to_owned())
-    };
-    let left = [
-        told("cluster.groups", "1", "2", "refused"),
-        told("limits.queue_max", "65536", "2048", "after_restart"),
-    ];
-    let all = [
-        left[0].clone(),
-        told("history.records_max", "20000000", "1000", "taken_over"),
-        told("limits.batch_max", "1024", "64", "taken_over"),
-        left[1].clone(),
-        told("timeouts.call_timeout_ms", "3000", "700", "taken_over"),
-        told("timeouts.global_timeout_ms", "30000", "2000", "taken_over"),
-    ];
-    // Twice dry: nothing happened by the first.
-    for _ in 0..2 {
-        let dry = reload(&["--dry-run", "--output", "json"]);
-        assert_eq!((dry.status.code(), verdicts(&dry).as_slice()), (Some(3), &all[..]), "{dry:?}");
-    }
-    let done = reload(&[]);
-    let table = utf8(&done.stdout);
-    assert!(table.contains("it was fixed when the cluster was founded"), "{table}");
-    assert!(table.contains("counts after a restart"), "{table}");
-    let again = reload(&["--output", "json"]);
-    assert_eq!(
-        verdicts(&again).as_slice(),
-        &left[..],
-        "what was taken over is no difference any more"
-    );
-
-    // A transaction that does not say has the new time.
-    let transaction = dir.path().join("transaction.json");
-    fs::write(
-        &transaction,
-        r#"{"gid": "r-1", "mode": "tcc", "branches": [{"participant": "nobody", "payload": {}}]}"#,
-    )
-    .expect("a transaction");
-    let begun = Instant::now();
-    let transaction = transaction.to_str().expect("UTF-8");
-    let ended =
-        run(&["tx", "submit", "--coordinator", &grpc, "--file", transaction, "--wait", "decision"]);
-    assert!(utf8(&ended.stdout).contains("rolled back"), "{ended:?}");
-    assert!(
-        begun.elapsed() < Duration::from_secs(29),
-        "the old time is 30 s: {:?}",
-        begun.elapsed()
-    );
-
-    fs::write(&file, format!("{sound}[limits]\nqueue_max = 0\n")).expect("a mistake");
-    let mistaken = reload(&[]);
-    let said = utf8(&mistaken.stderr);
-    assert_eq!(mistaken.status.code(), Some(3), "{said}");
-    assert!(said.contains("HF2411") && said.contains("limits.queue_max"), "{said}");
-}
-
-/// The SQLSTATE with which a router turns somebody away.
-fn turned_away(router: SocketAddr, user: &str, password: &str) -> String {
-    let mut config = tokio_postgres::Config::new();
-    config.host("127.0.0.1").port(router.port()).user(user).password(password).dbname("bank");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let connected =
-        runtime.expect("a runtime").block_on(config.connect(tokio_postgres::NoTls)).map(drop);
-    let error = connected.expect_err("no server stands behind it");
-    error.code().unwrap_or_else(|| panic!("{error:?}")).code().to_owned()
-}
-
-#[test]
-fn a_user_taken_out_of_a_routers_file_is_shut_out_and_a_changed_secret_is_told() {
-    const NO_SERVER: &str = "08001";
-    const NO_LOGIN: &str = "28P01";
-    let dir = tempfile::tempdir().expect("a folder");
-    let [postgres, http, absent]: [SocketAddr; 3] = free();
-    let file = dir.path().join("router.toml");
-    let write = |users: &[(&str, &str)], secret: &str, more: &str| {
-        let users: String = users
-            .iter()
-            .map(|(name, password)| {
-                let verifier = Verifier::of_password(password, b"0123456789abcdef", 4096).to_text();
-                format!("[[auth.user]]\nname = {name:?}\nverifier = {verifier:?}\n")
-            })
-            .collect();
-        let text = format!(
-            "[bind]\npostgres = \"{postgres}\"\nhttp = \"{http}\"\n[security]\nmode = \"dev-plaintext\"\n\
-             [[sources.source]]\nname = \"main\"\ndatabase = \"host=127.0.0.1 port={} user=app \
-             password={secret} dbname=bank\"\n{users}{more}",
-            absent.port()
-        );
-        fs::write(&file, text).expect("a configuration");
-    };
-    write(&[("anna", "one"), ("ben", "two")], "sesame", "");
-    let path = file.to_str().expect("UTF-8");
-    let mut role = Role::start(dir.path(), "router", &["router", "--config", path]);
-    role.says(1, "router starts");
-    assert_eq!(turned_away(postgres, "anna", "one"), NO_SERVER, "she is let in as far as that");
-    assert_eq!(turned_away(postgres, "ben", "two"), NO_SERVER);
-
-    write(&[("ben", "three")], "mellon", "[limits]\npool_size = 3\norphan_age_ms = 4000\n");
-    role.signal(Signal::SIGHUP);
-    role.says(5, "taken over");
-    role.says(2, "counts after a restart");
-    assert_eq!(turned_away(postgres, "anna", "one"), NO_LOGIN, "she is a user no more");
-    assert_eq!(turned_away(postgres, "ben", "two"), NO_LOGIN, "the old password is none");
-    assert_eq!(turned_away(postgres, "ben", "three"), NO_SERVER);
-    let log = role.log();
-    let told = |key: &str| {
-        let line = log.lines().find(|line| line.contains(&format!("key=\"{key}\"")));
-        line.unwrap_or_else(|| panic!("{key} is not told:\n{log}"))
-    };
-    assert!(told("limits.pool_size").contains("taken over"), "{log}");
-    for secret in ["auth.user[0].verifier", "sources.source[0].database"] {
-        assert!(told(secret).contains("changed, not shown"), "{log}");
-    }
-    assert!(told("sources.source[0].database").contains("counts after a restart"), "{log}");
-    assert!(!log.contains("sesame") && !log.contains("mellon"), "{log}");
-
-    // What was taken over is no difference any more; what waits for a restart is named again.
-    role.signal(Signal::SIGHUP);
-    role.says(4, "counts after a restart");
-    assert_eq!(role.log().matches("taken over").count(), 5, "{}", role.log());
-    write(&[], "mellon", "");
-    role.signal(Signal::SIGHUP);
-    role.says(1, "nothing changes");
-    assert_eq!(turned_away(postgres, "ben", "three"), NO_SERVER);
 }
 
 #[test]
@@ -379,9 +185,11 @@ fn a_bank_waits_for_its_database_and_stops_in_good_order() {
         thread::sleep(LOOK);
     }
     assert_eq!(get(http, "/readyz").map(|(status, _)| status), Some(503));
-    fs::write(&file, format!("{text}[limits]\nbatch_max = 64\ncredit = 128\n")).expect("a change");
+    fs::write(&file, format!("{text}[limits]\nbatch_max = 64\nconnections = 3\ncredit = 128\n"))
+        .expect("a change");
     role.signal(Signal::SIGHUP);
     role.says(1, "taken over key=\"limits.batch_max\"");
+    role.says(1, "taken over key=\"limits.connections\"");
     role.says(1, "counts after a restart key=\"limits.credit\"");
     role.signal(Signal::SIGTERM);
     assert_eq!(role.ended().code(), Some(0), "{}", role.log());

@@ -5,6 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::{Config, Retention, Timeouts};
@@ -23,7 +24,8 @@ pub struct Live {
 }
 
 /// What became of a key whose value in the file is another than the one that counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It counts from now on; of a dry run, it would.
     TakenOver,
@@ -46,7 +48,7 @@ impl Verdict {
 }
 
 /// One key that says something else than what the process runs with. Secrets are masked by whoever makes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Difference {
     /// `section.key`.
     pub key: String,

@@ -279,6 +279,41 @@ async fn a_branch_that_comes_twice_is_carried_out_in_order_and_holds_nobody_up()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_come_and_go_while_it_runs_and_every_call_is_answered() {
+    let server = Postgres::start();
+    let watcher = server.connect().await;
+    points::prepare(&watcher).await;
+    let resource = resource(&server, 1);
+    let set_connections = resource.connections_setter();
+    let holder = holding(&server, &watcher).await;
+    set_connections(3);
+    let (sender, mut answers) = mpsc::channel(3);
+    for branch in 1..=3 {
+        let reply = Reply::new(branch.into(), sender.clone());
+        resource.handle(vec![Asked { call: call("grown", branch, Op::Try, 1), reply }]);
+        until("one more connection waits for the account", || async {
+            waiting(&watcher).await == i64::from(branch)
+        })
+        .await;
+    }
+    set_connections(1);
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    for _ in 1..=3 {
+        assert_eq!(answers.recv().await.unwrap().1, Answer::Done);
+    }
+    drop(holder);
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    until("one connection is left", || async {
+        watcher.query_one(others, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    assert_eq!(resource.call(call("grown", 4, Op::Try, 1)).await, Answer::Done);
+    set_connections(2);
+    assert_eq!(resource.call(call("grown", 5, Op::Try, 1)).await, Answer::Done);
+    resource.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_hangs_a_lock_that_is_not_given_is_unknown() {
     let server = Postgres::start();
     let watcher = server.connect().await;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use holdfast_banking::BankLimits;
 use holdfast_security::{Credentials, ServerTls};
 use holdfast_tcc_agent::Database;
 
@@ -25,10 +26,7 @@ pub(crate) struct BankConfig {
     pub(crate) instance: String,
     /// gRPC addresses.
     pub(crate) coordinators: Vec<SocketAddr>,
-    /// Each carries out one batch at a time.
-    pub(crate) connections: usize,
-    /// Branch operations in one local transaction.
-    pub(crate) batch_max: usize,
+    pub(crate) limits: BankLimits,
     /// Calls under way at once.
     pub(crate) credit: u32,
     /// Health and metrics.
@@ -70,8 +68,10 @@ impl Role for BankConfig {
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(sections::default_instance),
             coordinators: coordinators?,
-            connections: usize::try_from(connections?.value).expect("at most 64"),
-            batch_max: usize::try_from(batch?.value).expect("at most 4,096"),
+            limits: BankLimits {
+                connections: usize::try_from(connections?.value).expect("at most 64"),
+                batch_max: usize::try_from(batch?.value).expect("at most 4,096"),
+            },
             credit: u32::try_from(credit?.value).expect("at most 65,536"),
             http: http?.value,
             drill: drill?,

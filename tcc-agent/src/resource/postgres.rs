@@ -18,6 +18,7 @@ use holdfast_branch::{
 use holdfast_fault::{Held, Site, held, reached};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     database::Database,
@@ -120,8 +121,11 @@ fn count(counter: &AtomicU64, metric: &'static str, by: u64) {
 /// it has; [`close`](Self::close) waits for that.
 pub struct PostgresResource<P> {
     executor: Arc<Executor<P>>,
-    workers: Mutex<Vec<JoinHandle<()>>>,
+    workers: Arc<Workers>,
 }
+
+/// Each has a connection, and may be told to end after the batch that it has in hand.
+type Workers = Mutex<Vec<(CancellationToken, JoinHandle<()>)>>;
 
 struct Executor<P> {
     participant: P,
@@ -183,10 +187,9 @@ impl<P: Participant> PostgresResource<P> {
             suspects: Suspects::default(),
             counters: Counters::default(),
         });
-        let workers = (0..limits.connections.max(1))
-            .map(|_| tokio::spawn(Arc::clone(&executor).work()))
-            .collect();
-        Self { executor, workers: Mutex::new(workers) }
+        let workers = Arc::<Workers>::default();
+        executor.employ(&workers, limits.connections);
+        Self { executor, workers }
     }
 
     /// Has one call carried out and waits for its answer; what a program without a coordinator session uses, and tests.
@@ -198,6 +201,16 @@ impl<P: Participant> PostgresResource<P> {
     pub fn batch_max_setter(&self) -> impl Fn(usize) + Send + Sync + use<P> {
         let queue = Arc::clone(&self.executor.queue);
         move |calls| queue.set_batch_max(calls)
+    }
+
+    /// Has so many connections, and local transactions at a time, from then on. One that is too many goes when its batch is done. Not for
+    /// an executor that was made [with a pool](Self::with_pool) of others. Needs a Tokio runtime.
+    pub fn connections_setter(&self) -> impl Fn(usize) + Send + Sync + use<P> {
+        let (executor, workers) = (Arc::clone(&self.executor), Arc::clone(&self.workers));
+        move |connections| {
+            executor.pool.resize(connections.max(1));
+            executor.employ(&workers, connections);
+        }
     }
 
     /// What was done since the start.
@@ -222,7 +235,7 @@ impl<P: Participant> PostgresResource<P> {
         self.executor.queue.close();
         let workers =
             std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
-        for worker in workers {
+        for (_, worker) in workers {
             // A worker catches the participant's panics; it ends only when the queue is empty.
             let _ended = worker.await;
         }
@@ -270,8 +283,23 @@ impl Drop for Lease {
 }
 
 impl<P: Participant> Executor<P> {
-    async fn work(self: Arc<Self>) {
-        while let Some(batch) = self.queue.take().await {
+    /// Has so many workers, at least one, and tells those that are too many to end.
+    fn employ(self: &Arc<Self>, workers: &Workers, count: usize) {
+        let mut workers = workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.retain(|(_, worker)| !worker.is_finished());
+        let staying = workers.iter().filter(|(end, _)| !end.is_cancelled());
+        let count = count.max(1);
+        let missing = count.saturating_sub(staying.clone().count());
+        staying.skip(count).for_each(|(end, _)| end.cancel());
+        for _ in 0..missing {
+            let end = CancellationToken::new();
+            let worker = tokio::spawn(Arc::clone(self).work(end.clone()));
+            workers.push((end, worker));
+        }
+    }
+
+    async fn work(self: Arc<Self>, end: CancellationToken) {
+        while let Some(Some(batch)) = end.run_until_cancelled(self.queue.take()).await {
             let carried = AssertUnwindSafe(self.carry(batch)).catch_unwind().await;
             if carried.is_err() {
                 // The calls were answered unknown as they were dropped.
