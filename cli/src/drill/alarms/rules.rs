@@ -68,6 +68,23 @@ mod tests {
         }
     }
 
+    /// `promtool test rules` runs them; here it is seen that there are any.
+    #[test]
+    fn every_shipped_rule_has_a_test_in_which_it_fires_and_one_in_which_it_is_silent() {
+        let tests = include_str!("../../../../deploy/prometheus/alerts_test.yml");
+        for rule in shipped() {
+            let named = format!("alertname: {}\n", rule.alert);
+            let expected: Vec<&str> = tests
+                .split(&named)
+                .skip(1)
+                .filter_map(|rest| rest.trim_start().lines().next())
+                .collect();
+            for wanted in ["exp_alerts:", "exp_alerts: []"] {
+                assert!(expected.contains(&wanted), "{}: {wanted} is in no test", rule.alert);
+            }
+        }
+    }
+
     #[test]
     fn a_rule_without_an_expression_or_with_one_that_is_not_understood_is_refused() {
         assert!(read("- alert: A\n  for: 1m\n").is_err());
