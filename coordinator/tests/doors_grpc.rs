@@ -3,7 +3,7 @@
 mod doors;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,10 +19,21 @@ use holdfast_proto::v1::{
     exchange_reply::Reply, exchange_request::Request as Asked,
     transactions_client::TransactionsClient,
 };
+use holdfast_security::right::RPCS;
 use holdfast_txn::limit;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, transport::Channel};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
 
 async fn connect(node: &Node) -> TransactionsClient<Channel> {
     TransactionsClient::connect(format!("http://{}", node.grpc)).await.expect("the door is open")
@@ -51,6 +62,44 @@ fn told(status: &tonic::Status) -> (Code, &str, &str) {
         status.metadata().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     };
     (status.code(), text("holdfast-code"), text("holdfast-kind"))
+}
+
+/// What `grpcurl list`, `grpcurl describe` and a load balancer ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reflection_knows_every_service_of_the_door_and_health_says_that_they_serve() {
+    let cluster = Cluster::of(1).await;
+    let door = format!("http://{}", cluster.leader().grpc);
+    let door = Endpoint::from_shared(door).unwrap().connect().await.unwrap();
+    let mut reflection = ServerReflectionClient::new(door.clone());
+    let mut ask = async |what: MessageRequest| {
+        let asked = ServerReflectionRequest { message_request: Some(what), ..Default::default() };
+        let told = reflection.server_reflection_info(tokio_stream::once(asked)).await.unwrap();
+        told.into_inner().message().await.unwrap().expect("an answer").message_response
+    };
+    let Some(MessageResponse::ListServicesResponse(list)) =
+        ask(MessageRequest::ListServices(String::new())).await
+    else {
+        panic!("a list of services")
+    };
+    let listed: BTreeSet<String> = list.service.into_iter().map(|one| one.name).collect();
+    let of_peers = |service: &&str| *service != "holdfast.v1.RaftPeer";
+    let served: BTreeSet<&str> =
+        RPCS.iter().filter_map(|(path, _)| path.split('/').nth(1)).filter(of_peers).collect();
+    for service in &served {
+        assert!(listed.contains(*service), "{service} is not among {listed:?}");
+        let described = ask(MessageRequest::FileContainingSymbol((*service).to_owned())).await;
+        let Some(MessageResponse::FileDescriptorResponse(files)) = described else {
+            panic!("{service} is not described: {described:?}")
+        };
+        assert!(files.file_descriptor_proto.iter().all(|file| !file.is_empty()), "{service}");
+    }
+    let mut health = HealthClient::new(door);
+    for service in ["", "holdfast.v1.Transactions", "holdfast.v1.Participants", "holdfast.v1.Admin"]
+    {
+        let asked = HealthCheckRequest { service: service.to_owned() };
+        let told = health.check(asked).await.unwrap().into_inner();
+        assert_eq!(told.status(), ServingStatus::Serving, "{service:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
