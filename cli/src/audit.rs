@@ -372,7 +372,7 @@ fn told(trails: &[Verified], output: Output) -> anyhow::Result<ExitCode> {
                 let whose =
                     if trails.len() == 1 { String::new() } else { format!("Group {group}: ") };
                 output::print(&format!(
-                    "{whose}Whole: records {first} to {last}, head {head}; {nodes} nodes say that their own chain is whole."
+                    "{whose}Whole: records {first} to {last}, head {head}; nodes whose own chain is whole: {nodes}."
                 ))?;
             }
         }

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use holdfast_tcc_agent::{BARRIER_SQL, install};
 
-use crate::{database::DatabaseArgs, output};
+use crate::{
+    database::DatabaseArgs,
+    output::{self, Output},
+};
 
 /// Installs the barrier in a service's database, or prints its SQL.
 #[derive(Debug, clap::Args)]
@@ -37,7 +40,7 @@ Examples:
 /// Installs or prints.
 /// # Errors
 /// The connection string is mistaken, the database cannot be reached, or it refuses.
-pub(crate) async fn run(args: BarrierArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: BarrierArgs, output: Output) -> anyhow::Result<ExitCode> {
     match args.command {
         BarrierCommand::Sql => output::print(BARRIER_SQL)?,
         BarrierCommand::Install { database } => {
@@ -45,7 +48,10 @@ pub(crate) async fn run(args: BarrierArgs) -> anyhow::Result<ExitCode> {
             install(&client).await.with_context(|| {
                 format!("HF1024 {shown}: nothing was installed. The user must own schema holdfast, or may create it in this database")
             })?;
-            output::print(&format!("The barrier is installed: {shown}"))?;
+            match output {
+                Output::Table => output::print(&format!("The barrier is installed: {shown}"))?,
+                Output::Json => output::print_json(&serde_json::json!({ "installed": shown }))?,
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

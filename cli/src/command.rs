@@ -6,8 +6,9 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     account, agent, audit, bank, barrier, bench, certs, chaos, check, cluster, config_cmd,
-    coordinator, demo, dev, drill, explain, locate, manual, outbox, output::Form, router, rules,
-    services, top, tx,
+    coordinator, demo, dev, drill, explain, locate, manual, outbox,
+    output::{Form, Output},
+    router, rules, services, top, tx,
 };
 
 /// Distributed transactions for banks: freeze, confirm, recover.
@@ -24,8 +25,8 @@ Examples:
 Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 refused, 4 unknown (ask again with the same gid).
 Configuration: file < environment (HOLDFAST_SECTION_KEY) < flag (--set section.key=value).")]
 pub(crate) struct Holdfast {
-    /// How answers look: a table for people, JSON for scripts
-    #[arg(long, global = true, value_enum, default_value_t = Form::Table)]
+    /// How answers look: table, for people; json, one document; jsonl, a line for each of a list
+    #[arg(long, global = true, value_enum, default_value_t = Form::Table, value_name = "FORM", hide_possible_values = true, display_order = 900)]
     output: Form,
     #[command(subcommand)]
     command: Command,
@@ -94,7 +95,7 @@ Examples:
     Outbox(outbox::OutboxArgs),
     /// Make certificates for development, and tokens
     Certs(certs::CertsArgs),
-    /// Check and show configuration
+    /// Check and show configuration, and have running processes read it again
     Config(config_cmd::ConfigCmdArgs),
     /// Explain an error code
     Explain(explain::ExplainArgs),
@@ -115,21 +116,24 @@ impl Holdfast {
             Command::Agent(args) => Box::pin(agent::run(args)).await,
             Command::Bank(args) => Box::pin(bank::run(args)).await,
             Command::Router(args) => Box::pin(router::run(args)).await,
-            Command::Demo(args) => Box::pin(demo::run(args)).await,
-            Command::Dev(args) => Box::pin(dev::run(args)).await,
-            Command::Bench(args) => Box::pin(bench::run(args)).await,
+            Command::Demo(mut args) => {
+                args.json |= output == Output::Json;
+                Box::pin(demo::run(args)).await
+            }
+            Command::Dev(args) => Box::pin(dev::run(args, output)).await,
+            Command::Bench(args) => Box::pin(bench::run(args, output)).await,
             Command::Chaos(args) => Box::pin(chaos::run_chaos(&args, output)).await,
             Command::Drill(args) => Box::pin(drill::run_drill(args, output)).await,
             Command::Tx(args) => Box::pin(tx::run(args, output)).await,
             Command::Services(args) => Box::pin(services::run(args, output)).await,
             Command::Cluster(args) => Box::pin(cluster::run(args, output)).await,
             Command::Check(args) => Box::pin(check::run(args, output)).await,
-            Command::Top(args) => Box::pin(top::run(args)).await,
+            Command::Top(args) => Box::pin(top::run(args, output)).await,
             Command::Rules(args) => Box::pin(rules::run(args, output)).await,
             Command::Locate(args) => Box::pin(locate::run(args, output)).await,
             Command::Audit(args) => Box::pin(audit::run(args, output)).await,
             Command::Account(args) => account::run(&args, output),
-            Command::Barrier(args) => Box::pin(barrier::run(args)).await,
+            Command::Barrier(args) => Box::pin(barrier::run(args, output)).await,
             Command::Outbox(args) => Box::pin(outbox::run(args, output)).await,
             Command::Certs(args) => certs::run(&args, output),
             Command::Config(args) => config_cmd::run(&args, output).await,

@@ -4,16 +4,20 @@ use std::{ffi::OsString, path::PathBuf};
 
 use holdfast_client::{ClientOptions, Credentials, Files, Token};
 
+/// Where help lists what every command has that asks a cluster, apart from what a command is about.
+pub(crate) const CLUSTER: &str = "Cluster and identity";
+
 /// Files that say who we are. Without any, nothing is encrypted, and only loopback addresses are spoken to.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Identity {
     /// The authority's certificate (PEM): speak TLS, to nodes that it names
-    #[arg(long, global = true, value_name = "FILE", env = "HOLDFAST_TLS_CA")]
+    #[arg(long, global = true, value_name = "FILE", env = "HOLDFAST_TLS_CA", help_heading = CLUSTER)]
     tls_ca: Option<PathBuf>,
     /// Your certificate (PEM)
     #[arg(
         long,
         global = true,
+        help_heading = CLUSTER,
         value_name = "FILE",
         env = "HOLDFAST_TLS_CERT",
         requires = "tls_ca"
@@ -23,6 +27,7 @@ pub(crate) struct Identity {
     #[arg(
         long,
         global = true,
+        help_heading = CLUSTER,
         value_name = "FILE",
         env = "HOLDFAST_TLS_KEY",
         requires = "tls_cert"
@@ -32,6 +37,7 @@ pub(crate) struct Identity {
     #[arg(
         long,
         global = true,
+        help_heading = CLUSTER,
         value_name = "FILE",
         env = "HOLDFAST_TOKEN_FILE",
         requires = "tls_ca"

@@ -9,7 +9,7 @@ use holdfast_client::{
 
 use crate::{
     exit::{self, Usage},
-    identity::Identity,
+    identity::{CLUSTER, Identity},
     output::{self, Output},
     submission,
     timeline::{self, Finished},
@@ -41,6 +41,7 @@ pub(crate) struct ClusterAddresses {
     #[arg(
         long = "coordinator",
         global = true,
+        help_heading = CLUSTER,
         value_name = "ADDRESS",
         env = "HOLDFAST_COORDINATOR",
         value_delimiter = ',',
@@ -48,7 +49,7 @@ pub(crate) struct ClusterAddresses {
     )]
     pub(crate) addresses: Vec<String>,
     /// How long to pursue an answer before saying unknown, ms
-    #[arg(long, global = true, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    #[arg(long, global = true, help_heading = CLUSTER, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     pub(crate) patience_ms: u64,
     #[command(flatten)]
     pub(crate) identity: Identity,

@@ -40,6 +40,7 @@ impl Dev {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = heard.recv_timeout(left).expect("it says where its doors are");
+            assert!(!line.contains("WARN"), "a start that alarms for nothing: {line}");
             if let Some(grpc) = line.trim_start().strip_prefix("gRPC") {
                 dev.grpc = grpc.split_whitespace().next().expect("an address").to_owned();
                 return dev;

@@ -37,7 +37,7 @@ const DATABASE_CLIENTS: u32 = MANY;
 pub(crate) struct CoordinatorArgs {
     /// The result on standard output as JSON, progress on standard error
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Seconds that count in one cell of one round
     #[arg(long, value_name = "N", default_value_t = 1.25)]
     seconds: f64,

@@ -41,7 +41,7 @@ pub(crate) struct HistoryArgs {
     clients: u32,
     /// One JSON document instead of a table
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Where to put it; removed afterwards
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,

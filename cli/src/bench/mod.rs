@@ -36,6 +36,8 @@ mod worker;
 
 use std::process::ExitCode;
 
+use crate::output::Output;
+
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
@@ -106,10 +108,29 @@ Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
     Participant(participant::ParticipantArgs),
 }
 
+impl Bench {
+    /// `--output json` is `--json`.
+    fn say_json(&mut self) {
+        let json = match self {
+            Self::Coordinator(args) => &mut args.json,
+            Self::Transfer(args) => &mut args.json,
+            Self::Router(args) => &mut args.json,
+            Self::History(args) => &mut args.json,
+            Self::Scale(args) => &mut args.json,
+            Self::Steady(args) => &mut args.json,
+            Self::Log(_) | Self::RaftNode(_) | Self::Echo(_) | Self::Participant(_) => return,
+        };
+        *json = true;
+    }
+}
+
 /// Measures. What it measured does not change the exit code.
 /// # Errors
 /// Something could not be started, or broke down.
-pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(mut args: BenchArgs, output: Output) -> anyhow::Result<ExitCode> {
+    if output == Output::Json {
+        args.bench.say_json();
+    }
     match args.bench {
         Bench::Coordinator(args) => Box::pin(coordinator::run(args)).await,
         Bench::Transfer(args) => Box::pin(transfer::run(args)).await,

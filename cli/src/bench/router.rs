@@ -28,7 +28,7 @@ const SILENT: usize = 5_000;
 pub(crate) struct RouterArgs {
     /// The result on standard output as JSON, progress on standard error
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Seconds of one cell of one round
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,

@@ -31,7 +31,7 @@ pub(crate) const PAYLOAD_BYTES: usize = 100;
 pub(crate) struct ScaleArgs {
     /// The result on standard output as JSON, progress on standard error
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Transactions that stay open, of two branches each
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1_000..=2_000_000))]
     open: u32,

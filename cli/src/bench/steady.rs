@@ -25,7 +25,7 @@ const STRETCH: Duration = Duration::from_secs(10);
 pub(crate) struct SteadyArgs {
     /// The result on standard output as JSON, progress on standard error
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Minutes of load
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_440))]
     minutes: u32,

@@ -41,7 +41,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub(crate) struct TransferArgs {
     /// The result on standard output as JSON, progress on standard error
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Seconds that count in one cell of one round
     #[arg(long, value_name = "N", default_value_t = 3.0)]
     seconds: f64,

@@ -111,7 +111,11 @@ fn terms(said: &[&NodeStatusReply]) -> Finding {
 
 fn size(nodes: &[Asked]) -> Finding {
     let count = nodes.len();
-    let found = format!("{count} members survive the loss of {}", count.saturating_sub(1) / 2);
+    let survived = count.saturating_sub(1) / 2;
+    let found = match count {
+        1 => "one member alone survives no loss".to_owned(),
+        _ => format!("{count} members survive the loss of {survived}"),
+    };
     let remedy = "Run three nodes, or five: an even number survives no more than one less, a single node survives nothing.";
     let sound = count >= 3 && count % 2 == 1;
     Finding::new("cluster.size", "", state(sound, State::Warning), found, remedy)

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::Context;
 use tokio::{
+    net::TcpStream,
     task::JoinSet,
     time::{Instant, sleep},
 };
@@ -22,6 +23,7 @@ use crate::{
     coordinator,
     demo::{cluster, ports, scratch::Scratch},
     exit,
+    output::{self, Output},
 };
 
 /// Runs one node and three participants for the development of a service.
@@ -30,9 +32,10 @@ use crate::{
 Examples:
   holdfast dev
   holdfast dev --port 9400 --data-dir ./holdfast-data
-  holdfast dev --any-port
+  holdfast dev --any-port --output json
 
-Built-in participants: accept (does everything), refuse (refuses every try and action), slow (works on it twice, then does it).")]
+Built-in participants: accept (does everything), refuse (refuses every try and action), slow (works on it twice, then does it).
+With --output json, a line on standard output says where it listens as soon as it can be used.")]
 pub(crate) struct DevArgs {
     /// HTTP listens here, gRPC and the log's door on the next two
     #[arg(long, value_name = "PORT", default_value_t = 7400, value_parser = clap::value_parser!(u16).range(1024..=65_533))]
@@ -62,7 +65,7 @@ struct Doors {
 /// Runs until a signal, and removes what it made.
 /// # Errors
 /// A port is taken, or the folder cannot be made; and what the coordinator's role says.
-pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: DevArgs, output: Output) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let doors = doors(&args)?;
     let scratch = tokio::task::spawn_blocking(|| Scratch::create(false)).await??;
@@ -72,9 +75,16 @@ pub(crate) async fn run(args: DevArgs) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let mut participants = JoinSet::new();
     for participant in participants::all() {
-        participants.spawn(participant.serve(format!("127.0.0.1:{}", doors.grpc), stop.clone()));
+        let address = format!("127.0.0.1:{}", doors.grpc);
+        let stop = stop.clone();
+        participants.spawn(async move {
+            // Not before: what they would say about a door that only opens alarms for nothing.
+            if stop.run_until_cancelled(listening(&address)).await.is_some() {
+                participant.serve(address, stop).await;
+            }
+        });
     }
-    let greeting = tokio::spawn(greet(doors, started));
+    let greeting = tokio::spawn(greet(doors, started, output));
     let served = Box::pin(coordinator::run(coordinator::CoordinatorArgs::of_file(file))).await;
     greeting.abort();
     stop.cancel();
@@ -107,8 +117,15 @@ fn configuration(folder: &Path, data: &Path, doors: Doors) -> anyhow::Result<Pat
     Ok(file)
 }
 
+/// Waits until somebody listens at `address`.
+async fn listening(address: &str) {
+    while TcpStream::connect(address).await.is_err() {
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
 /// Says where everything is, as soon as it can be used.
-async fn greet(doors: Doors, started: Instant) {
+async fn greet(doors: Doors, started: Instant, output: Output) {
     let http = format!("127.0.0.1:{}", doors.http);
     while !cluster::is_ready(&http).await.unwrap_or(false) {
         if started.elapsed() > READY_MAX {
@@ -118,6 +135,15 @@ async fn greet(doors: Doors, started: Instant) {
         sleep(LOOK_AGAIN).await;
     }
     exit::tell(&welcome(doors, started.elapsed()));
+    if output == Output::Json {
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let names: Vec<&str> = participants::all().iter().map(|one| one.name()).collect();
+        let line = serde_json::json!({
+            "http": address(doors.http), "grpc": address(doors.grpc), "participants": names,
+        });
+        // Whoever reads no more has what there is to read.
+        let _gone = output::print(&line.to_string());
+    }
 }
 
 fn welcome(doors: Doors, after: Duration) -> String {

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use self::reading::{Look, View};
 use crate::{
     exit::Usage,
-    output::{self},
+    output::{self, Output},
     tx::ClusterAddresses,
 };
 
@@ -21,7 +21,7 @@ use crate::{
 Examples:
   holdfast top
   holdfast top --coordinator 127.0.0.1:7411 --every-ms 500
-  holdfast top --once
+  holdfast top --once --output json
 
 Keys: q or Ctrl-C to leave.")]
 pub(crate) struct TopArgs {
@@ -30,7 +30,7 @@ pub(crate) struct TopArgs {
     /// Between two looks, ms
     #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     every_ms: u64,
-    /// Look twice, print the second look as text, and end
+    /// Look twice, print the second look as text or JSON, and end
     #[arg(long)]
     once: bool,
 }
@@ -41,19 +41,22 @@ const KEYS: Duration = Duration::from_millis(50);
 /// Shows the cluster until a key ends it.
 /// # Errors
 /// Standard output is no terminal, or cannot be drawn on; with `--once`, no node answers.
-pub(crate) async fn run(args: TopArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: TopArgs, output: Output) -> anyhow::Result<ExitCode> {
     let (client, who) = (args.cluster.client()?, args.cluster.identity.options()?);
     let every = Duration::from_millis(args.every_ms);
     if args.once {
         let first = Look::take(&client, &who).await?;
         tokio::time::sleep(every).await;
         let second = Look::take(&client, &who).await?;
-        output::print(&screen::text(&View::between(&first, &second)))?;
+        let view = View::between(&first, &second);
+        match output {
+            Output::Table => output::print(&screen::text(&view))?,
+            Output::Json => output::print_json(&screen::json(&view))?,
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if !std::io::stdout().is_terminal() {
-        let text =
-            "standard output is no terminal. Use `holdfast top --once`, or /metrics for programs";
+        let text = "standard output is no terminal. Use `holdfast top --once`, for programs with --output json, or /metrics";
         return Err(Usage(text.to_owned()).into());
     }
     let mut terminal = ratatui::try_init()?;

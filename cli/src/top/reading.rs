@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::future::{join_all, try_join_all};
 use holdfast_client::{Client, ClientOptions, wire::NodeStatusReply};
+use serde::Serialize;
 use tokio::time::{Duration, Instant, timeout};
 
 use crate::bench::meters::counters_as;
@@ -49,7 +50,7 @@ pub(super) struct View {
 }
 
 /// A line of the table of nodes: one in one Raft group.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct NodeRow {
     pub(super) group: u32,
     pub(super) node: u64,

@@ -1,4 +1,4 @@
-//! How a view looks: as widgets on a terminal, and as text.
+//! How a view looks: as widgets on a terminal, as text, and as JSON.
 
 use ratatui::{
     Frame,
@@ -7,6 +7,8 @@ use ratatui::{
     text::Line,
     widgets::{Block, Paragraph, Row, Table},
 };
+
+use serde_json::{Value, json};
 
 use super::reading::{NodeRow, View};
 use crate::output;
@@ -69,6 +71,20 @@ pub(super) fn text(view: &View) -> String {
     parts.join("\n\n")
 }
 
+/// The same for programs.
+pub(super) fn json(view: &View) -> Value {
+    let named = |list: &[(&str, f64)]| -> Value {
+        list.iter().map(|(name, value)| (name.replace(' ', "_"), json!(value))).collect()
+    };
+    json!({
+        "nodes": view.nodes,
+        "per_second": named(&view.rates),
+        "decision_ms": view.decision_ms.map(|(p50, p99)| json!({ "p50": p50, "p99": p99 })),
+        "now": named(&view.gauges),
+        "open": view.by_status,
+    })
+}
+
 fn paragraph(title: &'static str, lines: Vec<String>) -> Paragraph<'static> {
     let lines: Vec<Line<'static>> = lines.into_iter().map(Line::from).collect();
     Paragraph::new(lines).block(Block::bordered().title(title))
@@ -110,7 +126,10 @@ fn status_lines(view: &View) -> Vec<String> {
     if view.by_status.is_empty() {
         return vec!["nothing is open".to_owned()];
     }
-    view.by_status.iter().map(|(name, count)| format!("{name:<18}{count:>10}")).collect()
+    view.by_status
+        .iter()
+        .map(|(name, count)| format!("{:<18}{count:>10}", name.replace('_', " ")))
+        .collect()
 }
 
 #[cfg(test)]
@@ -139,6 +158,10 @@ mod tests {
         let told = text(&view);
         assert!(told.contains("p50 5 ms, p99 10 ms") && told.contains("nothing is open"), "{told}");
         assert!(!told.contains("GROUP"), "{told}");
+        let said = json(&view);
+        assert_eq!(said["nodes"][0]["role"], "leader");
+        assert_eq!(said["per_second"]["begun"], 1_234.4);
+        assert_eq!(said["decision_ms"], json!({ "p50": 5.0, "p99": 10.0 }));
         let told = text(&View { groups: 2, ..view });
         assert!(told.starts_with("GROUP  NODE  ROLE"), "{told}");
     }
