@@ -35,7 +35,7 @@ pub(crate) struct Say {
 pub(crate) enum Found {
     /// It did what it was asked, or people did it in its place
     Done,
-    /// It did nothing and never will; only while there is a way back
+    /// It did nothing; only while there is a way back. It is compensated with the others, so that no late call of it counts
     Refused,
 }
 
@@ -130,7 +130,9 @@ pub(crate) async fn roll_back(
 pub(crate) fn proposal_text(proposal: &OpenProposal) -> String {
     let what = match (proposal.act(), proposal.branch) {
         (OperatorAct::Abandon, _) => "to abandon it".to_owned(),
-        (OperatorAct::MarkRefused, branch) => format!("branch {branch} counts as refused"),
+        (OperatorAct::MarkRefused, branch) => {
+            format!("branch {branch} counts as refused and is undone")
+        }
         (_, branch) => format!("branch {branch} counts as done"),
     };
     format!(

@@ -207,33 +207,6 @@ async fn an_action_whose_refusal_waits_for_people_is_asked_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_late_duplicate_of_a_call_before_the_retry_never_overturns_a_refusal() {
-    let server = Postgres::start();
-    let watcher = server.connect().await;
-    points::prepare(&watcher).await;
-    let resource = resource(&server, 2);
-    let asked = |repeat, refusal_waits| {
-        resource.call(Call { repeat, refusal_waits, ..call("g1", 1, Op::Action, 2_000) })
-    };
-    let is_refused =
-        |answer: &Answer| matches!(answer, Answer::Refused { code, .. } if code == "AM04");
-    assert!(is_refused(&asked(false, false).await));
-    // By now there would be points enough; people have marked the branch refused by hand all the same.
-    watcher.batch_execute("UPDATE points SET amount = 5000").await.unwrap();
-    // The first call once more, the second one (its answer was lost), and a first call as coordinators wrote it formerly.
-    for (repeat, refusal_waits) in [(false, false), (true, false), (false, true)] {
-        let late = asked(repeat, refusal_waits).await;
-        assert!(is_refused(&late), "repeat {repeat}, waits {refusal_waits}: {late:?}");
-    }
-    assert!(effects(&watcher, "g1", 1).await.is_empty());
-    // Only what people had asked for again is carried out; and then no duplicate does it twice.
-    assert_eq!(asked(true, true).await, Answer::Done);
-    assert_eq!(asked(false, false).await, Answer::Done);
-    assert_eq!(asked(true, true).await, Answer::Done);
-    assert_eq!(effects(&watcher, "g1", 1).await, ["action"]);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn racing_calls_in_every_mixture_leave_one_effect_each() {
     let server = Postgres::start();
     let watcher = server.connect().await;

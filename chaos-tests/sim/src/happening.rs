@@ -63,6 +63,7 @@ happenings! {
     ClientToldUnknown = "client_told_unknown",
     OperatorActed = "operator_acted",
     OperatorMarkedDone = "operator_marked_done",
+    OperatorMarkedRefused = "operator_marked_refused",
     OperatorAbandoned = "operator_abandoned",
     AbandonedSettled = "abandoned_settled",
     SecondPersonRefused = "second_person_refused",

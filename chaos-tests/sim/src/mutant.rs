@@ -90,6 +90,8 @@ mutants! {
     LookWithoutQuorum = "look-without-quorum",
     /// People mark a branch done that they have not done.
     MarkedDoneUndone = "marked-done-undone",
+    /// A branch that people mark refused is not undone.
+    RefusedBelieved = "refused-believed",
     /// A door has an act carried out without writing down who asked for it.
     ActWithoutName = "act-without-name",
     /// A snapshot leaves rules and audit records out.

@@ -32,10 +32,25 @@ pub(super) fn act_of_record(gid: Gid, record: v1::RecordedAct) -> Result<Command
     Ok(Command::Operate { gid, act, by: record.by, reason: record.reason })
 }
 
+/// The oldest format that can say `remedy`.
+pub(super) fn format_of(remedy: Remedy) -> u32 {
+    match remedy {
+        Remedy::MarkDone(_) | Remedy::BelieveRefused(_) | Remedy::Abandon => 3,
+        Remedy::MarkRefused(_) => 5,
+    }
+}
+
+/// The oldest format that can say `books`.
+pub(super) fn format_of_all(books: &Books) -> u32 {
+    let of_proposals = books.proposals.values().map(|open| format_of(open.remedy));
+    of_proposals.max().unwrap_or(if books.is_empty() { 1 } else { 3 })
+}
+
 fn remedy_to_record(remedy: Remedy) -> v1::RecordedRemedy {
     let (kind, branch) = match remedy {
         Remedy::MarkDone(BranchId(branch)) => (RemedyKind::MarkDone, branch),
-        Remedy::MarkRefused(BranchId(branch)) => (RemedyKind::MarkRefused, branch),
+        Remedy::MarkRefused(BranchId(branch)) => (RemedyKind::MarkRefusedAndUndo, branch),
+        Remedy::BelieveRefused(BranchId(branch)) => (RemedyKind::MarkRefused, branch),
         Remedy::Abandon => (RemedyKind::Abandon, 0),
     };
     v1::RecordedRemedy { kind: kind.into(), branch }
@@ -44,7 +59,8 @@ fn remedy_to_record(remedy: Remedy) -> v1::RecordedRemedy {
 fn remedy_of_record(record: &v1::RecordedRemedy) -> Result<Remedy, RecordError> {
     match (RemedyKind::try_from(record.kind), record.branch) {
         (Ok(RemedyKind::MarkDone), branch) => Ok(Remedy::MarkDone(BranchId(branch))),
-        (Ok(RemedyKind::MarkRefused), branch) => Ok(Remedy::MarkRefused(BranchId(branch))),
+        (Ok(RemedyKind::MarkRefusedAndUndo), branch) => Ok(Remedy::MarkRefused(BranchId(branch))),
+        (Ok(RemedyKind::MarkRefused), branch) => Ok(Remedy::BelieveRefused(BranchId(branch))),
         (Ok(RemedyKind::Abandon), 0) => Ok(Remedy::Abandon),
         _ => Err(RecordError::value("remedy", record.kind)),
     }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use holdfast_proto::v1::{recorded_command::Command as Kind, recorded_report::Answer as Said};
 use holdfast_proto::{Pairs, v1};
 use holdfast_txn::{
-    Answer, BranchId, BranchSpec, Captures, Command, Decision, Labels, Mode, Op, Options, Order,
-    Recovery, Refusal, Report, RetryPolicy, TriedBy,
+    Act, Answer, BranchId, BranchSpec, Captures, Command, Decision, Labels, Mode, Op, Options,
+    Order, Recovery, Refusal, Report, RetryPolicy, TriedBy,
 };
 
 use super::{RecordError, books, closed_sets::Numbered, gid, participant};
@@ -34,6 +34,7 @@ pub(super) fn format_of(command: &Command) -> u32 {
         // A report of an XA transaction names verbs of format 2, but follows a begin of that format.
         Command::Report { .. } => 1,
         Command::Fence { .. } | Command::Finish { .. } | Command::Nest { .. } => 2,
+        Command::Operate { act: Act::Propose(remedy), .. } => books::format_of(*remedy),
         Command::Operate { .. } | Command::SetRules { .. } | Command::Note { .. } => 3,
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use bytes::Bytes;
 use holdfast_txn::{
     Act, Answer, BranchId, BranchSpec, Captures, Command, Decision, Deed, Gid, Machine, Mode, Op,
-    Options, Participant, Refusal, Remedy, Report, Timestamp,
+    Options, Participant, Recovery, Refusal, Remedy, Report, Timestamp,
 };
 
 use super::{EncodedCommand, decode_entry, decode_snapshot, encode_entry, encode_snapshot};
@@ -126,7 +126,7 @@ fn commands_of_format_3() -> Vec<Command> {
         operate(Act::Propose(Remedy::Abandon), "user/bob"),
         Command::Operate {
             gid: gid("tcc"),
-            act: Act::Propose(Remedy::MarkRefused(BranchId(1))),
+            act: Act::Propose(Remedy::BelieveRefused(BranchId(1))),
             by: "user/bob".to_owned(),
             reason: "refused by the machine".to_owned(),
         },
@@ -145,6 +145,29 @@ fn commands_of_format_4() -> Vec<Command> {
         Command::AddBranch { gid: gid("card"), branch: BranchId(1), spec: spec("hold@a") },
         Command::Submit { gid: gid("card"), captures: captures.into() },
     ]
+}
+
+/// What format 5 has beyond.
+fn commands_of_format_5() -> Vec<Command> {
+    let operate = |name, act, by: &str| Command::Operate {
+        gid: gid(name),
+        act,
+        by: by.to_owned(),
+        reason: "ticket 7311".to_owned(),
+    };
+    let stuck = |name| {
+        let mut begun = begin(name, Mode::Saga, &["order@a", "payment@b"]);
+        if let Command::Begin { options, .. } = &mut begun {
+            options.recovery = Recovery::Forward;
+        }
+        let answer = Answer::GivenUp { attempts: 3, last: "silence".to_owned() };
+        let reports = vec![Report { branch: BranchId(1), op: Op::Action, answer }];
+        let refused = Act::Propose(Remedy::MarkRefused(BranchId(1)));
+        let silent = Command::Report { gid: gid(name), reports };
+        [begun, silent, operate(name, refused, "user/alice")]
+    };
+    let approved = operate("turns", Act::Approve, "user/bob");
+    stuck("turns").into_iter().chain([approved]).chain(stuck("waits")).collect()
 }
 
 fn entry(commands: &[Command]) -> Vec<u8> {
@@ -190,6 +213,11 @@ fn entries_and_snapshots_of_format_3_are_read() {
 #[test]
 fn entries_and_snapshots_of_format_4_are_read() {
     hold(4, commands_of_format_4());
+}
+
+#[test]
+fn entries_and_snapshots_of_format_5_are_read() {
+    hold(5, commands_of_format_5());
 }
 
 /// A node of the version before still reads what it must, while nothing new is asked for.

@@ -20,10 +20,10 @@ use prost::Message as _;
 pub(crate) use snapshot::{decode_snapshot, encode_snapshot};
 
 /// The newest format of entries and of snapshots. 1: TCC and Saga. 2: XA, fences, second phases finished by the caller.
-/// 3: operators' acts, shard rules, audit records. 4: partial capture.
+/// 3: operators' acts, shard rules, audit records. 4: partial capture. 5: a branch that people mark refused is undone.
 ///
 /// Each entry and each snapshot is written in the oldest format that can say it, and every older one is read.
-pub(crate) const FORMAT: u32 = 4;
+pub(crate) const FORMAT: u32 = 5;
 
 /// Number of the field `commands` in `LogEntry`.
 const COMMANDS_FIELD: u32 = 3;

@@ -29,7 +29,7 @@ const FINISHED: u32 = 4;
 /// they do as bytes. It is the encoding of [`v1::MachineSnapshot`], which reads them back.
 pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8> {
     let Snapshot { clock, open, finished, books } = snapshot;
-    let of_books = if books.is_empty() { 1 } else { 3 };
+    let of_books = books::format_of_all(books);
     let all = || open.iter().chain(finished).map(AsRef::as_ref);
     let format = all().map(format_of).max().unwrap_or(1).max(of_books);
     // In the order of the fields' numbers, so each piece is an encoding of its own and all are one.

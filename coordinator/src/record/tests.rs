@@ -144,6 +144,7 @@ fn remedies() -> impl Strategy<Value = Remedy> {
     prop_oneof![
         any::<u32>().prop_map(|branch| Remedy::MarkDone(BranchId(branch))),
         any::<u32>().prop_map(|branch| Remedy::MarkRefused(BranchId(branch))),
+        any::<u32>().prop_map(|branch| Remedy::BelieveRefused(BranchId(branch))),
         Just(Remedy::Abandon),
     ]
 }

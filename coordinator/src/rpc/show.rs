@@ -58,7 +58,9 @@ pub(crate) fn transaction(known: &GlobalTransaction) -> v1::Transaction {
 pub(crate) fn proposal(known: &Proposal) -> v1::OpenProposal {
     let (act, branch) = match known.remedy {
         Remedy::MarkDone(branch) => (v1::OperatorAct::MarkDone, branch.0),
-        Remedy::MarkRefused(branch) => (v1::OperatorAct::MarkRefused, branch.0),
+        Remedy::MarkRefused(branch) | Remedy::BelieveRefused(branch) => {
+            (v1::OperatorAct::MarkRefused, branch.0)
+        }
         Remedy::Abandon => (v1::OperatorAct::Abandon, 0),
     };
     v1::OpenProposal {

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use holdfast_proto::v1::Op;
-use holdfast_txn::{Command, Gid, Mode, Recovery, Status};
+use holdfast_txn::{Act, BranchId, Command, Gid, Mode, Recovery, Remedy, Status};
 
 use crate::{
     agent::{Agent, Asked, Say},
@@ -99,4 +99,26 @@ async fn a_refused_step_that_cannot_turn_back_is_asked_anew_when_people_say_so()
     // What was called before anybody could be told of the refusal never overturns it, however late a duplicate of it comes.
     let expected = [(1, false, false), (2, false, false), (2, true, false), (2, true, true)];
     assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_step_that_people_mark_refused_is_compensated_before_those_it_waited_for() {
+    let cluster = Cluster::start(1).await;
+    let agent = Agent::start("deposit", &cluster.grpc(), |asked: &Asked| {
+        if (asked.branch, asked.op) == (2, Op::Action) { Say::Refused } else { Say::Done }
+    });
+    let begin = Begin::of("g1", Mode::Saga, &["deposit"; 2])
+        .options(|options| options.recovery = Recovery::Forward);
+    cluster.begin(&begin).await;
+    cluster.status("g1", Status::NeedsAttention).await;
+    let refused = Act::Propose(Remedy::MarkRefused(BranchId(2)));
+    for (act, by) in [(refused, "user/alice"), (Act::Approve, "user/bob")] {
+        let (gid, reason) = (Gid::parse("g1").unwrap(), "it will never be done".to_owned());
+        let act = Command::Operate { gid, act, by: by.to_owned(), reason };
+        cluster.propose(act).await.result.unwrap();
+    }
+    assert_eq!(cluster.end("g1").await.status, Status::RolledBack);
+    let asked = agent.asked();
+    let undone = asked.iter().filter(|one| one.op == Op::Compensate).map(|one| one.branch);
+    assert_eq!(undone.collect::<Vec<_>>(), [2, 1]);
 }

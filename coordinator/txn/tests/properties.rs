@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use holdfast_txn::{
-    Answer, BranchId, BranchSpec, BranchState, Command, Decision, Gid, GlobalTransaction, Machine,
-    Mode, Next, Op, Options, Order, Participant, Recovery, Refusal, Report, Status, Timestamp,
-    TriedBy,
+    Act, Answer, Branch, BranchId, BranchSpec, BranchState, Command, Decision, Gid,
+    GlobalTransaction, Machine, Mode, Next, Op, Options, Order, Participant, Recovery, Refusal,
+    Remedy, Report, Status, Timestamp, TriedBy,
 };
 use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
@@ -44,6 +44,11 @@ enum Step {
     },
     Retry {
         gid: u8,
+    },
+    /// One person proposes; the next time another one approves.
+    Operate {
+        gid: u8,
+        remedy: Remedy,
     },
     Fence {
         gid: u8,
@@ -109,10 +114,19 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(gid, picks)| Step::Report { gid, picks }),
         1 => gid().prop_map(|gid| Step::Expire { gid }),
         2 => gid().prop_map(|gid| Step::Retry { gid }),
+        8 => (gid(), remedy()).prop_map(|(gid, remedy)| Step::Operate { gid, remedy }),
         1 => gid().prop_map(|gid| Step::Fence { gid }),
         2 => (gid(), prop::option::of(0_u32..5), prop::bool::weighted(0.7))
             .prop_map(|(gid, branch, commits)| Step::Finish { gid, branch, commits }),
         1 => (0_u64..8).prop_map(|ms| Step::Clock { ms }),
+    ]
+}
+
+fn remedy() -> impl Strategy<Value = Remedy> {
+    prop_oneof![
+        1 => (0_u32..5).prop_map(|branch| Remedy::MarkDone(BranchId(branch))),
+        3 => (1_u32..4).prop_map(|branch| Remedy::MarkRefused(BranchId(branch))),
+        1 => Just(Remedy::Abandon),
     ]
 }
 
@@ -191,6 +205,15 @@ impl Step {
             Self::Retry { gid: number } => {
                 Command::Retry { gid: gid(*number), reason: "looked".to_owned() }
             }
+            Self::Operate { gid: number, remedy } => {
+                let gid = gid(*number);
+                let (act, by) = if machine.books().proposals.contains_key(&gid) {
+                    (Act::Approve, "user/bob".to_owned())
+                } else {
+                    (Act::Propose(*remedy), "user/alice".to_owned())
+                };
+                Command::Operate { gid, act, by, reason: "looked".to_owned() }
+            }
             Self::Fence { gid: number } => {
                 Command::Fence { gid: gid(*number), reason: "nobody knows it".to_owned() }
             }
@@ -259,7 +282,16 @@ fn check(transaction: &GlobalTransaction, machine: &Machine, seen: &mut Seen) {
         (Status::Committed, Mode::Tcc | Mode::Xa) => assert!(all(BranchState::Confirmed)),
         (Status::Committed, Mode::Saga) => assert!(all(BranchState::Done)),
         (Status::RolledBack, Mode::Tcc | Mode::Xa) => assert!(all(BranchState::Undone)),
-        (Status::RolledBack, Mode::Saga) => assert!(!any(BranchState::Done)),
+        (Status::RolledBack, Mode::Saga) => {
+            for (branch, Branch { state, refusal, .. }) in transaction.numbered() {
+                // Only its participant's own word lets an action go that may have been called.
+                let is_refused = *state == BranchState::Refused && refusal.is_some();
+                let was_called = seen.owed.contains(&(branch, Op::Action));
+                let is_over = *state == BranchState::Undone || is_refused || !was_called;
+                assert!(is_over, "{gid} {branch} is {} in the end", state.as_str());
+                assert_ne!(*state, BranchState::Done, "{gid} {branch}");
+            }
+        }
         _ => {}
     }
     if *status == Status::Committed {
@@ -355,7 +387,7 @@ proptest! {
         let mut seen: BTreeMap<Gid, Seen> = BTreeMap::new();
         let mut frozen = Vec::new();
         for step in &steps {
-            frozen.push((machine.clone(), machine.state_hash()));
+            frozen.push((machine.snapshot(), machine.state_hash()));
             if let Step::Clock { ms } = step {
                 now = now.plus_ms(*ms);
             }
@@ -410,8 +442,8 @@ proptest! {
             check_due(&machine, now);
         }
 
-        for (clone, hash) in frozen {
-            prop_assert_eq!(clone.state_hash(), hash, "a clone moved with its original");
+        for (snapshot, hash) in frozen {
+            prop_assert_eq!(snapshot.state_hash(), hash, "a snapshot moved with its machine");
         }
         let mut replayed = Machine::new();
         for (at, command) in log {
@@ -443,6 +475,7 @@ proptest! {
 fn the_sequences_reach_every_status_and_every_refusal_of_a_command() {
     let mut runner = TestRunner::deterministic();
     let (mut statuses, mut codes) = (BTreeSet::new(), BTreeSet::new());
+    let mut marked_refused = 0;
     for _ in 0..300 {
         let steps = vec(step(), 80).new_tree(&mut runner).unwrap().current();
         let mut machine = Machine::bounded(3, 3);
@@ -451,10 +484,17 @@ fn the_sequences_reach_every_status_and_every_refusal_of_a_command() {
             if let Step::Clock { ms } = step {
                 now = now.plus_ms(*ms);
             }
-            if let Some(Err(rejection)) =
-                step.command(&machine).map(|command| machine.apply(now, command))
-            {
-                codes.insert(rejection.code());
+            let Some(command) = step.command(&machine) else { continue };
+            let approved = match &command {
+                Command::Operate { gid, act: Act::Approve, .. } => {
+                    machine.books().proposals.get(gid).map(|open| open.remedy)
+                }
+                _ => None,
+            };
+            match machine.apply(now, command) {
+                Err(rejection) => _ = codes.insert(rejection.code()),
+                Ok(_) if matches!(approved, Some(Remedy::MarkRefused(_))) => marked_refused += 1,
+                Ok(_) => {}
             }
             statuses.extend(machine.census().into_keys());
         }
@@ -462,4 +502,5 @@ fn the_sequences_reach_every_status_and_every_refusal_of_a_command() {
     assert_eq!(statuses.into_iter().collect::<Vec<_>>(), Status::ALL);
     let wanted = ["HF2001", "HF2002", "HF2003", "HF2004", "HF2006", "HF2007", "HF2008"];
     assert_eq!(codes.into_iter().collect::<Vec<_>>(), wanted);
+    assert!(marked_refused > 0, "no branch was ever marked refused");
 }

@@ -111,21 +111,23 @@ impl World {
         format!("reason {}", self.reasons)
     }
 
-    /// Now and then they end a TCC transaction that is decided by hand: do at the database what a branch still owes, and have it marked
-    /// done; or abandon it, and settle afterwards what it owes. One proposes, another one approves; each tries both.
+    /// Now and then they end by hand what is decided: do at the database what a branch of TCC still owes, and have it marked done; or
+    /// abandon it, and settle afterwards what it owes; or say of a Saga's step that it was refused, without looking. One proposes,
+    /// another one approves; each tries both.
     fn by_hand(&mut self, known: &GlobalTransaction) -> Option<Command> {
-        if known.mode != Mode::Tcc || known.status != Status::NeedsAttention {
+        if known.status != Status::NeedsAttention || is_message(known.gid.as_str()) {
             return None;
         }
-        let (op, ended) = match known.interrupted {
-            Some(Status::Committing) => (Op::Confirm, BranchState::Confirmed),
-            Some(Status::RollingBack) => (Op::Cancel, BranchState::Undone),
-            _ => return None,
-        };
         let gid = known.gid.clone();
         if self.witness.log.books().proposals.contains_key(&gid) {
             return self.asking.permille(700).then(|| self.act(gid, Act::Approve));
         }
+        let (op, ended) = match (known.mode, known.interrupted) {
+            (Mode::Tcc, Some(Status::Committing)) => (Op::Confirm, BranchState::Confirmed),
+            (Mode::Tcc, Some(Status::RollingBack)) => (Op::Cancel, BranchState::Undone),
+            (Mode::Saga, Some(Status::Running)) => return self.marks_refused(known),
+            _ => return None,
+        };
         if self.asking.permille(300) {
             return Some(self.act(gid, Act::Propose(Remedy::Abandon)));
         }
@@ -134,6 +136,17 @@ impl World {
             return None;
         }
         Some(self.act(gid, Act::Propose(Remedy::MarkDone(owing))))
+    }
+
+    fn marks_refused(&mut self, known: &GlobalTransaction) -> Option<Command> {
+        let waits = known.numbered().find(|(_, branch)| branch.state == BranchState::Pending);
+        let branch = waits.filter(|_| self.asking.permille(300))?.0;
+        let remedy = if self.mutates(Mutant::RefusedBelieved) {
+            Remedy::BelieveRefused(branch)
+        } else {
+            Remedy::MarkRefused(branch)
+        };
+        Some(self.act(known.gid.clone(), Act::Propose(remedy)))
     }
 
     /// Carries out one call at the database, as the agent would. True: it is done.

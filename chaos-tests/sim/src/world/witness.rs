@@ -154,16 +154,20 @@ impl Witness {
         let Command::Operate { gid, act: Act::Approve, reason, .. } = command else { return None };
         let proposal = self.log.books().proposals.get(gid)?;
         let (proposed, approved) = (proposal.reason.clone(), reason.clone());
-        let abandons = proposal.remedy == Remedy::Abandon;
-        let owed = self.log.get(gid).filter(|_| abandons).map(owed_by);
-        Some(Approval { gid: gid.clone(), proposed, approved, owed })
+        let remedy = proposal.remedy;
+        let owed = self.log.get(gid).filter(|_| remedy == Remedy::Abandon).map(owed_by);
+        Some(Approval { gid: gid.clone(), proposed, approved, remedy, owed })
     }
 
     /// An approval took effect.
     fn approved(&mut self, approval: Approval, counts: &mut Counts) -> Checked {
-        let Approval { gid, proposed, approved, owed } = approval;
+        let Approval { gid, proposed, approved, remedy, owed } = approval;
+        counts.count(match remedy {
+            Remedy::MarkDone(_) => Happening::OperatorMarkedDone,
+            Remedy::MarkRefused(_) | Remedy::BelieveRefused(_) => Happening::OperatorMarkedRefused,
+            Remedy::Abandon => Happening::OperatorAbandoned,
+        });
         if let Some(owed) = owed {
-            counts.count(Happening::OperatorAbandoned);
             self.abandoned.insert(gid, owed);
         }
         self.people.approved(&proposed, &approved)
@@ -329,6 +333,7 @@ struct Approval {
     /// The reasons of the two people.
     proposed: String,
     approved: String,
+    remedy: Remedy,
     /// To abandon: the calls that nobody will make any more.
     owed: Option<Vec<(usize, Call)>>,
 }
@@ -392,9 +397,6 @@ fn count_style(known: &GlobalTransaction, one_shard: bool, counts: &mut Counts) 
 fn count_people(command: &Command, result: &Result<Outcome, Rejection>, counts: &mut Counts) {
     let took = result.as_ref().is_ok_and(|outcome| !outcome.repeated);
     let happening = match (command, result) {
-        (Command::Operate { act: Act::Approve, .. }, Ok(_)) if took => {
-            Happening::OperatorMarkedDone
-        }
         (Command::Operate { .. }, Ok(_)) if took => Happening::OperatorActed,
         (Command::Operate { .. }, Err(Rejection::SecondPerson { .. })) => {
             Happening::SecondPersonRefused

@@ -9,8 +9,11 @@ use crate::{BranchId, Timestamp};
 pub enum Remedy {
     /// People saw to it that the branch did what it was asked.
     MarkDone(BranchId),
-    /// People know that the branch did nothing and never will. Only while there is a way back.
+    /// People know that the branch did nothing: the transaction turns back. Only while there is a way back. The branch is undone with
+    /// the others, so that a call to it which is still on its way finds that it is too late.
     MarkRefused(BranchId),
+    /// As [`Self::MarkRefused`], without asking the branch for anything: proposed before format 5, and still carried out as it was meant.
+    BelieveRefused(BranchId),
     /// Every branch counts as if it had done what is still asked of it; people settle the rest elsewhere.
     Abandon,
 }
@@ -19,7 +22,8 @@ impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MarkDone(branch) => write!(f, "mark {branch} done"),
-            Self::MarkRefused(branch) => write!(f, "mark {branch} refused"),
+            Self::MarkRefused(branch) => write!(f, "mark {branch} refused and undo it"),
+            Self::BelieveRefused(branch) => write!(f, "mark {branch} refused"),
             Self::Abandon => f.write_str("abandon"),
         }
     }

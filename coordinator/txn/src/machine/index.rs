@@ -8,7 +8,7 @@ use std::{
 use crate::{Gid, GlobalTransaction, Status, Timestamp};
 
 /// Kept by every change, so that a question costs by its answer.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Index {
     owing: BTreeSet<Gid>,
     deadlines: BTreeSet<(Timestamp, Gid)>,

@@ -14,7 +14,7 @@ use crate::{Gid, GlobalTransaction};
 type ByGid = BTreeMap<Gid, Arc<GlobalTransaction>>;
 
 /// Each gid is in one of the two maps, never in both.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Known {
     open: ByGid,
     finished: ByGid,

@@ -22,9 +22,7 @@ pub(crate) use progress::cut;
 
 /// The state that the log replicates.
 ///
-/// A clone shares what it can with the original and copies a transaction only when one of them changes it. To look at a large
-/// machine beside its work, take a [`Snapshot`], which is cheaper.
-#[derive(Clone)]
+/// To look at a large one beside its work, take a [`Snapshot`].
 pub struct Machine {
     /// The highest time seen in the log.
     clock: Timestamp,

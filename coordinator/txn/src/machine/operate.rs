@@ -165,12 +165,10 @@ fn judge(transaction: &GlobalTransaction, remedy: Remedy) -> Result<(), Rejectio
     match remedy {
         Remedy::Abandon => Ok(()),
         Remedy::MarkDone(branch) => waits(branch).map(drop),
-        Remedy::MarkRefused(branch) => {
+        Remedy::MarkRefused(branch) | Remedy::BelieveRefused(branch) => {
             let index = waits(branch)?;
-            let mut then = transaction.clone();
-            then.branches[index].state = BranchState::Refused;
             if op.is_some_and(crate::Op::is_forward_phase)
-                && rules.way_back(&View::of(&then)).is_some()
+                && transaction.way_back_if_refused(index).is_some()
             {
                 Ok(())
             } else {
@@ -194,10 +192,23 @@ impl GlobalTransaction {
             }
             Remedy::MarkRefused(branch) => {
                 let index = position(branch).expect("it was judged");
+                // It stays pending: as after a deadline, the barrier and not people's word says whether there is something to undo.
+                let back = self.way_back_if_refused(index).expect("it was judged");
+                self.become_status(back, Some(Decision::RollBack), clock, None);
+            }
+            Remedy::BelieveRefused(branch) => {
+                let index = position(branch).expect("it was judged");
                 self.branch_becomes(index, BranchState::Refused);
             }
             Remedy::Abandon => self.abandon(clock),
         }
+    }
+
+    /// Where it goes if the branch at `index` is refused.
+    fn way_back_if_refused(&self, index: usize) -> Option<Status> {
+        let mut then = View::of(self);
+        then.set(index, BranchState::Refused);
+        self.mode.rules().way_back(&then)
     }
 
     /// Whatever is still asked counts as done: towards the decision; without one back, if there is a way.

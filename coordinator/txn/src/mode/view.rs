@@ -150,7 +150,7 @@ impl<'a> View<'a> {
                 || self.words.iter().any(|(refused, _)| *refused == index))
     }
 
-    fn set(&mut self, index: usize, state: BranchState) {
+    pub(crate) fn set(&mut self, index: usize, state: BranchState) {
         let transaction = self.transaction;
         let states = self.states.get_or_insert_with(|| {
             transaction.branches.iter().map(|branch| branch.state).collect()

@@ -220,7 +220,7 @@ fn op(text: &str) -> Parsed<Op> {
         .ok_or_else(|| format!("no operation: {text}").into())
 }
 
-/// `retry|rollback|approve|abandon`, or `done bN`, `refused bN`.
+/// `retry|rollback|approve|abandon`, or `done bN`, `refused bN`, `believed bN`.
 pub(crate) fn act(args: &mut ArgumentConsumer<'_>) -> Parsed<Act> {
     let word = args.next_pos().ok_or("which act?")?.to_owned();
     let mut branch = || branch_id(args.next_pos().ok_or("which branch?")?);
@@ -231,6 +231,7 @@ pub(crate) fn act(args: &mut ArgumentConsumer<'_>) -> Parsed<Act> {
         "abandon" => Act::Propose(Remedy::Abandon),
         "done" => Act::Propose(Remedy::MarkDone(branch()?)),
         "refused" => Act::Propose(Remedy::MarkRefused(branch()?)),
+        "believed" => Act::Propose(Remedy::BelieveRefused(branch()?)),
         other => return Err(format!("no act: {other}").into()),
     })
 }

@@ -120,7 +120,7 @@ impl Stage {
                 let reason = parse::words(args, "the operator has looked");
                 self.apply(at, &gid.clone(), Command::Retry { gid, reason })
             }
-            // operate GID retry|rollback|done|refused|abandon|approve [bN] [by=WHO]
+            // operate GID retry|rollback|done|refused|believed|abandon|approve [bN] [by=WHO]
             "operate" => {
                 let gid = parse::gid(args)?;
                 let act = parse::act(args)?;
