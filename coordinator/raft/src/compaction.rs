@@ -1,8 +1,9 @@
-//! A log bounded by bytes: snapshots beyond those that come with so many entries, and what goes behind them.
+//! A log bounded by bytes: snapshots beyond those that come with so many entries, and what goes behind any of them.
 //!
 //! openraft counts entries, and one may hold a command or a thousand. So a group also takes a snapshot when its log grew by as many
-//! bytes as the last snapshot has, and by a configured number at least: what a restart has to read is bounded by that, and no
-//! more bytes are written for snapshots than for entries. Half as many stay in the log behind it, for followers that lag a little.
+//! bytes as the last snapshot has, and by a configured number at least: what a restart has to read is bounded by that, and by what
+//! is written between two looks and while a snapshot is made; and no more bytes are written for snapshots than for entries. Half as
+//! many entries, and bytes, stay in the log behind it, for followers that lag a little.
 //! A quiet group takes one too, when it alone keeps segments alive that others have long left behind: three of them, or more if its
 //! snapshot is large, so that this costs no more than the bytes of those segments either.
 //!
@@ -26,12 +27,14 @@ const HELD_BACK_MIN: u64 = 3;
 pub(crate) struct Compactor<S: StateMachine> {
     log: Log<S>,
     segment_bytes: u64,
+    snapshot_every: u64,
     snapshot_bytes: u64,
 }
 
 impl<S: StateMachine> Compactor<S> {
     pub(crate) fn new(config: &Config, log: Log<S>) -> Self {
-        Self { log, segment_bytes: config.segment_bytes, snapshot_bytes: config.snapshot_bytes }
+        let Config { segment_bytes, snapshot_every, snapshot_bytes, .. } = *config;
+        Self { log, segment_bytes, snapshot_every, snapshot_bytes }
     }
 
     pub(crate) async fn run(self) {
@@ -62,8 +65,9 @@ impl<S: StateMachine> Compactor<S> {
                 .await?;
         }
         let upto = inner.raft.metrics().borrow_watched().snapshot.map(|log_id| log_id.index);
-        let keep_bytes = if held_back { 0 } else { grown_max / 2 };
-        if let Some(last) = upto.and_then(|upto| inner.store.last_beyond(upto, keep_bytes)) {
+        let (entries, bytes) =
+            if held_back { (0, 0) } else { (self.snapshot_every / 2, grown_max / 2) };
+        if let Some(last) = upto.and_then(|upto| inner.store.last_beyond(upto, entries, bytes)) {
             inner.raft.trigger().purge_log(last).await.map_err(|_| ControlError::Stopped)?;
         }
         Ok(())

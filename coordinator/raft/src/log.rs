@@ -256,13 +256,20 @@ impl<S: StateMachine> Log<S> {
     /// [`ControlError::Stopped`], or [`ControlError::TimedOut`] after 30 s.
     pub async fn snapshot_now(&self) -> Result<(), ControlError> {
         let inner = &*self.inner;
-        let wanted = inner.raft.metrics().borrow_watched().last_applied.map(|log_id| log_id.index);
-        inner.raft.trigger().snapshot().await.map_err(|_| ControlError::Stopped)?;
-        inner
-            .wait_for("the snapshot", Duration::from_millis(CONTROL_TIMEOUT_MS), |metrics| {
-                metrics.snapshot.map(|log_id| log_id.index) >= wanted
-            })
-            .await
+        let wanted = inner.raft.metrics().borrow_watched().last_applied;
+        let until = Instant::now() + Duration::from_millis(CONTROL_TIMEOUT_MS);
+        loop {
+            let held = inner.raft.metrics().borrow_watched().snapshot;
+            inner.raft.trigger().snapshot().await.map_err(|_| ControlError::Stopped)?;
+            let left = until.saturating_duration_since(Instant::now());
+            inner
+                .wait_for("the snapshot", left, |now| now.snapshot > held || now.snapshot >= wanted)
+                .await?;
+            // One that was being made already left this one out, and may hold less.
+            if inner.raft.metrics().borrow_watched().snapshot >= wanted {
+                return Ok(());
+            }
+        }
     }
 
     /// Who would lead best after this node: of the other voters that answered within the last election timeout, the one that

@@ -37,8 +37,8 @@ fn openraft_config(config: &Config) -> openraft::Config {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_every),
         // A follower within reach of the log that is kept is served from it.
         replication_lag_threshold: config.snapshot_every.saturating_mul(2),
-        max_in_snapshot_log_to_keep: config.snapshot_every / 2,
-        purge_batch_size: (config.snapshot_every / 16).clamp(1, 1024),
+        // The compactor alone says what goes: openraft must not be told of less than was asked for before, and does not look itself.
+        max_in_snapshot_log_to_keep: u64::MAX,
         // A node that was cut off asks before it raises the term, so that its return unseats nobody.
         enable_pre_vote: Some(true),
         // A leader that restarts must be elected again, for `leads_here` rests on that.

@@ -175,11 +175,14 @@ impl Index {
         self.end_of(upto).saturating_sub(begin)
     }
 
-    /// The last entry that may go if of those up to `upto` no more than `keep_bytes` are kept. `None`: all of them may stay.
-    pub(crate) fn last_beyond(&self, upto: u64, keep_bytes: u64) -> Option<u64> {
-        let gone = self.end_of(upto).saturating_sub(keep_bytes);
+    /// The last entry that may go if of those up to `upto` no more than so many, and no more than so many bytes, are kept. `None`: all
+    /// of them may stay.
+    pub(crate) fn last_beyond(&self, upto: u64, entries: u64, bytes: u64) -> Option<u64> {
+        let gone = self.end_of(upto).saturating_sub(bytes);
         let whole = self.slots.partition_point(|slot| slot.end < gone) as u64;
-        (gone > self.begin).then(|| self.first + whole)
+        let by_bytes = (gone > self.begin).then(|| self.first + whole);
+        let by_number = upto.checked_sub(entries).filter(|last| *last >= self.first);
+        by_bytes.max(by_number)
     }
 
     /// The entries of `[start, end)` that are there: in order and without a gap, at least one if there is any, and
@@ -303,21 +306,40 @@ mod tests {
 
     #[test]
     fn entries_are_kept_to_the_limit_of_bytes_and_one_byte_less_lets_one_more_go() {
+        const ANY: u64 = 100;
         let one = record_bytes(100) as u64;
         let mut log = index(1_000_000);
         for at in 0..10 {
             log.append(entry(1, at, 100)).expect("it follows");
         }
-        assert_eq!(log.last_beyond(7, 8 * one), None);
-        assert_eq!(log.last_beyond(7, 8 * one - 1), Some(0));
-        assert_eq!(log.last_beyond(7, 3 * one), Some(4));
-        assert_eq!(log.last_beyond(7, 3 * one - 1), Some(5));
-        assert_eq!(log.last_beyond(7, 0), Some(7));
+        assert_eq!(log.last_beyond(7, ANY, 8 * one), None);
+        assert_eq!(log.last_beyond(7, ANY, 8 * one - 1), Some(0));
+        assert_eq!(log.last_beyond(7, ANY, 3 * one), Some(4));
+        assert_eq!(log.last_beyond(7, ANY, 3 * one - 1), Some(5));
+        assert_eq!(log.last_beyond(7, ANY, 0), Some(7));
         log.purge(log_id(1, 4));
-        assert_eq!(log.last_beyond(7, 3 * one), None);
-        assert_eq!(log.last_beyond(7, 3 * one - 1), Some(5));
+        assert_eq!(log.last_beyond(7, ANY, 3 * one), None);
+        assert_eq!(log.last_beyond(7, ANY, 3 * one - 1), Some(5));
         log.purge(log_id(1, 9));
-        assert_eq!(log.last_beyond(9, 0), None);
+        assert_eq!(log.last_beyond(9, ANY, 0), None);
+    }
+
+    #[test]
+    fn entries_are_kept_to_the_limit_of_their_number_and_one_less_lets_one_more_go() {
+        let mut log = index(1_000_000);
+        for at in 0..10 {
+            log.append(entry(1, at, 100)).expect("it follows");
+        }
+        assert_eq!(log.last_beyond(7, 8, u64::MAX), None);
+        assert_eq!(log.last_beyond(7, 7, u64::MAX), Some(0));
+        assert_eq!(log.last_beyond(7, 6, u64::MAX), Some(1));
+        log.purge(log_id(1, 1));
+        assert_eq!(log.last_beyond(7, 6, u64::MAX), None);
+        assert_eq!(log.last_beyond(7, 0, u64::MAX), Some(7));
+        // Whichever lets more go.
+        let three = 3 * record_bytes(100) as u64;
+        assert_eq!(log.last_beyond(7, 5, three), Some(4));
+        assert_eq!(log.last_beyond(7, 2, three), Some(5));
     }
 
     #[test]

@@ -239,9 +239,10 @@ impl LogStore {
         self.index().bytes_between(after, upto)
     }
 
-    /// The last entry that may go if of those up to `upto` no more than `keep_bytes` are kept. `None`: all of them may stay.
-    pub(crate) fn last_beyond(&self, upto: u64, keep_bytes: u64) -> Option<u64> {
-        self.index().last_beyond(upto, keep_bytes)
+    /// The last entry that may go if of those up to `upto` no more than so many, and no more than so many bytes, are kept. `None`: all
+    /// of them may stay.
+    pub(crate) fn last_beyond(&self, upto: u64, entries: u64, bytes: u64) -> Option<u64> {
+        self.index().last_beyond(upto, entries, bytes)
     }
 
     async fn send(&self, command: Command) -> io::Result<()> {

@@ -4,19 +4,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use holdfast_raft::{Log, OpenError, ProposeError, StoreError};
+use holdfast_raft::{Config, Log, OpenError, ProposeError, StoreError};
 
 use crate::harness::{Cluster, Journal, PATIENCE, Seen, eventually};
 
 const GROUPS: u32 = 2;
 
 /// One node with its groups.
-struct Host {
-    logs: Vec<Log<Journal>>,
-    seen: Vec<Seen>,
+pub(crate) struct Host {
+    pub(crate) logs: Vec<Log<Journal>>,
+    pub(crate) seen: Vec<Seen>,
 }
 
-async fn start(config: &holdfast_raft::Config) -> Host {
+pub(crate) async fn start(config: &Config) -> Host {
     let seen: Vec<Seen> = (0..config.groups).map(|_| Seen::default()).collect();
     let journals = seen.iter();
     let journals = journals.map(|seen| Journal { seen: seen.clone(), apply_takes: Duration::ZERO });
@@ -24,8 +24,19 @@ async fn start(config: &holdfast_raft::Config) -> Host {
     Host { logs, seen }
 }
 
+/// A node that is a cluster by itself, of so many groups.
+pub(crate) async fn alone(groups: u32, adjust: impl Fn(&mut Config)) -> (Cluster, Host) {
+    // A configuration whose own log is not used.
+    let mut cluster = Cluster::start(1, adjust).await;
+    cluster.stop().await;
+    cluster.wipe(0);
+    cluster.nodes[0].config.groups = groups;
+    let host = start(&cluster.nodes[0].config).await;
+    (cluster, host)
+}
+
 impl Host {
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         for log in &self.logs {
             log.shutdown().await;
         }
@@ -38,7 +49,7 @@ fn leader_of(hosts: &[Option<Host>], group: usize) -> Option<usize> {
     })
 }
 
-async fn propose(hosts: &[Option<Host>], group: usize, entry: &str) -> usize {
+pub(crate) async fn propose(hosts: &[Option<Host>], group: usize, entry: &str) -> usize {
     let begun = Instant::now();
     loop {
         if let Some(leader) = leader_of(hosts, group) {
@@ -114,12 +125,9 @@ async fn a_dead_node_costs_only_the_groups_that_it_led_and_each_group_agrees() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_of_a_node_share_its_syncs_and_its_directory_remembers_their_number() {
-    let mut cluster = Cluster::start(1, |_| {}).await;
-    cluster.stop().await;
-    cluster.wipe(0);
-    cluster.nodes[0].config.groups = 4;
+    let (cluster, host) = alone(4, |_| {}).await;
     let config = cluster.nodes[0].config.clone();
-    let hosts = [Some(start(&config).await)];
+    let hosts = [Some(host)];
     for group in 0..4 {
         propose(&hosts, group, "first").await;
     }

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Condvar, Mutex, OnceLock,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -27,6 +27,17 @@ pub(crate) struct Seen {
     entries: Arc<Mutex<Vec<Vec<u8>>>>,
     positions: Arc<Mutex<Vec<Position>>>,
     restored: Arc<AtomicU64>,
+    builds: Arc<(Mutex<Builds>, Condvar)>,
+}
+
+/// Snapshots that are being written down.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Builds {
+    /// Whether they stand still.
+    held: bool,
+    pub(crate) running: u32,
+    /// At once, at most.
+    pub(crate) most: u32,
 }
 
 impl Seen {
@@ -40,6 +51,27 @@ impl Seen {
 
     pub(crate) fn positions(&self) -> Vec<Position> {
         self.positions.lock().unwrap().clone()
+    }
+
+    /// From now on snapshots stand still while they are written down, or go on.
+    pub(crate) fn hold_builds(&self, held: bool) {
+        self.builds.0.lock().unwrap().held = held;
+        self.builds.1.notify_all();
+    }
+
+    pub(crate) fn builds(&self) -> Builds {
+        *self.builds.0.lock().unwrap()
+    }
+
+    /// Writes down, for as long as it is held up.
+    fn build(&self, snapshot: Vec<u8>) -> Vec<u8> {
+        let (builds, changed) = &*self.builds;
+        let mut now = builds.lock().unwrap();
+        now.running += 1;
+        now.most = now.most.max(now.running);
+        let mut now = changed.wait_while(now, |now| now.held).unwrap();
+        now.running -= 1;
+        snapshot
     }
 
     /// How often the state was restored from a snapshot.
@@ -76,7 +108,8 @@ impl StateMachine for Journal {
             snapshot.extend_from_slice(&u32::try_from(entry.len()).unwrap().to_le_bytes());
             snapshot.extend_from_slice(entry);
         }
-        Box::new(move || snapshot)
+        let seen = self.seen.clone();
+        Box::new(move || seen.build(snapshot))
     }
 
     fn restore(&mut self, mut snapshot: &[u8]) -> Result<(), String> {

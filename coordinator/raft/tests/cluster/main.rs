@@ -5,6 +5,7 @@
 mod harness;
 
 mod alone;
+mod compaction;
 mod doors;
 mod failover;
 mod groups;

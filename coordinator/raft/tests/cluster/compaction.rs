@@ -1,0 +1,95 @@
+//! Snapshots for the sake of a shorter log: one at a time, however long one takes, and nothing goes before it is there.
+
+use std::path::Path;
+
+use crate::{
+    groups::{alone, propose, start},
+    harness::{Cluster, eventually, within},
+};
+
+const ENTRY_BYTES: usize = 32 * 1024;
+const SEGMENT_BYTES: u64 = 128 * 1024;
+/// Entries that a segment of this size holds.
+const IN_A_SEGMENT: usize = 3;
+/// Of 20 entries between two snapshots half are kept, from the midst of a segment; one is open, two wait or are spare.
+const SEGMENTS_MAX: usize = 20 / 2 / IN_A_SEGMENT + 2 + 1 + 2;
+
+fn segments(dir: &Path) -> usize {
+    std::fs::read_dir(dir.join("log")).unwrap().count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_takes_long_is_made_alone_while_the_log_grows_and_nothing_goes_before_it_is_there()
+ {
+    let mut cluster = Cluster::start(1, |config| {
+        config.snapshot_bytes = 8 * ENTRY_BYTES as u64;
+        config.segment_bytes = SEGMENT_BYTES;
+        config.snapshot_every = 20;
+    })
+    .await;
+    let dir = cluster.nodes[0].config.dir.clone();
+    let seen = cluster.nodes[0].seen.clone();
+    seen.hold_builds(true);
+    for _ in 0..9 {
+        cluster.propose(vec![b'x'; ENTRY_BYTES]).await;
+    }
+    eventually("one is made for the log's bytes", || (seen.builds().running == 1).then_some(()))
+        .await;
+    // Meanwhile the log grows, by more than two snapshots' worth of entries and of bytes, and an operator asks for one, too.
+    for _ in 9..59 {
+        cluster.propose(vec![b'y'; ENTRY_BYTES]).await;
+    }
+    let log = cluster.nodes[0].log().clone();
+    let mut asked = Box::pin(log.snapshot_now());
+    assert!(futures::poll!(&mut asked).is_pending());
+    // Behind this entry the replica has heard of it.
+    cluster.propose(vec![b'y'; ENTRY_BYTES]).await;
+    assert_eq!((seen.builds().running, cluster.nodes[0].status().snapshot_index), (1, 0));
+    assert!(segments(&dir) >= 60 / IN_A_SEGMENT, "an entry went that no snapshot holds");
+    seen.hold_builds(false);
+    // It holds all that was there when it was asked for, not only what the one holds that was under way.
+    within("the snapshot is there", asked).await.unwrap();
+    assert!(cluster.nodes[0].status().snapshot_index >= 59);
+    eventually("the log is purged", || (segments(&dir) <= SEGMENTS_MAX).then_some(())).await;
+    assert_eq!(seen.builds().most, 1);
+    cluster.nodes[0].stop().await;
+    cluster.nodes[0].start().await;
+    cluster.leader().await;
+    let entries = cluster.agree_on(60).await;
+    assert_eq!((entries[8][0], entries[9][0]), (b'x', b'y'));
+    cluster.stop().await;
+}
+
+/// One segment file holds entries of every group: who is quiet keeps alive what the busy ones have long left behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_group_takes_a_snapshot_when_it_holds_back_the_segments_of_a_busy_one() {
+    let (cluster, host) = alone(2, |config| {
+        config.segment_bytes = SEGMENT_BYTES;
+        config.snapshot_every = 20;
+    })
+    .await;
+    let hosts = [Some(host)];
+    propose(&hosts, 1, "the only one").await;
+    let status = || hosts[0].as_ref().unwrap().logs[1].status();
+    let before = status().snapshot_index;
+    for _ in 0..60 {
+        propose(&hosts, 0, &"x".repeat(ENTRY_BYTES)).await;
+    }
+    let taken = eventually("the quiet group has a snapshot", || {
+        Some(status().snapshot_index).filter(|&index| index > before)
+    })
+    .await;
+    let config = &cluster.nodes[0].config;
+    eventually("the segments go", || (segments(&config.dir) <= SEGMENTS_MAX).then_some(())).await;
+    let [host] = hosts;
+    host.unwrap().stop().await;
+    let again = start(config).await;
+    for (group, entries) in [(0, 60), (1, 1)] {
+        eventually("everything is there after a restart", || {
+            (again.seen[group].len() == entries).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(again.logs[1].status().snapshot_index, taken);
+    again.stop().await;
+}
