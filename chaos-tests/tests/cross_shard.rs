@@ -281,6 +281,12 @@ async fn statements_of_one_query_are_carried_out_in_turn(
     let zone = client.query_one("SELECT current_setting('TimeZone')", &[]).await?;
     ensure!(zone.get::<_, &str>(0) == "Asia/Tokyo" && both().await? == (71, 72));
     client.batch_execute("RESET TimeZone").await?;
+    // What the router answers itself is the end of a query as well: a refusal drops what follows, and a COMMIT may need no server.
+    let sql = format!("BEGIN; LISTEN a; {}; COMMIT", set(there, 82));
+    ensure!(state(sql).await == Some(SqlState::FEATURE_NOT_SUPPORTED));
+    client.batch_execute("ROLLBACK").await?;
+    client.batch_execute("BEGIN; COMMIT; BEGIN; ROLLBACK; BEGIN").await?;
+    client.batch_execute("ROLLBACK").await?;
     // As PostgreSQL has it, and what only the router cannot do.
     let sql = format!("{}; SAVEPOINT s; {}", set(here, 81), set(there, 82));
     ensure!(state(sql).await == Some(SqlState::NO_ACTIVE_SQL_TRANSACTION));

@@ -46,13 +46,13 @@ impl Session {
             )));
         }
         self.worker.follow_rules();
-        if self.ends_sequence() {
-            return Ok(Next::SequenceEnds);
-        }
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut taken = 0;
         let next = loop {
             let bytes = &inbox.filled()[taken..];
+            if self.ends_sequence(bytes) {
+                break Ok(Next::SequenceEnds);
+            }
             if self.passing > 0 && !bytes.is_empty() {
                 let count = self.passing.min(bytes.len());
                 self.passing -= count;

@@ -74,9 +74,10 @@ impl Session {
         self.sequence = Some(Box::new(Sequence { behind, own: false, failed: false }));
     }
 
-    /// Whether nothing of a sequence is left to be carried out, and all of it is answered.
-    pub(super) fn ends_sequence(&self) -> bool {
-        let over = |sequence: &Sequence| sequence.failed || self.inbox.is_empty();
+    /// Whether nothing of a sequence is left to be carried out, and all of it is answered. To be asked before each of its statements: what the
+    /// router answers itself is over at once, and may be the last.
+    pub(super) fn ends_sequence(&self, left: &[u8]) -> bool {
+        let over = |sequence: &Sequence| sequence.failed || left.is_empty();
         self.expected.is_empty() && self.sequence.as_deref().is_some_and(over)
     }
 
