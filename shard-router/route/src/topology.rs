@@ -258,6 +258,12 @@ impl Topology {
                 remedy: rules::suggest(group, self.groups.keys().map(GroupName::as_str)),
             });
         };
+        // PostgreSQL's character(n) means the same with and without the blanks that it is shown with.
+        let key = if group.key_type == KeyType::Char {
+            Key::parse(key.as_str().trim_end_matches(' '))?
+        } else {
+            key
+        };
         let slot = group.function.slot(key).map_err(|cause| LocateError::OutsideDomain {
             group: name.clone(),
             column: group.key.clone(),
