@@ -2,6 +2,15 @@
 
 use crate::harness::{Cluster, eventually};
 
+/// Waits until so few files are left of the leader's log that entries which the other one lacks are gone.
+async fn purged(cluster: &Cluster, leader: usize, files_max: usize) {
+    let log = cluster.nodes[leader].config.dir.join("log");
+    eventually("the log is purged", || {
+        (std::fs::read_dir(&log).unwrap().count() <= files_max).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_missed_purged_entries_is_caught_up_by_snapshot() {
     let mut cluster = Cluster::start(3, |config| {
@@ -17,12 +26,14 @@ async fn a_follower_that_missed_purged_entries_is_caught_up_by_snapshot() {
     let behind = (leader + 1) % 3;
     cluster.nodes[behind].stop().await;
     for nth in 30..400 {
-        cluster.propose(format!("entry {nth} {}", "x".repeat(500))).await;
+        cluster.propose(format!("entry {nth} {}", "x".repeat(2_000))).await;
     }
     eventually("the leader has a snapshot of late", || {
         (cluster.nodes[leader].status().snapshot_index > 300).then_some(())
     })
     .await;
+    // 370 entries of 2 kB are eleven segments; up to 130 of them are four or five, one is open, two wait or are spare.
+    purged(&cluster, leader, 8).await;
 
     cluster.nodes[behind].start().await;
     let entries = cluster.agree_on(400).await;
@@ -68,6 +79,8 @@ async fn a_snapshot_of_many_chunks_arrives_whole() {
     for nth in 0..120u8 {
         cluster.propose(vec![nth; 100_000]).await;
     }
+    // 120 entries of 100 kB are twelve segments.
+    purged(&cluster, leader, 11).await;
     cluster.nodes[behind].start().await;
     let entries = cluster.agree_on(120).await;
     assert!(cluster.nodes[behind].seen.restored() >= 1);
