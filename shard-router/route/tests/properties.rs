@@ -334,27 +334,11 @@ fn rows_stray_by_another_function_or_place_and_not_by_a_slot_that_moves() {
 
 #[test]
 fn a_key_of_type_char_lives_in_one_place_however_many_blanks_it_is_shown_with() {
-    let rules = |kind: &str| {
-        format!(
-            r#"
-            [source.a]
-            address = "127.0.0.1:1"
-            [shard.s]
-            source = "a"
-            [group.g]
-            key = "k"
-            type = "{kind}"
-            function = "pg_hash_text"
-            [[group.g.slots]]
-            first = 0
-            last = 1023
-            shard = "s"
-            "#
-        )
-    };
     let slot = |kind: &str, key: &str| {
-        let topology = Topology::parse(&rules(kind)).expect("valid rules");
-        topology.locate("g", key).map(|located| located.slot)
+        let typed = format!("type = \"{kind}\"\nfunction");
+        let text = rules(2, &[512], "pg_hash_text").replacen("function", &typed, 1);
+        let topology = Topology::parse(&text).expect("valid rules");
+        topology.locate("account", key).map(|located| located.slot)
     };
     assert_eq!(slot("char", "k17         ").unwrap(), slot("char", "k17").unwrap());
     assert_ne!(slot("text", "k17 ").unwrap(), slot("text", "k17").unwrap());
