@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     Algorithm, BadKey, GroupName, Key, OutsideDomain, RuleMistake, ShardId, Slot, SlotRange,
-    SourceId, SourceIndex, TableName, rules,
+    SourceId, SourceIndex, TableName, plan, rules,
 };
 
 /// Groups, tables, shards and data sources that fit together: whoever holds one needs to check nothing.
@@ -201,6 +201,22 @@ pub enum LocateError {
         /// What the function takes, and what it was given.
         cause: OutsideDomain,
     },
+    /// No value of the key's type is written so.
+    #[error(
+        "HF3021 data group {group}: {key:?} is no key of type {kind}: {cause}. Check the value; it must be the group's key, {column}"
+    )]
+    OtherType {
+        /// The group that was asked.
+        group: GroupName,
+        /// The column or payload field that holds the group's key.
+        column: Arc<str>,
+        /// The type of this column, as the rules name it.
+        kind: &'static str,
+        /// What was asked for.
+        key: String,
+        /// What it lacks.
+        cause: &'static str,
+    },
     /// What was named is a lookup: the owner's key stands in its entry, and only a source has that.
     #[error(
         "HF3025 {lookup} is a lookup: the entry of this value lies on shard {shard} (source {at}), and says whose it is. Ask a router: SELECT holdfast.locate('{lookup}', '...')"
@@ -224,7 +240,7 @@ impl LocateError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::UnknownGroup { .. } => "HF3020",
-            Self::OutsideDomain { .. } => "HF3021",
+            Self::OutsideDomain { .. } | Self::OtherType { .. } => "HF3021",
             Self::ByLookup { .. } => "HF3025",
             Self::BadKey(_) => "HF3022",
         }
@@ -239,9 +255,10 @@ impl Topology {
         rules::read(text)
     }
 
-    /// Where `key` of `group` lives.
+    /// Where `key` of `group` lives. Read as PostgreSQL reads a value of the key's type: whatever it takes for equal has one place.
     /// # Errors
-    /// [`LocateError`] for a group that is not there and a key that the group's slot function has no answer for.
+    /// [`LocateError`] for a group that is not there, a text that is no value of the key's type, and a key that the group's slot function has
+    /// no answer for.
     /// A key in the function's domain always has exactly one shard.
     pub fn locate(&self, group: &str, key: &str) -> Result<Located, LocateError> {
         let key = Key::parse(key)?;
@@ -258,16 +275,17 @@ impl Topology {
                 remedy: rules::suggest(group, self.groups.keys().map(GroupName::as_str)),
             });
         };
-        // PostgreSQL's character(n) means the same with and without the blanks that it is shown with.
-        let key = if group.key_type == KeyType::Char {
-            Key::parse(key.as_str().trim_end_matches(' '))?
-        } else {
-            key
-        };
-        let slot = group.function.slot(key).map_err(|cause| LocateError::OutsideDomain {
-            group: name.clone(),
-            column: group.key.clone(),
-            cause,
+        let read = plan::of_text(key.as_str(), group.key_type).map_err(|cause| {
+            LocateError::OtherType {
+                group: name.clone(),
+                column: group.key.clone(),
+                kind: group.key_type.name(),
+                key: key.as_str().to_owned(),
+                cause,
+            }
+        })?;
+        let slot = group.function.slot(Key::parse(&read)?).map_err(|cause| {
+            LocateError::OutsideDomain { group: name.clone(), column: group.key.clone(), cause }
         })?;
         let shard = group.shard_of(slot);
         let source = &self.shards[shard].source;

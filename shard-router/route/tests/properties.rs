@@ -333,14 +333,40 @@ fn rows_stray_by_another_function_or_place_and_not_by_a_slot_that_moves() {
 }
 
 #[test]
-fn a_key_of_type_char_lives_in_one_place_however_many_blanks_it_is_shown_with() {
+fn a_key_lives_in_one_place_however_its_type_lets_it_be_written() {
     let slot = |kind: &str, key: &str| {
         let typed = format!("type = \"{kind}\"\nfunction");
         let text = rules(2, &[512], "pg_hash_text").replacen("function", &typed, 1);
         let topology = Topology::parse(&text).expect("valid rules");
         topology.locate("account", key).map(|located| located.slot)
     };
-    assert_eq!(slot("char", "k17         ").unwrap(), slot("char", "k17").unwrap());
+    const UUID: &str = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11";
+    let unbroken = UUID.replace('-', "");
+    let (upper, braces) = (UUID.to_uppercase(), format!("{{{UUID}}}"));
+    for (kind, key, same) in [
+        ("char", "k17", "k17         "),
+        ("integer", "7", "007"),
+        ("integer", "7", " +7 "),
+        ("integer", "0", "-0"),
+        ("uuid", UUID, &upper),
+        ("uuid", UUID, &braces),
+        ("uuid", UUID, &unbroken),
+    ] {
+        assert_eq!(slot(kind, key).unwrap(), slot(kind, same).unwrap(), "{kind} {same:?}");
+    }
     assert_ne!(slot("text", "k17 ").unwrap(), slot("text", "k17").unwrap());
-    assert_eq!(slot("char", "  ").unwrap_err().code(), "HF3022", "blanks alone are no key");
+    assert_ne!(slot("text", "007").unwrap(), slot("text", "7").unwrap());
+
+    for (kind, key, why) in [
+        ("char", "  ", "a key has 1 to 256 bytes"),
+        ("text", "a\0b", "it holds a zero byte"),
+        ("integer", "7x", "it is no integer"),
+        ("integer", "9223372036854775808", "it is no 64-bit integer"),
+        ("uuid", "a0eebc99", "it is no uuid in its usual form"),
+        ("date", "1.2.2026", "it is no date written YYYY-MM-DD"),
+    ] {
+        let refused = slot(kind, key).unwrap_err();
+        assert_eq!(refused.code(), "HF3021", "{refused}");
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
 }

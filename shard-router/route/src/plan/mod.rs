@@ -9,7 +9,7 @@ mod value;
 pub use explain::Explained;
 pub(crate) use set::{SlotSet, SourceSet};
 pub(crate) use value::{
-    Cast, Constant, Known, Place, exact_number, known, known_elements, of_bytes,
+    Cast, Constant, Known, Place, exact_number, known, known_elements, of_bytes, of_text,
 };
 pub use value::{Format, Parameter, Values};
 

@@ -250,6 +250,15 @@ pub(crate) fn of_bytes(bytes: &[u8], format: Format, oid: u32, key_type: KeyType
     }
 }
 
+/// What a text by itself is as a key, or why it is none.
+pub(crate) fn of_text(text: &str, key_type: KeyType) -> Result<Cow<'_, str>, &'static str> {
+    match of_bytes(text.as_bytes(), Format::Text, 0, key_type) {
+        Known::Key(key) => Ok(key),
+        Known::Unknown(cause) => Err(cause),
+        Known::NoKey | Known::Null => Err("it equals no key"),
+    }
+}
+
 /// The day from which PostgreSQL counts, in days since 1970-01-01.
 const DAYS_TO_2000: i64 = 10_957;
 const NO_DATE: Known<'static> =
