@@ -9,6 +9,7 @@ use std::{
     task::Waker,
 };
 
+use preempt_rt::sched::{Pid, Scheduler, SchedulerParams, set_scheduler};
 use tokio::{
     net::TcpStream,
     sync::mpsc,
@@ -281,6 +282,15 @@ pub(crate) fn stopping() -> Refusal {
     Refusal::new("HF3212", "57P01", "the router stops", "Connect again, to another router or later")
 }
 
+/// Asks the kernel not to interrupt whoever runs as soon as something arrives for this thread: on a busy processor it then finds several
+/// statements at one waking instead of one, and clients and servers are interrupted less (sched(7), `SCHED_BATCH`). On an idle one nothing waits.
+fn wake_without_haste(number: usize) {
+    let ordinary = SchedulerParams { priority: 0 };
+    if let Err(error) = set_scheduler(Pid::current_thread(), Scheduler::SCHED_BATCH, ordinary) {
+        tracing::info!(worker = number, %error, "worker is scheduled as others are: the kernel did not allow SCHED_BATCH");
+    }
+}
+
 /// Runs one worker until the router stops and its sessions have ended, or the time for that is over.
 pub(crate) fn run(
     shared: Arc<Shared>,
@@ -288,7 +298,9 @@ pub(crate) fn run(
     mut clients: mpsc::Receiver<(std::net::TcpStream, SocketAddr, Visitor)>,
     stop: &CancellationToken,
 ) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    wake_without_haste(number);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let mut live = shared.live.subscribe();
@@ -391,4 +403,20 @@ async fn enter(
         }
     });
     entered.await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use preempt_rt::sched::get_scheduler;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_interrupts_nobody_when_a_statement_arrives() {
+        let worker = std::thread::spawn(|| {
+            wake_without_haste(0);
+            get_scheduler(Pid::current_thread())
+        });
+        assert!(matches!(worker.join().unwrap(), Ok(Scheduler::SCHED_BATCH)));
+    }
 }
