@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{demo::scratch::Scratch, output};
 
-/// How large a history.
+/// Measures searches in a history of millions of finished transactions, and what keeping one costs
 #[derive(Debug, clap::Args)]
 pub(crate) struct HistoryArgs {
     /// Finished transactions to fill it with
