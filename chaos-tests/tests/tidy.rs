@@ -412,6 +412,19 @@ fn links_lead_somewhere() {
 }
 
 #[test]
+fn every_page_is_in_the_table_of_contents() {
+    let listed: BTreeSet<String> = links(&read("docs/README.md")).into_iter().collect();
+    let pages = with_extension("md").into_iter().filter_map(|file| {
+        let page = file.strip_prefix("docs/")?.to_owned();
+        // An error's page is found by its code.
+        (page != "README.md" && !page.starts_with("reference/errors/")).then_some(page)
+    });
+    let (listed_ones, missing): (Vec<_>, Vec<_>) = pages.partition(|page| listed.contains(page));
+    assert!(!listed_ones.is_empty(), "docs/README.md lists nothing");
+    none(&missing);
+}
+
+#[test]
 fn lines_end_where_their_words_do() {
     let kinds = ["rs", "md", "toml", "proto", "sql", "sh", "yml", "yaml"];
     let mut mistakes = Vec::new();
