@@ -76,8 +76,12 @@ impl Process {
     /// # Errors
     /// It refuses: HF2602, HF2301, HF2411. HF1025: it cannot be reached, or another process sits behind its name.
     pub(crate) async fn ask(&self, ask: &Ask) -> anyhow::Result<Vec<Difference>> {
+        self.ask_within(ask, ANSWER_TIMEOUT).await
+    }
+
+    async fn ask_within(&self, ask: &Ask, patience: Duration) -> anyhow::Result<Vec<Difference>> {
         let Self { role, pid } = self;
-        let answered = tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(ask)).await;
+        let answered = tokio::time::timeout(patience, self.exchange(ask)).await;
         let answered = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         match answered {
             Ok(Answer::Differences(differences)) => Ok(differences),
@@ -144,7 +148,7 @@ fn listen(process: &Process) -> io::Result<UnixListener> {
 async fn serve(listener: UnixListener, reread: Arc<dyn Reread>) {
     loop {
         let served = match listener.accept().await {
-            Ok((stream, _)) => answer(stream, &reread).await,
+            Ok((stream, _)) => answer(stream, &reread, PATIENCE).await,
             Err(error) => {
                 tokio::time::sleep(PAUSE).await;
                 Err(error)
@@ -156,13 +160,17 @@ async fn serve(listener: UnixListener, reread: Arc<dyn Reread>) {
     }
 }
 
-async fn answer(mut stream: UnixStream, reread: &Arc<dyn Reread>) -> io::Result<()> {
+async fn answer(
+    mut stream: UnixStream,
+    reread: &Arc<dyn Reread>,
+    patience: Duration,
+) -> io::Result<()> {
     let asker = stream.peer_cred()?.uid();
     let mut request = Vec::new();
     let mut bounded = (&mut stream).take(REQUEST_BYTES_MAX + 1);
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
     let reading = bounded.read_to_end(&mut request);
-    tokio::time::timeout(PATIENCE, reading).await.map_err(late)??;
+    tokio::time::timeout(patience, reading).await.map_err(late)??;
     let answer = match judge(asker, geteuid().as_raw(), &request) {
         Ok(ask) => carry_out(asker, ask, reread).await,
         Err((code, message)) => {
@@ -171,7 +179,7 @@ async fn answer(mut stream: UnixStream, reread: &Arc<dyn Reread>) -> io::Result<
         }
     };
     let answer = serde_json::to_vec(&answer)?;
-    tokio::time::timeout(PATIENCE, stream.write_all(&answer)).await.map_err(late)?
+    tokio::time::timeout(patience, stream.write_all(&answer)).await.map_err(late)?
 }
 
 /// Whether user `asker` may ask a process of user `owner` for it, and what is asked.
@@ -219,7 +227,12 @@ async fn carry_out(asker: u32, ask: Ask, reread: &Arc<dyn Reread>) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_coordinator::live::Verdict;
+
     use super::*;
+
+    /// Shorter than what is waited for in earnest.
+    const MOMENT: Duration = Duration::from_millis(20);
 
     fn request(reason: &str) -> Vec<u8> {
         serde_json::to_vec(&Ask { reason: reason.to_owned(), dry_run: true }).unwrap()
@@ -247,6 +260,81 @@ mod tests {
         let most = usize::try_from(REQUEST_BYTES_MAX).unwrap();
         assert_eq!((code(&padded(most)), code(&padded(most + 1))), (None, Some("HF2301")));
         assert_eq!(code(br#"{"reason": "why", "dry_run": true, "more": 1}"#), Some("HF2301"));
+    }
+
+    /// A configuration that is as it was.
+    #[derive(Debug)]
+    struct Same;
+
+    impl Reread for Same {
+        fn reread(&self, _dry_run: bool) -> Result<Vec<Difference>, String> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_arrives_in_time_is_answered_and_one_that_does_not_is_hung_up_on() {
+        let reread: Arc<dyn Reread> = Arc::new(Same);
+        let request = request("why");
+        for (patience, sent) in [(PATIENCE, request.len()), (MOMENT, request.len() - 1)] {
+            let (mut asker, asked) = UnixStream::pair().unwrap();
+            asker.write_all(&request[..sent]).await.unwrap();
+            let all = sent == request.len();
+            if all {
+                asker.shutdown().await.unwrap();
+            }
+            let answered = answer(asked, &reread, patience).await;
+            let late =
+                answered.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+            assert_eq!((answered.is_ok(), late), (all, !all), "{answered:?}");
+        }
+    }
+
+    /// What a process says that answers so many bytes, to somebody who waits so long; with `None` it says nothing.
+    async fn said(bytes: Option<usize>, patience: Duration) -> Result<usize, String> {
+        let process = Process { role: "a-test-of-answers".to_owned(), pid: std::process::id() };
+        let listener = listen(&process).unwrap();
+        let door = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            match bytes {
+                // The asker takes no more than it wants.
+                Some(bytes) => drop(stream.write_all(&of_bytes(bytes)).await),
+                None => std::future::pending().await,
+            }
+            drop(stream);
+            std::future::pending::<()>().await;
+        };
+        let ask = Ask { reason: "why".to_owned(), dry_run: true };
+        let answered = tokio::select! {
+            () = door => unreachable!("it is open until the test ends"),
+            answered = process.ask_within(&ask, patience) => answered,
+        };
+        answered.map(|all| all.len()).map_err(|error| error.to_string())
+    }
+
+    /// One difference, with a key of as many letters as that takes.
+    fn of_bytes(bytes: usize) -> Vec<u8> {
+        let with = |letters: usize| {
+            let difference = Difference {
+                key: "k".repeat(letters),
+                from: String::new(),
+                to: String::new(),
+                verdict: Verdict::Refused,
+                cause: String::new(),
+            };
+            serde_json::to_vec(&Answer::Differences(vec![difference])).unwrap()
+        };
+        with(bytes - with(0).len())
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_taken_in_time_and_up_to_its_bytes_and_not_one_past_them() {
+        let most = usize::try_from(ANSWER_BYTES_MAX).unwrap();
+        assert_eq!(said(Some(most), ANSWER_TIMEOUT).await, Ok(1));
+        for (bytes, patience) in [(Some(most + 1), ANSWER_TIMEOUT), (None, MOMENT)] {
+            let why = said(bytes, patience).await.unwrap_err();
+            assert!(why.starts_with("HF1025") && why.contains("kill -HUP"), "{why}");
+        }
     }
 
     #[test]
