@@ -158,7 +158,7 @@ pub(crate) fn of_bank(key: &str) -> Fate {
     match key {
         LEVEL | "limits.batch_max" | "limits.connections" => Fate::Live,
         "limits.credit" => CREDIT,
-        _ => Fate::Restart(""),
+        _ => after_restart(key),
     }
 }
 
@@ -167,7 +167,7 @@ pub(crate) fn of_agent(key: &str) -> Fate {
     match key {
         LEVEL | "limits.call_timeout_ms" => Fate::Live,
         "limits.credit" => CREDIT,
-        _ => Fate::Restart(""),
+        _ => after_restart(key),
     }
 }
 
@@ -180,7 +180,21 @@ pub(crate) fn of_router(key: &str) -> Fate {
         }
         _ if key.starts_with("limits.") || key.starts_with("auth.user") => Fate::Live,
         // Not `tls.clients` either: an address beyond this machine, which a restart would give up, must not be left without encryption.
-        _ => Fate::Restart(""),
+        _ => after_restart(key),
+    }
+}
+
+/// A key that counts after a restart.
+fn after_restart(key: &str) -> Fate {
+    let names_a_file = matches!(
+        key,
+        "tls.ca" | "tls.cert" | "tls.key" | "client_tls.cert" | "client_tls.key" | "access.file"
+    );
+    match names_a_file {
+        true => Fate::Restart(
+            "what changes in the file that it names counts within seconds; another file does not",
+        ),
+        false => Fate::Restart(""),
     }
 }
 
@@ -205,7 +219,7 @@ pub(crate) fn of_coordinator(key: &str) -> Fate {
         _ if key.starts_with("cluster.member") => Fate::Restart(
             "members are changed in the log: holdfast cluster add, remove, replace; the file only says where to begin",
         ),
-        _ => Fate::Restart(""),
+        _ => after_restart(key),
     }
 }
 
@@ -309,6 +323,16 @@ mod tests {
             told,
             [row("b.changed", "1", "2"), row("c.gone", "1", ""), row("d.new", "", "1")]
         );
+    }
+
+    #[test]
+    fn another_certificate_is_told_to_count_after_a_restart_and_what_counts_without_one() {
+        for key in ["client_tls.cert", "tls.key"] {
+            let told = differences(&map(&[(key, "a.pem")]), &map(&[(key, "b.pem")]), of_router);
+            let [one] = &told[..] else { panic!("{told:?}") };
+            assert_eq!((&*one.key, one.verdict), (key, Verdict::AfterRestart));
+            assert!(one.cause.contains("within seconds"), "{told:?}");
+        }
     }
 
     #[test]

@@ -15,14 +15,31 @@ use nix::sys::signal::Signal;
 
 use role::{Role, coordinator_toml, free, get, holdfast, run, utf8, wait_until_ready};
 
+/// A node of its own that is ready, and its configuration as it began.
+struct Coordinator {
+    // Before its folder, which must not go while it runs.
+    role: Role,
+    doors: [SocketAddr; 3],
+    file: String,
+    sound: String,
+    dir: tempfile::TempDir,
+}
+
+impl Coordinator {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let doors = free();
+        let file = coordinator_toml(dir.path(), doors);
+        let sound = fs::read_to_string(&file).expect("it was written");
+        let mut role = Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
+        wait_until_ready(&mut role, doors[0]);
+        Self { role, doors, file, sound, dir }
+    }
+}
+
 #[test]
 fn a_changed_file_counts_on_sighup_as_far_as_it_can_and_the_rest_is_named() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let doors: [SocketAddr; 3] = free();
-    let file = coordinator_toml(dir.path(), doors);
-    let sound = fs::read_to_string(&file).expect("it was written");
-    let mut role = Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
-    wait_until_ready(&mut role, doors[0]);
+    let Coordinator { mut role, doors, file, sound, dir: _dir } = Coordinator::start();
     role.signal(Signal::SIGHUP);
     role.says(1, "says what this process runs with");
 
@@ -52,12 +69,7 @@ fn a_changed_file_counts_on_sighup_as_far_as_it_can_and_the_rest_is_named() {
 
 #[test]
 fn an_operator_has_a_node_read_its_file_again_and_hears_what_became_of_each_difference() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let doors: [SocketAddr; 3] = free();
-    let file = coordinator_toml(dir.path(), doors);
-    let sound = fs::read_to_string(&file).expect("it was written");
-    let mut role = Role::start(dir.path(), "coordinator", &["coordinator", "--config", &file]);
-    wait_until_ready(&mut role, doors[0]);
+    let Coordinator { role: _role, doors, file, sound, dir } = Coordinator::start();
     let grpc = doors[1].to_string();
     let reload = |more: &[&str]| {
         let arguments = ["config", "reload", "--coordinator", &grpc, "--reason", "a test"];
