@@ -26,6 +26,7 @@ fn value(expression: &Expression, history: &History, now_ms: u64) -> Value {
     };
     match expression {
         Expression::Number(number) => Value::Number(*number),
+        Expression::Now => Value::Number(history.epoch_s(now_ms)),
         Expression::Select(of) => Value::Vector(select(of, history, Series::latest)),
         Expression::Growth { of, within_ms, a_second } => {
             Value::Vector(select(of, history, |series| {
@@ -184,7 +185,8 @@ mod tests {
 
     /// `a` and so on of two instances, a minute of them.
     fn history(families: &[&str], text: impl Fn(u64, u64) -> String) -> History {
-        let mut history = History::of(families.iter().map(|name| (*name).to_owned()).collect());
+        let mut history =
+            History::of(families.iter().map(|name| (*name).to_owned()).collect(), 1_000_000.0);
         for second in 0..=60 {
             for instance in 1..=2 {
                 history.take(&instance.to_string(), second * 1_000, &text(instance, second));
@@ -221,6 +223,9 @@ mod tests {
             ("max(a) / 2 + 1 == 6", true),
             ("sum(a) == 23 unless sum(b) > 0", false),
             ("sum(a) == 1 or sum(b) > 0", true),
+            ("min(a) - time() < 0", true),
+            ("time() - min(a) > 1000060", false),
+            ("time() - min(a) >= 1000059", true),
             ("nothing == 0", false),
             ("sum(nothing) == 0", false),
         ] {
@@ -247,7 +252,7 @@ mod tests {
         );
         assert!(!is(&history, &quantile("0.99", "> 0.5")));
         // Nothing was measured: there is no quantile.
-        let none = super::super::history::History::of(vec!["t_bucket".to_owned()]);
+        let none = super::super::history::History::of(vec!["t_bucket".to_owned()], 0.0);
         assert!(!is(&none, &quantile("0.99", "> 0")));
     }
 }

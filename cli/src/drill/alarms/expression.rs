@@ -1,5 +1,5 @@
-//! The part of Prometheus's expressions that alert rules use: selectors, `rate` and `increase`, aggregations, `histogram_quantile`,
-//! comparisons, arithmetic, `and`, `or`, `unless`.
+//! The part of Prometheus's expressions that alert rules use: selectors, `rate` and `increase`, `time`, aggregations,
+//! `histogram_quantile`, comparisons, arithmetic, `and`, `or`, `unless`.
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -10,6 +10,8 @@ const DEPTH_MAX: usize = 32;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Expression {
     Number(f64),
+    /// Seconds since the epoch: `time()`.
+    Now,
     /// The latest value of each series.
     Select(Selector),
     /// How much each series has grown within so many ms; divided by the time where `a_second`.
@@ -81,7 +83,7 @@ impl Expression {
     /// The metrics that it reads.
     pub(super) fn families(&self) -> Vec<String> {
         match self {
-            Self::Number(_) => Vec::new(),
+            Self::Number(_) | Self::Now => Vec::new(),
             Self::Select(of) | Self::Growth { of, .. } => vec![of.name.clone()],
             Self::Aggregate { of, .. } | Self::Quantile { of, .. } => of.families(),
             Self::Two { left, right, .. } => [left.families(), right.families()].concat(),
@@ -209,6 +211,11 @@ impl Parser {
             "count" => self.aggregate(Aggregate::Count),
             "rate" => self.growth(true),
             "increase" => self.growth(false),
+            "time" => {
+                self.expect("(")?;
+                self.expect(")")?;
+                Ok(Expression::Now)
+            }
             "histogram_quantile" => {
                 self.expect("(")?;
                 let quantile = self.next()?.parse().context("a quantile is a number")?;
@@ -336,6 +343,8 @@ mod tests {
             "histogram_quantile(a, b)",
             "rate(a[5d])",
             "1m",
+            "time",
+            "time(a)",
         ] {
             assert!(Expression::parse(text).is_err(), "{text}");
         }

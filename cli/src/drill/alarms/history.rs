@@ -14,6 +14,8 @@ pub(super) type Labels = BTreeMap<String, String>;
 #[derive(Debug)]
 pub(super) struct History {
     families: Vec<String>,
+    /// Seconds since the epoch when its time began.
+    began_s: f64,
     series: BTreeMap<(String, Labels), Series>,
 }
 
@@ -48,8 +50,13 @@ impl Series {
 
 impl History {
     /// Keeps these metrics and no others.
-    pub(super) fn of(families: Vec<String>) -> Self {
-        Self { families, series: BTreeMap::new() }
+    pub(super) fn of(families: Vec<String>, began_s: f64) -> Self {
+        Self { families, began_s, series: BTreeMap::new() }
+    }
+
+    /// Seconds since the epoch at `now_ms` of its own time.
+    pub(super) fn epoch_s(&self, now_ms: u64) -> f64 {
+        self.began_s + now_ms as f64 / 1_000.0
     }
 
     /// Takes what `instance` said at `now_ms`, in the text format of Prometheus. What it says no more is no more.
@@ -145,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_counter_that_fell_began_anew_and_what_is_outside_the_window_does_not_count() {
-        let mut history = History::of(vec!["a".to_owned()]);
+        let mut history = History::of(vec!["a".to_owned()], 0.0);
         for (at, value) in [(1_000, 100), (6_000, 103), (7_000, 105), (8_000, 1), (10_000, 2)] {
             history.take("one", at, &format!("a {value}\nb 1\n"));
         }
@@ -155,7 +162,7 @@ mod tests {
 
     #[test]
     fn who_does_not_answer_has_no_value_of_now_and_its_past_remains() {
-        let mut history = History::of(vec!["a".to_owned()]);
+        let mut history = History::of(vec!["a".to_owned()], 0.0);
         history.take("one", 8_000, "a 1\n");
         history.take("one", 9_000, "a 4\n");
         history.take("one", 10_000, "");
@@ -164,7 +171,7 @@ mod tests {
 
     #[test]
     fn neither_time_nor_series_grow_without_end() {
-        let mut history = History::of(vec!["a".to_owned()]);
+        let mut history = History::of(vec!["a".to_owned()], 0.0);
         history.take("one", 0, "a 1\n");
         history.take("one", KEPT_MS, "a 1\n");
         assert_eq!(history.named("a").next().unwrap().1.values.len(), 2);

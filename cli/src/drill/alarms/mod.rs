@@ -14,7 +14,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use tokio::{
@@ -67,7 +67,8 @@ async fn keep(
     alarms: Arc<Mutex<Vec<Alarm>>>,
 ) {
     let mut board = Board::new(rules::shipped());
-    let mut history = History::of(board.families());
+    let began_s = UNIX_EPOCH.elapsed().unwrap_or_default() - began.elapsed();
+    let mut history = History::of(board.families(), began_s.as_secs_f64());
     loop {
         let last = stopped.load(Ordering::Relaxed);
         let read = futures::future::join_all(targets.iter().map(Target::metrics)).await;
@@ -150,7 +151,7 @@ mod tests {
 
     fn board(rule: &str) -> (Board, History) {
         let board = Board::new(rules::read(rule).unwrap());
-        let history = History::of(board.families());
+        let history = History::of(board.families(), 0.0);
         (board, history)
     }
 
