@@ -116,6 +116,9 @@ fn the_same_is_played_with_mutual_tls_between_all_roles() {
         let file = scene.path().join("tmp").join(kept).join(format!("{role}.toml"));
         let config: toml::Table = fs::read_to_string(file).unwrap().parse().unwrap();
         assert_eq!(config["security"]["mode"].as_str(), Some("mutual-tls"), "{role}");
+        if role == "router" {
+            assert_eq!(config["tls"]["clients"].as_str(), Some("must"), "the DBA came in by TLS");
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use holdfast_security::ServerTls;
+use holdfast_tcc_agent::Database;
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -13,7 +15,7 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::cluster::{Cluster, is_ready, role, set, write_private};
 use super::guard::Guard;
-use super::postgres::{self, DATABASE, USER};
+use super::postgres::{DATABASE, USER};
 use super::processes::Supervised;
 
 /// For the router to have new rules; a router that is idle has them in milliseconds.
@@ -103,6 +105,8 @@ struct Running {
     process: Supervised,
     http: String,
     port: u16,
+    /// How it is known to be the router, where the demo is guarded.
+    tls: Option<ServerTls>,
 }
 
 impl Running {
@@ -126,13 +130,15 @@ impl Running {
         set(&mut config, "sources", "source", sources.collect::<Vec<_>>())?;
         if let Some(guard) = &cluster.guard {
             guard.apply(&mut config, "service/source")?;
+            guard.towards_clients(&mut config)?;
         }
         // It holds the servers' password, so the file is ours before it is written.
         write_private(&folder.join("router.toml"), "")?;
         let program = std::env::current_exe().context("finding our own program")?;
         let mut process = Supervised::new(role("router", "router", &config, folder, &program)?);
         process.start()?;
-        Ok(Self { process, http, port: ports[0] })
+        let tls = cluster.guard.as_ref().map(Guard::towards_router).transpose()?;
+        Ok(Self { process, http, port: ports[0], tls })
     }
 
     async fn ready(&mut self) -> anyhow::Result<()> {
@@ -148,7 +154,8 @@ impl Running {
     async fn connect(&self) -> anyhow::Result<tokio_postgres::Client> {
         let mut config = tokio_postgres::Config::new();
         config.host("127.0.0.1").port(self.port).user(USER).dbname(DATABASE);
-        postgres::connect(&config).await.context("connecting to the router")
+        let connected = Database::new(config, self.tls.clone()).connect().await;
+        connected.map(|(client, _ends_by_itself)| client).context("connecting to the router")
     }
 }
 

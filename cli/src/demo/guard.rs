@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use holdfast_client::{ClientOptions, Credentials, Files};
-use holdfast_security::{Authority, Name};
+use holdfast_security::{Authority, Name, ServerTls};
 
 /// A cluster's certificates are good for so many days.
 const DAYS: u32 = 2;
@@ -80,6 +80,29 @@ impl Guard {
             table("access", &[("file", &text(&self.access))]);
         }
         Ok(())
+    }
+
+    /// Has the router with this configuration, which [`Self::apply`] was given, show PostgreSQL clients a certificate that names its host, and
+    /// take nobody who does not ask for it.
+    /// # Errors
+    /// The certificate cannot be made.
+    pub(crate) fn towards_clients(&self, config: &mut toml::Table) -> anyhow::Result<()> {
+        let authority = Authority::in_dir(&self.certs)?;
+        let (cert, key) = authority.issue_for_hosts("router-demo", &[], DAYS)?;
+        let text = |path: PathBuf| toml::Value::from(path.display().to_string());
+        let shown = [("cert".to_owned(), text(cert)), ("key".to_owned(), text(key))];
+        config.insert("client_tls".to_owned(), toml::Value::Table(shown.into_iter().collect()));
+        let tls = config.get_mut("tls").and_then(toml::Value::as_table_mut);
+        let tls = tls.context("the router shows a certificate to coordinators")?;
+        tls.insert("clients".to_owned(), "must".into());
+        Ok(())
+    }
+
+    /// What a PostgreSQL client of that router looks at.
+    /// # Errors
+    /// The authority's certificate cannot be read.
+    pub(crate) fn towards_router(&self) -> anyhow::Result<ServerTls> {
+        ServerTls::verify_full(&self.certs.join("ca.pem")).map_err(anyhow::Error::msg)
     }
 }
 
