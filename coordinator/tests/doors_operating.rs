@@ -159,6 +159,33 @@ async fn calls_of_a_paused_service_wait_and_go_on_at_once_when_it_is_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_try_that_waited_beyond_its_deadline_is_not_counted_beside_its_cancel() {
+    let cluster = Cluster::of(1).await;
+    let at = cluster.leader().http;
+    let undone = Arc::new(AtomicBool::new(false));
+    let heard = Arc::clone(&undone);
+    let answer = move |call: &v1::Call| {
+        heard.fetch_or(call.op() == v1::Op::Cancel, Ordering::SeqCst);
+        done(call)
+    };
+    let _agent = cluster.serve("loyalty", answer).await;
+    let begin = json!({
+        "gid": "late-1", "mode": "tcc", "wait": "decision", "options": {"timeout_ms": 300},
+        "branches": [{"participant": "absent", "payload": 1}, {"participant": "loyalty", "payload": 2}],
+    });
+    let told = post(at, "/v1/transactions", &begin).await.json();
+    assert_eq!(told["outcome"], "rolled_back", "its deadline passed: {told}");
+    // The calls of a transaction are made in order: behind the second cancel, the first one waits.
+    let deadline = Instant::now() + SOON;
+    while !undone.load(Ordering::SeqCst) {
+        assert!(Instant::now() < deadline, "the other branch is taken back");
+        sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let state = get(at, "/v1/services/absent").await.json();
+    assert_eq!((&state["parked"], &state["waits_for"]), (&json!(1), &json!("session")), "{state}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_breaker_is_a_metric_of_its_service_and_what_waits_says_so() {
     let cluster = Cluster::of(1).await;
     let at = cluster.leader().http;

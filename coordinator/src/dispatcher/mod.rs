@@ -115,6 +115,8 @@ mod pass {
     pub(super) const ROUND_MS: u64 = 1_000;
     /// Rounds between two sweeps of what is parked.
     pub(super) const ROUNDS_PER_SWEEP: u64 = 30;
+    /// Parked calls that are swept before people are told how many there are: some milliseconds' work.
+    pub(super) const SWEPT_TO_TELL_MAX: usize = 16_384;
     /// Between two looks at deadlines that have passed, ms.
     pub(super) const EXPIRY_MS: u64 = 20;
 }
@@ -392,9 +394,8 @@ impl Dispatcher {
                 let _gone = told.send(seen.unwrap_or_default());
             }
             Event::TellServices(only, told) => {
-                let now_ms = self.world.clock.tick_ms();
                 // Who asked may have gone.
-                let _gone = told.send(self.sessions.tell(&only, &self.parked, now_ms));
+                let _gone = told.send(self.tell_services(&only));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What the dispatcher does by the clock: deadlines that have passed, and once a second everything that is swept and measured.
 
 use holdfast_fault::{Site, reached};
+use holdfast_proto::v1;
 use holdfast_txn::Command;
 
 use super::{Dispatcher, Lead, open::Stage, pass};
@@ -39,6 +40,26 @@ impl Dispatcher {
         }
     }
 
+    /// Forgets calls that wait and are not owed any more.
+    fn sweep_parked(&mut self) {
+        let opens = &mut self.opens;
+        self.parked.sweep(|key| {
+            opens
+                .get_mut(&key.gid)
+                .and_then(|open| open.call_mut(key.branch, key.op))
+                .is_some_and(|call| matches!(call.stage, Stage::Parked { queued: true, .. }))
+        });
+    }
+
+    /// The services as people are told of them. Of a transaction whose deadline passed, the call that waited and the one that takes it back
+    /// would both be counted, so what is not owed is swept first, where that keeps nobody waiting.
+    pub(super) fn tell_services(&mut self, only: &str) -> v1::ListServicesReply {
+        if self.parked.len() <= pass::SWEPT_TO_TELL_MAX {
+            self.sweep_parked();
+        }
+        self.sessions.tell(only, &self.parked, self.world.clock.tick_ms())
+    }
+
     /// Once a second: what is lost is given back, what is stale is forgotten, what is there is measured.
     pub(super) fn round(&mut self, now_ms: u64) {
         self.next_round_ms = now_ms + pass::ROUND_MS;
@@ -48,13 +69,7 @@ impl Dispatcher {
             self.gained.extend(self.sessions.each().map(|(service, _)| service.clone()));
         }
         if self.rounds.is_multiple_of(pass::ROUNDS_PER_SWEEP) {
-            let opens = &mut self.opens;
-            self.parked.sweep(|key| {
-                opens
-                    .get_mut(&key.gid)
-                    .and_then(|open| open.call_mut(key.branch, key.op))
-                    .is_some_and(|call| matches!(call.stage, Stage::Parked { queued: true, .. }))
-            });
+            self.sweep_parked();
         }
         self.breakers.measure(&self.sessions, self.lead != Lead::Not, now_ms);
         let meters = &self.world.meters;
