@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use holdfast_client::{
-    Client, Filter, Mode, Status,
-    wire::{self, Attempt, HistoryRecord, SearchHistoryRequest, Tag, Transaction},
+    Client, ClientError, Filter, Mode, Status,
+    wire::{
+        self, Attempt, HistoryRecord, SearchHistoryReply, SearchHistoryRequest, Tag, Transaction,
+    },
 };
 
 use crate::{
@@ -221,7 +223,12 @@ fn json_of(known: &Transaction) -> serde_json::Value {
 /// # Errors
 /// It is unknown, or no node answers.
 pub(crate) async fn show(client: &Client, gid: &str, output: Output) -> anyhow::Result<()> {
-    let record = client.show(gid).await?;
+    let record = match client.show(gid).await {
+        Err(ClientError::Refused { code, message }) if code == UNKNOWN_GID => {
+            return Err(unknown(client, gid, message).await.into());
+        }
+        shown => shown?,
+    };
     let waits = record.transaction.as_ref().map(Transaction::status);
     // Only what needs attention can be ended by hand.
     let proposal = match waits {
@@ -250,10 +257,36 @@ pub(crate) async fn show(client: &Client, gid: &str, output: Output) -> anyhow::
     output::print(&(drawn(&record) + &proposed))
 }
 
+/// What may be with a gid that nobody knows, as far as the history of the node that said so goes; `said` if it does not tell.
+async fn unknown(client: &Client, gid: &str, said: String) -> ClientError {
+    let newest = SearchHistoryRequest { limit: 1, ..Default::default() };
+    let page = client.search_history(newest).await;
+    let message = page.map_or(said, |page| unknown_text(gid, &page));
+    ClientError::Refused { code: UNKNOWN_GID.to_owned(), message }
+}
+
+fn unknown_text(gid: &str, page: &SearchHistoryReply) -> String {
+    let forgotten = match instant(page.oldest_ms) {
+        Some(oldest) => format!("finished before {oldest}, where its history begins"),
+        None => "finished before its history began, which is empty".to_owned(),
+    };
+    let gaps = match page.gaps {
+        0 => String::new(),
+        gaps => format!(", or in one of its {gaps} gaps"),
+    };
+    format!(
+        "node {} knows no global transaction {gid}. It was never begun at this cluster, {forgotten}{gaps}, or began just now. \
+         Compare the gid with the one that was submitted, and --coordinator with the cluster's addresses; holdfast tx get {gid} asks the leader",
+        page.node
+    )
+}
+
 fn op_word(attempt: &Attempt) -> String {
     attempt.op().as_str_name().trim_start_matches("OP_").to_ascii_lowercase()
 }
 
+/// Nobody knows the gid.
+const UNKNOWN_GID: &str = "HF2001";
 /// Columns of the bars.
 const BAR: u64 = 40;
 
@@ -369,6 +402,18 @@ mod tests {
     fn calls_of_another_leader_are_told_as_not_known() {
         let text = drawn(&HistoryRecord { attempts_node: 0, attempts: Vec::new(), ..record() });
         assert!(text.contains("another node"), "{text}");
+    }
+
+    #[test]
+    fn a_gid_that_nobody_knows_may_be_several_things() {
+        let mut page = SearchHistoryReply { node: 2, ..Default::default() };
+        let text = unknown_text("g-404", &page);
+        assert!(text.contains("never begun") && text.contains("which is empty"), "{text}");
+        (page.oldest_ms, page.gaps) = (1_795_399_516_000, 3);
+        let text = unknown_text("g-404", &page);
+        for word in ["node 2", "before 2026-11-23T02:05:16", "3 gaps", "holdfast tx get g-404"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
     }
 
     #[test]
