@@ -158,7 +158,9 @@ fn record(wire: AuditEntry) -> anyhow::Result<AuditRecord> {
 /// The records of an export.
 fn exported(file: &Path) -> anyhow::Result<Result<Trails, String>> {
     let name = file.display();
-    let opened = File::open(file).map_err(|error| Usage(format!("{name}: {error}")))?;
+    let opened = File::open(file).map_err(|error| {
+        Usage(format!("HF1023 {name}: cannot be read: {error}. Check the path."))
+    })?;
     let mut trails = Trails::new();
     for (number, line) in BufReader::new(opened).lines().enumerate() {
         let line = line.with_context(|| format!("{name} cannot be read"))?;

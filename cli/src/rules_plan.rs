@@ -98,6 +98,9 @@ pub(crate) fn moves_json(moves: &Moves) -> Value {
 }
 
 pub(crate) fn moves_table(moves: &Moves) -> String {
+    if moves.is_empty() {
+        return "No slot moves.".to_owned();
+    }
     let rows = moves.iter().map(|((group, from, to), slots)| {
         let ranges = SlotRange::gather(slots.iter().copied());
         let mut shown: Vec<String> = ranges.iter().take(8).map(ToString::to_string).collect();

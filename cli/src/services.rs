@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  holdfast services list
+  holdfast services
   holdfast services show deposit@shard-1
   holdfast services drain deposit@shard-1 --instance host-7-4711 --reason \"kernel update\"
   holdfast services throttle loyalty --calls-per-s 200 --reason \"their database is slow\"
@@ -34,7 +34,7 @@ pub(crate) struct ServicesArgs {
     #[command(flatten)]
     cluster: ClusterAddresses,
     #[command(subcommand)]
-    command: ServicesCommand,
+    command: Option<ServicesCommand>,
 }
 
 /// Why, and whether it is meant.
@@ -50,7 +50,7 @@ struct Say {
 
 #[derive(Debug, clap::Subcommand)]
 enum ServicesCommand {
-    /// List services: instances, calls under way, breakers
+    /// List services: instances, calls under way, breakers; the default
     #[command(
         after_help = "Examples:\n  holdfast services list\n  holdfast services list --output json"
     )]
@@ -251,7 +251,7 @@ fn share_of(text: &str) -> Result<ColorShare, String> {
 /// It was refused, or nothing was done.
 pub(crate) async fn run(args: ServicesArgs, output: Output) -> anyhow::Result<ExitCode> {
     let client = args.cluster.client()?;
-    match args.command {
+    match args.command.unwrap_or(ServicesCommand::List) {
         ServicesCommand::List => list(&client.services("").await?, output)?,
         ServicesCommand::Show { service } => return show(&client, &service, output).await,
         ServicesCommand::Callers => services_callers::list(&client, output).await?,

@@ -405,6 +405,9 @@ pub(crate) fn show(answer: &Answer, output: Output) -> anyhow::Result<()> {
     }
     let mut lines = vec![("gid", answer.gid.clone())];
     match &answer.outcome {
+        Outcome::Unknown if answer.status() == Some(Status::NeedsAttention) => {
+            lines.push(("outcome", "unknown, until people have looked".to_owned()));
+        }
         Outcome::Unknown => {
             let ask = format!("unknown, which is no failure: holdfast tx wait {}", answer.gid);
             lines.push(("outcome", ask));

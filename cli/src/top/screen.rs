@@ -108,12 +108,14 @@ fn or_dash(number: Option<f64>) -> String {
     number.map_or_else(|| "-".to_owned(), |number| format!("{number:.0}"))
 }
 
+const DECIDED: &str = "decided within";
+
 fn rate_lines(view: &View) -> Vec<String> {
     let mut lines: Vec<String> =
         view.rates.iter().map(|(name, rate)| format!("{name:<18}{rate:>10.0}")).collect();
     lines.push(match view.decision_ms {
-        Some((p50, p99)) => format!("decided within    p50 {p50} ms, p99 {p99} ms"),
-        None => "decided within    -".to_owned(),
+        Some((p50, p99)) => format!("{DECIDED:<18}p50 {p50} ms, p99 {p99} ms"),
+        None => format!("{DECIDED:<18}{:>10}", "-"),
     });
     lines
 }
