@@ -1,15 +1,21 @@
 //! Asks one PostgreSQL, or the router in its place, and keeps the answer byte by byte.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use bytes::BytesMut;
 use futures::{SinkExt as _, TryStreamExt as _};
+use tokio::time::timeout;
 use tokio_postgres::{
     Client, SimpleQueryMessage, Statement,
     types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked},
 };
 
 use super::{copy::Copied, value::Bound};
+
+/// For one answer, on a machine that is busy with other things. Nothing that is drawn waits for anybody.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// In place of an SQLSTATE.
+const SILENT: &str = "silent";
 
 pub(super) type Row = Vec<Option<Vec<u8>>>;
 
@@ -37,6 +43,22 @@ impl Failed {
         let refused = code.starts_with("HF31") || matches!(code, "HF3210" | "HF3211");
         (code.len() == 6 && refused).then_some(code)
     }
+
+    /// Whether the other side failed in the same way. Silence is like nothing: whoever hangs does not do what PostgreSQL does.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.sqlstate == other.sqlstate && self.sqlstate != SILENT
+    }
+}
+
+/// An answer, unless it takes so long that there will be none.
+async fn in_time<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, Failed>>,
+) -> Result<T, Failed> {
+    timeout(limit, answer).await.unwrap_or_else(|_| {
+        let message = format!("no answer within {limit:?}");
+        Err(Failed { sqlstate: SILENT.to_owned(), message })
+    })
 }
 
 impl From<tokio_postgres::Error> for Failed {
@@ -53,7 +75,7 @@ impl From<tokio_postgres::Error> for Failed {
 /// A simple query.
 pub(super) async fn simple(client: &Client, sql: &str) -> Result<Answer, Failed> {
     let mut answer = Answer::default();
-    for message in client.simple_query(sql).await? {
+    for message in in_time(ANSWER_MAX, async { Ok(client.simple_query(sql).await?) }).await? {
         match message {
             SimpleQueryMessage::RowDescription(columns) => {
                 answer.columns =
@@ -83,11 +105,19 @@ pub(super) async fn prepare(
             Type::from_oid(oid).unwrap_or(Type::UNKNOWN)
         })
         .collect();
-    Ok(client.prepare_typed(sql, &types).await?)
+    in_time(ANSWER_MAX, async { Ok(client.prepare_typed(sql, &types).await?) }).await
 }
 
 /// Executes it once.
 pub(super) async fn execute(
+    client: &Client,
+    statement: &Statement,
+    parameters: &[Bound],
+) -> Result<Answer, Failed> {
+    in_time(ANSWER_MAX, rows_of(client, statement, parameters)).await
+}
+
+async fn rows_of(
     client: &Client,
     statement: &Statement,
     parameters: &[Bound],
@@ -108,6 +138,10 @@ pub(super) async fn execute(
 
 /// A COPY, with the rows that the client says or hears. Lines that are said to the client stand for rows of one column.
 pub(super) async fn copy(client: &Client, sql: &str, copied: &Copied) -> Result<Answer, Failed> {
+    in_time(ANSWER_MAX, copied_of(client, sql, copied)).await
+}
+
+async fn copied_of(client: &Client, sql: &str, copied: &Copied) -> Result<Answer, Failed> {
     let mut answer = Answer::default();
     match copied {
         Copied::In { rows, gives_up } => {
@@ -197,5 +231,22 @@ impl<'a> FromSql<'a> for Bytes {
 
     fn accepts(_: &Type) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_does_not_answer_has_failed_like_nobody_else() {
+        let at_once = in_time(Duration::ZERO, async { Ok(7) }).await;
+        assert_eq!(at_once, Ok(7));
+        let never = std::future::pending::<Result<(), Failed>>();
+        let silent = in_time(Duration::from_millis(5), never).await.expect_err("it never answers");
+        assert_eq!(silent.message, "no answer within 5ms");
+        assert!(!silent.is_like(&silent) && silent.refused().is_none());
+        let told = Failed { sqlstate: "23505".to_owned(), message: "there already".to_owned() };
+        assert!(told.is_like(&told) && !told.is_like(&silent));
     }
 }

@@ -98,7 +98,7 @@ impl<'s> Session<'s> {
         let one = ask::simple(&self.one, sql).await;
         match (&router, &one) {
             (Ok(_), Ok(_)) => Came::Same,
-            (Err(router), Err(one)) if router.sqlstate == one.sqlstate => Came::BothFailed,
+            (Err(router), Err(one)) if router.is_like(one) => Came::BothFailed,
             _ => Came::Differs(format!("one says {one:?}, the router {router:?}")),
         }
     }
@@ -196,7 +196,7 @@ impl<'s> Session<'s> {
                 None => Came::Same,
                 Some(how) => Came::Differs(how),
             },
-            (Err(one), Err(router)) if one.sqlstate == router.sqlstate => Came::BothFailed,
+            (Err(one), Err(router)) if one.is_like(&router) => Came::BothFailed,
             (one, router) => Came::Differs(format!("one says {one:?}, the router {router:?}")),
         }
     }
