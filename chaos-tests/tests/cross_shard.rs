@@ -1,6 +1,7 @@
 //! Transactions that write to several sources through a router: all of it or nothing, by simple and extended protocol, with savepoints.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
+use futures::StreamExt as _;
 use holdfast_chaos_tests::{SOON, Sharded, until};
 use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 
@@ -369,5 +370,14 @@ async fn a_prepare_that_fails_rolls_everything_back(
     ensure!(error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION), "{error}");
     ensure!(balance(client, &here[5]).await? == before);
     ensure!(balance(client, &there[5]).await? != 4711);
+    // The transaction of one query meets it behind its last statement, which is then never told to be complete.
+    let set = |id: &String, to: i64| format!("UPDATE account SET balance = {to} WHERE id = '{id}'");
+    let sql = format!("{}; {}", set(&here[5], before + 1), set(&there[5], 4711));
+    let told: Vec<_> = client.simple_query_raw(&sql).await?.collect().await;
+    let [Ok(SimpleQueryMessage::CommandComplete(1)), Err(error)] = &told[..] else {
+        bail!("{told:?}")
+    };
+    ensure!(error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION), "{error}");
+    ensure!(balance(client, &here[5]).await? == before);
     Ok(())
 }

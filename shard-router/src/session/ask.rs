@@ -51,7 +51,6 @@ impl Session {
             Err(refusal) if simple => self.refuse_query(&refusal),
             Err(refusal) => self.refuse_batch(&refusal),
             Ok(row) => {
-                let status = self.status;
                 let columns = admin::columns(&Act::Locate(String::new(), String::new()));
                 let count = usize::from(row.is_some());
                 self.say(|out| {
@@ -61,11 +60,11 @@ impl Session {
                     if let Some(row) = row {
                         frame::put_row(out, &row.map(Some));
                     }
-                    frame::put_complete(out, &format!("SELECT {count}"));
-                    if simple {
-                        frame::put_ready(out, status);
-                    }
                 });
+                self.say_complete(&format!("SELECT {count}"));
+                if simple {
+                    self.say_ready();
+                }
             }
         }
         Ok(())
@@ -154,14 +153,11 @@ impl Session {
             ];
             frame::put_row(&mut out, &row.map(Some));
         }
-        frame::put_complete(&mut out, "SHOW");
-        let status = self.status;
-        self.say(|words| {
-            words.extend_from_slice(&out);
-            if simple {
-                frame::put_ready(words, status);
-            }
-        });
+        self.say(|words| words.extend_from_slice(&out));
+        self.say_complete("SHOW");
+        if simple {
+            self.say_ready();
+        }
         Ok(())
     }
 }

@@ -104,7 +104,7 @@ impl Session {
     ) -> Result<(), Stopped> {
         let mut parts = self.take_parts(scatter).await?;
         let tag = self.run_copy(scatter, copy, &mut parts).await?;
-        self.say(|out| frame::put_complete(out, &tag));
+        self.say_complete(&tag);
         Ok(())
     }
 

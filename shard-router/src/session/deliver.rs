@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{FAILED, IDLE, Session, Statement, expect::Expect};
 use crate::{
-    backend::Server,
+    backend::{Server, tag_of},
     frame::{self, Body, HEADER},
     refusal::{self, Refusal},
 };
@@ -152,6 +152,10 @@ impl Session {
             (Expect::Query, b'E') => {
                 self.fail_sequence();
                 (false, self.error(body))
+            }
+            (Expect::Query, b'C') if self.sequence.is_some() => {
+                self.say_complete(&tag_of(body));
+                (false, Fate::Drop)
             }
             (Expect::Query, _) => (false, Fate::Pass),
             (Expect::HiddenQuery, b'E') | (Expect::HiddenBatch | Expect::ReadBack, b'E') => {

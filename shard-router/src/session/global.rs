@@ -13,7 +13,7 @@ use crate::{
     backend::{Reply, Server},
     classify::{Act, Tokens},
     deadlock::Entry,
-    frame, global_write,
+    global_write,
     meaning::Meaning,
     refusal::{self, Refusal},
 };
@@ -317,7 +317,7 @@ impl Session {
             Verb::Within => self.everywhere(&span.sql).await,
         };
         match said {
-            Ok(tag) => self.say(|out| frame::put_complete(out, &tag)),
+            Ok(tag) => self.say_complete(&tag),
             Err(stopped) => {
                 self.skipping = !span.simple;
                 self.say_stopped(stopped)?;

@@ -447,7 +447,7 @@ impl Session {
             part.drain().await;
         }
         // PostgreSQL counts the rows of this execute alone.
-        self.say(|out| frame::put_complete(out, &format!("SELECT {said}")));
+        self.say_complete(&format!("SELECT {said}"));
         Ok(())
     }
 }

@@ -46,7 +46,7 @@ impl Session {
                 if own {
                     self.commit().await?;
                 }
-                self.say(|out| frame::put_complete(out, &tag));
+                self.say_complete(&tag);
                 Ok(())
             }
             Err(stopped) => {

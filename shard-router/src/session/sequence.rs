@@ -1,6 +1,7 @@
 //! A query of several statements that no single source can take as it came: they are carried out one behind the other, as PostgreSQL does with
 //! those of one message. Outside of a transaction they have one of their own, which ends with the query or with a COMMIT among them; behind an
-//! error the rest is dropped; the client hears once that it may go on.
+//! error the rest is dropped; the client hears once that it may go on. It hears that a statement is complete when the next one begins, and of the
+//! last one behind the COMMIT: what that meets is told in place of it, as PostgreSQL has it.
 //!
 //! Each statement is put into the inbox as a query by itself, in front of whatever the client says next, so that it is planned, waits and is
 //! answered like any other.
@@ -27,6 +28,8 @@ pub(super) struct Sequence {
     own: bool,
     /// One of them has failed, so that the others are not carried out.
     failed: bool,
+    /// What says that the statement before is complete, and is not said yet.
+    complete: Vec<u8>,
 }
 
 /// The statements of `sql`, as many as may stand in one query.
@@ -71,7 +74,8 @@ impl Session {
             frame::put_query(&mut out, sql.as_bytes());
         }
         let behind = std::mem::replace(&mut self.inbox, Buffer::of(out));
-        self.sequence = Some(Box::new(Sequence { behind, own: false, failed: false }));
+        self.sequence =
+            Some(Box::new(Sequence { behind, own: false, failed: false, complete: Vec::new() }));
     }
 
     /// Whether nothing of a sequence is left to be carried out, and all of it is answered. To be asked before each of its statements: what the
@@ -85,6 +89,22 @@ impl Session {
     pub(super) fn fail_sequence(&mut self) {
         if let Some(sequence) = &mut self.sequence {
             sequence.failed = true;
+        }
+    }
+
+    /// Says that a statement is complete; of one of several this is kept for a while.
+    pub(super) fn say_complete(&mut self, tag: &str) {
+        match &mut self.sequence {
+            Some(sequence) => frame::put_complete(&mut sequence.complete, tag),
+            None => self.say(|out| frame::put_complete(out, tag)),
+        }
+    }
+
+    /// Says what is kept.
+    pub(super) fn say_kept(&mut self) {
+        if let Some(sequence) = &mut self.sequence {
+            let kept = std::mem::take(&mut sequence.complete);
+            self.say(|out| out.extend_from_slice(&kept));
         }
     }
 
@@ -155,13 +175,20 @@ impl Session {
         let Some(sequence) = self.sequence.take() else { return Ok(()) };
         // What is left of its statements is dropped.
         self.inbox = sequence.behind;
-        if sequence.own && self.status != IDLE {
-            if sequence.failed {
+        let ends = sequence.own && self.status != IDLE;
+        let ended = match ends {
+            true if sequence.failed => {
                 self.roll_back().await;
                 self.leave_transaction();
-            } else if let Err(stopped) = self.commit_own().await {
-                self.say_stopped(stopped)?;
+                Ok(())
             }
+            true => self.commit_own().await,
+            false => Ok(()),
+        };
+        match ended {
+            Err(stopped) => self.say_stopped(stopped)?,
+            Ok(()) if sequence.failed => {}
+            Ok(()) => self.say(|out| out.extend_from_slice(&sequence.complete)),
         }
         self.say_ready();
         Ok(())

@@ -20,6 +20,7 @@ impl Session {
             return Ok(Taken::Later);
         }
         self.skipping = false;
+        self.say_kept();
         let Some((0, text)) = message[HEADER..].split_last() else {
             let refusal = Refusal::new(
                 "HF3209",
