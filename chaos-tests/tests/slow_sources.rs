@@ -160,25 +160,35 @@ async fn close(place: &Sharded, closed: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Between the last prepare and the decision the second source goes, and stays away.
+async fn commit_without_the_second(
+    place: &Sharded,
+    client: &Client,
+    here: &str,
+    there: &str,
+    to: i64,
+) -> anyhow::Result<()> {
+    client.batch_execute("BEGIN").await?;
+    set(client, here, to).await?;
+    set(client, there, to).await?;
+    signal(place, Signal::SIGSTOP)?;
+    let (committed, closed) = join(client.batch_execute("COMMIT"), async {
+        prepared(place, 2).await?;
+        close(place, true).await?;
+        signal(place, Signal::SIGCONT)
+    })
+    .await;
+    closed?;
+    Ok(committed?)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_source_refuses_to_commit_for_a_while_is_not_read_past() -> anyhow::Result<()> {
     let limits = "commit_timeout_ms = 1000\norphan_age_ms = 60000\ndecision_timeout_ms = 20000";
     let place = Sharded::start_with(limits).await?;
     let [here, there] = place.open_accounts(8, BALANCE).await?;
     let (client, other) = (place.connect(0).await?, place.connect(1).await?);
-    client.batch_execute("BEGIN").await?;
-    set(&client, &here[0], 1).await?;
-    set(&client, &there[0], 1).await?;
-    // Between the last prepare and the decision one source goes.
-    signal(&place, Signal::SIGSTOP)?;
-    let (committed, closed) = join(client.batch_execute("COMMIT"), async {
-        prepared(&place, 2).await?;
-        close(&place, true).await?;
-        signal(&place, Signal::SIGCONT)
-    })
-    .await;
-    closed?;
-    committed?;
+    commit_without_the_second(&place, &client, &here[0], &there[0], 1).await?;
     // It is decided. Its session is told that it cannot see it yet, whichever source it asks, and never the old value.
     for id in [&there[0], &here[0]] {
         let error = balance(&client, id).await.expect_err("not everywhere yet");
@@ -192,5 +202,23 @@ async fn what_a_source_refuses_to_commit_for_a_while_is_not_read_past() -> anyho
     });
     ensure!(seen.await? == 1);
     ensure!(balance(&client, &here[0]).await? == 1);
-    prepared(&place, 0).await
+    prepared(&place, 0).await?;
+    a_session_goes_on_before_the_coordinator_has_recorded_the_end(&place, &here[1], &there[1]).await
+}
+
+async fn a_session_goes_on_before_the_coordinator_has_recorded_the_end(
+    place: &Sharded,
+    here: &str,
+    there: &str,
+) -> anyhow::Result<()> {
+    let client = place.connect(0).await?;
+    commit_without_the_second(place, &client, here, there, 2).await?;
+    // It is decided and on one source only, so its end cannot be recorded yet; and from here on nothing is.
+    signal(place, Signal::SIGSTOP)?;
+    close(place, false).await?;
+    let seen = until("its rows are there", SOON, async || balance(&client, there).await.ok());
+    let seen = seen.await;
+    signal(place, Signal::SIGCONT)?;
+    ensure!(seen? == 2);
+    place.cluster.quiet(SOON).await
 }
