@@ -68,6 +68,10 @@ impl Pen<'_, '_> {
     /// A value of the key: a literal in one of its forms, or a parameter.
     pub(super) fn key(&mut self) -> String {
         let number = self.key_number();
+        self.key_of(number)
+    }
+
+    pub(super) fn key_of(&mut self, number: u32) -> String {
         let text = self.world.key(number);
         if !self.simple && self.rng.random_bool(0.6) {
             return self.parameter(&text);

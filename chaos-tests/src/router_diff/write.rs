@@ -93,6 +93,13 @@ impl Pen<'_, '_> {
             )
             .replace(" WHERE", " WHERE r.n = 1 AND"),
             1 => format!("UPDATE {table} x SET {key} = {} WHERE {condition}", self.key()),
+            // A whole row that is written back.
+            2 => {
+                let number = self.key_number();
+                let [new, old] = [self.key_of(number), self.key_of(number)];
+                format!("UPDATE {table} SET {key} = {new}, {set} WHERE {key} = {old}{returning}")
+                    .replace("x.", "")
+            }
             _ => format!("UPDATE {table} x SET {set} WHERE {condition}{returning}"),
         }
     }

@@ -27,6 +27,13 @@ pub struct EntryPlace {
     pub source: SourceIndex,
 }
 
+/// As people name what it leads from: `customer.phone`.
+impl std::fmt::Display for Lookup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.table, self.column)
+    }
+}
+
 impl Lookup {
     /// The table whose rows own the values.
     #[must_use]

@@ -17,6 +17,7 @@ mod function;
 mod gather;
 mod groups;
 mod join;
+mod kept;
 mod keyword;
 mod owned;
 mod read;

@@ -3,6 +3,7 @@
 use super::{
     Body, Shape,
     gather::Gather,
+    kept::stays,
     read::Tables,
     seat::{Keys, Lies},
     write::{Inserted, Rows, stored},
@@ -179,6 +180,7 @@ impl Router<'_, '_> {
                     found.scatter = found.scatter.min(*scatter);
                     found.group.get_or_insert_with(|| group.clone());
                     let set = self.slots_of_seat(index, &mut found);
+                    stays(seat, &set, self.values)?;
                     if set.is_all() {
                         found.unkeyed.get_or_insert(index);
                     } else {

@@ -91,6 +91,8 @@ pub(crate) struct Seat {
     pub(crate) tied_to: Vec<usize>,
     /// The seats with which it is joined by key, itself the first: a class of union-find.
     pub(crate) class: usize,
+    /// Columns that an UPDATE sets to constants by which its rows must stay where they are.
+    pub(crate) kept: Vec<(usize, Constant)>,
 }
 
 /// All seats of a statement.
@@ -107,6 +109,7 @@ impl Seats {
             keys: Keys::All,
             tied_to: Vec::new(),
             class: index,
+            kept: Vec::new(),
         });
         index
     }

@@ -1,9 +1,8 @@
 //! INSERT, UPDATE and DELETE: their target, its rows' keys, and what may not change.
 
 use sqlparser::ast::{
-    Assignment, AssignmentTarget, ConflictTarget, Delete, Expr, FromTable, Insert, OnConflict,
-    OnConflictAction, OnInsert, Query, SelectItem, SetExpr, TableObject, Update,
-    UpdateTableFromKind,
+    ConflictTarget, Delete, Expr, FromTable, Insert, OnConflict, OnConflictAction, OnInsert, Query,
+    SelectItem, SetExpr, TableObject, Update, UpdateTableFromKind,
 };
 
 use super::{
@@ -82,7 +81,7 @@ impl Walk<'_> {
         if let Some(condition) = &update.selection {
             self.condition(condition, &mut block, outer, ctes)?;
         }
-        self.keeps_key(target, &update.assignments)?;
+        self.keeps_key(target, &update.assignments, &block.scope, true)?;
         let mut found = self.nested(&update.assignments, &block.scope, outer, ctes)?;
         found.extend(self.nested(&update.returning, &block.scope, outer, ctes)?);
         block.sharded.extend(found);
@@ -139,28 +138,6 @@ impl Walk<'_> {
         }
     }
 
-    /// Refuses to change a key column, for the row would have to move.
-    fn keeps_key(&self, target: usize, assignments: &[Assignment]) -> Result<(), Refused> {
-        let seat = &self.seats.0[target];
-        for assignment in assignments {
-            let names = match &assignment.target {
-                AssignmentTarget::ColumnName(name) => std::slice::from_ref(name),
-                AssignmentTarget::Tuple(names) => names.as_slice(),
-            };
-            for name in names {
-                let column = name.0.first().and_then(|part| part.as_ident()).map(folded);
-                let is_key = |known: &KeyColumn| Some(&*known.name) == column.as_deref();
-                if let Some(key) = seat.columns.iter().find(|known| is_key(known)) {
-                    let cause =
-                        format!("UPDATE of {} would change its key {}", seat.table, key.name);
-                    let remedy = "Insert the row under its new key and delete the old one, in one transaction";
-                    return Err(Refused::new(RefusalClass::KeyChange, cause, remedy));
-                }
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn insert(&mut self, insert: &Insert) -> Result<Inserted, Refused> {
         let TableObject::TableName(name) = &insert.table else {
             return Err(unsupported("INSERT into what is no table"));
@@ -183,7 +160,7 @@ impl Walk<'_> {
                 in_order = false;
                 knows_its_conflicts(conflict, &self.seats.0[target].table, self.rules)?;
                 if let OnConflictAction::DoUpdate(update) = &conflict.action {
-                    self.keeps_key(target, &update.assignments)?;
+                    self.keeps_key(target, &update.assignments, &block.scope, false)?;
                     let mut found =
                         self.nested(&update.assignments, &block.scope, None, &Vec::new())?;
                     found.extend(self.nested(
