@@ -277,12 +277,14 @@ async fn bouncer(
     fs::write(&users, format!("\"{USER}\" \"{password}\"\n"))?;
     installation.hand_over(&users)?;
     let file = folder_of_its.join(format!("{name}.ini"));
-    let users = users.display();
+    // By this whoever cleans up behind a bench that was killed finds it.
+    let pid_file = folder_of_its.join(format!("{name}.pid"));
+    let (users, pid_file) = (users.display(), pid_file.display());
     fs::write(
         &file,
         format!(
             "[databases]\n{DATABASE} = host=127.0.0.1 port={server} dbname={DATABASE}\n[pgbouncer]\n\
-         listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {users}\n\
+         listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npidfile = {pid_file}\nauth_type = trust\nauth_file = {users}\n\
          pool_mode = {mode}\ndefault_pool_size = {pool_size}\nmax_client_conn = 6000\n\
          ignore_startup_parameters = extra_float_digits\nlog_connections = 0\nlog_disconnections = 0\n"
         ),

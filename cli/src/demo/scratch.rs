@@ -1,8 +1,8 @@
 //! The folder a demo lives in, and the promise that nothing of it stays behind, however the demo ends.
 //!
 //! A small shell holds one end of a pipe whose other end is ours. When the pipe closes, because the demo is done or
-//! because it was killed, the shell stops what PostgreSQL servers still run below the folder and removes it. Folders of
-//! demos whose shell was killed too are swept when the next demo starts.
+//! because it was killed, the shell stops what PostgreSQL servers and poolers still run below the folder and removes it.
+//! Folders of demos whose shell was killed too are swept when the next demo starts.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -19,18 +19,19 @@ const PREFIX: &str = "holdfast-demo-";
 const OWNER: &str = "owner";
 /// Its presence says that somebody wants the folder to stay.
 const KEEP: &str = "keep";
-/// The folder of the PostgreSQL servers' data, one subfolder each.
+/// The folder of the PostgreSQL servers' data, one subfolder each, and of files with the process ids of poolers.
 pub(crate) const POSTGRES: &str = "postgres";
 /// A folder without an owner file this old was left by a demo that died at once.
 const OWNERLESS_AFTER: Duration = Duration::from_secs(60);
 
-/// `$1` is the folder. A server is signaled only if its working directory says that it is the one meant.
+/// `$1` is the folder. A process is signaled only if its command line names it, so that it is the one meant.
 const CLEANER: &str = r#"
 cat >/dev/null
 stop() {
-  for pidfile in "$1"/postgres/*/postmaster.pid; do
+  for pidfile in "$1"/postgres/*/postmaster.pid "$1"/postgres/*.pid; do
     [ -r "$pidfile" ] && read -r pid <"$pidfile" || continue
-    [ "$(readlink "/proc/$pid/cwd")" = "${pidfile%/postmaster.pid}" ] && kill -QUIT "$pid" && running=1
+    case "$pidfile" in */postmaster.pid) at_once=QUIT ;; *) at_once=TERM ;; esac
+    grep -qaF -- "$1/" "/proc/$pid/cmdline" && kill "-$at_once" "$pid" && running=1
   done
 }
 for attempt in 1 2 3 4 5 6 7 8 9 10; do
@@ -234,6 +235,29 @@ pub(crate) mod tests {
             assert!(!path.exists());
         }
         assert_eq!(stale_folders(parent.path()), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn what_names_the_folder_is_stopped_and_nobody_else() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create_in(parent.path(), false).unwrap();
+        let postgres = scratch.path().join(POSTGRES);
+        fs::create_dir(&postgres).unwrap();
+        let reads = |file: &Path, name: &str| {
+            let child = Command::new("tail").arg("-f").arg(file).stdout(Stdio::null()).spawn();
+            let child = child.unwrap();
+            fs::write(postgres.join(format!("{name}.pid")), format!("{}\n", child.id())).unwrap();
+            child
+        };
+        let mut pooler = reads(&scratch.path().join(OWNER), "pooler");
+        let mut stranger = reads(Path::new("/dev/null"), "stranger");
+        scratch.clean_up().unwrap();
+        let ended = pooler.try_wait();
+        let stays = stranger.try_wait();
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        assert!(ended.unwrap().is_some());
+        assert_eq!(stays.unwrap(), None);
     }
 
     #[test]
