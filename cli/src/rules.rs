@@ -167,6 +167,7 @@ pub(crate) fn check(file: &Path, output: Output) -> anyhow::Result<ExitCode> {
                 "epoch": topology.epoch(),
                 "groups": groups.collect::<Vec<_>>(),
                 "tables": topology.tables().len(),
+                "lookups": topology.lookups().keys().map(ToString::to_string).collect::<Vec<_>>(),
                 "shards": shards.collect::<Vec<_>>(),
                 "sources": topology.sources().len(),
                 "mistakes": [],
@@ -232,6 +233,15 @@ fn summary(file: &Path, topology: &Topology) -> String {
         topology.tables().iter().map(|(table, place)| vec![table.to_string(), told(place)]);
     text.push_str(&output::table(&["table", "lies"], tables));
     text.push_str("\n\n");
+    if !topology.lookups().is_empty() {
+        let lookups = topology.lookups().iter();
+        let lookups = lookups.map(|(name, lookup)| {
+            let owner = format!("{} of group {}", lookup.key(), lookup.group());
+            vec![name.to_string(), lookup.to_string(), owner]
+        });
+        text.push_str(&output::table(&["lookup", "from", "to"], lookups));
+        text.push_str("\n\n");
+    }
     let groups = topology.groups().iter().map(|(name, group)| {
         let (key, key_type) = (group.key().to_owned(), group.key_type().name().to_owned());
         let scatter = group.scatter().name().to_owned();

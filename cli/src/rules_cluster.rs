@@ -125,18 +125,16 @@ fn told(
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let before = now.and_then(|rules| Topology::parse(&rules.text).ok());
-    let (moves, misplaced) = before
-        .map(|before| (rules_plan::moves(&before, after), rules_plan::misplaced(&before, after)))
-        .unwrap_or_default();
+    let changes = before.map(|before| rules_plan::Changes::between(&before, after));
     if output == Output::Json {
-        output::print_json(&json!({
+        let mut answer = json!({
             "epoch": reply.epoch,
             "before": epoch_of(now),
             "repeated": reply.repeated,
             "dry_run": dry_run,
-            "moves": rules_plan::moves_json(&moves),
-            "misplaced": rules_plan::misplaced_json(&misplaced),
-        }))?;
+        });
+        changes.unwrap_or_default().put_json(&mut answer);
+        output::print_json(&answer)?;
         return Ok(ExitCode::SUCCESS);
     }
     let what = match (dry_run, reply.repeated) {
@@ -146,10 +144,8 @@ fn told(
         (false, true) => format!("They were applied already, as epoch {}.", reply.epoch),
         (false, false) => format!("The rules are in force as epoch {}.", reply.epoch),
     };
-    output::print(&format!("{what}\n\n{}", rules_plan::moves_table(&moves)))?;
-    if !misplaced.is_empty() {
-        output::print(&format!("\n{}", rules_plan::misplaced_table(&misplaced)))?;
-    }
+    let changes = changes.map(|changes| format!("\n\n{}", changes.text())).unwrap_or_default();
+    output::print(&format!("{what}{changes}"))?;
     Ok(ExitCode::SUCCESS)
 }
 

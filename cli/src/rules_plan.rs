@@ -1,9 +1,14 @@
 //! `holdfast rules plan` and `holdfast rules simulate`: what other rules would change, before anybody applies them.
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+};
 
 use holdfast_route::{
-    Group, Shape, Slot, SlotRange, Target, Template, Topology, Values, statements,
+    Group, Placement, Shape, Slot, SlotRange, Target, Template, Topology, Values, statements,
 };
 use serde_json::{Value, json};
 
@@ -63,10 +68,70 @@ fn route(sql: &str, rules: &Arc<Topology>) -> Route {
 }
 
 /// From group, source and source to the slots that move.
-pub(crate) type Moves = BTreeMap<(String, String, String), Vec<Slot>>;
+type Moves = BTreeMap<(String, String, String), Vec<Slot>>;
+/// Something, what it is, and what it would be.
+type Change = (String, String, String);
+
+/// What other rules would change.
+#[derive(Default)]
+pub(crate) struct Changes {
+    moves: Moves,
+    misplaced: Vec<Change>,
+    others: Vec<Change>,
+}
+
+impl Changes {
+    pub(crate) fn between(before: &Topology, after: &Topology) -> Self {
+        Self {
+            moves: moves(before, after),
+            misplaced: misplaced(before, after),
+            others: others(before, after),
+        }
+    }
+
+    /// Puts them into the answer of a command.
+    pub(crate) fn put_json(&self, answer: &mut Value) {
+        let moves = self.moves.iter().map(|((group, from, to), slots)| {
+            json!({
+                "group": group,
+                "from": from,
+                "to": to,
+                "slots": slots.len(),
+                "ranges": SlotRange::gather(slots.iter().copied()),
+            })
+        });
+        let list = |changes: &[Change]| -> Value {
+            let one = |(what, was, is): &Change| json!({ "what": what, "was": was, "is": is });
+            changes.iter().map(one).collect()
+        };
+        answer["moves"] = moves.collect();
+        answer["misplaced"] = list(&self.misplaced);
+        answer["others"] = list(&self.others);
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let list = |head: &str, changes: &[Change]| {
+            let rows =
+                changes.iter().map(|(what, was, is)| vec![what.clone(), was.clone(), is.clone()]);
+            output::table(&[head, "is", "would be"], rows)
+        };
+        let mut parts = vec![match self.moves.is_empty() {
+            true => "No slot moves.".to_owned(),
+            false => moves_table(&self.moves),
+        }];
+        if !self.misplaced.is_empty() {
+            parts.push(list("rows that would be looked for elsewhere", &self.misplaced));
+        }
+        if !self.others.is_empty() {
+            parts.push(list("what else changes", &self.others));
+        }
+        parts.join("\n\n")
+    }
+}
 
 /// Which slots of each group move from which source to which.
-pub(crate) fn moves(before: &Topology, after: &Topology) -> Moves {
+fn moves(before: &Topology, after: &Topology) -> Moves {
     let mut moves = Moves::new();
     for (name, group) in before.groups() {
         let Some(other) = after.groups().get(name) else { continue };
@@ -84,23 +149,7 @@ fn source(rules: &Topology, group: &Group, slot: Slot) -> String {
     rules.shards()[group.shard_of(slot)].source().to_string()
 }
 
-pub(crate) fn moves_json(moves: &Moves) -> Value {
-    let one = |((group, from, to), slots): (&(String, String, String), &Vec<Slot>)| {
-        json!({
-            "group": group,
-            "from": from,
-            "to": to,
-            "slots": slots.len(),
-            "ranges": SlotRange::gather(slots.iter().copied()),
-        })
-    };
-    moves.iter().map(one).collect()
-}
-
-pub(crate) fn moves_table(moves: &Moves) -> String {
-    if moves.is_empty() {
-        return "No slot moves.".to_owned();
-    }
+fn moves_table(moves: &Moves) -> String {
     let rows = moves.iter().map(|((group, from, to), slots)| {
         let ranges = SlotRange::gather(slots.iter().copied());
         let mut shown: Vec<String> = ranges.iter().take(8).map(ToString::to_string).collect();
@@ -114,13 +163,13 @@ pub(crate) fn moves_table(moves: &Moves) -> String {
 }
 
 /// What lies elsewhere for another reason than a slot that moves: rows stay where they are, and the new rules look for them in another place.
-pub(crate) fn misplaced(before: &Topology, after: &Topology) -> Vec<(String, String, String)> {
+fn misplaced(before: &Topology, after: &Topology) -> Vec<Change> {
     let mut found = Vec::new();
     for (name, group) in before.groups() {
         let told =
             |group: &Group| format!("{} of {}", group.function().shown(), group.key_type().name());
         match after.groups().get(name) {
-            None => found.push((format!("group {name}"), told(group), "is gone".to_owned())),
+            None => found.push((format!("group {name}"), told(group), "gone".to_owned())),
             Some(other)
                 if (group.function(), group.key_type()) != (other.function(), other.key_type()) =>
             {
@@ -132,7 +181,7 @@ pub(crate) fn misplaced(before: &Topology, after: &Topology) -> Vec<(String, Str
     for (name, placement) in before.tables() {
         let was = rules::told(placement);
         match after.tables().get(name).map(rules::told) {
-            None => found.push((format!("table {name}"), was, "is gone".to_owned())),
+            None => found.push((format!("table {name}"), was, "gone".to_owned())),
             Some(is) if was != is => found.push((format!("table {name}"), was, is)),
             Some(_) => {}
         }
@@ -140,13 +189,40 @@ pub(crate) fn misplaced(before: &Topology, after: &Topology) -> Vec<(String, Str
     found
 }
 
-pub(crate) fn misplaced_table(misplaced: &[(String, String, String)]) -> String {
-    let rows = misplaced.iter().map(|(what, was, is)| vec![what.clone(), was.clone(), is.clone()]);
-    output::table(&["rows that would be looked for elsewhere", "were", "would be"], rows)
+/// What changes and is about no row that there is.
+fn others(before: &Topology, after: &Topology) -> Vec<Change> {
+    let (was, mut is) = (facts(before), facts(after));
+    let new = after.tables().iter().filter(|(name, _)| !before.tables().contains_key(*name));
+    is.extend(new.map(|(name, placement)| (format!("table {name}"), rules::told(placement))));
+    let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+    let told = |facts: &BTreeMap<String, String>, name| {
+        facts.get(name).map_or("-", String::as_str).to_owned()
+    };
+    let both = names.into_iter().map(|name| (name.clone(), told(&was, name), told(&is, name)));
+    both.filter(|(_, was, is)| was != is).collect()
 }
 
-pub(crate) fn misplaced_json(misplaced: &[(String, String, String)]) -> Value {
-    misplaced.iter().map(|(what, was, is)| json!({ "what": what, "was": was, "is": is })).collect()
+/// What rules say beside where rows lie.
+fn facts(rules: &Topology) -> BTreeMap<String, String> {
+    let collation = if rules.collation_is_c() { "C" } else { "other" };
+    let mut facts = BTreeMap::from([("collation".to_owned(), collation.to_owned())]);
+    for (name, group) in rules.groups() {
+        facts.insert(format!("scatter of group {name}"), group.scatter().name().to_owned());
+    }
+    for (name, placement) in rules.tables() {
+        if let Placement::Sharded(table) = placement
+            && table.scatter != rules.groups()[&table.group].scatter()
+        {
+            facts.insert(format!("scatter of table {name}"), table.scatter.name().to_owned());
+        }
+    }
+    let lookups = rules.lookups().iter();
+    facts.extend(lookups.map(|(name, lookup)| (format!("lookup {name}"), lookup.to_string())));
+    let sources = rules.sources().iter();
+    facts.extend(
+        sources.map(|(name, source)| (format!("source {name}"), source.address().to_owned())),
+    );
+    facts
 }
 
 /// What becomes of captured statements.
@@ -186,28 +262,27 @@ pub(crate) fn plan(
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let (before, after) = (read(old)?, read(new)?);
-    let (moves, misplaced) = (moves(&before, &after), misplaced(&before, &after));
+    let changes = Changes::between(&before, &after);
     let captured = match captured {
         None => Captured::default(),
         Some(file) => Captured::compare(&text(file)?, &before, &after)?,
     };
     let spread = keys.map(|(group, file)| rules_evenness::read(&after, group, file)).transpose()?;
     match output {
-        Output::Json => output::print_json(&json!({
-            "moves": moves_json(&moves),
-            "misplaced": misplaced_json(&misplaced),
-            "captured": captured.count,
-            "newly_refused": captured.newly_refused,
-            "statements": captured.changed.iter()
-                .map(|(sql, was, is)| json!({ "sql": sql, "was": was, "is": is }))
-                .collect::<Vec<_>>(),
-            "keys": spread.as_ref().map(rules_evenness::Spread::json),
-        }))?,
+        Output::Json => {
+            let mut answer = json!({
+                "captured": captured.count,
+                "newly_refused": captured.newly_refused,
+                "statements": captured.changed.iter()
+                    .map(|(sql, was, is)| json!({ "sql": sql, "was": was, "is": is }))
+                    .collect::<Vec<_>>(),
+                "keys": spread.as_ref().map(rules_evenness::Spread::json),
+            });
+            changes.put_json(&mut answer);
+            output::print_json(&answer)?;
+        }
         Output::Table => {
-            output::print(&moves_table(&moves))?;
-            if !misplaced.is_empty() {
-                output::print(&format!("\n{}", misplaced_table(&misplaced)))?;
-            }
+            output::print(&changes.text())?;
             if captured.count > 0 {
                 let told = format!(
                     "\n{} of {} statements would go elsewhere; {} would be refused and are not now",
@@ -216,8 +291,11 @@ pub(crate) fn plan(
                     captured.newly_refused
                 );
                 output::print(&told)?;
-                let rows = captured.changed.into_iter().map(|(sql, was, is)| vec![sql, was, is]);
-                output::print(&output::table(&["statement", "was", "would be"], rows))?;
+                if !captured.changed.is_empty() {
+                    let rows =
+                        captured.changed.into_iter().map(|(sql, was, is)| vec![sql, was, is]);
+                    output::print(&output::table(&["statement", "goes to", "would go to"], rows))?;
+                }
             }
             if let Some(spread) = spread {
                 output::print(&format!("\n{}", spread.table()))?;

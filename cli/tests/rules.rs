@@ -83,6 +83,34 @@ fn a_plan_tells_slots_that_move_statements_that_go_elsewhere_and_how_even_the_ke
     assert_eq!((&spread["slots_used"], &spread["unevenness_of_sources"]), (&json!(4), &json!(1.0)));
 }
 
+/// As people are told: that nothing moves is said, and so is what else changes.
+#[test]
+fn a_plan_of_rules_that_move_nothing_says_so_and_what_else_they_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = file(folder.path(), "old.toml", RULES);
+    let wider = RULES.replace("key = \"branch_no\"", "key = \"branch_no\"\nscatter = \"read\"")
+        + "[table.desk]\ngroup = \"branch\"\nscatter = \"write\"\n\
+           [lookup.phone]\ntable = \"branch\"\ncolumn = \"phone\"\n";
+    let new = file(folder.path(), "new.toml", &wider);
+    let told = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_holdfast")).args(args).output();
+        String::from_utf8(output.expect("the binary runs").stdout).unwrap()
+    };
+    assert_eq!(told(&["rules", "plan", &old, &old]), "No slot moves.\n");
+    let plan = "No slot moves.\n\n\
+        WHAT ELSE CHANGES        IS      WOULD BE\n\
+        lookup phone             -       branch.phone\n\
+        scatter of group branch  refuse  read\n\
+        scatter of table desk    -       write\n\
+        table desk               -       in group branch: branch_no by range(100, 200, 300)\n";
+    assert_eq!(told(&["rules", "plan", &old, &new]), plan);
+    let (_, answer) = asked(&["rules", "plan", &old, &new]);
+    assert_eq!(answer["others"].as_array().map(Vec::len), Some(4));
+    let checked = told(&["rules", "check", &new]);
+    let lookups = "LOOKUP  FROM          TO\nphone   branch.phone  branch_no of group branch\n";
+    assert!(checked.contains(lookups), "{checked}");
+}
+
 /// Rows stay where the old function put them: that is no move of slots, and it is told apart.
 #[test]
 fn a_plan_tells_of_rows_that_would_be_looked_for_elsewhere() {
