@@ -1,7 +1,8 @@
 //! Deadlocks across sources: transactions that wait for each other on several servers, of which no server sees the whole circle.
 //!
-//! A server of a transaction on several sources bears a tag in its `application_name`. While this router has such transactions open, it
-//! asks each source who waits for whom, and looks for circles in all answers together. Answers of several servers are not of one moment,
+//! A server of a transaction on several sources bears a tag in its `application_name` before it is put to work for it; the one that the
+//! transaction began with, which is quiet then, only once another is seen waiting. While this router has such transactions open, it asks
+//! each source who waits for whom, and looks for circles in all answers together. Answers of several servers are not of one moment,
 //! so a circle counts when it stands in two looks. The youngest transaction of a circle gives way: its router cancels it, and its client
 //! is told 40P01. Every router sees the tags of all, and ends only its own.
 
@@ -11,9 +12,11 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    task::Waker,
     time::Duration,
 };
 
+use futures::task::AtomicWaker;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
@@ -53,9 +56,30 @@ pub(crate) struct Entry {
     /// It was chosen; the others of its circle.
     chosen: Mutex<Option<String>>,
     was_chosen: AtomicBool,
+    /// One of its servers was seen waiting.
+    waits: AtomicBool,
+    /// Of its session.
+    waker: AtomicWaker,
 }
 
 impl Entry {
+    /// Whether one of its servers was seen waiting.
+    pub(crate) fn waits(&self) -> bool {
+        self.waits.load(Ordering::Acquire)
+    }
+
+    /// Who is woken when that happens.
+    pub(crate) fn wakes(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// One of its servers waits, so that the others must bear its tag.
+    fn is_waiting(&self) {
+        if !self.waits.swap(true, Ordering::AcqRel) {
+            self.waker.wake();
+        }
+    }
+
     /// What its client is told, if it was chosen and has not been told yet.
     pub(crate) fn take_verdict(&self) -> Option<Refusal> {
         let others = self.chosen.lock().unwrap_or_else(PoisonError::into_inner).take()?;
@@ -81,6 +105,8 @@ impl Deadlocks {
             key,
             chosen: Mutex::new(None),
             was_chosen: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
         });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= ENDED_MAX {
@@ -202,6 +228,13 @@ pub(crate) async fn watch(shared: Arc<Shared>) {
                 waits.entry(waiter).or_default().insert(Node::of(source, &holder, &holder_pid));
             }
         }
+        for waiter in waits.keys() {
+            if let Node::Global(gid) = waiter
+                && let Some(entry) = shared.deadlocks.entry(gid)
+            {
+                entry.is_waiting();
+            }
+        }
         let found = circles(&waits);
         for circle in found.intersection(&before) {
             choose(&shared, circle).await;
@@ -283,7 +316,9 @@ mod tests {
         let deadlocks = Deadlocks::default();
         let entry = deadlocks.enter("g1", (1, 2));
         assert!(deadlocks.any() && deadlocks.entry("g1").is_some());
-        assert!(entry.take_verdict().is_none());
+        assert!(entry.take_verdict().is_none() && !entry.waits());
+        entry.is_waiting();
+        assert!(entry.waits());
         *entry.chosen.lock().expect("nobody panics") = Some("g0".to_owned());
         assert_eq!(entry.take_verdict().map(|refusal| refusal.sqlstate), Some("40P01"));
         assert!(entry.take_verdict().is_none());

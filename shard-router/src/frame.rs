@@ -126,6 +126,15 @@ pub(crate) fn put_query(out: &mut Vec<u8>, sql: &[u8]) {
     put(out, b'Q', |out| put_text(out, sql));
 }
 
+/// A call of the server's function with this number, without arguments, answered by a text: no parser and no planner has a part in it.
+pub(crate) fn put_call(out: &mut Vec<u8>, function: u32) {
+    put(out, b'F', |out| {
+        out.extend_from_slice(&function.to_be_bytes());
+        // Formats of arguments, arguments, the format of the answer: none, none, text.
+        out.extend_from_slice(&[0; 6]);
+    });
+}
+
 /// `RowDescription` of text columns.
 pub(crate) fn put_columns(out: &mut Vec<u8>, names: &[&str]) {
     put(out, b'T', |out| {

@@ -1,4 +1,4 @@
-//! Words of the router's own on a quiet server: simple queries, answered as a whole, with every answer bounded.
+//! Words of the router's own on a quiet server: simple queries and calls, answered as a whole, with every answer bounded.
 
 use std::{future::poll_fn, io};
 
@@ -18,10 +18,10 @@ const ROWS_MAX: usize = 10_000;
 /// A row of texts; `None` is NULL.
 pub(crate) type Row = Vec<Option<String>>;
 
-/// What a server answered to one or more simple queries.
+/// What a server answered to one or more simple queries and calls.
 #[derive(Debug, Default)]
 pub(crate) struct Reply {
-    /// The rows of all of them.
+    /// The rows of all of them; the answer of a call is a row of one.
     pub(crate) rows: Vec<Row>,
     /// The last command tag.
     pub(crate) tag: String,
@@ -73,23 +73,30 @@ impl Server {
     /// # Errors
     /// The connection is gone. An error of SQL is in the reply.
     pub(crate) async fn run<Q: AsRef<str>>(&mut self, queries: &[Q]) -> io::Result<Reply> {
-        let whole = !self.broken;
-        // Should the caller stop waiting, what is still to come belongs to nobody.
-        self.broken = true;
-        let reply = self.converse(queries).await?;
-        self.broken = !whole;
-        Ok(reply)
-    }
-
-    async fn converse<Q: AsRef<str>>(&mut self, queries: &[Q]) -> io::Result<Reply> {
         let mut out = Vec::new();
         for query in queries {
             frame::put_query(&mut out, query.as_ref().as_bytes());
         }
+        self.tell(&out, queries.len()).await
+    }
+
+    /// The same with `count` messages that are written already, queries and calls.
+    /// # Errors
+    /// The connection is gone. An error of SQL is in the reply.
+    pub(crate) async fn tell(&mut self, messages: &[u8], count: usize) -> io::Result<Reply> {
+        let whole = !self.broken;
+        // Should the caller stop waiting, what is still to come belongs to nobody.
+        self.broken = true;
+        let reply = self.converse(messages, count).await?;
+        self.broken = !whole;
+        Ok(reply)
+    }
+
+    async fn converse(&mut self, messages: &[u8], count: usize) -> io::Result<Reply> {
         self.unnamed = None;
-        self.wire.write_all(&out).await?;
+        self.wire.write_all(messages).await?;
         let mut reply = Reply::default();
-        let mut left = queries.len();
+        let mut left = count;
         while left > 0 {
             let (tag, body) = self.next_frame().await?;
             if body.len() > OWN_BYTES_MAX {
@@ -97,6 +104,7 @@ impl Server {
             }
             match tag {
                 b'D' if reply.rows.len() < ROWS_MAX => reply.rows.push(texts(&body)?),
+                b'V' if reply.rows.len() < ROWS_MAX => reply.rows.push(vec![value(&body)?]),
                 b'C' => reply.tag = tag_of(&body),
                 b'E' if reply.error.is_none() => {
                     let severity = refusal::field(&body, b'V').unwrap_or_default();
@@ -129,14 +137,28 @@ fn texts(body: &[u8]) -> io::Result<Row> {
         let count = usize::from(body.int16()?.cast_unsigned());
         let mut row = Vec::with_capacity(count.min(64));
         for _ in 0..count {
-            row.push(match usize::try_from(body.int32()?) {
-                Ok(length) => Some(String::from_utf8_lossy(body.bytes(length)?).into_owned()),
-                Err(_) => None,
-            });
+            row.push(text(&mut body)?);
         }
         Some(row)
     };
-    read().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a row that ends early"))
+    read().ok_or_else(ends_early)
+}
+
+/// What a call has answered.
+fn value(body: &[u8]) -> io::Result<Option<String>> {
+    text(&mut Body(body)).ok_or_else(ends_early)
+}
+
+#[expect(clippy::option_option, reason = "the message ends early, NULL, or a text")]
+fn text(body: &mut Body<'_>) -> Option<Option<String>> {
+    Some(match usize::try_from(body.int32()?) {
+        Ok(length) => Some(String::from_utf8_lossy(body.bytes(length)?).into_owned()),
+        Err(_) => None,
+    })
+}
+
+fn ends_early() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a row that ends early")
 }
 
 /// `text` as a literal of SQL. Backslashes are written so that they mean themselves whatever the server's settings are.
@@ -158,6 +180,9 @@ mod tests {
         frame::put_row(&mut out, &[Some("a"), None]);
         assert_eq!(texts(&out[HEADER..]).expect("whole"), [Some("a".to_owned()), None]);
         assert!(texts(&out[HEADER..out.len() - 2]).is_err());
+        assert_eq!(value(b"\0\0\0\x02ab").expect("whole"), Some("ab".to_owned()));
+        assert_eq!(value(b"\xff\xff\xff\xff").expect("whole"), None);
+        assert!(value(b"\0\0\0\x03ab").is_err());
     }
 
     /// A server that answers one query with these messages.

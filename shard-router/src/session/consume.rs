@@ -256,7 +256,7 @@ impl Session {
         let pool = self.pool_to_use(source);
         match pool.take_idle() {
             Some(server) => {
-                self.attach(Bound { server, pool, source });
+                self.attach(Bound { server, pool, source, tagged: false });
                 Ok(None)
             }
             None => Ok(Some(Taken::Server(source))),

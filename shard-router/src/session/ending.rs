@@ -12,7 +12,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     End, FAILED, IDLE, Session, Stopped,
-    global::{Global, Member, within},
+    global::{Global, Member, within, within_messages},
     old_rows::{self, MAX_STALENESS},
     second_phase::{self, Ending},
 };
@@ -20,12 +20,16 @@ use crate::{
     backend::literal,
     classify::{Act, Token, Tokens},
     counts::Counts,
+    frame,
     global_write::{Decision, Prepared, xid},
     refusal::Refusal,
 };
 
 /// The setting that says what a session sees of its own transactions on several sources.
 pub(crate) const READ_OWN_WRITES: &str = "holdfast.read_own_writes";
+
+/// `pg_catalog.pg_current_xact_id()`: numbers of what PostgreSQL comes with never change.
+const CURRENT_XACT_ID: u32 = 5_059;
 
 /// Who waits until what was decided is to be seen on every source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -374,11 +378,11 @@ async fn prepare(
     let told = writers.iter_mut().zip(&prepared).map(async |(member, branch)| {
         reached(Site::RouterPreparing);
         // The number is what PostgreSQL still knows when the name is gone.
-        let sql = format!(
-            "SELECT pg_catalog.pg_current_xact_id(); PREPARE TRANSACTION '{}'",
-            xid(gid, branch.branch)
-        );
-        within(limit, &mut member.bound.server, &[sql]).await
+        let mut messages = Vec::new();
+        frame::put_call(&mut messages, CURRENT_XACT_ID);
+        let sql = format!("PREPARE TRANSACTION '{}'", xid(gid, branch.branch));
+        frame::put_query(&mut messages, sql.as_bytes());
+        within_messages(limit, &mut member.bound.server, &messages, 2).await
     });
     let told = join_all(told).await;
     let mut stopped = None;

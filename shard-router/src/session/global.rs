@@ -1,6 +1,7 @@
 //! A transaction on several sources: one server is at work, the others are quiet until a statement is for them or the transaction ends.
 //!
 //! A server joins when the first statement for its source comes, and is told what the others were told: `BEGIN`, settings, savepoints.
+//! What it bears so that circles of waiting are seen is told of in [`crate::deadlock`].
 //! What concerns the whole transaction is told to all of them at once, and the router answers for them.
 
 use std::{sync::Arc, time::Duration};
@@ -157,7 +158,7 @@ impl Session {
         let mut members = self.take_members();
         let known = members.iter().position(|member| member.bound.source == source);
         let at = match known {
-            Some(at) => Ok(at),
+            Some(at) => self.tag_members(&mut members[at..=at]).await.map(|()| at),
             None => self.admit(&mut members, source).await,
         };
         let at = match at {
@@ -171,6 +172,59 @@ impl Session {
         };
         self.put_members(members, at);
         Ok(())
+    }
+
+    /// Has those of a transaction on several sources bear its tag that do not yet: each that is put to work, and all once one waits.
+    /// # Errors
+    /// One is lost, and the transaction with it.
+    pub(super) async fn tag_members(&self, members: &mut [Member]) -> Result<(), Refusal> {
+        let Some(global) = &self.global else { return Ok(()) };
+        let tag = [crate::deadlock::tag(&global.gid)];
+        let limit = self.worker.limits().commit_timeout;
+        let untagged = members.iter_mut().filter(|member| !member.bound.tagged);
+        let told = untagged.map(async |member| {
+            // Not asked again: where it did not answer, it is broken.
+            member.bound.tagged = true;
+            let told = within(limit, &mut member.bound.server, &tag).await;
+            told.map(drop).map_err(|why| lost_within(member.bound.pool.source.name(), &why))
+        });
+        join_all(told).await.into_iter().collect()
+    }
+
+    /// Whether a server of the transaction waits, and another does not bear its tag.
+    pub(super) fn must_tag(&self) -> bool {
+        self.global.as_ref().is_some_and(|global| {
+            global.entry.waits() && global.parked.iter().any(|member| !member.bound.tagged)
+        })
+    }
+
+    /// Has the quiet servers bear the tag. One that is lost is told of at the next statement.
+    pub(super) async fn tag_parked(&mut self) {
+        let Some(global) = &mut self.global else { return };
+        let mut parked = std::mem::take(&mut global.parked);
+        let tagged = self.tag_members(&mut parked).await;
+        if let Err(refusal) = tagged {
+            tracing::info!(%refusal, "a quiet server was lost");
+        }
+        self.global.as_mut().expect("nobody took it").parked = parked;
+    }
+
+    /// Has servers of all these sources take part, each ready to be put to work. Their places among the members.
+    pub(super) async fn admit_all(
+        &mut self,
+        members: &mut Vec<Member>,
+        sources: impl IntoIterator<Item = usize>,
+    ) -> Result<Vec<usize>, Refusal> {
+        let mut places = Vec::new();
+        for source in sources {
+            let known = members.iter().position(|member| member.bound.source == source);
+            places.push(match known {
+                Some(place) => place,
+                None => self.admit(members, source).await?,
+            });
+        }
+        self.tag_members(members).await?;
+        Ok(places)
     }
 
     /// Has a server of `source` begin, as the others have. Its place among the members.
@@ -191,8 +245,10 @@ impl Session {
                 return Err(Refusal::new("HF3210", "0A000", cause, "Send BEGIN by itself"));
             }
         };
-        let tagged = if first { None } else { Some(self.tag()) };
-        statements.extend(tagged.clone());
+        if !first && let Some(last) = statements.last_mut() {
+            // In one message: that it failed is heard before the server is put to work.
+            *last = format!("{last}\n;{}", self.tag()).into();
+        }
         let mut server = pool.take().await?;
         let fitted = self.fit_settings(&mut server).await;
         let refused = |why: String| {
@@ -208,26 +264,13 @@ impl Session {
                 Some(_) => Err(reply.words()),
             }
         };
-        // The first server learns at the same time that it has company.
-        let others = members.len() == 1;
-        let told = async {
-            match (&tagged, members.first_mut()) {
-                (Some(tag), Some(member)) if others => {
-                    let tag = [tag];
-                    let told = within(limit, &mut member.bound.server, &tag).await;
-                    let name = member.bound.pool.source.name();
-                    told.map(|_| ()).map_err(|error| format!("{name}: {error}"))
-                }
-                _ => Ok(()),
-            }
-        };
-        let (begun, told) = futures::future::join(begun, told).await;
-        if let Err(why) = begun.and(told) {
+        if let Err(why) = begun.await {
             server.broken = true;
             pool.give_back(server);
             return Err(refused(why));
         }
-        members.push(Member { bound: Bound { server, pool, source }, wrote: false });
+        let bound = Bound { server, pool, source, tagged: !first };
+        members.push(Member { bound, wrote: false });
         Ok(members.len() - 1)
     }
 
@@ -363,6 +406,7 @@ impl Session {
         }
         match wrong {
             None => {
+                members.iter_mut().for_each(|member| member.bound.tagged |= back);
                 let last = members.len() - 1;
                 self.put_members(members, last);
                 self.status = IN_TRANSACTION;
@@ -424,7 +468,21 @@ pub(super) async fn within<Q: AsRef<str>>(
     server: &mut Server,
     queries: &[Q],
 ) -> Result<Reply, String> {
-    match timeout(limit, server.run(queries)).await {
+    let mut messages = Vec::new();
+    for query in queries {
+        frame::put_query(&mut messages, query.as_ref().as_bytes());
+    }
+    within_messages(limit, server, &messages, queries.len()).await
+}
+
+/// The same with `count` messages that are written already.
+pub(super) async fn within_messages(
+    limit: Duration,
+    server: &mut Server,
+    messages: &[u8],
+    count: usize,
+) -> Result<Reply, String> {
+    match timeout(limit, server.tell(messages, count)).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(error)) => {
             server.broken = true;

@@ -123,12 +123,7 @@ impl Session {
             let home = self.worker.meanings.borrow().entry_home(&note.name, &note.value)?;
             homes.entry(home).or_default().push(note);
         }
-        for source in homes.keys() {
-            let known = members.iter().position(|member| member.bound.source == *source);
-            let place = match known {
-                Some(place) => place,
-                None => self.admit(members, *source).await?,
-            };
+        for place in self.admit_all(members, homes.keys().copied()).await? {
             members[place].wrote = true;
         }
         let limit = self.worker.limits().commit_timeout;

@@ -113,6 +113,8 @@ struct Bound {
     pool: Rc<Pool>,
     /// The source's place in the configuration.
     source: usize,
+    /// It bears the tag of a transaction on several sources.
+    tagged: bool,
 }
 
 /// A bound statement over several sources.
@@ -270,6 +272,9 @@ impl Session {
             if self.dooming {
                 Box::pin(self.doom()).await;
             }
+            if self.must_tag() {
+                Box::pin(self.tag_parked()).await;
+            }
             let next = match self.consume() {
                 Ok(next) => next,
                 Err(end) => return end,
@@ -324,7 +329,7 @@ impl Session {
         let pool = self.pool_to_use(source);
         match pool.take().await {
             Ok(server) => {
-                self.attach(Bound { server, pool, source });
+                self.attach(Bound { server, pool, source, tagged: false });
                 Ok(())
             }
             Err(_) if let Some(replica) = pool.replica() => {
@@ -373,9 +378,13 @@ impl Session {
         self.left_behind()
     }
 
-    /// Why nothing more may be done at the servers in use: one is not the primary any more.
+    /// Why nothing more may be done at the servers in use: one is not the primary any more, or a quiet one was lost.
     fn left_behind(&self) -> Option<Refusal> {
         let parked = self.global.iter().flat_map(|global| &global.parked);
+        if let Some(lost) = parked.clone().find(|member| member.bound.server.broken) {
+            let source = lost.bound.pool.source.name();
+            return Some(global::lost_within(source, "it did not answer"));
+        }
         let mut bounds = self.bound.iter().chain(parked.map(|member| &member.bound));
         bounds.find_map(|bound| bound.pool.left_behind(&bound.server))
     }

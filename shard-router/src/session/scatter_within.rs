@@ -112,23 +112,15 @@ impl Session {
             unreachable!("a plan over several sources has several parts")
         };
         let mut members = self.take_members();
-        let mut places = Vec::new();
-        for target in targets.iter().take(count) {
-            let source = usize::from(target.source.0);
-            let known = members.iter().position(|member| member.bound.source == source);
-            let place = match known {
-                Some(place) => Ok(place),
-                None => self.admit(&mut members, source).await,
-            };
-            match place {
-                Ok(place) => places.push(place),
-                Err(refusal) => {
-                    let last = members.len().saturating_sub(1);
-                    self.put_members(members, last);
-                    return Err(refusal);
-                }
+        let sources = targets.iter().take(count).map(|target| usize::from(target.source.0));
+        let places = match self.admit_all(&mut members, sources).await {
+            Ok(places) => places,
+            Err(refusal) => {
+                let last = members.len().saturating_sub(1);
+                self.put_members(members, last);
+                return Err(refusal);
             }
-        }
+        };
         Ok((members.into_iter().map(Some).collect(), places))
     }
 
@@ -146,7 +138,7 @@ impl Session {
         for place in places {
             let member = slots[*place].take().expect("each source takes part once");
             let wrote = member.wrote | (how.execute && scatter.plan.access != Access::Read);
-            homes.push((*place, member.bound.source, wrote));
+            homes.push((*place, member.bound.source, member.bound.tagged, wrote));
             // Nothing was asked of it yet.
             let mut part = Part::new(member.bound.server, member.bound.pool);
             part.ended = true;
@@ -158,7 +150,7 @@ impl Session {
             None => self.run_parts(scatter, &mut parts, how).await,
         };
         let mut lost = None;
-        for (part, (place, source, wrote)) in parts.iter_mut().zip(homes) {
+        for (part, (place, source, tagged, wrote)) in parts.iter_mut().zip(homes) {
             let _first_error = timeout(limit, part.hear_out()).await;
             let mut server = part.server.take().expect("nobody took it");
             server.unnamed = None;
@@ -166,7 +158,8 @@ impl Session {
                 server.broken = true;
                 lost.get_or_insert_with(|| part.pool.source.name().to_owned());
             }
-            let bound = Bound { server, pool: std::rc::Rc::clone(&part.pool), source };
+            let pool = std::rc::Rc::clone(&part.pool);
+            let bound = Bound { server, pool, source, tagged };
             slots[place] = Some(Member { bound, wrote });
         }
         let members: Vec<Member> = slots.into_iter().flatten().collect();

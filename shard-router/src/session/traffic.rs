@@ -24,6 +24,12 @@ impl Session {
     }
 
     fn poll_traffic(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        if let Some(global) = &self.global {
+            global.entry.wakes(context.waker());
+            if self.must_tag() {
+                return Poll::Ready(Ok(()));
+            }
+        }
         loop {
             let client_ready = self.poll_client_writes(context).map_err(End::Client)?.is_ready();
             if let Err(error) = self.poll_server_writes(context) {
