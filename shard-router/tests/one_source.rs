@@ -130,6 +130,27 @@ async fn simple_and_extended_queries_and_transactions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_follows_a_begin_that_its_server_refuses_runs_nowhere() {
+    let Place { router, database, .. } = &place().await;
+    let client = router.connect(database).await;
+    client.batch_execute("CREATE TABLE t (id int)").await.expect("right");
+    let insert = client.prepare("INSERT INTO t VALUES (1)").await.expect("right");
+    for extended in [false, true] {
+        client.batch_execute("BEGIN ISOLATION LEVEL none").await.expect("it waits for a server");
+        let told = match extended {
+            true => client.execute(&insert, &[]).await.map(drop),
+            false => client.batch_execute("INSERT INTO t VALUES (1)").await,
+        };
+        let error = told.expect_err("it has not begun");
+        assert!(error.as_db_error().is_some_and(|e| e.message().contains("its BEGIN")), "{error}");
+        assert!(client.batch_execute("SELECT 1").await.is_err(), "only the end is left");
+        client.batch_execute("ROLLBACK").await.expect("it ends");
+    }
+    let count: i64 = client.query_one("SELECT count(*) FROM t", &[]).await.expect("right").get(0);
+    assert_eq!(count, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_clients_share_few_connections_and_statements_by_name() {
     let place = place().await;
     let clients = join_all((0..40).map(|_| place.router.connect(&place.database))).await;

@@ -8,4 +8,4 @@ mod talk;
 pub(crate) use connect::{Account, cancel, connect};
 pub(crate) use pool::{Bounds, Pool};
 pub(crate) use server::{Reading, Server, Settings, put_name};
-pub(crate) use talk::{Reply, Row, literal, tag_of};
+pub(crate) use talk::{Reply, Row, literal, messages, tag_of};

@@ -73,11 +73,7 @@ impl Server {
     /// # Errors
     /// The connection is gone. An error of SQL is in the reply.
     pub(crate) async fn run<Q: AsRef<str>>(&mut self, queries: &[Q]) -> io::Result<Reply> {
-        let mut out = Vec::new();
-        for query in queries {
-            frame::put_query(&mut out, query.as_ref().as_bytes());
-        }
-        self.tell(&out, queries.len()).await
+        self.tell(&messages(queries), queries.len()).await
     }
 
     /// The same with `count` messages that are written already, queries and calls.
@@ -123,6 +119,15 @@ impl Server {
         }
         Ok(reply)
     }
+}
+
+/// These simple queries as messages.
+pub(crate) fn messages<Q: AsRef<str>>(queries: &[Q]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for query in queries {
+        frame::put_query(&mut out, query.as_ref().as_bytes());
+    }
+    out
 }
 
 /// A command tag.

@@ -131,6 +131,12 @@ impl Session {
             }
             _ => {}
         }
+        let mut skipped = self.expected.iter().take_while(|expected| expected.is_skipped());
+        if tag == b'E' && skipped.any(|expected| matches!(expected, Expect::Opening)) {
+            // It skips what stands behind that too, so nothing ran outside of the transaction.
+            self.hidden_failed(server, body);
+            return Err(Hostile("that the transaction did not begin".to_owned()));
+        }
         // The server is held by `deliver`, so it is the waiting BEGIN alone that tells a visit.
         let visiting = !self.deferred.is_empty();
         let Some(expected) = self.expected.front_mut() else {
@@ -161,6 +167,8 @@ impl Session {
             (Expect::HiddenQuery, b'E') | (Expect::HiddenBatch | Expect::ReadBack, b'E') => {
                 return Ok(self.hidden_failed(server, body));
             }
+            (Expect::Opening, b'C') => (true, Fate::Drop),
+            (Expect::Opening, b'1' | b'2') => (false, Fate::Drop),
             (Expect::HiddenQuery | Expect::HiddenBatch, b'Z') => (true, Fate::Drop),
             (Expect::HiddenQuery | Expect::HiddenBatch, _) => (false, Fate::Drop),
             (Expect::ReadBack, b'Z') => {
@@ -247,6 +255,7 @@ impl Session {
             self.expected.front(),
             Some(
                 Expect::HiddenQuery
+                    | Expect::Opening
                     | Expect::HiddenBatch
                     | Expect::ReadBack
                     | Expect::DoomedQuery(_)
@@ -374,6 +383,7 @@ impl Session {
                     said = false;
                 }
                 Expect::HiddenQuery
+                | Expect::Opening
                 | Expect::HiddenBatch
                 | Expect::ReadBack
                 | Expect::Turn

@@ -11,6 +11,8 @@ pub(crate) enum Expect {
     Query,
     /// Of a simple query of the router itself.
     HiddenQuery,
+    /// Of a statement that opens the transaction, in front of the one that needs it.
+    Opening,
     /// Of a simple query that was made to fail: this is said instead of its error.
     DoomedQuery(Vec<u8>),
     Parse(Rc<Statement>),
@@ -38,7 +40,8 @@ impl Expect {
     /// Whether an error makes the server skip this one. What begins behind a `Sync` is not skipped.
     pub(crate) fn is_skipped(&self) -> bool {
         match self {
-            Self::Parse(_)
+            Self::Opening
+            | Self::Parse(_)
             | Self::HiddenParse(_)
             | Self::DoomedParse(_)
             | Self::Bind

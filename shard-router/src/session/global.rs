@@ -4,14 +4,14 @@
 //! What it bears so that circles of waiting are seen is told of in [`crate::deadlock`].
 //! What concerns the whole transaction is told to all of them at once, and the router answers for them.
 
-use std::{sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use tokio::time::timeout;
 
 use super::{Bound, End, FAILED, IDLE, IN_TRANSACTION, Session, consume::Taken};
 use crate::{
-    backend::{Reply, Server},
+    backend::{Pool, Reply, Server, messages},
     classify::{Act, Tokens},
     deadlock::Entry,
     global_write,
@@ -157,8 +157,15 @@ impl Session {
         }
         let mut members = self.take_members();
         let known = members.iter().position(|member| member.bound.source == source);
+        // A batch has its beginning in front of it, which costs no round trip of its own.
+        let batch = self.inbox.filled().first().is_some_and(|tag| *tag != b'Q');
+        let mut opening = None;
         let at = match known {
             Some(at) => self.tag_members(&mut members[at..=at]).await.map(|()| at),
+            None if batch => self.enlist(&mut members, source).await.map(|told| {
+                opening = Some(told);
+                members.len() - 1
+            }),
             None => self.admit(&mut members, source).await,
         };
         let at = match at {
@@ -171,6 +178,11 @@ impl Session {
             }
         };
         self.put_members(members, at);
+        if let Some(opening) = opening {
+            self.make_settings_ours();
+            self.put_opening(&opening);
+            (self.batch_open, self.batch_ran) = (true, true);
+        }
         Ok(())
     }
 
@@ -233,21 +245,13 @@ impl Session {
         members: &mut Vec<Member>,
         source: usize,
     ) -> Result<usize, Refusal> {
-        let first = members.is_empty();
-        let pool = match first {
-            true => self.pool(source),
-            false => self.worker.joining_pool(source, &self.identity),
-        };
-        let mut statements: Vec<Box<str>> = match self.opening.statements() {
-            Ok(statements) => statements.to_vec(),
-            Err(why) => {
-                let cause = format!("source {} cannot join: {why}", pool.source.name());
-                return Err(Refusal::new("HF3210", "0A000", cause, "Send BEGIN by itself"));
-            }
-        };
-        if !first && let Some(last) = statements.last_mut() {
-            // In one message: that it failed is heard before the server is put to work.
-            *last = format!("{last}\n;{}", self.tag()).into();
+        let (pool, mut statements) = self.beginning(members.is_empty(), source)?;
+        if let [.., before, tag] = &mut statements[..]
+            && !members.is_empty()
+        {
+            // In one message.
+            *before = format!("{before}\n;{tag}").into();
+            statements.pop();
         }
         let mut server = pool.take().await?;
         let fitted = self.fit_settings(&mut server).await;
@@ -269,9 +273,45 @@ impl Session {
             pool.give_back(server);
             return Err(refused(why));
         }
-        let bound = Bound { server, pool, source, tagged: !first };
-        members.push(Member { bound, wrote: false });
+        let tagged = !members.is_empty();
+        members.push(Member { bound: Bound { server, pool, source, tagged }, wrote: false });
         Ok(members.len() - 1)
+    }
+
+    /// Adds a server of `source` to the members. What it must be told before anything else.
+    async fn enlist(
+        &mut self,
+        members: &mut Vec<Member>,
+        source: usize,
+    ) -> Result<Vec<Box<str>>, Refusal> {
+        let (pool, statements) = self.beginning(false, source)?;
+        let server = pool.take().await?;
+        let bound = Bound { server, pool, source, tagged: true };
+        members.push(Member { bound, wrote: false });
+        Ok(statements)
+    }
+
+    /// The pool from which a server of `source` joins, and what it must be told: that it begins, and its tag unless it is the first.
+    fn beginning(
+        &mut self,
+        first: bool,
+        source: usize,
+    ) -> Result<(Rc<Pool>, Vec<Box<str>>), Refusal> {
+        let pool = match first {
+            true => self.pool(source),
+            false => self.worker.joining_pool(source, &self.identity),
+        };
+        let mut statements: Vec<Box<str>> = match self.opening.statements() {
+            Ok(statements) => statements.to_vec(),
+            Err(why) => {
+                let cause = format!("source {} cannot join: {why}", pool.source.name());
+                return Err(Refusal::new("HF3210", "0A000", cause, "Send BEGIN by itself"));
+            }
+        };
+        if !first {
+            statements.push(self.tag());
+        }
+        Ok((pool, statements))
     }
 
     /// What marks a server as one of this transaction, for whoever looks at who waits for whom.
@@ -468,11 +508,7 @@ pub(super) async fn within<Q: AsRef<str>>(
     server: &mut Server,
     queries: &[Q],
 ) -> Result<Reply, String> {
-    let mut messages = Vec::new();
-    for query in queries {
-        frame::put_query(&mut messages, query.as_ref().as_bytes());
-    }
-    within_messages(limit, server, &messages, queries.len()).await
+    within_messages(limit, server, &messages(queries), queries.len()).await
 }
 
 /// The same with `count` messages that are written already.

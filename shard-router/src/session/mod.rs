@@ -405,17 +405,34 @@ impl Session {
         self.worker.meanings.borrow().held().cloned()
     }
 
-    /// The server in use is the one for this transaction: what waited goes there first.
+    /// The server in use is the one for this transaction: what waited goes there in front of the message at hand.
     fn begin_deferred(&mut self) {
         if self.deferred.is_empty() {
             return;
         }
-        for sql in &self.deferred {
-            frame::put_query(&mut self.to_server, sql.as_bytes());
-            self.expected.push_back(Expect::HiddenQuery);
-        }
+        let deferred = std::mem::take(&mut self.deferred);
+        self.put_opening(&deferred);
         self.deferred_bytes = 0;
-        self.opening.begin(std::mem::take(&mut self.deferred));
+        self.opening.begin(deferred);
+    }
+
+    /// What opens a transaction goes to the server in use, by messages that share the end of the one at hand: should it fail, the server
+    /// skips that one too, and nothing runs outside of the transaction.
+    fn put_opening(&mut self, statements: &[Box<str>]) {
+        for sql in statements {
+            frame::put(&mut self.to_server, b'P', |out| {
+                out.push(0);
+                frame::put_text(out, sql.as_bytes());
+                out.extend_from_slice(&[0; 2]);
+            });
+            // Bound and executed without a name, a parameter, a format, or a limit.
+            frame::put(&mut self.to_server, b'B', |out| out.extend_from_slice(&[0; 8]));
+            frame::put(&mut self.to_server, b'E', |out| out.extend_from_slice(&[0; 5]));
+            self.expected.push_back(Expect::Opening);
+        }
+        if let Some(bound) = &mut self.bound {
+            bound.server.unnamed = None;
+        }
     }
 
     /// Gives the server back, unless the session still needs it.
