@@ -224,7 +224,7 @@ fn fill_and_search(
     let mut told = Instant::now();
     for from in (0..args.count).step_by(TOGETHER as usize) {
         let until = (from + TOGETHER).min(args.count);
-        archive.add((from..until).map(record).collect())?;
+        archive.add((from..until).map(record))?;
         if told.elapsed() > Duration::from_secs(10) {
             told = Instant::now();
             note(&format!("{until} of {} transactions\n", args.count));
@@ -301,7 +301,7 @@ mod tests {
     fn every_kind_of_search_finds_what_it_should_in_a_small_history() {
         let dir = tempfile::tempdir().unwrap();
         let archive = open(&dir.path().join("history")).unwrap();
-        archive.add((0..20_000).map(record).collect()).unwrap();
+        archive.add((0..20_000).map(record)).unwrap();
         for (name, query) in KINDS {
             let found = (0..20).map(|n| archive.search(&query(n, 20_000)).unwrap().records.len());
             let found: usize = found.sum();

@@ -1,16 +1,16 @@
 //! The history of one node: takes records in, keeps as much as it should, and is searched.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use foldhash::fast::RandomState;
 use holdfast_proto::v1::{Attempt, HistoryRecord};
 
 use crate::{
     limit,
-    sheet::{self, Head, finished_ms, gid_of},
+    open_sheet::OpenSheet,
+    sheet::{self, Head, Press, finished_ms, gid_of},
     shelf::{Shelf, ShelfError},
     term,
 };
@@ -66,7 +66,7 @@ pub struct Archive {
     retention: Mutex<Retention>,
     inner: Mutex<Inner>,
     /// Held by whoever writes a sheet.
-    writing: Mutex<()>,
+    writing: Mutex<Press>,
     /// Gids of the blocks in which records were found that came again, newest first. A restart brings hundreds of thousands of
     /// them in the order in which they lie here, and unfolding a page and a block for each took longer than all else.
     again: Mutex<VecDeque<HashSet<String>>>,
@@ -88,10 +88,9 @@ struct Inner {
     records: u64,
     bytes: u64,
     memory_bytes: u64,
-    /// The one that is filled: in the order of arrival.
+    /// The one that is filled.
     open_number: u64,
-    open: Vec<Arc<HistoryRecord>>,
-    by_gid: HashMap<String, usize, RandomState>,
+    open: OpenSheet,
     dirty: bool,
     newest_ms: u64,
 }
@@ -122,10 +121,13 @@ impl Archive {
     }
 
     /// Takes in records in the order in which they finished; one that is known already changes nothing. Says how many were
-    /// new. A full sheet is written on the way.
+    /// new. A full sheet is written on the way. Who searches may wait until each was made, so that none needs memory beside the others.
     /// # Errors
     /// [`ShelfError`]; what was taken in before stays.
-    pub fn add(&self, records: Vec<HistoryRecord>) -> Result<usize, ShelfError> {
+    pub fn add(
+        &self,
+        records: impl IntoIterator<Item = HistoryRecord>,
+    ) -> Result<usize, ShelfError> {
         let mut added = 0;
         let mut records = records.into_iter();
         let mut next = records.next();
@@ -153,14 +155,16 @@ impl Archive {
 
     /// Adds to a transaction that is not on a full sheet yet what its leader saw of its calls. False: it is not there.
     pub fn attach(&self, gid: &str, node: u64, attempts: Vec<Attempt>, left_out: u32) -> bool {
+        let seen = HistoryRecord {
+            attempts,
+            attempts_left_out: left_out,
+            attempts_node: node,
+            ..Default::default()
+        };
         let mut inner = self.held();
-        let Some(at) = inner.by_gid.get(gid).copied() else { return false };
-        let record = Arc::make_mut(&mut inner.open[at]);
-        record.attempts_node = node;
-        record.attempts = attempts;
-        record.attempts_left_out = left_out;
-        inner.dirty = true;
-        true
+        let attached = inner.open.attach(gid, &seen);
+        inner.dirty |= attached;
+        attached
     }
 
     /// Keeps as much as `retention` says from the next [`Self::flush`] on.
@@ -201,8 +205,8 @@ impl Archive {
     pub fn get(&self, gid: &str) -> Result<Option<Arc<HistoryRecord>>, ShelfError> {
         let sheets: Vec<_> = {
             let inner = self.held();
-            if let Some(at) = inner.by_gid.get(gid) {
-                return Ok(Some(Arc::clone(&inner.open[*at])));
+            if let Some(record) = inner.open.get(gid) {
+                return Ok(Some(Arc::new(record)));
             }
             inner.sheets.iter().cloned().collect()
         };
@@ -233,27 +237,22 @@ impl Archive {
     pub fn figures(&self) -> Figures {
         let inner = self.held();
         let first = inner.sheets.front().map(|head| head.first_ms);
-        let open = inner.open.iter().map(|record| finished_ms(record)).min();
         Figures {
             records: inner.records + inner.open.len() as u64,
             sheets: inner.sheets.len() as u64 + 1,
             bytes: inner.bytes,
             disk_bytes: self.shelf.bytes_on_disk(),
             memory_bytes: inner.memory_bytes,
-            oldest_ms: first.or(open).unwrap_or_default(),
+            oldest_ms: first.or(inner.open.oldest_ms()).unwrap_or_default(),
             newest_ms: inner.newest_ms,
         }
     }
 
-    /// Every full sheet, oldest first, and of the one that is filled those records that `fit`. Judged while it is held: whoever writes
-    /// waits for that, and nobody who applies does.
-    pub(crate) fn look_for(
-        &self,
-        fit: impl Fn(&HistoryRecord) -> bool,
-    ) -> (Vec<Arc<Head>>, Vec<Arc<HistoryRecord>>) {
+    /// Every full sheet, oldest first, and what `look` finds on the one that is filled. It is held meanwhile: whoever writes waits for
+    /// that, and nobody who applies does.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&OpenSheet) -> T) -> (Vec<Arc<Head>>, T) {
         let inner = self.held();
-        let open = inner.open.iter().filter(|record| fit(record)).cloned();
-        (inner.sheets.iter().cloned().collect(), open.collect())
+        (inner.sheets.iter().cloned().collect(), look(&inner.open))
     }
 
     /// Whether the record is on a full sheet already, as many are after a restart.
@@ -271,17 +270,16 @@ impl Archive {
 
     /// Writes the sheet that is filled; `seal`: it is full, and the next one begins.
     fn write_open(&self, seal: bool) -> Result<(), ShelfError> {
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (number, mut records) = {
+        let mut press = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (head, changes) = {
             let mut inner = self.held();
             inner.dirty = false;
-            (inner.open_number, inner.open.clone())
+            if inner.open.len() == 0 {
+                return Ok(());
+            }
+            // Held, since its buffers are not copied: a search waits for some milliseconds.
+            sheet::encode(inner.open_number, &inner.open.in_order(), &mut press)
         };
-        if records.is_empty() {
-            return Ok(());
-        }
-        records.sort_by(|one, other| sheet::order(one, other));
-        let (head, changes) = sheet::encode(number, &records);
         if let Err(fault) = self.shelf.write(changes) {
             self.held().dirty = true;
             return Err(fault);
@@ -289,9 +287,8 @@ impl Archive {
         if seal {
             let mut inner = self.held();
             inner.seal(head);
-            inner.open_number = number + 1;
-            inner.open = Vec::with_capacity(limit::SHEET_RECORDS);
-            inner.by_gid.clear();
+            inner.open_number += 1;
+            inner.open.clear();
         }
         Ok(())
     }
@@ -337,10 +334,10 @@ impl Inner {
         let mut taken = 0;
         for record in std::iter::once(record).chain(rest) {
             let ms = finished_ms(&record);
-            if self.is_full(ms) {
+            if self.open.is_full(ms) {
                 return (taken, Some(Stopped::Full(record)));
             }
-            if self.by_gid.contains_key(gid_of(&record)) {
+            if self.open.has(gid_of(&record)) {
                 continue;
             }
             if on_shelf_ms.is_some_and(|last_ms| ms <= last_ms) {
@@ -352,18 +349,8 @@ impl Inner {
         (taken, None)
     }
 
-    /// Whether one that finished at `ms` begins a new sheet.
-    fn is_full(&self, ms: u64) -> bool {
-        let len = self.open.len();
-        len >= limit::SHEET_RECORDS_MAX
-            || (len >= limit::SHEET_RECORDS
-                && self.open.last().is_some_and(|last| finished_ms(last) != ms))
-    }
-
-    fn push(&mut self, record: impl Into<Arc<HistoryRecord>>) {
-        let record = record.into();
+    fn push(&mut self, record: HistoryRecord) {
         self.newest_ms = self.newest_ms.max(finished_ms(&record));
-        self.by_gid.insert(gid_of(&record).to_owned(), self.open.len());
         self.open.push(record);
         self.dirty = true;
     }

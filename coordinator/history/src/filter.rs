@@ -14,9 +14,9 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Of terms that are hashes already.
-    pub(crate) fn of(terms: impl ExactSizeIterator<Item = u64>) -> Self {
-        let bytes = (terms.len() * BITS_PER_TERM).div_ceil(8).clamp(8, limit::FILTER_BYTES_MAX);
+    /// Of so many terms, which are hashes already.
+    pub(crate) fn of(count: usize, terms: impl Iterator<Item = u64>) -> Self {
+        let bytes = (count * BITS_PER_TERM).div_ceil(8).clamp(8, limit::FILTER_BYTES_MAX);
         let mut filter = Self { bits: vec![0; bytes] };
         for term in terms {
             for place in filter.places(term) {
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn what_is_in_it_is_always_found_and_what_is_not_seldom() {
         let terms: Vec<u64> = (0..10_000).map(|n| term::gid(&format!("g{n}"))).collect();
-        let filter = Filter::of(terms.iter().copied());
+        let filter = Filter::of(terms.len(), terms.iter().copied());
         assert!(terms.iter().all(|term| filter.may_have(*term)));
         let wrong = (10_000..20_000).filter(|n| filter.may_have(term::gid(&format!("g{n}"))));
         assert!(wrong.count() < 200, "two in a hundred");
@@ -67,10 +67,10 @@ mod tests {
     #[test]
     fn it_never_grows_past_its_bound_and_none_at_all_is_fine() {
         assert_eq!(
-            Filter::of((0..1_000_000_u32).map(|n| u64::from(n) * 7)).bits.len(),
+            Filter::of(1_000_000, (0..1_000_000).map(|n| n * 7)).bits.len(),
             limit::FILTER_BYTES_MAX
         );
-        assert!(!Filter::of(std::iter::empty()).may_have(1));
+        assert!(!Filter::of(0, std::iter::empty()).may_have(1));
         assert!(Filter::from_bytes(vec![0; limit::FILTER_BYTES_MAX]).is_some());
         assert!(Filter::from_bytes(vec![0; limit::FILTER_BYTES_MAX + 1]).is_none());
     }

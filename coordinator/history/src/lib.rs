@@ -24,6 +24,7 @@
 mod amount;
 mod archive;
 mod filter;
+mod open_sheet;
 mod search;
 mod sheet;
 mod shelf;

@@ -6,7 +6,7 @@ use holdfast_proto::v1::HistoryRecord;
 
 use crate::{
     AmountRange, Archive, limit,
-    sheet::{self, Head, finished_ms, gid_of},
+    sheet::{Head, finished_ms, gid_of},
     shelf::ShelfError,
     term,
 };
@@ -92,17 +92,21 @@ impl Query {
         sets
     }
 
+    /// Whether what finished then is looked for, whatever it is.
+    fn is_meant(&self, ms: u64, gid: &str) -> bool {
+        let behind = |after: &Cursor| (ms, gid) < (after.ms, after.gid.as_str());
+        ms >= self.from_ms
+            && (self.until_ms == 0 || ms < self.until_ms)
+            && self.after.as_ref().is_none_or(behind)
+    }
+
     /// Whether a record is what is looked for, and not only has its terms.
     fn fits(&self, record: &HistoryRecord) -> bool {
         let Some(known) = &record.transaction else { return false };
-        let ms = known.finished_at_ms;
         let any = |set: &[i32], one| set.is_empty() || set.contains(&one);
-        let behind = |after: &Cursor| (ms, known.gid.as_str()) < (after.ms, after.gid.as_str());
-        ms >= self.from_ms
-            && (self.until_ms == 0 || ms < self.until_ms)
+        self.is_meant(known.finished_at_ms, &known.gid)
             && any(&self.statuses, known.status)
             && any(&self.modes, known.mode)
-            && self.after.as_ref().is_none_or(behind)
             && self.tags.iter().all(|(name, value)| known.tags.get(name) == Some(value))
             && self
                 .participant
@@ -137,20 +141,15 @@ impl Archive {
     /// [`ShelfError`].
     pub fn search(&self, query: &Query) -> Result<Page, ShelfError> {
         let limit = query.limit.clamp(1, limit::PAGE_MAX);
-        let (sheets, mut open) = self.look_for(|record| query.fits(record));
-        let newest_first =
-            |one: &Arc<HistoryRecord>, other: &Arc<HistoryRecord>| sheet::order(other, one);
-        if open.len() > limit {
-            // Thousands may fit; only those on the page need an order.
-            open.select_nth_unstable_by(limit - 1, newest_first);
-            open.truncate(limit);
-        }
-        open.sort_unstable_by(newest_first);
-        let mut page = Page { records: open, next: None };
+        let (plain, classed) = (query.sets(false), query.sets(true));
+        let (sheets, records) = self.look(|open| {
+            let is_meant = |ms, gid: &str| query.is_meant(ms, gid);
+            open.search(is_meant, &classed, |record| query.fits(record), limit)
+        });
+        let mut page = Page { records, next: None };
         if page.records.len() == limit {
             return Ok(page.ending_here());
         }
-        let (plain, classed) = (query.sets(false), query.sets(true));
         let mut left = limit::BLOCKS_READ_MAX;
         for head in sheets.iter().rev().filter(|head| query.meets(head.first_ms, head.last_ms)) {
             let sets = if head.has_amount_classes() { &classed } else { &plain };

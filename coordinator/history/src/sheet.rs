@@ -1,15 +1,15 @@
 //! One sheet: how records become blocks, pages and a head, and how they are found in them again.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::fmt;
 
 use holdfast_proto::v1::{HistoryBlock, HistoryPage, HistoryRecord, HistorySheetHead, HistoryTerm};
-use prost::Message;
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
+use prost::{Message, encoding::WireType};
 
 use crate::{
     filter::Filter,
     limit,
     shelf::{Change, Shelf, ShelfError},
-    term,
 };
 
 /// Terms on a page.
@@ -18,6 +18,8 @@ const PAGE_TERMS: usize = 512;
 const UNFOLDED_MAX: usize = 256 * 1024 * 1024;
 /// The field of [`HistoryBlock`] that holds its records.
 const BLOCK_RECORDS_TAG: u32 = 1;
+/// The field of [`HistoryPage`] that holds its terms.
+const PAGE_TERMS_TAG: u32 = 1;
 /// The format that is written. In the first one amounts have no classes, only their size.
 const FORMAT: u32 = 2;
 /// The oldest that is read.
@@ -56,47 +58,54 @@ pub(crate) fn gid_of(record: &HistoryRecord) -> &str {
     record.transaction.as_ref().map_or("", |known| known.gid.as_str())
 }
 
-/// The order of the history: by the time of finishing, then by gid.
-pub(crate) fn order(one: &HistoryRecord, other: &HistoryRecord) -> Ordering {
-    (finished_ms(one), gid_of(one)).cmp(&(finished_ms(other), gid_of(other)))
+/// A record as it lies in memory, with what it can be found by.
+pub(crate) struct Encoded<'s> {
+    pub(crate) finished_ms: u64,
+    /// Of a [`HistoryRecord`]; one behind the other they are the whole.
+    pub(crate) parts: [&'s [u8]; 2],
+    pub(crate) terms: &'s [u64],
 }
 
-/// The changes that put a sheet of `records`, sorted by [`order`], on a shelf.
-pub(crate) fn encode(number: u64, records: &[Arc<HistoryRecord>]) -> (Head, Vec<Change>) {
+/// A term, and the place of a record that has it.
+type Place = (u64, u32);
+
+/// The changes that put a sheet of `records`, in the order of the history, on a shelf.
+pub(crate) fn encode(
+    number: u64,
+    records: &[Encoded<'_>],
+    press: &mut Press,
+) -> (Head, Vec<Change>) {
     let mut changes = Vec::new();
     for (n, chunk) in (0..).zip(records.chunks(limit::BLOCK_RECORDS)) {
-        changes.push((key(b'b', number, Some(n)), Some(fold_bytes(&block_of_records(chunk)))));
+        write_block(chunk, &mut press.bytes);
+        changes.push((key(b'b', number, Some(n)), Some(press.fold())));
     }
     let blocks = u32::try_from(changes.len()).expect("a sheet is bounded");
-    let mut places: Vec<(u64, u32)> = Vec::with_capacity(records.len() * 8);
-    for (place, record) in (0..).zip(records) {
-        places.extend(term::all_of(record).into_iter().map(|term| (term, place)));
-    }
+    let mut places = std::mem::take(&mut press.places);
+    places.clear();
+    places.extend(
+        (0..)
+            .zip(records)
+            .flat_map(|(place, record)| record.terms.iter().map(move |term| (*term, place))),
+    );
     places.sort_unstable();
-    let mut terms: Vec<HistoryTerm> = Vec::new();
-    let mut before = 0;
-    for (term, place) in places {
-        match terms.last_mut() {
-            Some(last) if last.term == term => last.places.push(place - before),
-            _ => terms.push(HistoryTerm { term, places: vec![place] }),
-        }
-        before = place;
-    }
-    let filter = Filter::of(terms.iter().map(|one| one.term));
+    let terms = || places.chunk_by(|one, other| one.0 == other.0);
+    let filter = Filter::of(terms().count(), terms().map(|one| one[0].0));
     let mut fences = Vec::new();
-    let mut terms = terms.into_iter().peekable();
+    let mut terms = terms().peekable();
     while let Some(first) = terms.peek() {
-        let (number_of_page, first) = (fences.len() as u32, first.term);
-        let page = HistoryPage { terms: terms.by_ref().take(PAGE_TERMS).collect() };
-        changes.push((key(b'x', number, Some(number_of_page)), Some(fold(&page))));
-        fences.push(first);
+        let number_of_page = fences.len() as u32;
+        fences.push(first[0].0);
+        write_page(terms.by_ref().take(PAGE_TERMS), &mut press.bytes);
+        changes.push((key(b'x', number, Some(number_of_page)), Some(press.fold())));
     }
+    press.places = places;
     let bytes = changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len));
     let head = Head {
         number,
         records: records.len(),
-        first_ms: records.first().map_or(0, |first| finished_ms(first)),
-        last_ms: records.last().map_or(0, |last| finished_ms(last)),
+        first_ms: records.first().map_or(0, |first| first.finished_ms),
+        last_ms: records.last().map_or(0, |last| last.finished_ms),
         bytes: bytes.sum::<usize>() as u64,
         format: FORMAT,
         blocks,
@@ -226,10 +235,10 @@ impl Head {
     }
 
     /// Every record of the sheet.
-    pub(crate) fn all(&self, shelf: &dyn Shelf) -> Result<Vec<Arc<HistoryRecord>>, ShelfError> {
+    pub(crate) fn all(&self, shelf: &dyn Shelf) -> Result<Vec<HistoryRecord>, ShelfError> {
         let mut records = Vec::with_capacity(self.records);
         for block in 0..self.blocks {
-            records.extend(self.block(shelf, block)?.into_iter().map(Arc::new));
+            records.extend(self.block(shelf, block)?);
         }
         Ok(records)
     }
@@ -240,21 +249,58 @@ impl Head {
     }
 }
 
-/// The bytes of a [`HistoryBlock`] of `records`, which are shared and therefore not moved into one.
-fn block_of_records(records: &[Arc<HistoryRecord>]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(records.len() * 256);
+/// Writes a [`HistoryBlock`] of `records`.
+fn write_block(records: &[Encoded<'_>], to: &mut Vec<u8>) {
     for record in records {
-        prost::encoding::message::encode(BLOCK_RECORDS_TAG, &**record, &mut bytes);
+        prost::encoding::encode_key(BLOCK_RECORDS_TAG, WireType::LengthDelimited, to);
+        let length: usize = record.parts.iter().map(|part| part.len()).sum();
+        prost::encoding::encode_varint(length as u64, to);
+        record.parts.iter().for_each(|part| to.extend_from_slice(part));
     }
-    bytes
 }
 
-fn fold(message: &impl Message) -> Vec<u8> {
-    fold_bytes(&message.encode_to_vec())
+/// Writes a [`HistoryPage`] of `terms`, each with its places.
+fn write_page<'p>(terms: impl IntoIterator<Item = &'p [Place]>, to: &mut Vec<u8>) {
+    let mut one = HistoryTerm::default();
+    for places in terms {
+        one.term = places[0].0;
+        one.places.clear();
+        let mut before = 0;
+        one.places
+            .extend(places.iter().map(|(_, place)| place - std::mem::replace(&mut before, *place)));
+        prost::encoding::message::encode(PAGE_TERMS_TAG, &one, to);
+    }
 }
 
-fn fold_bytes(bytes: &[u8]) -> Vec<u8> {
-    lz4_flex::compress_prepend_size(bytes)
+/// The buffers in which sheets are made, one after the other.
+#[derive(Default)]
+pub(crate) struct Press {
+    /// What is to be compressed.
+    bytes: Vec<u8>,
+    folded: Vec<u8>,
+    table: CompressTable,
+    places: Vec<Place>,
+}
+
+impl fmt::Debug for Press {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Press").finish_non_exhaustive()
+    }
+}
+
+impl Press {
+    /// Compresses what was written, and is empty again.
+    fn fold(&mut self) -> Vec<u8> {
+        let Self { bytes, folded, table, .. } = self;
+        let size = u32::try_from(bytes.len()).expect("a part of a sheet is bounded");
+        let most = get_maximum_output_size(bytes.len());
+        if folded.len() < most {
+            folded.resize(most, 0);
+        }
+        let length = compress_into_with_table(bytes, folded, table).expect("there is room for it");
+        bytes.clear();
+        [&size.to_le_bytes(), &folded[..length]].concat()
+    }
 }
 
 fn unfold<M: Message + Default>(bytes: &[u8]) -> Result<M, ShelfError> {
@@ -272,10 +318,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_of_shared_records_reads_as_a_block() {
+    fn blocks_and_pages_are_written_as_their_messages_are() {
         let record = |node| HistoryRecord { attempts_node: node, ..HistoryRecord::default() };
-        let shared: Vec<_> = [1, 2].map(record).into_iter().map(Arc::new).collect();
+        let parts = [1, 2].map(|node| record(node).encode_to_vec());
+        let encoded = |part| Encoded { finished_ms: 0, parts: [part, &[]], terms: &[] };
+        let mut press = Press::default();
+        write_block(&[encoded(&parts[0]), encoded(&parts[1])], &mut press.bytes);
         let block = HistoryBlock { records: [1, 2].map(record).into() };
-        assert_eq!(block_of_records(&shared), block.encode_to_vec());
+        assert_eq!(unfold::<HistoryBlock>(&press.fold()).unwrap(), block);
+        // The second part is shorter: nothing of the first is in it.
+        let terms: [&[Place]; 2] = [&[(5, 2), (5, 9), (5, 10)], &[(7, 0)]];
+        write_page(terms, &mut press.bytes);
+        let term = |term, places: &[u32]| HistoryTerm { term, places: places.to_vec() };
+        let page = HistoryPage { terms: vec![term(5, &[2, 7, 1]), term(7, &[0])] };
+        assert_eq!(unfold::<HistoryPage>(&press.fold()).unwrap(), page);
     }
 }

@@ -46,7 +46,7 @@ fn on_disk(folder: &Path) -> Archive {
 }
 
 fn fill(archive: &Archive, range: std::ops::Range<u64>) -> usize {
-    archive.add(range.map(record).collect()).expect("the shelf works")
+    archive.add(range.map(record)).expect("the shelf works")
 }
 
 /// Every gid that is found, page by page.
@@ -164,7 +164,7 @@ fn a_narrow_range_of_amounts_reads_little_and_also_finds_what_an_older_version_w
         record
     };
     let count = 20_000_u64;
-    archive.add((0..count).map(spread).collect()).unwrap();
+    archive.add((0..count).map(spread)).unwrap();
     let range =
         AmountRange::new(Amount::parse("70000 EUR").unwrap(), Amount::parse("70005 EUR").unwrap());
     let query = Query { amount: range, limit: 100, ..Query::default() };
@@ -201,7 +201,7 @@ fn as_many_blocks_are_read_for_a_page_as_allowed_and_then_it_is_short_and_goes_o
         record
     };
     let blocks = limit::BLOCKS_READ_MAX as u64 + 128;
-    archive.add((0..blocks * limit::BLOCK_RECORDS as u64).map(alike).collect()).unwrap();
+    archive.add((0..blocks * limit::BLOCK_RECORDS as u64).map(alike)).unwrap();
     let only = Amount::parse("70000.00001 EUR").unwrap();
     let query = Query { amount: AmountRange::new(only, only), limit: 100, ..Query::default() };
     shelf.reads.store(0, Ordering::Relaxed);
@@ -318,9 +318,9 @@ fn a_clock_that_stands_still_fills_a_sheet_at_its_greatest_bound() {
         record
     };
     let most = limit::SHEET_RECORDS_MAX as u64;
-    archive.add((0..most).map(still).collect()).unwrap();
+    archive.add((0..most).map(still)).unwrap();
     assert_eq!(archive.figures().sheets, 1);
-    archive.add(vec![still(most)]).unwrap();
+    archive.add([still(most)]).unwrap();
     assert_eq!(archive.figures().sheets, 2);
 }
 

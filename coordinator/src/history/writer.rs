@@ -127,8 +127,7 @@ impl Writer {
     fn take_in(&self, archive: &Archive, gathered: &mut Gathered) -> Result<u64, ShelfError> {
         let Gathered { finished, attempts } = std::mem::take(gathered);
         let mut attempts = attempts;
-        let mut records = Vec::with_capacity(finished.len());
-        for transaction in finished {
+        let added = archive.add(finished.into_iter().map(|transaction| {
             let mut record = record(&transaction);
             if !attempts.is_empty()
                 && let Some((seen, left_out)) = attempts.remove(transaction.gid.as_str())
@@ -137,9 +136,8 @@ impl Writer {
                 record.attempts = seen;
                 record.attempts_left_out = left_out;
             }
-            records.push(record);
-        }
-        let added = archive.add(records)?;
+            record
+        }))?;
         // Those whose transaction was told earlier.
         for (gid, (seen, left_out)) in attempts {
             archive.attach(&gid, self.node, seen, left_out);
@@ -180,7 +178,7 @@ impl Writer {
             let of_last = batch.iter().filter(|one| same(one)).count();
             skipped = if last_ms == from { skipped + of_last } else { of_last };
             from = last_ms;
-            added += archive.add(batch.iter().map(|one| record(one)).collect())?;
+            added += archive.add(batch.iter().map(|one| record(one)))?;
         }
     }
 
