@@ -552,7 +552,7 @@ impl Pen<'_, '_> {
     fn derived(&mut self) -> String {
         let ((one, key), (two, other)) = (self.table(), self.table());
         let value = self.key();
-        match self.rng.random_range(0..7) {
+        match self.rng.random_range(0..9) {
             0 => {
                 format!("SELECT * FROM (SELECT {key} AS w, n, a FROM {one}) s WHERE s.w = {value}")
             }
@@ -567,6 +567,8 @@ impl Pen<'_, '_> {
             ),
             4 => format!("SELECT count(*) FROM (SELECT n, b FROM {one} WHERE a > 3) s"),
             5 => format!("SELECT count(*) FROM (SELECT DISTINCT b FROM {one}) s"),
+            6 => format!("SELECT count(*) AS z FROM (SELECT n FROM {one} ORDER BY n OFFSET 4) s"),
+            7 => format!("SELECT count(*) FROM (SELECT b, avg(a) FROM {one} GROUP BY b) s"),
             _ => format!("SELECT * FROM (SELECT {key}, n FROM {one} ORDER BY n, {key} LIMIT 3) s"),
         }
     }

@@ -119,6 +119,9 @@ fn route(
                     merge.limit,
                     merge.offset
                 )?;
+                if let Some(name) = &merge.counted {
+                    writeln!(told, "told: how many, as {name}")?;
+                }
             }
         }
     }

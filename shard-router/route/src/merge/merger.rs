@@ -9,9 +9,9 @@ use super::{
     Fields, Merge, Position, SortKey,
     group::{self, Groups},
     row::{Field, broken, cells, encode},
-    value::Value,
+    value::{INT8, Value},
 };
-use crate::{RefusalClass, Refused};
+use crate::{Format, RefusalClass, Refused};
 
 /// What a merger has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Merger {
     seen: BTreeSet<Vec<u8>>,
     skipped: u64,
     given: u64,
+    /// Rows that are only counted, until that was told.
+    counted: Option<u64>,
     dealt: usize,
     bytes: usize,
     bytes_max: usize,
@@ -76,6 +78,7 @@ impl Merger {
             seen: BTreeSet::new(),
             skipped: 0,
             given: 0,
+            counted: merge.counted.as_ref().map(|_| 0),
             dealt: 0,
             bytes: 0,
             bytes_max,
@@ -100,6 +103,25 @@ impl Merger {
     /// The columns of the answer.
     #[must_use]
     pub fn fields(&self) -> Fields {
+        match &self.merge.counted {
+            None => self.merged_fields(),
+            Some(name) => Fields(vec![Field {
+                name: name.clone().into_bytes(),
+                origin: [0; 6],
+                type_oid: INT8,
+                // Eight bytes, no modifier.
+                type_details: [0, 8, 0xff, 0xff, 0xff, 0xff],
+                format: self.format(),
+            }]),
+        }
+    }
+
+    /// The form in which the client wants its columns.
+    fn format(&self) -> Format {
+        self.fields.first().map_or(Format::Text, |field| field.format)
+    }
+
+    fn merged_fields(&self) -> Fields {
         let visible = self.visible();
         if self.merge.columns.is_empty() {
             return Fields(self.fields[..visible].to_vec());
@@ -152,6 +174,23 @@ impl Merger {
         reason = "a merger may want a row before it gives one"
     )]
     pub fn next(&mut self) -> Result<Outcome, Refused> {
+        loop {
+            match (self.merged()?, &mut self.counted) {
+                (Outcome::Row(_), Some(count)) => *count += 1,
+                (Outcome::Done, counted) => {
+                    let Some(count) = counted.take() else { return Ok(Outcome::Done) };
+                    let cell = match self.format() {
+                        Format::Text => count.to_string().into_bytes(),
+                        Format::Binary => count.to_be_bytes().to_vec(),
+                    };
+                    return Ok(Outcome::Row(encode([Some(cell.as_slice())].into_iter())));
+                }
+                (outcome, _) => return Ok(outcome),
+            }
+        }
+    }
+
+    fn merged(&mut self) -> Result<Outcome, Refused> {
         loop {
             if self.merge.limit.is_some_and(|limit| self.given >= limit) {
                 return Ok(Outcome::Done);
@@ -288,7 +327,7 @@ impl Merger {
 
     /// Whether no equal row was given before.
     fn is_new(&mut self, body: &[u8]) -> Result<bool, Refused> {
-        let described = self.fields();
+        let described = self.merged_fields();
         let fields: Vec<&Field> = described.0.iter().collect();
         let canonical = group::canonical(&cells(body)?, &fields)?;
         let bytes = canonical.len() + 48;

@@ -30,6 +30,8 @@ pub struct Merge {
     pub having: Option<Having<Number>>,
     /// Without any group there is a row all the same: nothing was grouped by.
     pub always_a_row: bool,
+    /// One row is told in place of all: how many they would be, under this name.
+    pub counted: Option<String>,
     /// Rows to leave out at the beginning.
     pub offset: u64,
     /// The most rows to give.

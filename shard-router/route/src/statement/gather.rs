@@ -31,6 +31,8 @@ pub(crate) struct Gather {
     pub(crate) defaults: Vec<(u16, u16)>,
     pub(crate) having: Option<Having<Constant>>,
     pub(crate) always_a_row: bool,
+    /// Only how many rows there are is told, under this name.
+    pub(crate) counted: Option<String>,
     /// Literals, counted from 1, that must be the same for this to hold.
     pub(crate) alike: Vec<(usize, usize)>,
     pub(crate) hidden: u16,
@@ -110,6 +112,7 @@ pub(super) fn passed_on() -> Gather {
         defaults: Vec::new(),
         having: None,
         always_a_row: false,
+        counted: None,
         alike: Vec::new(),
         hidden: 0,
         limit: None,

@@ -10,6 +10,7 @@
 )]
 
 mod alone;
+mod around;
 mod condition;
 mod copied;
 mod derived;

@@ -13,10 +13,12 @@ use sqlparser::{
 
 use super::{
     alone,
+    around::{Told, around},
     condition::ParameterUses,
     function::Called,
     gather::{self, Gather},
     keyword::{self, Kind},
+    render::render,
     scope::folded,
     seat::Seats,
     walk::Walk,
@@ -298,10 +300,29 @@ fn walked<'s, 'r>(
 }
 
 fn gathered(walked: &Walked<'_, '_>) -> Result<Gather, Refused> {
-    match &walked.walk.apart {
+    let gathered = match &walked.walk.apart {
         Ok(()) => gather::gather(walked.statement, &walked.walk),
         Err(why) => Err(gather::refused(why)),
+    };
+    gathered.or_else(|refused| within(walked).unwrap_or(Err(refused)))
+}
+
+/// How the inner query is answered in parts, where another stands around it that adds nothing or counts.
+fn within(outer: &Walked<'_, '_>) -> Option<Result<Gather, Refused>> {
+    let Statement::Query(query) = outer.statement else { return None };
+    let (inner, told) = around(query)?;
+    let inner = Statement::Query(Box::new(inner.clone()));
+    let mut gather = gathered(&walked(&inner, outer.walk.rules).ok()?).ok()?;
+    if let Told::Count(name) = told {
+        // A count of counts would count what is told of groups.
+        if gather.counted.replace(name).is_some() {
+            return None;
+        }
     }
+    if gather.rewritten.is_none() {
+        gather.rewritten = Some((render(&inner).ok()?, false));
+    }
+    Some(Ok(gather))
 }
 
 /// What `statement` says of tables; `text` is the statement by itself, if it is to be had.

@@ -367,6 +367,7 @@ impl Router<'_, '_> {
             defaults: gather.defaults.clone(),
             having: self.having(gather)?,
             always_a_row: gather.always_a_row,
+            counted: gather.counted.clone(),
             offset: number(&gather.offset)?.unwrap_or(0),
             limit: number(&gather.limit)?,
             hidden: gather.hidden,
