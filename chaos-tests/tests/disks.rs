@@ -185,6 +185,45 @@ async fn a_leader_whose_sync_fails_ends_before_it_acknowledges() -> anyhow::Resu
     comes_back(&mut cluster, &load).await
 }
 
+/// More syncs than a start makes.
+const SYNCS_OF_A_START_MAX: u32 = 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_sync_fails_at_its_start_refuses_to_start_and_later_ends_and_nothing_is_lost()
+-> anyhow::Result<()> {
+    let mut cluster = Cluster::shaped(2, restless()).await?;
+    let load = Load::open(&cluster, "eio").await?;
+    let running = load.start(4, false);
+    load.more(50).await?;
+    let at = cluster.follower().await?;
+    cluster.nodes[at].process.stop(Signal::SIGTERM, SOON).await?;
+    let order = cluster.folder.path().join(format!("coordinator-{}.kill", at + 1));
+    // Each sync of a start in turn, until one is struck that belongs to the work of a node that runs.
+    let mut refused = 0;
+    loop {
+        fs::write(&order, format!("fail disk-before-sync:{}", refused + 1))?;
+        let process = &mut cluster.nodes[at].process;
+        let before = process.log_text().len();
+        process.start()?;
+        let status = process.ended(4 * SOON).await?;
+        let told = process.log_text().split_off(before);
+        ensure!(told.contains("os error 5"), "sync {}: {status}: {told}", refused + 1);
+        if status.code() != Some(1) {
+            ensure!(status.signal() == Some(Signal::SIGABRT as i32), "{status}: {told}");
+            ensure!(told.contains("HF1202") || told.contains("HF1203"), "{told}");
+            break;
+        }
+        ensure!(told.contains("HF1102"), "sync {}: {told}", refused + 1);
+        refused += 1;
+        ensure!(refused < SYNCS_OF_A_START_MAX, "a node that never runs");
+    }
+    // The folder of the log, what is left over in it, the segment that was open.
+    ensure!(refused >= 3, "{refused} starts were refused");
+    load.more(50).await?;
+    running.stop().await?;
+    comes_back(&mut cluster, &load).await
+}
+
 /// The newest file below `folder` whose name ends so.
 fn newest(folder: &Path, ending: &str) -> anyhow::Result<PathBuf> {
     let paths = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));

@@ -4,7 +4,10 @@
 //! file that may hold the same words and is looked at again and again, so that a process can be told while it runs, and told otherwise;
 //! of several processes that share the file, the one that renames it to `path.hit` dies. Before it aborts, a process says which site it
 //! was, on standard error. With the word `stop` before the site it stands still there (SIGSTOP) until somebody lets it go on, so that
-//! others can be killed while it is in the middle of something.
+//! others can be killed while it is in the middle of something. With the word `fail` what it is about to do there fails, as it does on
+//! a broken disk, where the site is one of [`may_fail`].
+
+use std::io;
 
 use crate::Site;
 
@@ -20,16 +23,32 @@ pub fn reached(_site: Site) {}
 #[cfg(any(debug_assertions, feature = "armed"))]
 #[inline]
 pub fn reached(site: Site) {
-    if let Some(plan) = armed::plan() {
-        plan.reached(site);
-    }
+    drop(may_fail(site));
+}
+
+/// As [`reached`], before something is made durable.
+/// # Errors
+/// EIO, if the process was told that this fails.
+#[cfg(not(any(debug_assertions, feature = "armed")))]
+#[inline(always)]
+pub fn may_fail(_site: Site) -> io::Result<()> {
+    Ok(())
+}
+
+/// As [`reached`], before something is made durable.
+/// # Errors
+/// EIO, if the process was told that this fails.
+#[cfg(any(debug_assertions, feature = "armed"))]
+#[inline]
+pub fn may_fail(site: Site) -> io::Result<()> {
+    armed::plan().map_or(Ok(()), |plan| plan.reached(site))
 }
 
 #[cfg(any(debug_assertions, feature = "armed"))]
 mod armed {
     use std::{
         fs,
-        io::Write as _,
+        io::{self, Write as _},
         path::PathBuf,
         sync::{Mutex, OnceLock},
         time::{Duration, Instant},
@@ -50,6 +69,7 @@ mod armed {
     pub(super) enum Act {
         Die,
         Stop,
+        Fail,
     }
 
     struct Now {
@@ -72,15 +92,19 @@ mod armed {
         .as_ref()
     }
 
-    /// `site` or `site:n`, and `stop ` before it.
+    /// `site` or `site:n`, and `stop ` or `fail ` before it.
     pub(super) fn parse(words: &str) -> Option<(Act, Site, u64)> {
         let words = words.trim();
-        let (act, words) = match words.strip_prefix("stop ") {
-            Some(words) => (Act::Stop, words),
+        let (act, words) = match words.split_once(' ') {
+            Some(("stop", words)) => (Act::Stop, words),
+            Some(("fail", words)) => (Act::Fail, words),
+            Some(_) => return None,
             None => (Act::Die, words),
         };
         let (name, times) = words.split_once(':').unwrap_or((words, "1"));
-        Some((act, Site::named(name)?, times.parse().ok().filter(|&times| times > 0)?))
+        let site = Site::named(name)?;
+        let may = act != Act::Fail || site == Site::DiskBeforeSync;
+        Some((act, site, times.parse().ok().filter(|&times| may && times > 0)?))
     }
 
     impl Plan {
@@ -97,16 +121,16 @@ mod armed {
             now.order
         }
 
-        pub(super) fn reached(&self, site: Site) {
+        pub(super) fn reached(&self, site: Site) -> io::Result<()> {
             let mut now = self.now.lock().expect("no holder panics");
             self.look(&mut now);
-            let Some((act, wanted, left)) = &mut now.order else { return };
+            let Some((act, wanted, left)) = &mut now.order else { return Ok(()) };
             if *wanted != site {
-                return;
+                return Ok(());
             }
             *left -= 1;
             if *left > 0 {
-                return;
+                return Ok(());
             }
             let act = *act;
             now.order = None;
@@ -114,8 +138,11 @@ mod armed {
                 match act {
                     Act::Die => die(site),
                     Act::Stop => stop(site),
+                    // EIO
+                    Act::Fail => return Err(io::Error::from_raw_os_error(5)),
                 }
             }
+            Ok(())
         }
 
         /// Whether it falls to this process: it does where the order came by environment, or the file is still there.
@@ -166,6 +193,7 @@ mod tests {
         assert_eq!(parse("log-sealed"), Some((Act::Die, Site::LogSealed, 1)));
         assert_eq!(parse(" agent-answered:3\n"), Some((Act::Die, Site::AgentAnswered, 3)));
         assert_eq!(parse("stop router-decided"), Some((Act::Stop, Site::RouterDecided, 1)));
+        assert_eq!(parse("fail disk-before-sync:7"), Some((Act::Fail, Site::DiskBeforeSync, 7)));
         for bad in [
             "",
             "log-sealed:0",
@@ -175,6 +203,7 @@ mod tests {
             "stop",
             "stop ",
             "halt log-sealed",
+            "fail log-sealed",
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
@@ -187,13 +216,22 @@ mod tests {
         let ordered = || plan.order_after(LOOK_AGAIN);
         std::fs::write(&file, "log-sealed:3").unwrap();
         assert_eq!(ordered(), Some((Act::Die, Site::LogSealed, 3)));
-        plan.reached(Site::LogSealed);
+        plan.reached(Site::LogSealed).unwrap();
         assert_eq!(ordered(), Some((Act::Die, Site::LogSealed, 2)), "it goes on counting");
         std::fs::remove_file(&file).unwrap();
         assert_eq!(ordered(), None);
         std::fs::write(&file, "log-before-write:2").unwrap();
         assert_eq!(ordered(), Some((Act::Die, Site::LogBeforeWrite, 2)));
         std::fs::remove_file(&file).unwrap();
+    }
+
+    #[test]
+    fn what_is_told_to_fail_fails_once_and_at_its_time() {
+        let plan = Plan::of(None, parse("fail disk-before-sync:2"));
+        let fails = |site| plan.reached(site).is_err_and(|fault| fault.raw_os_error() == Some(5));
+        let passed =
+            [Site::DiskBeforeSync, Site::LogSealed, Site::DiskBeforeSync, Site::DiskBeforeSync];
+        assert_eq!(passed.map(fails), [false, false, true, false]);
     }
 
     #[test]

@@ -75,6 +75,8 @@ sites! {
     LogWrittenUnsynced = "log-written-unsynced" @ Coordinator,
     /// They are synced, and nobody was told.
     LogSyncedUntold = "log-synced-untold" @ Coordinator,
+    /// A file or a folder is about to be synced.
+    DiskBeforeSync = "disk-before-sync" @ Coordinator,
     /// A segment is sealed; the next has no name yet.
     LogSealed = "log-sealed" @ Coordinator,
     /// A purge is on disk; the segments behind it are still there.

@@ -4,12 +4,15 @@
 
 use std::{fs::File, io, path::Path};
 
+use holdfast_fault::{Site, kill_point::may_fail};
+
 /// Makes what was written to the file at `path` durable.
 pub(crate) fn sync_file(file: &File, path: &Path) -> io::Result<()> {
     #[cfg(test)]
     planned::pass(path)?;
     #[cfg(not(test))]
     let _ = path;
+    may_fail(Site::DiskBeforeSync)?;
     file.sync_all()
 }
 
@@ -17,6 +20,7 @@ pub(crate) fn sync_file(file: &File, path: &Path) -> io::Result<()> {
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     #[cfg(test)]
     planned::pass(dir)?;
+    may_fail(Site::DiskBeforeSync)?;
     File::open(dir)?.sync_all()
 }
 

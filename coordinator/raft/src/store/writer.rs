@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use holdfast_fault::{Held as Drilled, Site, held, reached};
+use holdfast_fault::{Held as Drilled, Site, held, kill_point::may_fail, reached};
 use openraft::storage::IOFlushed;
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -59,6 +59,7 @@ impl Disk for RealDisk {
             // EIO
             return Err(io::Error::from_raw_os_error(5));
         }
+        may_fail(Site::DiskBeforeSync)?;
         file.sync_data()
     }
 }
