@@ -306,18 +306,7 @@ async fn a_backup_is_verified_restored_as_another_founding_and_shows_any_damage(
     ensure!(again.code == Some(1) && again.err.contains("HF1303"), "{}", again.err);
 
     // It starts alone, with the state of the backup, and the former cluster does not meet it.
-    let program = Program {
-        name: "restored".to_owned(),
-        path: holdfast()?.to_owned(),
-        arguments: ["coordinator", "--config", &config, "--data-dir", &data]
-            .map(Into::into)
-            .to_vec(),
-        environment: Vec::new(),
-        run_as: None,
-        kill_when_dropped: true,
-    };
-    let mut process = Process::new(program, cluster.folder.path());
-    process.start()?;
+    let mut process = start_restored(&cluster, &config, &data)?;
     let refused = until("the former cluster refuses it", SOON, async || {
         let said = operate(&cluster, &["add", "9", "--raft", &raft]).await.ok()?;
         said.err.contains("HF2505").then_some(said)
@@ -332,6 +321,21 @@ async fn a_backup_is_verified_restored_as_another_founding_and_shows_any_damage(
     let status = status.await?;
     ensure!(status.applied_index >= taken["parts"][0]["index"].as_u64().unwrap_or(u64::MAX));
     process.kill().await
+}
+
+/// Starts a node on a directory that was made of a backup.
+fn start_restored(cluster: &Cluster, config: &str, data: &str) -> anyhow::Result<Process> {
+    let program = Program {
+        name: "restored".to_owned(),
+        path: holdfast()?.to_owned(),
+        arguments: ["coordinator", "--config", config, "--data-dir", data].map(Into::into).to_vec(),
+        environment: Vec::new(),
+        run_as: None,
+        kill_when_dropped: true,
+    };
+    let mut process = Process::new(program, cluster.folder.path());
+    process.start()?;
+    Ok(process)
 }
 
 const GROUPS: u32 = 4;
@@ -428,18 +432,7 @@ async fn a_node_of_several_groups_is_replaced_and_its_groups_are_restored_from_o
     let restore = ["restore", path.as_str(), "--config", &config, "--data-dir", &data];
     let restored = operate(&cluster, &restore).await?;
     ensure!(restored.code == Some(0), "{}{}", restored.out, restored.err);
-    let program = Program {
-        name: "restored".to_owned(),
-        path: holdfast()?.to_owned(),
-        arguments: ["coordinator", "--config", &config, "--data-dir", &data]
-            .map(Into::into)
-            .to_vec(),
-        environment: Vec::new(),
-        run_as: None,
-        kill_when_dropped: true,
-    };
-    let mut process = Process::new(program, cluster.folder.path());
-    process.start()?;
+    let mut process = start_restored(&cluster, &config, &data)?;
     let grpc = raft_to_grpc(&config)?;
     let of_all = until("the restored node leads every group", SOON, async || {
         let mut command = Command::new(holdfast().ok()?);
