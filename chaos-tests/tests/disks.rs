@@ -148,22 +148,30 @@ async fn a_node_on_a_full_disk_ends_and_comes_back_when_there_is_room() -> anyho
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_cannot_write_its_snapshot_ends() -> anyhow::Result<()> {
+async fn a_node_that_cannot_write_its_snapshot_goes_on_and_writes_it_when_it_can()
+-> anyhow::Result<()> {
     let mut cluster = Cluster::shaped(2, restless()).await?;
     let load = Load::open(&cluster, "snap").await?;
     let at = cluster.follower().await?;
+    let data = cluster.nodes[at].data.clone();
+    let (dir, aside) = (data.join("snapshot"), data.join("aside"));
     let before = cluster.nodes[at].process.log_text().len();
-    let (dir, aside) =
-        (cluster.nodes[at].data.join("snapshot"), cluster.nodes[at].data.join("aside"));
+    let held = newest(&dir, ".snap").ok();
     fs::rename(&dir, &aside)?;
     File::create(&dir)?;
     let running = load.start(4, false);
-    let told = ends(&mut cluster, at, before).await?;
-    ensure!(told.contains("HF1203 the replica cannot go on"), "{told}");
+    until("it cannot write one", 4 * SOON, async || {
+        let told = cluster.nodes[at].process.log_text().split_off(before);
+        told.contains("HF1204 cannot write a snapshot").then_some(())
+    })
+    .await?;
     load.more(50).await?;
-    running.stop().await?;
     fs::remove_file(&dir)?;
     fs::rename(&aside, &dir)?;
+    until("it writes one", 4 * SOON, async || newest(&dir, ".snap").ok().filter(|now| Some(now) != held.as_ref()))
+        .await?;
+    running.stop().await?;
+    cluster.nodes[at].process.check()?;
     comes_back(&mut cluster, &load).await
 }
 

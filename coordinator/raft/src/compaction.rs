@@ -7,7 +7,7 @@
 //! A quiet group takes one too, when it alone keeps segments alive that others have long left behind: three of them, or more if its
 //! snapshot is large, so that this costs no more than the bytes of those segments either.
 //!
-//! A snapshot that cannot be written ends the replica, and one that is asked for while another is made is left out: so no failure
+//! One that is asked for while another is made, or waits to be tried again because it could not be written, is left out: so no failure
 //! is met by asking again at once.
 
 use std::time::Duration;

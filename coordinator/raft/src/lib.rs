@@ -15,9 +15,10 @@
 //!   moment of use: that is what [`Log::read_barrier`] and the outcome of a proposal are.
 //! - **Equal logs, equal states.** Every replica applies the same entries in the same order to its state machine,
 //!   beginning from nothing or from a snapshot.
-//! - **Doubt stops the process.** A write or sync that fails, an entry that cannot be read back, a state machine that
-//!   panics: the process aborts, at once and without retry, since the kernel may report success the second time for
-//!   bytes that it has dropped. Damage that is found at the start is refused with file, offset, cause and remedy.
+//! - **Doubt stops the process.** A write of the log or any sync that fails, an entry that cannot be read back, a state
+//!   machine that panics: the process aborts, at once and without retry, since the kernel may report success the second
+//!   time for bytes that it has dropped. Damage that is found at the start is refused with file, offset, cause and remedy.
+//!   A snapshot that cannot be written leaves no doubt: the log holds what would be in it, and it is tried again.
 //! - **Everything is bounded.** Proposals under way (16,384 and 64 MiB), entries in the writer's queue (64 MiB), recent
 //!   entries in memory (32 MiB), one message (16 MiB), one entry (8 MiB), one chunk of a snapshot (1 MiB).
 //!
@@ -60,7 +61,7 @@
 //! # Metrics
 //!
 //! `holdfast_log_fsyncs_total`, `holdfast_log_bytes_total`, `holdfast_log_fsync_seconds`, `holdfast_raft_term`,
-//! `holdfast_raft_leader_changes_total`, `holdfast_raft_applied_index`.
+//! `holdfast_raft_leader_changes_total`, `holdfast_raft_applied_index`, `holdfast_raft_snapshot_failures_total`.
 
 mod archive;
 #[doc(hidden)]

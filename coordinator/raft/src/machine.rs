@@ -1,6 +1,10 @@
 //! The state machine under the log: applies entries in order, answers the proposer, is captured and restored whole.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
@@ -79,7 +83,8 @@ impl<S: StateMachine> Replica<S> {
         Self { applied: Arc::new(Mutex::new(applied)), snapshots }
     }
 
-    fn capture_and_write(&self) -> io::Result<(SnapshotMeta, SnapshotFile)> {
+    /// The inner error says that it cannot be written, and nothing happened; the outer one that it cannot be made durable.
+    fn capture_and_write(&self) -> io::Result<io::Result<(SnapshotMeta, SnapshotFile)>> {
         let (meta, capture) = {
             let applied = self.applied.blocking_lock();
             let _guard = AbortOnPanic;
@@ -89,7 +94,10 @@ impl<S: StateMachine> Replica<S> {
             };
             (meta, applied.machine.snapshot())
         };
-        self.snapshots.write(meta, &capture())
+        match self.snapshots.draft(&meta, &capture()) {
+            Ok(file) => self.snapshots.adopt(meta, file).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     fn restore(&self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
@@ -114,7 +122,7 @@ impl<S: StateMachine> Replica<S> {
 
 impl<S: StateMachine> RaftStateMachine<Consensus> for Replica<S> {
     type SnapshotData = SnapshotFile;
-    type SnapshotBuilder = Self;
+    type SnapshotBuilder = Builder<S>;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
         let applied = self.applied.lock().await;
@@ -157,8 +165,8 @@ impl<S: StateMachine> RaftStateMachine<Consensus> for Replica<S> {
         Ok(())
     }
 
-    async fn get_snapshot_builder(&mut self) -> Self {
-        self.clone()
+    async fn get_snapshot_builder(&mut self) -> Builder<S> {
+        Builder { applied: Arc::downgrade(&self.applied), snapshots: self.snapshots.clone() }
     }
 
     async fn install_snapshot(
@@ -182,13 +190,57 @@ impl<S: StateMachine> RaftStateMachine<Consensus> for Replica<S> {
 /// A snapshot as openraft passes it on.
 pub(crate) type Snapshots = openraft::alias::SnapshotOf<Consensus, SnapshotFile>;
 
-impl<S: StateMachine> RaftSnapshotBuilder<Consensus> for Replica<S> {
+/// Before a snapshot that could not be written is tried again for the first time.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Each pause is twice the one before it, up to this one.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+fn longer(pause: Duration) -> Duration {
+    (2 * pause).min(PAUSE_MAX)
+}
+
+/// Writes one snapshot, and asks for no more than a file: on a disk that is full for a while the node goes on for as long as it can
+/// write its log, which stays whole until a snapshot holds what is in it. What cannot be synced is another matter, and ends the
+/// replica: nobody can say what is on that disk.
+pub(crate) struct Builder<S> {
+    /// Not held between two attempts: a replica that ended meanwhile is written down no more.
+    applied: Weak<Mutex<Applied<S>>>,
+    snapshots: SnapshotStore,
+}
+
+impl<S: StateMachine> RaftSnapshotBuilder<Consensus> for Builder<S> {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshots> {
-        let replica = self.clone();
-        let built = tokio::task::spawn_blocking(move || replica.capture_and_write()).await;
-        let (meta, snapshot) = built.map_err(io::Error::other)??;
-        Ok(Snapshot { meta, snapshot })
+        let mut pause = PAUSE_MIN;
+        loop {
+            let ended = || io::Error::other("the replica ended before its snapshot was written");
+            let applied = self.applied.upgrade().ok_or_else(ended)?;
+            let replica = Replica { applied, snapshots: self.snapshots.clone() };
+            let written = tokio::task::spawn_blocking(move || replica.capture_and_write()).await;
+            let error = match written.map_err(io::Error::other)?? {
+                Ok((meta, snapshot)) => return Ok(Snapshot { meta, snapshot }),
+                Err(error) => error,
+            };
+            metrics::counter!("holdfast_raft_snapshot_failures_total").increment(1);
+            tracing::error!(
+                %error, again_in_s = pause.as_secs(),
+                "HF1204 cannot write a snapshot; the log is kept and grows until one is written. Check the disk and its space"
+            );
+            tokio::time::sleep(pause).await;
+            pause = longer(pause);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_between_attempts_to_write_a_snapshot_double_up_to_a_minute() {
+        let pauses = std::iter::successors(Some(PAUSE_MIN), |pause| Some(longer(*pause)));
+        let seconds: Vec<u64> = pauses.take(9).map(|pause| pause.as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
     }
 }

@@ -168,6 +168,12 @@ impl SnapshotStore {
         meta: SnapshotMeta,
         state: &[u8],
     ) -> io::Result<(SnapshotMeta, SnapshotFile)> {
+        let snapshot = self.draft(&meta, state)?;
+        self.adopt(meta, snapshot)
+    }
+
+    /// Writes a snapshot that nobody has before it is [adopted](Self::adopt); if it cannot be written, nothing stays on disk. Blocks.
+    pub(crate) fn draft(&self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<SnapshotFile> {
         let head = v1::RaftSnapshotHead {
             cluster: self.place.cluster.clone(),
             last: meta.last_log_id.as_ref().map(position_to_proto),
@@ -190,7 +196,7 @@ impl SnapshotStore {
         file.write_all(state)?;
         file.write_all(&hasher.finalize().to_le_bytes())?;
         snapshot.bytes = (front.len() + state.len() + 4) as u64;
-        self.adopt(meta, snapshot)
+        Ok(snapshot)
     }
 
     /// Makes a complete file the current snapshot, durably, unless a newer one came first. Returns what is current.

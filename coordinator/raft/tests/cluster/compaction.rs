@@ -1,6 +1,10 @@
 //! Snapshots for the sake of a shorter log: one at a time, however long one takes, and nothing goes before it is there.
 
-use std::path::Path;
+use std::{
+    fs::{self, File},
+    path::Path,
+    time::Instant,
+};
 
 use crate::{
     groups::{alone, propose, start},
@@ -51,6 +55,51 @@ async fn a_snapshot_that_takes_long_is_made_alone_while_the_log_grows_and_nothin
     within("the snapshot is there", asked).await.unwrap();
     assert!(cluster.nodes[0].status().snapshot_index >= 59);
     eventually("the log is purged", || (segments(&dir) <= SEGMENTS_MAX).then_some(())).await;
+    assert_eq!(seen.builds().most, 1);
+    cluster.nodes[0].stop().await;
+    cluster.nodes[0].start().await;
+    cluster.leader().await;
+    let entries = cluster.agree_on(60).await;
+    assert_eq!((entries[8][0], entries[9][0]), (b'x', b'y'));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_cannot_be_written_is_tried_again_in_longer_and_longer_turns_while_the_node_serves()
+ {
+    let mut cluster = Cluster::start(1, |config| {
+        config.snapshot_bytes = 8 * ENTRY_BYTES as u64;
+        config.segment_bytes = SEGMENT_BYTES;
+        config.snapshot_every = 20;
+    })
+    .await;
+    let dir = cluster.nodes[0].config.dir.clone();
+    let seen = cluster.nodes[0].seen.clone();
+    // No file can be made below a file, by nobody.
+    let (place, aside) = (dir.join("snapshot"), dir.join("aside"));
+    fs::rename(&place, &aside).unwrap();
+    File::create(&place).unwrap();
+    let begun = Instant::now();
+    for _ in 0..9 {
+        cluster.propose(vec![b'x'; ENTRY_BYTES]).await;
+    }
+    eventually("one is tried for the log's bytes", || (seen.builds().begun >= 1).then_some(()))
+        .await;
+    // The log grows on, beyond whatever else asks for a snapshot, and nothing of it goes.
+    for _ in 9..60 {
+        cluster.propose(vec![b'y'; ENTRY_BYTES]).await;
+    }
+    eventually("it is tried again", || (seen.builds().begun >= 2).then_some(())).await;
+    assert!(segments(&dir) >= 60 / IN_A_SEGMENT, "an entry went that no snapshot holds");
+    assert_eq!(cluster.nodes[0].status().snapshot_index, 0);
+    fs::remove_file(&place).unwrap();
+    fs::rename(&aside, &place).unwrap();
+    eventually("one is there", || (cluster.nodes[0].status().snapshot_index >= 60).then_some(()))
+        .await;
+    eventually("the log is purged", || (segments(&dir) <= SEGMENTS_MAX).then_some(())).await;
+    // After one second, and after two more: whoever looks or writes meanwhile asks for none beside it.
+    let (tried, took) = (seen.builds().begun, begun.elapsed());
+    assert!(took.as_secs() >= (1 << (tried - 1)) - 1, "{tried} attempts in {took:?}");
     assert_eq!(seen.builds().most, 1);
     cluster.nodes[0].stop().await;
     cluster.nodes[0].start().await;

@@ -35,6 +35,7 @@ pub(crate) struct Seen {
 pub(crate) struct Builds {
     /// Whether they stand still.
     held: bool,
+    pub(crate) begun: u32,
     pub(crate) running: u32,
     /// At once, at most.
     pub(crate) most: u32,
@@ -67,6 +68,7 @@ impl Seen {
     fn build(&self, snapshot: Vec<u8>) -> Vec<u8> {
         let (builds, changed) = &*self.builds;
         let mut now = builds.lock().unwrap();
+        now.begun += 1;
         now.running += 1;
         now.most = now.most.max(now.running);
         let mut now = changed.wait_while(now, |now| now.held).unwrap();
