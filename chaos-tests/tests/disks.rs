@@ -111,7 +111,7 @@ async fn a_node_on_a_full_disk_ends_and_comes_back_when_there_is_room() -> anyho
     let load = Load::open(&cluster, "full").await?;
     let full = cluster.leader().await?;
     cluster.nodes[full].process.stop(Signal::SIGTERM, SOON).await?;
-    let Some(disk) = SmallDisk::under(&cluster.nodes[full].data, 8 * 1024 * 1024)? else {
+    let Some(disk) = SmallDisk::under(&cluster.nodes[full].data, 64 * 1024 * 1024)? else {
         return Ok(());
     };
     cluster.start_nodes().await?;
@@ -121,7 +121,10 @@ async fn a_node_on_a_full_disk_ends_and_comes_back_when_there_is_room() -> anyho
     load.more(50).await?;
     let before = cluster.nodes[full].process.log_text().len();
     let filler = disk.fill("first")?;
+    // Snapshots that do not fit are left out; what is left of the log's segments is used up soon.
+    let growing = load.start(0, true);
     let told = ends(&mut cluster, full, before).await?;
+    growing.stop().await?;
     ensure!(told.contains("HF1202") || told.contains("HF1203"), "{told}");
     ensure!(told.contains("No space left"), "no cause: {told}");
     load.more(50).await?;
@@ -168,8 +171,10 @@ async fn a_node_that_cannot_write_its_snapshot_goes_on_and_writes_it_when_it_can
     load.more(50).await?;
     fs::remove_file(&dir)?;
     fs::rename(&aside, &dir)?;
-    until("it writes one", 4 * SOON, async || newest(&dir, ".snap").ok().filter(|now| Some(now) != held.as_ref()))
-        .await?;
+    until("it writes one", 4 * SOON, async || {
+        newest(&dir, ".snap").ok().filter(|now| Some(now) != held.as_ref())
+    })
+    .await?;
     running.stop().await?;
     cluster.nodes[at].process.check()?;
     comes_back(&mut cluster, &load).await
@@ -201,7 +206,8 @@ async fn a_node_whose_sync_fails_at_its_start_refuses_to_start_and_later_ends_an
 -> anyhow::Result<()> {
     let mut cluster = Cluster::shaped(2, restless()).await?;
     let load = Load::open(&cluster, "eio").await?;
-    let running = load.start(4, false);
+    // The log grows, so that a segment is wanted that could not be made ready.
+    let running = load.start(4, true);
     load.more(50).await?;
     let at = cluster.follower().await?;
     cluster.nodes[at].process.stop(Signal::SIGTERM, SOON).await?;
