@@ -27,6 +27,12 @@ pub(super) fn around(query: &Query) -> Option<(&Query, Told)> {
     let bare = query.with.is_none() && is_plain(query) && item.joins.is_empty();
     let renames = alias.as_ref().is_none_or(|alias| !alias.columns.is_empty());
     let told = told(select)?;
+    // The form in which the count is told is that of the inner columns.
+    let columnless =
+        matches!(&*subquery.body, SetExpr::Select(inner) if inner.projection.is_empty());
+    if columnless {
+        return None;
+    }
     (bare && is_bare(select) && !renames).then_some((&**subquery, told))
 }
 
