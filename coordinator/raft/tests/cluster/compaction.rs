@@ -22,15 +22,20 @@ fn segments(dir: &Path) -> usize {
     std::fs::read_dir(dir.join("log")).unwrap().count()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_that_takes_long_is_made_alone_while_the_log_grows_and_nothing_goes_before_it_is_there()
- {
-    let mut cluster = Cluster::start(1, |config| {
+/// A node that takes a snapshot for 8 entries' bytes, and for 20 entries.
+async fn one_node() -> Cluster {
+    Cluster::start(1, |config| {
         config.snapshot_bytes = 8 * ENTRY_BYTES as u64;
         config.segment_bytes = SEGMENT_BYTES;
         config.snapshot_every = 20;
     })
-    .await;
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_takes_long_is_made_alone_while_the_log_grows_and_nothing_goes_before_it_is_there()
+ {
+    let mut cluster = one_node().await;
     let dir = cluster.nodes[0].config.dir.clone();
     let seen = cluster.nodes[0].seen.clone();
     seen.hold_builds(true);
@@ -67,12 +72,7 @@ async fn a_snapshot_that_takes_long_is_made_alone_while_the_log_grows_and_nothin
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_cannot_be_written_is_tried_again_in_longer_and_longer_turns_while_the_node_serves()
  {
-    let mut cluster = Cluster::start(1, |config| {
-        config.snapshot_bytes = 8 * ENTRY_BYTES as u64;
-        config.segment_bytes = SEGMENT_BYTES;
-        config.snapshot_every = 20;
-    })
-    .await;
+    let mut cluster = one_node().await;
     let dir = cluster.nodes[0].config.dir.clone();
     let seen = cluster.nodes[0].seen.clone();
     // No file can be made below a file, by nobody.
