@@ -6,13 +6,15 @@
 //! leader asks the others later, and records what it hears through that majority. What has been recorded once is changed only
 //! by people: remove, then add.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use holdfast_proto::v1;
 use openraft::{
     ChangeMembers,
-    async_runtime::WatchReceiver as _,
     errors::{InitializeError, RaftError},
 };
 use tokio::sync::watch;
@@ -189,20 +191,18 @@ impl<S: StateMachine> Keeper<S> {
     async fn look(&mut self) -> bool {
         let log = self.log.clone();
         let inner = &*log.inner;
-        let membership = {
-            let metrics = inner.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            metrics.membership_config.membership().clone()
-        };
+        let heard = ask_all(&inner.peers, self.node, &log.membership()).await;
+        // Whoever is at it here ends it; then this looks again.
+        let Ok(_turn) = inner.changing.try_lock() else { return false };
+        let membership = log.membership();
         if membership.get_joint_config().len() > 1 {
-            // If somebody is at it just now, openraft says so and nothing happens.
-            let none = ChangeMembers::AddVoterIds(std::collections::BTreeSet::new());
-            if let Err(error) = inner.raft.change_membership(none, true).await {
+            // A former leader began it. What loses its vote is no member afterwards, as in every change.
+            let none = ChangeMembers::AddVoterIds(BTreeSet::new());
+            if let Err(error) = inner.raft.change_membership(none, false).await {
                 tracing::debug!(%error, "a change of voters goes on");
             }
             return false;
         }
-        let heard = ask_all(&inner.peers, self.node, &membership).await;
         let own = self.own.clone();
         let mut changed = BTreeMap::new();
         let mut known = true;

@@ -58,6 +58,8 @@ pub(crate) struct Inner<S: StateMachine> {
     /// The longest election timeout: how long a fresh leader may wait to hear of its followers.
     pub(crate) lease_patience: Duration,
     pub(crate) groups: u32,
+    /// Held by whoever changes the membership, from what it looks at to the last step.
+    pub(crate) changing: Mutex<()>,
     pub(crate) stopped: AtomicBool,
     pub(crate) home: Arc<Home>,
 }

@@ -1,13 +1,18 @@
 //! Changing who is in the cluster, while it works: learner, voter, gone. Each change is checked by the leader before it begins, so
 //! that none that it makes can cost the quorum.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use openraft::{
     ChangeMembers, Instant as _, RaftMetrics,
     async_runtime::WatchReceiver as _,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
 };
+
+use tokio::sync::MutexGuard;
 
 use crate::{
     ChangeError, Log, Member, StateMachine,
@@ -20,6 +25,9 @@ use crate::{
 /// Entries that a learner may lack when it becomes a voter: what it catches up within moments.
 pub const LAG_MAX: u64 = 1_000;
 
+/// How long a change waits for another on the same node: what a leader takes that records what members say of themselves.
+const TURN_PATIENCE: Duration = Duration::from_secs(2);
+
 type Changes = ChangeMembers<u64, Addresses>;
 
 impl<S: StateMachine> Log<S> {
@@ -28,6 +36,7 @@ impl<S: StateMachine> Log<S> {
     /// # Errors
     /// [`ChangeError`]; only [`ChangeError::Unknown`] leaves open whether it happened.
     pub async fn add_learner(&self, node: u64, raft: &str) -> Result<Member, ChangeError> {
+        let _turn = self.turn().await?;
         self.must_lead()?;
         let membership = self.membership();
         let address: Result<tonic::codegen::http::uri::Authority, _> = raft.parse();
@@ -60,6 +69,7 @@ impl<S: StateMachine> Log<S> {
     /// # Errors
     /// [`ChangeError`]; only [`ChangeError::Unknown`] leaves open whether it happened.
     pub async fn promote(&self, node: u64) -> Result<(), ChangeError> {
+        let _turn = self.turn().await?;
         self.must_lead()?;
         let membership = self.membership();
         must_be_member(node, &membership)?;
@@ -75,6 +85,7 @@ impl<S: StateMachine> Log<S> {
     /// # Errors
     /// [`ChangeError`]; only [`ChangeError::Unknown`] leaves open whether it happened.
     pub async fn remove(&self, node: u64) -> Result<(), ChangeError> {
+        let _turn = self.turn().await?;
         self.must_lead()?;
         let membership = self.membership();
         must_be_member(node, &membership)?;
@@ -91,6 +102,7 @@ impl<S: StateMachine> Log<S> {
     /// # Errors
     /// [`ChangeError`]; only [`ChangeError::Unknown`] leaves open whether it happened.
     pub async fn swap(&self, old: u64, new: u64) -> Result<(), ChangeError> {
+        let _turn = self.turn().await?;
         self.must_lead()?;
         let membership = self.membership();
         must_be_member(old, &membership)?;
@@ -113,7 +125,7 @@ impl<S: StateMachine> Log<S> {
         look(&metrics)
     }
 
-    fn membership(&self) -> Membership {
+    pub(crate) fn membership(&self) -> Membership {
         self.metrics(|metrics| metrics.membership_config.membership().clone())
     }
 
@@ -241,6 +253,18 @@ impl<S: StateMachine> Log<S> {
             ));
         }
         Ok(said)
+    }
+
+    /// Waits until nobody on this node changes the membership. A change of voters takes two steps; what came between them would
+    /// leave the second one's outcome unknown, and a change judged by members that another is about to remove could cost the quorum.
+    async fn turn(&self) -> Result<MutexGuard<'_, ()>, ChangeError> {
+        let turn = tokio::time::timeout(TURN_PATIENCE, self.inner.changing.lock()).await;
+        turn.map_err(|_| {
+            ChangeError::refused(
+                "HF2508",
+                "another change of the membership is under way. Wait for its end".to_owned(),
+            )
+        })
     }
 
     async fn change(&self, changes: Changes) -> Result<(), ChangeError> {

@@ -222,6 +222,7 @@ fn assemble<S: StateMachine>(
             entry_bytes_max: config.entry_bytes_max(),
             lease_patience: election_max,
             groups: config.groups,
+            changing: Mutex::new(()),
             stopped: AtomicBool::new(false),
             home: Arc::clone(&home),
         };
