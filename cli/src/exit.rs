@@ -17,8 +17,23 @@ pub(crate) const UNKNOWN: u8 = 4;
 
 /// Tells people what went wrong, on standard error, and picks the code.
 pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
-    tell(&format!("holdfast: {error:#}"));
+    tell(&format!("holdfast: {}", words_of(error)));
     of(error)
+}
+
+/// The error and what caused it, outermost first, each once: an error that names its cause in its own words has said it.
+fn words_of(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut said, next| {
+        let next = next.to_string();
+        if said.is_empty() {
+            return next;
+        }
+        if !said.contains(&next) {
+            said.push_str(": ");
+            said.push_str(&next);
+        }
+        said
+    })
 }
 
 /// The code of an error that was told already.
@@ -53,6 +68,15 @@ pub(crate) struct Usage(pub(crate) String);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = std::io::Error::other("no space");
+        assert_eq!(words_of(&anyhow::Error::from(cause).context("write f")), "write f: no space");
+        let cause = std::io::Error::other("no space");
+        let error = anyhow::Error::from(cause).context("f: no space. Make room");
+        assert_eq!(words_of(&error), "f: no space. Make room");
+    }
 
     #[test]
     fn each_kind_of_error_has_its_code() {

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -30,7 +30,8 @@ pub(super) async fn take(
     let failed = |source| BackupError::Io { path: to.to_owned(), source };
     let part = to.with_extension("part");
     if to.try_exists().map_err(failed)? {
-        return Err(failed(std::io::ErrorKind::AlreadyExists.into()).into());
+        let taken = "there is a file of this name, and a backup replaces none";
+        return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, taken)).into());
     }
     let mut file = File::create(&part).map_err(failed)?;
     let received = receive(client, addresses, &mut file).await;

@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    error::Error as _,
+    iter,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -189,7 +191,7 @@ impl Peers {
         let mut client = self.shared.client(to, raft, Lane::Control);
         let answer = tokio::time::timeout(limit, client.hello(question)).await;
         let answer = answer.map_err(|_| format!("no answer within {} ms", limit.as_millis()))?;
-        Ok(answer.map_err(|status| status.message().to_owned())?.into_inner())
+        Ok(answer.map_err(|status| with_cause(&status))?.into_inner())
     }
 
     fn peer(&self, target: u64, recorded: &Addresses, lane: Lane) -> Peer {
@@ -198,6 +200,15 @@ impl Peers {
         drop(known);
         Peer { peers: self.clone(), target, lane, stall_max: 2 * self.shared.election_max }
     }
+}
+
+/// What a status says, and what is behind it: "tcp connect error" alone does not tell a wrong port from a wrong address.
+fn with_cause(status: &Status) -> String {
+    let deepest = iter::successors(status.source(), |&error| error.source()).last();
+    deepest.map_or_else(
+        || status.message().to_owned(),
+        |cause| format!("{}: {cause}", status.message()),
+    )
 }
 
 impl RaftNetworkFactory<Consensus> for Peers {
