@@ -239,6 +239,16 @@ async fn members_are_added_replaced_and_removed_by_command_while_transactions_co
     cluster.nodes[lost].process.kill().await?;
     std::fs::remove_dir_all(&cluster.nodes[lost].data)?;
     cluster.nodes[lost].process.start()?;
+    // Whoever looks, or tries to add it, is told what to do.
+    let remedy = format!("holdfast cluster replace {number}");
+    for (act, code) in [(vec!["status"], 1), (vec!["add", &number], 3)] {
+        until("the remedy is told", SOON, async || {
+            let said = operate(&cluster, &act).await.ok()?;
+            let told = said.out.contains(&remedy) || said.err.contains(&remedy);
+            (said.code == Some(code) && told).then_some(())
+        })
+        .await?;
+    }
     let replaced = until("the empty node is let in", SOON, async || {
         let said = operate(&cluster, &["replace", &number]).await.ok()?;
         (said.code == Some(0)).then_some(said)

@@ -149,6 +149,8 @@ pub struct NodeStatus {
     pub cluster_format: u32,
     /// Which founding of the cluster this node belongs to; 0: none yet.
     pub founding: u64,
+    /// Of this node's directory: what the membership records for it, unless the directory was lost and made anew.
+    pub incarnation: u64,
     /// The last entry in the snapshot; 0: none yet.
     pub snapshot_index: u64,
     /// Whether one set of voters is being replaced by another.

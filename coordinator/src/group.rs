@@ -280,6 +280,7 @@ impl Group {
             members: log.members,
             cluster_format: log.cluster_format,
             founding: log.founding,
+            incarnation: log.incarnation,
             snapshot_index: log.snapshot_index,
             joint: log.joint,
             by_status,

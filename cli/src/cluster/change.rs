@@ -83,6 +83,8 @@ impl Changing {
             }
         }
         if let Some(Some(raft)) = member_at {
+            // The leader knows whether it is the node that listens there, or one that came back with another directory.
+            self.change(&Change::Add { node, raft: raft.clone() }).await?;
             bail!(already_member(node, &raft));
         }
         self.done(if learner { "learner" } else { "voter" }, node)

@@ -133,7 +133,7 @@ are turned away.")]
 pub(crate) async fn run(args: ClusterArgs, output: Output) -> anyhow::Result<ExitCode> {
     let ClusterArgs { cluster, command } = args;
     match command {
-        ClusterCommand::Status => status::run(&cluster.client()?, output).await,
+        ClusterCommand::Status => status::run(&cluster.client()?, &cluster.addresses, output).await,
         ClusterCommand::Add { node, raft, learner } => {
             let change =
                 change::Changing::new(cluster.client()?, cluster.patience_ms, output).await?;

@@ -21,8 +21,21 @@ struct Row {
 /// Asks one node for the members, then every member for itself.
 /// # Errors
 /// No node answers.
-pub(super) async fn run(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
-    let first = client.node_status().await?;
+pub(super) async fn run(
+    client: &Client,
+    addresses: &[String],
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    let mut first = client.node_status().await?;
+    if first.members.is_empty() {
+        // It waits to be let in, and another may know who is in.
+        for address in addresses {
+            match client.node_status_of(address, 0).await {
+                Ok(said) if !said.members.is_empty() => first = said,
+                _ => {}
+            }
+        }
+    }
     let members: BTreeMap<u64, String> =
         first.members.iter().map(|member| (member.node, member.grpc.clone())).collect();
     let groups = first.groups.max(1);
@@ -87,7 +100,12 @@ fn troubles(rows: &[Row]) -> Vec<String> {
             troubles.push(format!("node {} at {} does not answer: {error}", row.node, row.grpc));
         }
     }
-    if !said().any(|node| node.role == "leader") {
+    if rows.is_empty() {
+        troubles.push(
+            "whoever was asked is in no cluster yet: it waits for a majority to found one, or to be let in. Ask a member with --coordinator"
+                .to_owned(),
+        );
+    } else if !said().any(|node| node.role == "leader") {
         troubles.push(
             "no node leads: nothing is accepted until a majority can reach each other".to_owned(),
         );
@@ -104,6 +122,18 @@ fn troubles(rows: &[Row]) -> Vec<String> {
         }
     }
     for node in said().filter(|node| node.role == "leader") {
+        for member in &node.members {
+            let Some(own) = said().find(|said| said.node == member.node) else { continue };
+            if member.incarnation != 0
+                && own.incarnation != 0
+                && member.incarnation != own.incarnation
+            {
+                troubles.push(format!(
+                    "node {} came back with another directory than the member had, and is not let in: holdfast cluster replace {}",
+                    member.node, member.node
+                ));
+            }
+        }
         for member in node.members.iter().filter(|member| !member.voter) {
             troubles.push(format!(
                 "node {} is a learner, without a vote: holdfast cluster add {} goes on with it, holdfast cluster remove {} ends it",
@@ -190,6 +220,8 @@ fn json_of(row: &Row, behind: Option<u64>) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_client::wire;
+
     use super::*;
 
     fn row(node: u64, role: &str, applied_index: u64, state_hash: &str) -> Row {
@@ -208,6 +240,20 @@ mod tests {
         let rows =
             [row(1, "leader", 7, "aa"), row(2, "follower", 6, "bb"), row(3, "follower", 7, "aa")];
         assert!(troubles(&rows).is_empty());
+    }
+
+    #[test]
+    fn a_member_that_came_back_with_another_directory_is_told_and_one_from_an_older_version_is_not()
+    {
+        let mut rows = [row(1, "leader", 7, "aa"), row(2, "learner", 0, "bb")];
+        let leader = rows[0].said.as_mut().unwrap();
+        leader.members =
+            vec![wire::Member { node: 2, voter: true, incarnation: 5, ..Default::default() }];
+        for (own, told) in [(5, false), (0, false), (6, true)] {
+            rows[1].said.as_mut().unwrap().incarnation = own;
+            let troubles = troubles(&rows);
+            assert_eq!(troubles.iter().any(|one| one.contains("cluster replace 2")), told);
+        }
     }
 
     #[test]

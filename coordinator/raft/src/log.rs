@@ -220,6 +220,7 @@ impl<S: StateMachine> Log<S> {
             joint: membership.get_joint_config().len() > 1,
             cluster_format: format_of(membership),
             founding: inner.store.founding().number(),
+            incarnation: inner.store.founding().incarnation(),
             members: membership
                 .nodes()
                 .map(|(node, addresses)| MemberStatus {

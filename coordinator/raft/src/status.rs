@@ -71,6 +71,8 @@ pub struct LogStatus {
     pub cluster_format: u32,
     /// Which founding of the cluster the log belongs to; 0: none yet.
     pub founding: u64,
+    /// Of this node's directory. Where the membership records another one for this node, it is let in by nobody.
+    pub incarnation: u64,
     /// Everyone, by number.
     pub members: Vec<MemberStatus>,
     /// Syncs of the log since it was opened.

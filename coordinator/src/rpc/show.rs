@@ -121,6 +121,7 @@ pub(crate) fn node(
             .collect(),
         cluster_format: status.cluster_format,
         founding: status.founding,
+        incarnation: status.incarnation,
         snapshot_index: status.snapshot_index,
         joint: status.joint,
         state_hash: hashed.map(|hashed| hashed.digest.to_string()).unwrap_or_default(),
