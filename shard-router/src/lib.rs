@@ -17,6 +17,7 @@ mod follow;
 mod frame;
 mod frontend;
 mod global_write;
+mod haste;
 mod health;
 mod meaning;
 mod orphans;

@@ -9,7 +9,6 @@ use std::{
     task::Waker,
 };
 
-use preempt_rt::sched::{Pid, Scheduler, SchedulerParams, set_scheduler};
 use tokio::{
     net::TcpStream,
     sync::mpsc,
@@ -24,6 +23,7 @@ use crate::{
     config::{Limits, RouterConfig},
     frontend::{self, Greeted, Identity},
     global_write::Decider,
+    haste::{Haste, Pace},
     meaning::Meanings,
     orphans::View,
     refusal::Refusal,
@@ -61,6 +61,7 @@ pub(crate) struct Worker {
     draining: Cell<bool>,
     rules_version: Cell<u64>,
     layout: Cell<u64>,
+    pace: Rc<Pace>,
 }
 
 /// A session in its worker's list; off it when dropped.
@@ -76,7 +77,7 @@ impl Drop for Listed {
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<Shared>, pace: Rc<Pace>) -> Self {
         let limits = shared.limits();
         let decider = shared.config.coordinator.as_ref().and_then(|c| Decider::new(c).ok());
         Self {
@@ -97,6 +98,7 @@ impl Worker {
             // Whatever the version is, the first look takes the rules.
             rules_version: Cell::new(u64::MAX),
             layout: Cell::new(0),
+            pace,
             shared,
         }
     }
@@ -258,6 +260,11 @@ impl Worker {
         number
     }
 
+    /// Has this thread woken at once as long as the answer is kept: locks are held.
+    pub(crate) fn hurry(&self) -> Haste {
+        self.pace.hurry()
+    }
+
     /// Puts a session on the list of those that are woken when the router stops.
     pub(crate) fn list(self: &Rc<Self>, waker: Waker) -> Listed {
         let number = self.last_session.get() + 1;
@@ -282,15 +289,6 @@ pub(crate) fn stopping() -> Refusal {
     Refusal::new("HF3212", "57P01", "the router stops", "Connect again, to another router or later")
 }
 
-/// Asks the kernel not to interrupt whoever runs as soon as something arrives for this thread: on a busy processor it then finds several
-/// statements at one waking instead of one, and clients and servers are interrupted less (sched(7), `SCHED_BATCH`). On an idle one nothing waits.
-fn wake_without_haste(number: usize) {
-    let ordinary = SchedulerParams { priority: 0 };
-    if let Err(error) = set_scheduler(Pid::current_thread(), Scheduler::SCHED_BATCH, ordinary) {
-        tracing::info!(worker = number, %error, "worker is scheduled as others are: the kernel did not allow SCHED_BATCH");
-    }
-}
-
 /// Runs one worker until the router stops and its sessions have ended, or the time for that is over.
 pub(crate) fn run(
     shared: Arc<Shared>,
@@ -298,7 +296,7 @@ pub(crate) fn run(
     mut clients: mpsc::Receiver<(std::net::TcpStream, SocketAddr, Visitor)>,
     stop: &CancellationToken,
 ) -> std::io::Result<()> {
-    wake_without_haste(number);
+    let pace = Pace::start(number);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let local = LocalSet::new();
@@ -317,7 +315,7 @@ pub(crate) fn run(
                 tokio::task::spawn_local(crate::deadlock::watch(Arc::clone(&shared)));
             }
         }
-        let worker = Rc::new(Worker::new(shared));
+        let worker = Rc::new(Worker::new(shared, pace));
         loop {
             tokio::select! {
                 client = clients.recv() => {
@@ -403,20 +401,4 @@ async fn enter(
         }
     });
     entered.await.ok().flatten()
-}
-
-#[cfg(test)]
-mod tests {
-    use preempt_rt::sched::get_scheduler;
-
-    use super::*;
-
-    #[test]
-    fn a_worker_interrupts_nobody_when_a_statement_arrives() {
-        let worker = std::thread::spawn(|| {
-            wake_without_haste(0);
-            get_scheduler(Pid::current_thread())
-        });
-        assert!(matches!(worker.join().unwrap(), Ok(Scheduler::SCHED_BATCH)));
-    }
 }

@@ -51,6 +51,7 @@ use crate::{
     cancel::Ticket,
     frame,
     frontend::Identity,
+    haste::Haste,
     refusal::Refusal,
     wire::Wire,
     worker::Worker,
@@ -144,6 +145,8 @@ pub(crate) struct Session {
     pools: Vec<Option<Rc<Pool>>>,
     expected: VecDeque<Expect>,
     status: u8,
+    /// While a transaction is open at a server.
+    haste: Option<Haste>,
     /// Everything up to the next `Sync` is dropped: an error came before it.
     skipping: bool,
     /// Extended messages went to the server since the last `Sync`.
@@ -223,6 +226,7 @@ impl Session {
             pools,
             expected: VecDeque::new(),
             status: IDLE,
+            haste: None,
             skipping: false,
             batch_open: false,
             batch_ran: false,
@@ -269,6 +273,7 @@ impl Session {
 
     async fn serve_on(&mut self) -> End {
         loop {
+            self.hurry_within_transactions();
             if self.dooming {
                 Box::pin(self.doom()).await;
             }
@@ -299,6 +304,14 @@ impl Session {
             if let Err(end) = done {
                 return end;
             }
+        }
+    }
+
+    /// Others may wait for what a transaction has locked, and with it for this worker.
+    fn hurry_within_transactions(&mut self) {
+        let open = self.status != IDLE && self.bound.is_some() && !self.is_visiting();
+        if open != self.haste.is_some() {
+            self.haste = open.then(|| self.worker.hurry());
         }
     }
 

@@ -55,6 +55,8 @@ pub(super) async fn carry_out(
 ) -> Result<(), String> {
     // A router that stops waits for this as for a session.
     let listed = worker.list(Waker::noop().clone());
+    // What is prepared holds its locks.
+    let _haste = worker.hurry();
     let Ending { gid, prepared, commit, canceled } = ending;
     let limit = worker.limits().commit_timeout;
     let end = Instant::now() + bound(commit, limit);
