@@ -34,8 +34,8 @@ use crate::{
 
 /// After so many lost connections in a row, the rest of a batch is not tried any more.
 const LOST_IN_A_ROW_MAX: usize = 2;
-/// A call that waits so long has a slow batch before it, and goes with one beside it.
-const BESIDE_AFTER: Duration = Duration::from_millis(20);
+/// A call waits no longer for others to share its local transaction, nor behind a slow one while a connection is free.
+const WAIT_MAX: Duration = Duration::from_millis(20);
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 /// The bounds of an executor. Each at least 1.
@@ -180,7 +180,7 @@ impl<P: Participant> PostgresResource<P> {
                 limits.waiting_max,
                 limits.batch_max,
                 limits.batch_bytes_max,
-                BESIDE_AFTER,
+                WAIT_MAX,
             ),
             begin,
             batch_timeout: Duration::from_millis(limits.batch_timeout_ms.max(1)),

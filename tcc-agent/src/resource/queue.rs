@@ -2,7 +2,9 @@
 //!
 //! A batch costs the database much by itself and little for each call, so batches grow with the load: while one is in hand, what
 //! arrives waits for the next. A further one is handed out beside it only when enough wait for it, or when the eldest has waited
-//! so long that the one in hand must be slow: then it holds up nobody else.
+//! so long that the one in hand must be slow: then it holds up nobody else. While calls come densely, the next batch waits for as
+//! many as the last one had: whoever was answered together asks again together. No call waits longer for company than a bound,
+//! and a lone one does not wait at all.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -23,6 +25,8 @@ use crate::{handler::Asked, participant::Gid};
 const LOOK_AHEAD_FACTOR: usize = 4;
 /// A batch is handed out beside another when a full one divided by this waits.
 const BESIDE_SHARE: usize = 4;
+/// Calls come densely when the last batch had so many.
+const DENSE_MIN: usize = 8;
 
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -30,8 +34,8 @@ pub(crate) struct Queue {
     waiting_max: usize,
     batch_max: AtomicUsize,
     batch_bytes_max: usize,
-    /// A batch is handed out beside another when the eldest call has waited so long.
-    beside_after: Duration,
+    /// The eldest call waits no longer than this for others, nor for the end of a batch while a connection is free.
+    wait_max: Duration,
 }
 
 #[derive(Default)]
@@ -39,6 +43,8 @@ struct State {
     waiting: VecDeque<(Instant, Asked)>,
     /// Batches that workers have in hand.
     in_hand: usize,
+    /// Calls in the batch that was handed out last.
+    last: usize,
     /// Branches that a worker has in hand. A second call of one waits here and not at the database, where it would hold up
     /// the rest of its batch.
     busy: HashSet<(Gid, u32)>,
@@ -57,7 +63,7 @@ impl Queue {
         waiting_max: usize,
         batch_max: usize,
         batch_bytes_max: usize,
-        beside_after: Duration,
+        wait_max: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
@@ -65,7 +71,7 @@ impl Queue {
             waiting_max,
             batch_max: AtomicUsize::new(batch_max.max(1)),
             batch_bytes_max,
-            beside_after,
+            wait_max,
         })
     }
 
@@ -98,8 +104,8 @@ impl Queue {
             let changed = self.changed.notified();
             let look_again_at = {
                 let mut state = self.state();
-                let beside_at = self.beside_at(&state);
-                if beside_at.is_none_or(|at| at <= Instant::now())
+                let due_at = self.due_at(&state);
+                if due_at.is_none_or(|at| at <= Instant::now())
                     && let Some(batch) = self.pick(&mut state)
                 {
                     if !state.waiting.is_empty() {
@@ -112,7 +118,7 @@ impl Queue {
                     self.changed.notify_one();
                     return None;
                 }
-                beside_at.filter(|at| *at > Instant::now())
+                due_at.filter(|at| *at > Instant::now())
             };
             match look_again_at {
                 Some(at) => {
@@ -132,12 +138,16 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// When a batch may be handed out beside those in hand, if calls wait and not enough of them; `None`: at once.
-    fn beside_at(&self, state: &State) -> Option<Instant> {
+    /// When the next batch may be handed out, if calls wait and not enough of them; `None`: at once.
+    fn due_at(&self, state: &State) -> Option<Instant> {
         let (eldest, _) = state.waiting.front()?;
-        let enough = (self.batch_max() / BESIDE_SHARE).max(1);
-        let at_once = state.in_hand == 0 || state.waiting.len() >= enough;
-        (!at_once).then(|| *eldest + self.beside_after)
+        let beside = (self.batch_max() / BESIDE_SHARE).max(1);
+        let enough = match state.last {
+            _ if state.in_hand > 0 => beside,
+            last if last >= DENSE_MIN => last.min(beside),
+            _ => 1,
+        };
+        (state.waiting.len() < enough).then(|| *eldest + self.wait_max)
     }
 
     fn pick(self: &Arc<Self>, state: &mut State) -> Option<Batch> {
@@ -174,6 +184,7 @@ impl Queue {
             return None;
         }
         state.in_hand += 1;
+        state.last = asked.len();
         Some(Batch { asked, branches, queue: Arc::clone(self) })
     }
 
@@ -253,6 +264,48 @@ mod tests {
         queue.put(calls(2..3));
         assert_eq!(queue.take().await.unwrap().asked.len(), 1);
         assert!(begun.elapsed() >= SHORT);
+    }
+
+    #[tokio::test]
+    async fn while_calls_come_densely_the_next_batch_waits_for_as_many_as_the_last_had() {
+        let queue = Queue::new(100, 64, 1 << 20, LONG);
+        queue.put(calls(0..10));
+        drop(queue.take().await.unwrap());
+        queue.put(calls(0..9));
+        assert!(at_once(&queue).await.is_none(), "nine are not ten");
+        queue.put(calls(9..11));
+        assert_eq!(at_once(&queue).await.unwrap().asked.len(), 11);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_more_company_than_a_batch_beside_another_needs() {
+        let queue = Queue::new(100, 40, 1 << 20, LONG);
+        queue.put(calls(0..40));
+        drop(queue.take().await.unwrap());
+        queue.put(calls(0..9));
+        assert!(at_once(&queue).await.is_none());
+        queue.put(calls(9..10));
+        assert_eq!(at_once(&queue).await.unwrap().asked.len(), 10);
+    }
+
+    #[tokio::test]
+    async fn a_call_waits_for_company_for_a_moment_only_and_where_calls_are_few_not_at_all() {
+        const SHORT: Duration = Duration::from_millis(20);
+        let queue = Queue::new(100, 64, 1 << 20, SHORT);
+        let few = u32::try_from(DENSE_MIN).unwrap() - 1;
+        queue.put(calls(0..few));
+        drop(queue.take().await.unwrap());
+        queue.put(calls(0..1));
+        drop(at_once(&queue).await.expect("seven are few"));
+        queue.put(calls(0..few + 1));
+        drop(queue.take().await.unwrap());
+        let begun = Instant::now();
+        queue.put(calls(0..1));
+        assert!(at_once(&queue).await.is_none(), "eight are many");
+        drop(queue.take().await.unwrap());
+        assert!(begun.elapsed() >= SHORT);
+        queue.put(calls(0..1));
+        assert!(at_once(&queue).await.is_some(), "now there was a lone one");
     }
 
     #[tokio::test]
