@@ -47,7 +47,10 @@ pub(crate) fn show(worker: &Worker, what: &str, out: &mut Vec<u8>) -> Result<(),
             vec!["prepared".to_owned(), worker.statements.borrow().len().to_string()],
         ],
         other => {
-            let cause = format!("there is no SHOW HOLDFAST {other}");
+            let cause = match other {
+                "" => "SHOW HOLDFAST of what?".to_owned(),
+                other => format!("there is no SHOW HOLDFAST {other}"),
+            };
             let remedy = format!("To choose from: {}", SHOWN.join(", "));
             return Err(Refusal::new("HF3215", "42601", cause, remedy));
         }

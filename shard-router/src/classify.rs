@@ -420,6 +420,7 @@ fn show(mut tokens: Tokens<'_>) -> Act {
         (Some(holdfast), Some(what)) if holdfast.is("holdfast") => {
             what.name().map_or(Act::Statement, Act::Show)
         }
+        (Some(holdfast), None) if holdfast.is("holdfast") => Act::Show(String::new()),
         _ => Act::Statement,
     }
 }

@@ -421,8 +421,12 @@ async fn own_questions_are_answered_by_both_protocols() {
     assert_eq!(first(&rows), "-");
     let rows = client.query("SHOW HOLDFAST POOLS", &[]).await.expect("right");
     assert_eq!(rows[0].get::<_, &str>("source"), "only");
-    let error = client.simple_query("SHOW HOLDFAST SHIPS").await.expect_err("there is none");
-    assert!(error.as_db_error().expect("a word").message().starts_with("HF3215"));
+    for nothing in ["SHOW HOLDFAST SHIPS", "SHOW HOLDFAST", "SHOW HOLDFAST;"] {
+        let error = client.simple_query(nothing).await.expect_err("there is none");
+        let told = error.as_db_error().expect("a word");
+        assert!(told.message().starts_with("HF3215"), "{told}");
+        assert!(told.hint().expect("a remedy").contains("in_doubt"), "{told}");
+    }
     let stream = client.query_raw("SELECT generate_series(1, 100000)", Vec::<i32>::new()).await;
     let rows = stream
         .expect("right")

@@ -17,6 +17,13 @@ pub struct Field {
     pub format: Format,
 }
 
+impl Field {
+    /// Its name for people, in quotes.
+    pub(super) fn named(&self) -> String {
+        format!("{:?}", String::from_utf8_lossy(&self.name))
+    }
+}
+
 /// The columns of a result.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields(pub Vec<Field>);

@@ -39,10 +39,7 @@ pub(super) enum Value {
     Text(Vec<u8>),
 }
 
-fn refuse(field: &Field, what: &str) -> Refused {
-    let name = String::from_utf8_lossy(&field.name);
-    let cause = format!("column {name:?} (type {}) {what}", field.type_oid);
-    let remedy = "Give a value for the group's key, or leave out what needs the comparison";
+fn refuse(cause: String, remedy: &str) -> Refused {
     Refused::new(RefusalClass::NotMergeable, cause, remedy)
 }
 
@@ -55,7 +52,16 @@ impl Value {
                 std::str::from_utf8(cell).ok().and_then(|text| Self::of_text(text, field.type_oid))
             }
         };
-        value.ok_or_else(|| refuse(field, "is of a type, or in a form, that is not compared here"))
+        value.ok_or_else(|| {
+            refuse(
+                format!(
+                    "column {} (type {}) is of a type, or in a form, that is not compared here",
+                    field.named(),
+                    field.type_oid
+                ),
+                "Give a value for the group's key, or leave out what needs the comparison",
+            )
+        })
     }
 
     fn of_binary(cell: &[u8], oid: u32) -> Option<Self> {
@@ -165,7 +171,14 @@ impl Value {
     pub(super) fn sorts(&self, field: &Field, collation_is_c: bool) -> Result<(), Refused> {
         // `name` has the collation C by itself.
         if matches!(self, Self::Text(_)) && !collation_is_c && field.type_oid != NAME {
-            return Err(refuse(field, "sorts by a collation that is not known to be \"C\""));
+            return Err(refuse(
+                format!(
+                    "column {} is a text, and texts may not sort by their bytes here",
+                    field.named()
+                ),
+                "Say ORDER BY ... COLLATE \"C\"; or, where the databases of all sources sort so, say collation = \"C\" in [router] of \
+                 the rules",
+            ));
         }
         Ok(())
     }
