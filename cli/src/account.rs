@@ -177,14 +177,17 @@ fn new(
 }
 
 fn check(made: &Made, numbers: &[String], output: Output) -> anyhow::Result<ExitCode> {
-    let mut list = Vec::with_capacity(numbers.len());
+    let mut right = Vec::with_capacity(numbers.len());
     for number in numbers {
         match made.numbers.check(number) {
-            Ok(slot) => list.push((number.clone(), slot)),
-            Err(bad) => return refuse(&bad),
+            Ok(slot) => right.push((number.clone(), slot)),
+            Err(bad) => exit::tell(&format!("{number}: {bad}")),
         }
     }
-    show(made, &list, output)
+    if !right.is_empty() || matches!(output, Output::Json) {
+        show(made, &right, output)?;
+    }
+    Ok(ExitCode::from(if right.len() == numbers.len() { 0 } else { exit::REFUSED }))
 }
 
 fn refuse(refused: &dyn std::fmt::Display) -> anyhow::Result<ExitCode> {

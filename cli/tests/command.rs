@@ -149,9 +149,11 @@ fn an_account_number_carries_the_slot_of_its_customer_and_a_mistyped_one_is_refu
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let last = if number.ends_with('0') { "1" } else { "0" };
     let mistyped = format!("{}{last}", &number[..number.len() - 1]);
-    let output = holdfast(&[&check[..], &[&mistyped]].concat());
+    // One that is wrong does not hide those that are right.
+    let output = holdfast(&[&check[..], &[&mistyped, number]].concat());
     assert_eq!(output.status.code(), Some(3));
-    assert!(stderr(&output).contains("HF3024"), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&format!("{mistyped}: HF3024")), "{}", stderr(&output));
+    assert!(stdout(&output).contains(number), "{}", stdout(&output));
     let output = holdfast(&[&new[..], &["--slot", "643", "--serial", "17"]].concat());
     assert!(stdout(&output).contains("4906430000000176  643"), "{}", stdout(&output));
     let output = holdfast(&[&new[..], &["--slot", "643", "--length", "7"]].concat());
