@@ -47,6 +47,19 @@ where
     Err(why.into())
 }
 
+/// Waits until a signal asks this process to end.
+/// # Errors
+/// Signals cannot be listened for.
+pub(crate) async fn asked() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
 /// Waits for the end of standard input where `HOLDFAST_EXIT_WITH_PARENT=1` says that it is a pipe from the program that started
 /// this one, so that nothing is left running when that program is killed; otherwise for ever.
 async fn parent_gone() {

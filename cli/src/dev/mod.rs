@@ -24,6 +24,7 @@ use crate::{
     demo::{cluster, ports, scratch::Scratch},
     exit,
     output::{self, Output},
+    shutdown,
 };
 
 /// Runs one node and three participants for the development of a service.
@@ -84,9 +85,19 @@ pub(crate) async fn run(args: DevArgs, output: Output) -> anyhow::Result<ExitCod
             }
         });
     }
+    // With the node and not behind it, or each would warn that its coordinator is gone.
+    let asked = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            if shutdown::asked().await.is_ok() {
+                stop.cancel();
+            }
+        }
+    });
     let greeting = tokio::spawn(greet(doors, started, output));
     let served = Box::pin(coordinator::run(coordinator::CoordinatorArgs::of_file(file))).await;
     greeting.abort();
+    asked.abort();
     stop.cancel();
     // They have nothing to lose: the coordinator that would hear them is gone.
     let _ = tokio::time::timeout(DRAIN_MAX, participants.join_all()).await;
