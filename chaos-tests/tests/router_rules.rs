@@ -48,6 +48,7 @@ async fn apply(place: &Sharded, text: &str, expected_epoch: u64) -> anyhow::Resu
         text: text.to_owned(),
         expected_epoch,
         reason: "a test".to_owned(),
+        rows_are_moved: true,
         ..ApplyRulesRequest::default()
     };
     Ok(place.cluster.client().await?.apply_rules(request).await?.epoch)
@@ -192,6 +193,7 @@ async fn rules_are_reverted_and_a_router_that_restarts_has_them(
         to_epoch: 1,
         expected_epoch: 2,
         reason: "a test".to_owned(),
+        rows_are_moved: true,
         ..RevertRulesRequest::default()
     };
     ensure!(place.cluster.client().await?.revert_rules(request).await?.epoch == 3);

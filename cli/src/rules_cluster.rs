@@ -28,7 +28,7 @@ pub(crate) struct Say {
     /// Only check, and show what would change
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Rows lie already where these rules look for them, though a key, a slot function or a table's place differs; it is recorded with the reason
+    /// Rows lie already where these rules look for them, though a slot's source, a key, a slot function or a table's place differs; it is recorded with the reason
     #[arg(long)]
     pub(crate) rows_are_moved: bool,
     /// Who acts, in mode dev-plaintext alone; it proves nothing and is recorded as dev:NAME

@@ -79,6 +79,11 @@ async fn rules_that_would_look_for_rows_where_they_are_not_need_a_word_that_thos
         let detail = told.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.contains("group account was by crc32c"), "{detail}");
     }
+    let fewer = RULES.replace("last = 255", "last = 199").replace("first = 256", "first = 200");
+    let told = put(follower, &apply(&fewer, 1)).await;
+    assert_eq!(told.problem(), (409, "HF2413".into(), "refused".into()));
+    let detail = told.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("slots 200 to 255 were on source pg-1, would be on pg-2"), "{detail}");
     let mut moved = apply(&other, 1);
     moved["rows_are_moved"] = json!(true);
     // That rows were moved is no reason by itself, and no room for a longer one.

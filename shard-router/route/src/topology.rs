@@ -410,8 +410,8 @@ impl Topology {
         groups && tables
     }
 
-    /// What rules that follow these would look for elsewhere, for another reason than a slot that moves: each with what it was and what it would be.
-    /// What only one of them knows is looked for nowhere, or lies nowhere yet.
+    /// What rules that follow these would look for elsewhere: each with where it was and where it would be. What only one of them knows is
+    /// looked for nowhere, or lies nowhere yet.
     #[must_use]
     pub fn strays(&self, after: &Self) -> Vec<String> {
         let mut strays = Vec::new();
@@ -421,6 +421,21 @@ impl Topology {
                 |group: &Group| format!("{} of {}", group.function.shown(), group.key_type.name());
             if (&was.function, was.key_type) != (&is.function, is.key_type) {
                 strays.push(format!("group {name} was by {}, would be by {}", told(was), told(is)));
+            }
+            let mut moved: BTreeMap<(&SourceId, &SourceId), Vec<Slot>> = BTreeMap::new();
+            for slot in Slot::all() {
+                let (from, to) = (self.source_of(was, slot), after.source_of(is, slot));
+                if from != to {
+                    moved.entry((from, to)).or_default().push(slot);
+                }
+            }
+            for ((from, to), slots) in moved {
+                let ranges = SlotRange::gather(slots);
+                let more = if ranges.len() > 1 { " and others" } else { "" };
+                strays.push(format!(
+                    "group {name}: slots {}{more} were on source {from}, would be on {to}",
+                    ranges[0]
+                ));
             }
         }
         for (name, was) in &self.tables {
@@ -439,6 +454,11 @@ impl Topology {
             }
         }
         strays
+    }
+
+    /// Where a slot of one of these rules' groups lies.
+    fn source_of(&self, group: &Group, slot: Slot) -> &SourceId {
+        &self.shards[group.shard_of(slot)].source
     }
 
     /// The data sources, by name; also those that keep no shard yet.

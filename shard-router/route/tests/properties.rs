@@ -300,17 +300,18 @@ fn as_many_keys_in_a_list_or_an_array_narrow_as_the_limit_and_not_one_more() {
 }
 
 #[test]
-fn rows_stray_by_another_function_or_place_and_not_by_a_slot_that_moves() {
+fn rows_stray_by_another_function_or_place_and_by_a_slot_that_moves() {
     let table = |text: &str| Topology::parse(text).expect("good rules");
     let base = rules(2, &[512], "crc32c") + "[table.item]\ngroup = \"account\"\n";
     let strays = |after: &str| table(&base).strays(&table(after));
     assert_eq!(strays(&base), [""; 0]);
-    let moved = rules(2, &[100], "crc32c")
-        + "[table.item]\ngroup = \"account\"\n[table.new]\nreference = true\n";
+    let new = base.clone() + "[table.new]\nreference = true\n";
+    assert_eq!(strays(&new), [""; 0], "nothing lies in what is new");
+    assert_eq!(strays(&rules(2, &[100], "crc32c")), [""; 0], "both shards are on one source");
+    let sources = |cuts: &[u16]| table(&rules(3, cuts, "crc32c"));
     assert_eq!(
-        strays(&moved),
-        [""; 0],
-        "slots move by their own road, and nothing lies in what is new"
+        sources(&[512, 800]).strays(&sources(&[100, 900])),
+        ["group account: slots 800 to 899 were on source pg-1, would be on pg-0"]
     );
     let gone = rules(2, &[512], "crc32c");
     assert_eq!(strays(&gone), [""; 0]);
