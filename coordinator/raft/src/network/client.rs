@@ -1,31 +1,28 @@
 //! Speaking to peers.
 
+mod append;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     error::Error as _,
     iter,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use futures::{FutureExt as _, Stream, StreamExt as _, stream};
+use futures::{Stream, stream};
 use holdfast_proto::v1::{self, raft_peer_client::RaftPeerClient};
 use holdfast_security::Credentials;
 use openraft::{
     OptionalSend,
-    base::{BoxFuture, BoxStream},
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
     network::{
-        Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
-        RPCTypes, RaftNetworkFactory,
+        Backoff, NetBackoff, NetSnapshot, NetTransferLeader, NetVote, RPCOption, RPCTypes,
+        RaftNetworkFactory,
     },
     raft::{
-        AppendEntriesRequest, SnapshotResponse, StreamAppendError, StreamAppendResult,
-        TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
-        VoteResponse,
+        SnapshotResponse, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
+        VoteRequest, VoteResponse,
     },
 };
 use tonic::{
@@ -33,6 +30,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use self::append::Heartbeats;
 use super::{
     CHANNELS_MAX, CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
     is_cut_off, wire,
@@ -41,8 +39,7 @@ use crate::{
     Config,
     consensus::{Addresses, Ballot, Consensus, LogId, StoredMembership},
     convert::{
-        Malformed, ballot_from_proto, ballot_to_proto, entry_to_proto, position_from_proto,
-        position_to_proto,
+        Malformed, ballot_from_proto, ballot_to_proto, position_from_proto, position_to_proto,
     },
     machine::Snapshots,
     store::{directory::Founding, snapshot::SnapshotFile},
@@ -125,7 +122,8 @@ impl Shared {
                 .unwrap_or_else(|_| Endpoint::from_static("http://[100::]:1"))
                 .tcp_nodelay(true)
                 .connect_timeout(self.election_min)
-                .http2_keep_alive_interval(patience)
+                // An unanswered ping is how a connection to a machine that is gone ends. Who dials needs to know; who is dialed, only some day.
+                .http2_keep_alive_interval(2 * patience)
                 .keep_alive_timeout(2 * patience)
                 .keep_alive_while_idle(true)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -198,7 +196,8 @@ impl Peers {
         let mut known = self.recorded.lock().expect("no holder panics");
         known.members.insert(target, recorded.clone());
         drop(known);
-        Peer { peers: self.clone(), target, lane, stall_max: 2 * self.shared.election_max }
+        let stall_max = 2 * self.shared.election_max;
+        Peer { peers: self.clone(), target, lane, stall_max, heartbeats: None }
     }
 }
 
@@ -235,6 +234,8 @@ pub(crate) struct Peer {
     lane: Lane,
     /// A stream on which nothing is answered for so long is given up.
     stall_max: Duration,
+    /// Of the last heartbeat, if it was answered.
+    heartbeats: Option<Heartbeats>,
 }
 
 type RpcResult<T> = Result<T, RPCError<Consensus>>;
@@ -352,117 +353,6 @@ impl NetVote<Consensus> for Peer {
         option: RPCOption,
     ) -> RpcResult<VoteResponse<Consensus>> {
         self.ask(rpc, true, option).await
-    }
-}
-
-fn append_to_proto(
-    request: &AppendEntriesRequest<Consensus>,
-    address: Option<v1::RaftAddress>,
-) -> v1::RaftAppendRequest {
-    v1::RaftAppendRequest {
-        peer: address,
-        ballot: Some(ballot_to_proto(&request.vote)),
-        previous: request.prev_log_id.as_ref().map(position_to_proto),
-        entries: request.entries.iter().map(entry_to_proto).collect(),
-        committed: request.leader_commit.as_ref().map(position_to_proto),
-    }
-}
-
-fn append_from_proto(
-    response: v1::RaftAppendResponse,
-) -> Result<StreamAppendResult<Consensus>, Malformed> {
-    use v1::raft_append_response::Outcome;
-    Ok(match response.outcome.ok_or(Malformed::Missing("the outcome of an append"))? {
-        Outcome::Matched(matched) => Ok(matched.position.as_ref().map(position_from_proto)),
-        Outcome::Conflict(conflict) => {
-            Err(StreamAppendError::Conflict(position_from_proto(&conflict)))
-        }
-        Outcome::HigherBallot(ballot) => {
-            Err(StreamAppendError::HigherVote(ballot_from_proto(Some(ballot))?))
-        }
-    })
-}
-
-/// What is under way on a stream of appends.
-#[derive(Debug, Default)]
-struct Progress {
-    sent: AtomicU64,
-    answered: AtomicU64,
-}
-
-impl NetStreamAppend<Consensus> for Peer {
-    fn stream_append<'s, S>(
-        &'s mut self,
-        mut input: S,
-        _option: RPCOption,
-    ) -> BoxFuture<'s, RpcResult<BoxStream<'s, RpcResult<StreamAppendResult<Consensus>>>>>
-    where
-        S: Stream<Item = AppendEntriesRequest<Consensus>> + OptionalSend + Unpin + 'static,
-    {
-        let progress = Arc::new(Progress::default());
-        let sending = Arc::clone(&progress);
-        async move {
-            // openraft paces its attempts by the first request that it hands out, so nothing is dialed before it is here:
-            // a peer that is gone would otherwise be dialed without a pause.
-            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
-            Self::may_speak()?;
-            let mut address = Some(self.address());
-            let mut client = self.client(self.lane);
-            let outbound = stream::iter([first]).chain(input);
-            let outbound =
-                outbound.take_while(|_| std::future::ready(!is_cut_off())).map(move |request| {
-                    sending.sent.fetch_add(1, Ordering::Relaxed);
-                    append_to_proto(&request, address.take())
-                });
-            let limit = self.stall_max;
-            let inbound = tokio::time::timeout(limit, client.append_entries(outbound))
-                .await
-                .map_err(|_| self.timed_out(RPCTypes::AppendEntries, limit))?;
-            self.peers.shared.note(self.peers.group, self.target, inbound.as_ref().map(|_| ()));
-            let inbound = inbound.map_err(|status| self.failed(&status))?.into_inner();
-            let peer = &*self;
-            let answers = stream::unfold(Some(inbound), move |inbound| {
-                let progress = Arc::clone(&progress);
-                async move {
-                    let mut inbound = inbound?;
-                    let answer = match peer.next_answer(&mut inbound, &progress).await {
-                        Ok(None) => return None,
-                        Ok(Some(answer)) => append_from_proto(answer)
-                            .map_err(|malformed| Self::malformed(&malformed)),
-                        Err(error) => Err(error),
-                    };
-                    // Whatever is not a success ends the stream.
-                    let goes_on = matches!(answer, Ok(Ok(_)));
-                    Some((answer, goes_on.then_some(inbound)))
-                }
-            });
-            Ok(answers.boxed())
-        }
-        .boxed()
-    }
-}
-
-impl Peer {
-    /// The next answer, or an error if there is none while something sent before the wait began is unanswered.
-    async fn next_answer(
-        &self,
-        inbound: &mut tonic::Streaming<v1::RaftAppendResponse>,
-        progress: &Progress,
-    ) -> RpcResult<Option<v1::RaftAppendResponse>> {
-        let mut overdue = progress.sent.load(Ordering::Relaxed);
-        loop {
-            match tokio::time::timeout(self.stall_max, inbound.message()).await {
-                Ok(answer) => {
-                    Self::may_speak()?;
-                    progress.answered.fetch_add(1, Ordering::Relaxed);
-                    return answer.map_err(|status| self.failed(&status));
-                }
-                Err(_) if progress.answered.load(Ordering::Relaxed) < overdue => {
-                    return Err(self.timed_out(RPCTypes::AppendEntries, self.stall_max));
-                }
-                Err(_) => overdue = progress.sent.load(Ordering::Relaxed),
-            }
-        }
     }
 }
 
