@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use openraft::{
     Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver as _, errors::Fatal,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{Member, consensus::Consensus, network::client::Peers};
 
@@ -98,11 +98,9 @@ pub(crate) async fn follow(
     directory: Directory,
     peers: Peers,
     silence_max: Duration,
+    heartbeat: Arc<Notify>,
     sender: watch::Sender<Leadership>,
 ) {
-    // Silence shows only by looking again.
-    let mut look = tokio::time::interval(silence_max / 8);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let (now, broken) = {
             let now = metrics.borrow_and_update();
@@ -140,7 +138,8 @@ pub(crate) async fn follow(
                 });
                 return;
             },
-            _ = look.tick() => {}
+            // Silence shows only by looking again, and only a leader has to.
+            () = heartbeat.notified() => {}
         }
     }
 }

@@ -46,8 +46,8 @@
 //!
 //! # What is on the wire
 //!
-//! `raft.proto`: a stream of appends to each follower, answered in order, so that many are under way; heartbeats and
-//! votes on a connection of their own, snapshots on another. A peer is let in if it names this cluster, its founding,
+//! `raft.proto`: a stream of appends to each follower, answered in order, so that many are under way; heartbeats, on a stream
+//! too, and votes on a connection of their own, snapshots on another. A peer is let in if it names this cluster, its founding,
 //! this group, this node, and a member, and with [`Config::credentials`] only if its certificate names that very
 //! member. Without them nothing is encrypted: bind to loopback.
 //!
@@ -74,6 +74,7 @@ mod enroll;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+mod heartbeat;
 mod leadership;
 mod log;
 mod machine;

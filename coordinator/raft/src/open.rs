@@ -16,6 +16,7 @@ use crate::{
     Config, Leadership, Log, OpenError, StateMachine,
     consensus::Consensus,
     enroll,
+    heartbeat::{Group, Heard, beat},
     leadership::{Directory, follow},
     log::{Home, Inner, room, turns},
     machine::Replica,
@@ -43,6 +44,8 @@ fn openraft_config(config: &Config) -> openraft::Config {
         enable_pre_vote: Some(true),
         // A leader that restarts must be elected again, for `leads_here` rests on that.
         enable_leader_restore: Some(false),
+        // One timer sends those of all groups.
+        enable_heartbeat: false,
         ..Default::default()
     }
 }
@@ -179,12 +182,15 @@ fn assemble<S: StateMachine>(
 ) -> Vec<Log<S>> {
     let (closing, closed) = watch::channel(false);
     let election_max = Duration::from_millis(config.election_max_ms);
-    let seats = rafts.iter().zip(&snapshots);
-    let seats = seats
-        .map(|(raft, snapshots)| Seat { raft: raft.clone(), snapshots: snapshots.clone() })
-        .collect();
+    let mut seats = Vec::new();
+    let mut groups = Vec::new();
+    for (raft, snapshots) in rafts.iter().zip(&snapshots) {
+        let (heard, sent) = (Heard::default(), Arc::default());
+        groups.push(Group { raft: raft.clone(), heard: heard.clone(), sent });
+        seats.push(Seat { raft: raft.clone(), snapshots: snapshots.clone(), heard });
+    }
     let founding = stores[0].founding().clone();
-    let door = Door::new(config, seats, peers[0].clone(), founding, closed);
+    let door = Door::new(config, seats, peers[0].clone(), founding, closed.clone());
     let patience = election_max.max(Duration::from_millis(500));
     let serve = tokio::spawn(async move {
         if let Err(error) = door.serve(listener, patience).await {
@@ -194,13 +200,21 @@ fn assemble<S: StateMachine>(
     let directory = Directory::new(config.members.clone());
     let mut tasks = vec![serve];
     let mut followed = Vec::new();
-    for (raft, peers) in rafts.iter().zip(peers) {
+    for (group, peers) in groups.iter().zip(peers) {
         let (sender, leadership) = watch::channel(Leadership::default());
-        let watch =
-            follow(raft.metrics(), directory.clone(), peers.clone(), 2 * election_max, sender);
+        let watch = follow(
+            group.raft.metrics(),
+            directory.clone(),
+            peers.clone(),
+            2 * election_max,
+            Arc::clone(&group.sent),
+            sender,
+        );
         tasks.push(tokio::spawn(watch));
         followed.push((leadership, peers.clone()));
     }
+    let every = Duration::from_millis(config.heartbeat_ms);
+    tasks.push(tokio::spawn(beat(groups, every, closed.clone())));
     let home = Arc::new(Home {
         running: AtomicUsize::new(rafts.len()),
         closing,

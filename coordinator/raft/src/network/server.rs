@@ -37,6 +37,7 @@ use crate::{
         Malformed, ballot_from_proto, ballot_to_proto, entry_from_proto, member_to_proto,
         position_from_proto, position_to_proto,
     },
+    heartbeat::Heard,
     machine::{Replica, Snapshots},
     store::{directory::Founding, snapshot::SnapshotStore},
 };
@@ -63,6 +64,7 @@ pub(crate) struct Door<S: StateMachine> {
 pub(crate) struct Seat<S: StateMachine> {
     pub(crate) raft: Raft<Consensus, Replica<S>>,
     pub(crate) snapshots: SnapshotStore,
+    pub(crate) heard: Heard,
 }
 
 /// What the groups of this node have in common.
@@ -142,7 +144,7 @@ impl<S: StateMachine> Door<S> {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (incoming, closed) = incoming(listener, guard);
         let served = Server::builder()
-            .http2_keepalive_interval(Some(patience))
+            .http2_keepalive_interval(Some(10 * patience))
             .http2_keepalive_timeout(Some(2 * patience))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -498,8 +500,15 @@ fn answers<S: StateMachine>(
             }
         }
     });
-    let answers = seat.raft.stream_append(requests).map(|answer| match answer {
-        Ok(answer) => Ok(append_to_proto(&answer)),
+    let heard = seat.heard.clone();
+    let answers = seat.raft.stream_append(requests).map(move |answer| match answer {
+        Ok(answer) => {
+            // One whom this node does not follow any more is no leader to wait for.
+            if !matches!(answer, Err(StreamAppendError::HigherVote(_))) {
+                heard.note();
+            }
+            Ok(append_to_proto(&answer))
+        }
         Err(fatal) => Err(stopped(&fatal)),
     });
     let last = stream::once(async move { refusal.lock().expect("no holder panics").take() })
