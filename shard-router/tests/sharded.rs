@@ -3,7 +3,7 @@
 mod fixture;
 
 use fixture::{Running, Server, one_source};
-use futures::future::join_all;
+use futures::{StreamExt as _, future::join_all};
 use holdfast_shard_router::config::{RouterConfig, SourceConfig};
 use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 
@@ -138,6 +138,35 @@ async fn a_key_leads_to_its_shard_by_every_protocol() {
     let at = "SELECT count(*) FROM branch WHERE id % 1024 >= 512";
     let wrong: i64 = place.shards[0].query_one(at, &[]).await.expect("right").get(0);
     assert_eq!(wrong, 0);
+}
+
+/// Whoever hears that the last statement of a query is complete takes its transaction for committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_router_answers_last_in_a_query_is_complete_behind_its_commit() {
+    let place = place().await;
+    let client = place.connect().await;
+    let sql = "ALTER TABLE branch ADD parent int REFERENCES branch DEFERRABLE INITIALLY DEFERRED";
+    for shard in &place.shards {
+        shard.batch_execute(sql).await.expect("right");
+    }
+    for (parent, complete) in [("9", 2), ("NULL", 3)] {
+        let sql = format!(
+            "INSERT INTO branch (id, parent) VALUES (1, {parent}); SELECT 1 FROM branch WHERE id = 600; DEALLOCATE ALL"
+        );
+        let told = client.simple_query_raw(&sql).await.expect("sent");
+        let (mut completed, mut failed) = (0, None);
+        for message in told.collect::<Vec<_>>().await {
+            match message {
+                Ok(SimpleQueryMessage::CommandComplete(_)) => completed += 1,
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        assert_eq!(completed, complete, "{sql}: {failed:?}");
+        let code = failed.as_ref().and_then(tokio_postgres::Error::code);
+        let fails = parent != "NULL";
+        assert_eq!(code, fails.then_some(&SqlState::FOREIGN_KEY_VIOLATION), "{sql}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

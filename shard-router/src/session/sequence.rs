@@ -100,6 +100,21 @@ impl Session {
         }
     }
 
+    /// Says an answer of the router's own, whose last message says that the statement is complete.
+    pub(super) fn say_answer(&mut self, answer: &[u8]) {
+        let Some(sequence) = &mut self.sequence else {
+            return self.say(|out| out.extend_from_slice(answer));
+        };
+        let (mut last, mut rest) = (0, answer);
+        while let Ok(Some(header)) = frame::header(rest, answer.len()) {
+            last = answer.len() - rest.len();
+            rest = &rest[header.total..];
+        }
+        let (before, complete) = answer.split_at(last);
+        sequence.complete.extend_from_slice(complete);
+        self.say(|out| out.extend_from_slice(before));
+    }
+
     /// Says what is kept.
     pub(super) fn say_kept(&mut self) {
         if let Some(sequence) = &mut self.sequence {

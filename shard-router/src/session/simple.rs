@@ -68,7 +68,7 @@ impl Session {
         }
         if let Some(answer) = self.answer_itself(&meaning, sql)? {
             self.unnamed = None;
-            self.say(|out| out.extend_from_slice(&answer));
+            self.say_answer(&answer);
             self.say_ready();
             return Ok(Taken::Done);
         }
