@@ -192,6 +192,25 @@ async fn whatever_a_server_answers_its_client_is_told_and_the_router_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_that_hits_the_begin_of_a_transaction_is_told_as_one() {
+    for (sqlstate, wanted) in [("57014", "57014"), ("22023", "08006")] {
+        let body = format!("SERROR\0VERROR\0C{sqlstate}\0Mno more of it\0\0");
+        let length = u32::try_from(body.len() + 4).expect("short").to_be_bytes();
+        let answer = [b"E", &length[..], body.as_bytes()].concat();
+        let hostile = server_that_answers(Arc::new(vec![answer; 4])).await;
+        let mut config = one_source(Server::shared().await.source("only"));
+        config.sources[0].addresses = vec![Endpoint::Tcp(format!("127.0.0.1:{hostile}").into())];
+        let router = Running::start(config).await;
+        let mut raw = Raw::login(router.port, "any").await;
+        assert_eq!(status(&raw.ask(&[query("BEGIN")]).await), 'T', "it waits for a server");
+        let told = raw.ask(&[query("SELECT 1")]).await;
+        assert_eq!((field(&told, b'C').as_str(), status(&told)), (wanted, 'E'), "{}", tags(&told));
+        assert!(field(&told, b'M').contains("no more of it"));
+        assert_eq!(status(&raw.ask(&[query("ROLLBACK")]).await), 'I');
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_whose_login_failed_can_do_nothing() {
     let server = Server::shared().await;
     let database = server.database().await;

@@ -14,6 +14,11 @@ const FRAME_BYTES_MAX: usize = 1 << 30;
 /// Bytes of a message that must be whole before it is understood.
 const WHOLE_BYTES_MAX: usize = 16 << 20;
 
+/// SQLSTATE of a transaction whose server was lost.
+const LOST: &str = "08006";
+/// And of what was canceled.
+const CANCELED: &str = "57014";
+
 /// What becomes of one message.
 enum Fate {
     Pass,
@@ -125,7 +130,8 @@ impl Session {
             b'E' if refusal::field(body, b'V').is_some_and(|s| s == b"FATAL" || s == b"PANIC") => {
                 // The connection ends behind it. The client is told in the router's words, and keeps its session.
                 let words = refusal::field(body, b'M').unwrap_or_default();
-                self.last_words = Some(String::from_utf8_lossy(words).chars().take(400).collect());
+                let words = String::from_utf8_lossy(words).chars().take(400).collect();
+                self.last_words = Some((LOST, words));
                 server.broken = true;
                 return Ok(Fate::Drop);
             }
@@ -313,10 +319,13 @@ impl Session {
     /// is told what it said.
     fn hidden_failed(&mut self, server: &mut Server, body: &[u8]) -> Fate {
         let words = refusal::field(body, b'M').unwrap_or_default();
-        self.last_words = Some(format!(
+        let words = format!(
             "the session's settings or its BEGIN: {}",
             String::from_utf8_lossy(words).chars().take(400).collect::<String>()
-        ));
+        );
+        // Whoever canceled looks for this.
+        let canceled = refusal::field(body, b'C') == Some(CANCELED.as_bytes());
+        self.last_words = Some((if canceled { CANCELED } else { LOST }, words));
         server.broken = true;
         Fate::Drop
     }
@@ -329,7 +338,7 @@ impl Session {
         bound.pool.lost();
         bound.pool.closed();
         let source = bound.pool.source.name().to_owned();
-        let why = self.last_words.take().unwrap_or_else(|| why.to_owned());
+        let (sqlstate, why) = self.last_words.take().unwrap_or_else(|| (LOST, why.to_owned()));
         tracing::warn!(source, why, "a server connection was lost");
         let in_transaction = self.status != IDLE;
         let refusal = if in_transaction {
@@ -338,7 +347,7 @@ impl Session {
             );
             Refusal::new(
                 "HF3206",
-                "08006",
+                sqlstate,
                 cause,
                 "Roll back and begin it again; if COMMIT was under way, look whether it took effect",
             )

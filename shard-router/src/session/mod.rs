@@ -193,8 +193,8 @@ pub(crate) struct Session {
     read_back: Option<Vec<(String, String)>>,
     /// A server was lost in the middle of a message that the client has the beginning of: nothing can be said behind it.
     torn: bool,
-    /// What a server said before it closed.
-    last_words: Option<String>,
+    /// What a server said before it closed, and the SQLSTATE by which its transaction is told.
+    last_words: Option<(&'static str, String)>,
     /// A server was lost while nobody waited for an answer: the next statement is told.
     untold: Option<Refusal>,
 }
