@@ -22,8 +22,8 @@ use tonic::transport::{Channel, Endpoint};
 const QUEUE_MAX: usize = 16_384;
 /// Spans in one request.
 const BATCH_MAX: usize = 512;
-/// What is there goes so often, however little it is.
-const INTERVAL: Duration = Duration::from_millis(500);
+/// What is there goes so often, however little it is; the queue has room for more than a busy leader makes meanwhile.
+const INTERVAL: Duration = Duration::from_millis(200);
 /// For one request.
 const EXPORT_MAX: Duration = Duration::from_secs(5);
 /// Times that a batch is sent before it is dropped.
@@ -111,34 +111,30 @@ struct Sender {
 }
 
 impl Sender {
+    /// Looks at the queue from time to time: a span that woke this task would cost more than the span.
     async fn run(mut self, mut waiting: mpsc::Receiver<Span>, stop: CancellationToken) {
-        let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let room = BATCH_MAX - batch.len();
-            let due = tokio::select! {
-                count = waiting.recv_many(&mut batch, room), if room > 0 => {
-                    if count == 0 { break }
-                    batch.len() == BATCH_MAX
-                }
-                _ = tick.tick() => true,
-                () = stop.cancelled() => break,
+            let over = tokio::select! {
+                _ = tick.tick() => false,
+                () = stop.cancelled() => true,
             };
-            if due && !batch.is_empty() {
-                self.send(std::mem::take(&mut batch)).await;
+            self.send_what_waits(&mut waiting).await;
+            if over {
+                return;
             }
         }
+    }
+
+    async fn send_what_waits(&mut self, waiting: &mut mpsc::Receiver<Span>) {
         loop {
-            while batch.len() < BATCH_MAX
-                && let Ok(span) = waiting.try_recv()
-            {
-                batch.push(span);
-            }
+            let next = std::iter::from_fn(|| waiting.try_recv().ok());
+            let batch: Vec<Span> = next.take(BATCH_MAX).collect();
             if batch.is_empty() {
                 return;
             }
-            self.send(std::mem::take(&mut batch)).await;
+            self.send(batch).await;
         }
     }
 
@@ -318,8 +314,9 @@ mod tests {
         for _ in 0..count {
             queue.try_send(span()).expect("there is room");
         }
-        // With nobody left to record, the sender ends when all is sent.
-        drop(queue);
+        // Told to end, the sender ends when all is sent.
+        let stop = CancellationToken::new();
+        stop.cancel();
         let (sent, dropped) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
         let sender = Sender {
@@ -329,7 +326,7 @@ mod tests {
             sent: Counter::from_arc(Arc::clone(&sent)),
             well: true,
         };
-        let sending = sender.run(waiting, CancellationToken::new());
+        let sending = sender.run(waiting, stop);
         timeout(Duration::from_secs(60), sending).await.expect("it ends in time");
         serving.abort();
         let seen = collector.seen.lock().expect("no panic").clone();
