@@ -30,9 +30,11 @@ pub(super) async fn run(
     if first.members.is_empty() {
         // It waits to be let in, and another may know who is in.
         for address in addresses {
-            match client.node_status_of(address, 0).await {
-                Ok(said) if !said.members.is_empty() => first = said,
-                _ => {}
+            if let Ok(said) = client.node_status_of(address, 0).await
+                && !said.members.is_empty()
+            {
+                first = said;
+                break;
             }
         }
     }
