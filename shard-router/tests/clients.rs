@@ -13,11 +13,15 @@ struct Place {
     database: String,
 }
 
+/// pgbench prepares blocking, a thread for several clients: each of them has to find a server.
 async fn place() -> Place {
+    place_of(10).await
+}
+
+async fn place_of(servers: usize) -> Place {
     let server = Server::shared().await;
     let mut config = one_source(server.source("only"));
-    // pgbench prepares blocking, a thread for several clients: each of them has to find a server.
-    config.limits.pool_size = 10;
+    config.limits.pool_size = servers;
     let router = Running::start(config).await;
     let database = server.database().await;
     Place { router, server, database }
@@ -310,4 +314,66 @@ public class Probe {
     let probe =
         ["sh", "-c", "test -f /usr/share/java/postgresql.jar && command -v javac && java -version"];
     script(&place, "JDBC", &probe, &["java", "-cp", jar], text).await;
+}
+
+/// A type that sqlx knows by its name alone, so that it has to look it up.
+struct Mood(&'static str);
+
+impl sqlx::Type<sqlx::Postgres> for Mood {
+    fn type_info() -> sqlx::postgres::PgTypeInfo {
+        sqlx::postgres::PgTypeInfo::with_name("mood")
+    }
+}
+
+impl sqlx::Encode<'_, sqlx::Postgres> for Mood {
+    fn encode_by_ref(
+        &self,
+        out: &mut sqlx::postgres::PgArgumentBuffer,
+    ) -> Result<sqlx::encode::IsNull, sqlx::error::BoxDynError> {
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(sqlx::encode::IsNull::No)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlx_names_its_statements_and_looks_types_up() {
+    use sqlx::{Row as _, postgres};
+    // Fewer servers than connections: names and looked-up types have to be right whichever server comes.
+    let place = place_of(2).await;
+    let options = postgres::PgConnectOptions::new()
+        .host("127.0.0.1")
+        .port(place.router.port)
+        .username("postgres")
+        .database(&place.database)
+        .ssl_mode(postgres::PgSslMode::Disable);
+    let pool = postgres::PgPoolOptions::new().max_connections(6).connect_with(options).await;
+    let pool = pool.expect("it logs in");
+    let made = "CREATE TYPE mood AS ENUM ('glad', 'sad'); CREATE TABLE q (a int PRIMARY KEY, b text, c mood)";
+    sqlx::raw_sql(made).execute(&pool).await.expect("it is right");
+    let work = |n: i32| {
+        let pool = pool.clone();
+        async move {
+            let insert = sqlx::query("INSERT INTO q VALUES ($1, $2, $3)").bind(n).bind("x");
+            insert.bind(Mood(["glad", "sad"][n as usize % 2])).execute(&pool).await?;
+            let read = sqlx::query("SELECT b, c FROM q WHERE a = $1").bind(n);
+            let row = read.fetch_one(&pool).await?;
+            let (b, c): (String, String) = (row.try_get(0)?, row.try_get_unchecked(1)?);
+            Ok::<_, sqlx::Error>((b, c))
+        }
+    };
+    for (n, told) in futures::future::join_all((0..60).map(work)).await.into_iter().enumerate() {
+        let mood = if n % 2 == 0 { "glad" } else { "sad" };
+        assert_eq!(told.expect("it is answered"), ("x".to_owned(), mood.to_owned()));
+    }
+    let mut transaction = pool.begin().await.expect("it begins");
+    let gone = sqlx::query("DELETE FROM q").execute(&mut *transaction).await.expect("right");
+    assert_eq!(gone.rows_affected(), 60);
+    transaction.rollback().await.expect("it ends");
+    let twice = sqlx::query("INSERT INTO q (a) VALUES (1)").execute(&pool).await;
+    let error = twice.expect_err("a key twice");
+    assert!(error.as_database_error().is_some_and(|told| told.is_unique_violation()), "{error}");
+    let rows = sqlx::query("SELECT a, c FROM q ORDER BY a").fetch_all(&pool).await;
+    let numbers: Vec<i32> = rows.expect("right").iter().map(|row| row.get(0)).collect();
+    assert_eq!(numbers, (0..60).collect::<Vec<_>>());
+    pool.close().await;
 }
