@@ -37,6 +37,7 @@ mod rules;
 mod rules_cluster;
 mod rules_evenness;
 mod rules_plan;
+mod rules_sources;
 mod service_json;
 mod services;
 mod services_callers;

@@ -140,7 +140,7 @@ fn second_phases(
 
 /// How to connect to the primary of a source; `None` if it has no account of its own. Where there are several hosts, the one that takes
 /// writes is looked for.
-fn account(source: &SourceConfig) -> Option<tokio_postgres::Config> {
+pub(crate) fn account(source: &SourceConfig) -> Option<tokio_postgres::Config> {
     let mut config = tokio_postgres::Config::new();
     config.user(source.user.as_ref()?).dbname(source.database.as_ref()?);
     if let Some(password) = &source.password {

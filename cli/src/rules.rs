@@ -12,7 +12,7 @@ use crate::{
     exit::{self, Usage},
     output::{self, Output},
     rules_cluster::{self, Say},
-    rules_plan,
+    rules_plan, rules_sources,
     tx::ClusterAddresses,
 };
 
@@ -33,10 +33,15 @@ pub(crate) struct RulesArgs {
 #[derive(Debug, clap::Subcommand)]
 enum RulesCommand {
     /// Tell every mistake of a rules file, or what it says if there is none
-    #[command(after_help = "Examples:\n  holdfast rules check config/shards.toml")]
+    #[command(
+        after_help = "Examples:\n  holdfast rules check config/shards.toml\n  holdfast rules check config/shards.toml --sources config/router.toml"
+    )]
     Check {
         /// The rules, TOML
         file: PathBuf,
+        /// Ask each source, by the accounts in this configuration of a router, whether it has what the rules send there
+        #[arg(long, value_name = "FILE")]
+        sources: Option<PathBuf>,
     },
     /// Tell what other rules would change: slots that move, statements that go elsewhere, keys by source
     #[command(
@@ -126,7 +131,10 @@ pub(crate) async fn run(args: RulesArgs, output: Output) -> anyhow::Result<ExitC
             rules_cluster::show(&args.cluster.client()?, epoch, output).await
         }
         RulesCommand::History => rules_cluster::history(&args.cluster.client()?, output).await,
-        RulesCommand::Check { file } => check(&file, output),
+        RulesCommand::Check { file, sources: None } => check(&file, output),
+        RulesCommand::Check { file, sources: Some(router) } => {
+            rules_sources::check(&file, &router, output).await
+        }
         RulesCommand::Lookups { file } => {
             let topology = load(&file)?.map_err(|mistakes| Usage(mistakes.to_string()))?;
             output::print(topology.lookup_sql().trim_end())?;
