@@ -192,11 +192,14 @@ impl Archive {
                 *left = left.saturating_sub(1);
                 read = Some((number, head.block(&*self.shelf, number)?));
             }
-            let Some((_, block)) = &read else { continue };
-            let Some(record) = block.get(place as usize % limit::BLOCK_RECORDS) else { continue };
+            let Some((_, block)) = &mut read else { continue };
+            let Some(record) = block.get_mut(place as usize % limit::BLOCK_RECORDS) else {
+                continue;
+            };
             looked_at = Some(Cursor::of(record));
             if query.fits(record) {
-                page.records.push(Arc::new(record.clone()));
+                // No place is looked at twice.
+                page.records.push(Arc::new(std::mem::take(record)));
                 if page.records.len() == limit {
                     return Ok(looked_at);
                 }

@@ -6,8 +6,10 @@
 //! what left the window before is a gap, which is counted and told to whoever searches.
 //!
 //! Nothing of it may slow the work down. So the writer gathers what arrives for a moment and takes it at once: whoever applies then
-//! seldom has a thread to wake, and the thread seldom sleeps. With `history.records_max = 0` nothing is written at all.
+//! seldom has a thread to wake, and the thread seldom sleeps. It and those who search stand back: they have a processor when the work
+//! leaves one. With `history.records_max = 0` nothing is written at all.
 
+mod background;
 mod merged;
 mod requests;
 mod writer;
@@ -26,7 +28,7 @@ use std::{
 use holdfast_history::{Archive, Figures, Page, Query, Retention, ShelfError};
 use holdfast_proto::v1::{Attempt, HistoryRecord};
 use holdfast_txn::GlobalTransaction;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 pub(crate) use merged::merged;
 pub(crate) use requests::{check_narrow, check_search, shown};
@@ -62,7 +64,7 @@ pub(crate) struct History {
     /// News were dropped since the writer last took from the machine.
     lagging: Arc<AtomicBool>,
     shared: Arc<Shared>,
-    searches: Semaphore,
+    searches: Arc<Semaphore>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -120,12 +122,15 @@ impl History {
             lagging: Arc::clone(&lagging),
             shared: Arc::clone(&shared),
         };
-        let run = move || writer.run(&heard);
+        let run = move || {
+            background::stand_back();
+            writer.run(&heard);
+        };
         let thread = std::thread::Builder::new().name("history".to_owned()).spawn(run);
         let thread = thread
             .map_err(|fault| tracing::error!(%fault, "HF2402 no thread for the history"))
             .ok();
-        let searches = Semaphore::new(SEARCHES_MAX);
+        let searches = Arc::new(Semaphore::new(SEARCHES_MAX));
         Arc::new(Self { news, lagging, shared, searches, thread: Mutex::new(thread) })
     }
 
@@ -193,19 +198,26 @@ impl History {
         if self.shared.is_off() {
             return Err(HistoryFault::Off);
         }
-        let _turn = self.searches.try_acquire().map_err(|_| HistoryFault::Busy)?;
+        let turn = Arc::clone(&self.searches).try_acquire_owned();
+        let turn = turn.map_err(|_| HistoryFault::Busy)?;
         let shared = Arc::clone(&self.shared);
-        let reading = tokio::task::spawn_blocking(move || match shared.archive.get() {
-            Some(archive) => read(archive).map_err(|fault| fault.to_string()),
-            None => Err(shared.failed.get().cloned().unwrap_or_else(|| {
-                "HF2402 the history is being opened. Nothing happened; try again in a moment"
-                    .to_owned()
-            })),
-        });
-        match reading.await {
-            Ok(read) => read.map_err(HistoryFault::Shelf),
-            Err(fault) => Err(HistoryFault::Shelf(format!("HF2402 a search broke: {fault}"))),
-        }
+        let (tell, told) = oneshot::channel();
+        // A thread that stood back cannot come forward again: it ends with its search.
+        let search = move || {
+            background::stand_back();
+            let read = shared.read(read);
+            drop(turn);
+            let _asker_left = tell.send(read);
+        };
+        let thread = std::thread::Builder::new().name("search".to_owned()).spawn(search);
+        let no_thread = |fault| {
+            format!(
+                "HF2402 no thread for a search: {fault}. Nothing happened; try again in a moment"
+            )
+        };
+        thread.map_err(|fault| HistoryFault::Shelf(no_thread(fault)))?;
+        let broke = |_| HistoryFault::Shelf("HF2402 a search broke".to_owned());
+        told.await.map_err(broke)?.map_err(HistoryFault::Shelf)
     }
 
     /// Writes what is there and ends the thread.
@@ -222,6 +234,16 @@ impl History {
 }
 
 impl Shared {
+    fn read<T>(&self, read: impl FnOnce(&Archive) -> Result<T, ShelfError>) -> Result<T, String> {
+        match self.archive.get() {
+            Some(archive) => read(archive).map_err(|fault| fault.to_string()),
+            None => Err(self.failed.get().cloned().unwrap_or_else(|| {
+                "HF2402 the history is being opened. Nothing happened; try again in a moment"
+                    .to_owned()
+            })),
+        }
+    }
+
     fn is_off(&self) -> bool {
         self.off.load(Ordering::Acquire)
     }
@@ -267,7 +289,7 @@ mod tests {
             news,
             lagging: Arc::default(),
             shared,
-            searches: Semaphore::new(SEARCHES_MAX),
+            searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
             thread: Mutex::default(),
         };
         (Arc::new(history), heard)

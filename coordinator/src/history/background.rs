@@ -1,0 +1,78 @@
+//! Threads that leave the processors to the work: whoever applies or answers runs first.
+//!
+//! Where nothing is idle such a thread still has a share, a quarter of a processor beside one thread of the work (setpriority(2), sched(7)).
+//! That is more than writing takes, so the history keeps up, and every search ends. `SCHED_IDLE` would have next to nothing there.
+
+use preempt_rt::sched::{Pid, Scheduler, SchedulerParams, set_scheduler};
+use rustix::{
+    io,
+    process::{getpriority_process, setpriority_process},
+};
+
+/// How much nicer they are than the work.
+const NICER: i32 = 5;
+
+/// Has the thread that calls run behind others from now on. Where the kernel does not allow it, it runs as they do.
+pub(super) fn stand_back() {
+    // Whoever runs when it wakes is not interrupted for it.
+    let batch = SchedulerParams { priority: 0 };
+    if let Err(error) = set_scheduler(Pid::current_thread(), Scheduler::SCHED_BATCH, batch) {
+        tracing::info!(%error, "a thread of the history is scheduled as others are: the kernel did not allow SCHED_BATCH");
+    }
+    if let Err(error) = be_nicer() {
+        tracing::info!(%error, "a thread of the history is as urgent as others: the kernel did not allow its nice value");
+    }
+}
+
+fn be_nicer() -> io::Result<()> {
+    // To Linux, "this process" is this thread.
+    setpriority_process(None, getpriority_process(None)? + NICER)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    use preempt_rt::sched::get_scheduler;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_stands_back_is_nicer_than_its_process_and_no_other_thread_is() {
+        let now = || (getpriority_process(None), get_scheduler(Pid::current_thread()).ok());
+        let ours = getpriority_process(None).unwrap();
+        let stood_back = thread::spawn(move || {
+            stand_back();
+            now()
+        });
+        let nicer = (ours + NICER).min(19);
+        assert_eq!(stood_back.join().unwrap(), (Ok(nicer), Some(Scheduler::SCHED_BATCH)));
+        assert_eq!(now(), (Ok(ours), Some(Scheduler::SCHED_NORMAL)));
+    }
+
+    #[test]
+    fn a_thread_that_stands_back_goes_on_while_every_processor_is_busy() {
+        let done = AtomicBool::new(false);
+        let processors = thread::available_parallelism().unwrap().get();
+        thread::scope(|scope| {
+            for _ in 0..processors * 2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let worked = scope.spawn(|| {
+                stand_back();
+                // Some milliseconds of a processor.
+                (0..5_000_000_u64).for_each(|one| _ = std::hint::black_box(one));
+            });
+            // Starved, it would never end, and neither would this test.
+            worked.join().unwrap();
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+}
