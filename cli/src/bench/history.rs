@@ -31,10 +31,10 @@ pub(crate) struct HistoryArgs {
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     searches: u32,
     /// Rounds in which a cluster with a history and one without are loaded in turns; 0 leaves that out
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=99))]
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(0..=99))]
     rounds: u32,
     /// Seconds that count in one turn of one round
-    #[arg(long, value_name = "N", default_value_t = 4.0)]
+    #[arg(long, value_name = "N", default_value_t = 0.7)]
     seconds: f64,
     /// Clients in a turn
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=2_048))]
