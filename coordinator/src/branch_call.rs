@@ -46,7 +46,7 @@ pub(crate) fn build(
         op: op_on_the_wire(op).into(),
         payload,
         deadline_ms: deadline.0,
-        headers: options.headers.entries().collect(),
+        headers: options.headers.iter().collect::<Pairs>().into(),
         attempt: asking.attempt,
         repeat: asking.attempt > 1 || asking.taken_up,
         // A refusal that nobody was told of is told by the participant's row. Only people who were told can have removed the

@@ -244,8 +244,8 @@ pub(super) fn options_to_record(options: &Options) -> v1::RecordedOptions {
         order: order.number(),
         recovery: recovery.number(),
         tries: tried_by.number(),
-        headers: headers.entries().collect(),
-        tags: tags.entries().collect(),
+        headers: headers.iter().collect::<Pairs>().into(),
+        tags: tags.iter().collect::<Pairs>().into(),
         second_phase_grace_ms: *second_phase_grace_ms,
     }
 }
@@ -269,10 +269,6 @@ pub(super) fn options_of_record(record: v1::RecordedOptions) -> Result<Options, 
 }
 
 fn labels_of_record(field: &'static str, record: Vec<Bytes>) -> Result<Labels, RecordError> {
-    if let Some(labels) = Labels::of_entries(&record) {
-        return Ok(labels);
-    }
-    // Written by somebody else, in another order or without what is empty.
     let pairs = Pairs::from(record);
     let labels: Labels = pairs.iter().collect();
     if labels.len() == pairs.len() {
