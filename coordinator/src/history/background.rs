@@ -31,10 +31,7 @@ fn be_nicer() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicBool, Ordering},
-        thread,
-    };
+    use std::thread;
 
     use preempt_rt::sched::get_scheduler;
 
@@ -43,36 +40,13 @@ mod tests {
     #[test]
     fn a_thread_that_stands_back_is_nicer_than_its_process_and_no_other_thread_is() {
         let now = || (getpriority_process(None), get_scheduler(Pid::current_thread()).ok());
-        let ours = getpriority_process(None).unwrap();
+        let ours = now();
         let stood_back = thread::spawn(move || {
             stand_back();
             now()
         });
-        let nicer = (ours + NICER).min(19);
+        let nicer = (ours.0.unwrap() + NICER).min(19);
         assert_eq!(stood_back.join().unwrap(), (Ok(nicer), Some(Scheduler::SCHED_BATCH)));
-        assert_eq!(now(), (Ok(ours), Some(Scheduler::SCHED_NORMAL)));
-    }
-
-    #[test]
-    fn a_thread_that_stands_back_goes_on_while_every_processor_is_busy() {
-        let done = AtomicBool::new(false);
-        let processors = thread::available_parallelism().unwrap().get();
-        thread::scope(|scope| {
-            for _ in 0..processors * 2 {
-                scope.spawn(|| {
-                    while !done.load(Ordering::Relaxed) {
-                        std::hint::spin_loop();
-                    }
-                });
-            }
-            let worked = scope.spawn(|| {
-                stand_back();
-                // Some milliseconds of a processor.
-                (0..5_000_000_u64).for_each(|one| _ = std::hint::black_box(one));
-            });
-            // Starved, it would never end, and neither would this test.
-            worked.join().unwrap();
-            done.store(true, Ordering::Relaxed);
-        });
+        assert_eq!(now(), ours);
     }
 }
