@@ -16,30 +16,7 @@ CREATE TABLE bank.account (
     CONSTRAINT account_has_room CHECK (held_in_minor <= 9223372036854775807 - balance_minor)
 ) WITH (fillfactor = 50);
 
--- Money set aside by a branch. Never changed: how it ended stands in bank.hold_resolution.
-CREATE TABLE bank.hold (
-    gid             text COLLATE "C" NOT NULL,
-    branch          integer NOT NULL,
-    account         text COLLATE "C" NOT NULL,
-    direction       text COLLATE "C" NOT NULL CHECK (direction IN ('out', 'in')),
-    amount_minor    bigint NOT NULL CHECK (amount_minor > 0),
-    currency        text COLLATE "C" NOT NULL,
-    placed_at       timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (gid, branch)
-);
-
--- How a hold ended. The primary key says: once.
-CREATE TABLE bank.hold_resolution (
-    gid             text COLLATE "C" NOT NULL,
-    branch          integer NOT NULL,
-    kind            text COLLATE "C" NOT NULL CHECK (kind IN ('captured', 'released')),
-    amount_minor    bigint NOT NULL,
-    at              timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (gid, branch),
-    CHECK ((kind = 'captured' AND amount_minor > 0) OR (kind = 'released' AND amount_minor = 0))
-);
-
--- One row for each effect. The unique key makes a second effect of a branch impossible, whatever calls it.
+-- One row for each effect. What a branch set aside stands here as well, and how that ended.
 CREATE TABLE bank.journal (
     account         text COLLATE "C" NOT NULL,
     id              bigint GENERATED ALWAYS AS IDENTITY,
@@ -52,6 +29,20 @@ CREATE TABLE bank.journal (
     held_out_delta  bigint NOT NULL,
     held_in_delta   bigint NOT NULL,
     at              timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (account, id),
-    UNIQUE (gid, branch, account, kind)
+    PRIMARY KEY (account, id)
 );
+
+-- Makes a second effect of a branch impossible, whatever calls it; a hold ends once, captured or released.
+CREATE UNIQUE INDEX journal_once ON bank.journal
+    (gid, branch, account, (CASE kind WHEN 'hold_released' THEN 'hold_captured' ELSE kind END));
+
+-- The holds that the journal tells of, for people and the audit: what was set aside, and what of it moved in the end.
+CREATE VIEW bank.hold AS
+SELECT p.gid, p.branch, p.account, CASE WHEN p.held_in_delta = 0 THEN 'out' ELSE 'in' END AS direction,
+       p.held_out_delta + p.held_in_delta AS amount_minor, p.at AS placed_at,
+       CASE e.kind WHEN 'hold_captured' THEN 'captured' WHEN 'hold_released' THEN 'released' END AS ended,
+       abs(e.balance_delta) AS moved_minor, e.at AS ended_at
+FROM bank.journal AS p
+LEFT JOIN bank.journal AS e ON e.gid = p.gid AND e.branch = p.branch AND e.account = p.account
+                           AND e.kind IN ('hold_captured', 'hold_released')
+WHERE p.kind = 'hold_placed';

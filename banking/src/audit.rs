@@ -39,23 +39,23 @@ const FIGURES: &str = "
                sum(held_in_delta) AS held_in
         FROM bank.journal GROUP BY account
     ), held AS (
-        SELECT h.account, sum(h.amount_minor) FILTER (WHERE h.direction = 'out') AS held_out,
-               sum(h.amount_minor) FILTER (WHERE h.direction = 'in') AS held_in
-        FROM bank.hold AS h
-        WHERE NOT EXISTS (SELECT FROM bank.hold_resolution AS r
-                          WHERE r.gid = h.gid AND r.branch = h.branch)
-        GROUP BY h.account
+        SELECT account, sum(amount_minor) FILTER (WHERE direction = 'out') AS held_out,
+               sum(amount_minor) FILTER (WHERE direction = 'in') AS held_in
+        FROM bank.hold WHERE ended IS NULL GROUP BY account
     )
     SELECT
         (SELECT count(*) FROM bank.account),
         (SELECT count(*) FROM bank.journal),
         (SELECT count(*) FROM bank.hold),
-        (SELECT count(*) FROM bank.hold AS h
-         WHERE NOT EXISTS (SELECT FROM bank.hold_resolution AS r
-                           WHERE r.gid = h.gid AND r.branch = h.branch)),
-        (SELECT count(*) FROM bank.hold_resolution AS r
-         LEFT JOIN bank.hold AS h USING (gid, branch)
-         WHERE h.gid IS NULL OR r.amount_minor > h.amount_minor),
+        (SELECT count(*) FROM bank.hold WHERE ended IS NULL),
+        (SELECT count(*) FROM bank.journal AS e
+         LEFT JOIN bank.journal AS p ON p.gid = e.gid AND p.branch = e.branch AND p.account = e.account
+                                    AND p.kind = 'hold_placed'
+         WHERE e.kind IN ('hold_captured', 'hold_released')
+           AND (p.gid IS NULL OR e.held_out_delta <> -p.held_out_delta OR e.held_in_delta <> -p.held_in_delta
+                OR NOT CASE WHEN e.kind = 'hold_released' THEN e.balance_delta = 0
+                            WHEN p.held_in_delta = 0 THEN e.balance_delta BETWEEN -p.held_out_delta AND -1
+                            ELSE e.balance_delta BETWEEN 1 AND p.held_in_delta END)),
         (SELECT count(*) FROM bank.account AS a FULL JOIN fold AS f ON f.account = a.id
          WHERE a.id IS NULL OR a.balance_minor <> coalesce(f.balance, 0)
             OR a.held_out_minor <> coalesce(f.held_out, 0) OR a.held_in_minor <> coalesce(f.held_in, 0)),
@@ -110,8 +110,8 @@ pub struct SourceAudit {
     pub holds: u64,
     /// Holds that have not ended.
     pub holds_open: u64,
-    /// Resolutions of a hold that is not there, or of more than it held.
-    pub resolutions_wrong: u64,
+    /// Ends of a hold that is not there, or of more or less than it held.
+    pub ends_wrong: u64,
     /// Accounts whose counters are not the fold of their journal, and journals without an account.
     pub fold_mismatches: u64,
     /// Accounts whose hold counters are not the sum of their open holds, and open holds without an account.
@@ -169,7 +169,7 @@ impl SourceAudit {
             "accounts whose hold counters are not the sum of their open holds",
         );
         found(self.holds_open, "holds without an end");
-        found(self.resolutions_wrong, "resolutions without their hold");
+        found(self.ends_wrong, "ends that do not fit their hold");
         found(self.prepared, "prepared transactions left");
         for (currency, sums) in &self.sums {
             if sums.held_out != 0 || sums.held_in != 0 {
@@ -395,7 +395,7 @@ async fn figures(local: &Transaction<'_>) -> Result<SourceAudit, BankError> {
         journal_rows: count(&row, 1),
         holds: count(&row, 2),
         holds_open: count(&row, 3),
-        resolutions_wrong: count(&row, 4),
+        ends_wrong: count(&row, 4),
         fold_mismatches: count(&row, 5),
         hold_mismatches: count(&row, 6),
         negative: count(&row, 7),

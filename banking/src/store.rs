@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use futures::future;
 use holdfast_ledger::{
-    Account, AccountId, AccountState, Amount, Book, BranchKey, Counters, Currency, Direction, Hold,
-    Instruction, Money, Posting, Refusal, Resolution, decide,
+    Account, AccountId, AccountState, Book, BranchKey, Counters, Currency, Hold, Instruction, Kind,
+    Posting, Refusal, decide,
 };
 use holdfast_tcc_agent::LocalTransaction;
 use tokio_postgres::{Error, Row};
@@ -17,21 +17,21 @@ const LOCK_ACCOUNTS: &str = "
     SELECT a.id, a.currency, a.state, a.balance_minor, a.held_out_minor, a.held_in_minor
     FROM (SELECT h.account AS id
           FROM unnest($2::text[], $3::int[]) AS c (gid, branch)
-          CROSS JOIN LATERAL (SELECT account FROM bank.hold
+          CROSS JOIN LATERAL (SELECT account FROM bank.journal
                               WHERE gid = c.gid AND branch = c.branch OFFSET 0) AS h
           UNION
           SELECT unnest($1::text[]) COLLATE \"C\"
           ORDER BY id) AS c
     CROSS JOIN LATERAL (SELECT * FROM bank.account WHERE id = c.id FOR NO KEY UPDATE) AS a";
 
-/// OFFSET 0 keeps the planner at one index look-up a hold, whatever it believed of the tables when it planned.
+/// What the journal has of the branches: it tells of their holds. OFFSET 0 keeps the planner at one index look-up a branch, whatever
+/// it believed of the table when it planned.
 const READ_HOLDS: &str = "
-    SELECT c.gid, c.branch, h.account, h.direction, h.amount_minor, h.currency, r.kind, r.amount_minor
+    SELECT c.gid, c.branch, j.account, j.kind, j.balance_delta, j.held_out_delta, j.held_in_delta
     FROM unnest($1::text[], $2::int[]) AS c (gid, branch)
-    CROSS JOIN LATERAL (SELECT * FROM bank.hold
-                        WHERE gid = c.gid AND branch = c.branch OFFSET 0) AS h
-    LEFT JOIN LATERAL (SELECT kind, amount_minor FROM bank.hold_resolution
-                       WHERE gid = c.gid AND branch = c.branch OFFSET 0) AS r ON true";
+    CROSS JOIN LATERAL (SELECT account, kind, balance_delta, held_out_delta, held_in_delta
+                        FROM bank.journal
+                        WHERE gid = c.gid AND branch = c.branch OFFSET 0) AS j";
 
 /// One row for each account that changed, however many branches changed it. The LIMIT cuts nothing: it has the planner expect few
 /// rows, and so look each account up by its id instead of reading through all of them.
@@ -41,14 +41,6 @@ const WRITE_ACCOUNTS: &str = "
     FROM (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])
               AS c (id, balance, held_out, held_in) LIMIT cardinality($1)) AS c
     WHERE a.id = c.id";
-
-const INSERT_HOLDS: &str = "
-    INSERT INTO bank.hold (gid, branch, account, direction, amount_minor, currency)
-    SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::bigint[], $6::text[])";
-
-const INSERT_RESOLUTIONS: &str = "
-    INSERT INTO bank.hold_resolution (gid, branch, kind, amount_minor)
-    SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::bigint[])";
 
 const INSERT_JOURNAL: &str = "
     INSERT INTO bank.journal
@@ -63,8 +55,6 @@ pub(crate) struct Batch {
     before: BTreeMap<AccountId, Counters>,
     /// Accounts that were found, but not sound.
     damaged: BTreeMap<AccountId, Refusal>,
-    placed: Vec<BranchKey>,
-    resolved: Vec<BranchKey>,
     postings: Vec<Posting>,
 }
 
@@ -112,8 +102,6 @@ impl Batch {
             book: Book::default(),
             before: BTreeMap::new(),
             damaged: BTreeMap::new(),
-            placed: Vec::new(),
-            resolved: Vec::new(),
             postings: Vec::new(),
         };
         for row in &accounts {
@@ -127,11 +115,13 @@ impl Batch {
                 }
             }
         }
-        for row in &holds {
-            let branch: i32 = row.try_get(1)?;
-            let branch = u32::try_from(branch).expect("only those asked for were read");
-            if let Some(hold) = hold_from(row) {
-                batch.book.add_hold(BranchKey::new(row.try_get(0)?, branch), hold);
+        let mut told: BTreeMap<BranchKey, Vec<Posting>> = BTreeMap::new();
+        for posting in holds.iter().filter_map(posting_from) {
+            told.entry(posting.branch.clone()).or_default().push(posting);
+        }
+        for (branch, postings) in told {
+            if let Some(hold) = Hold::of(&postings) {
+                batch.book.add_hold(branch, hold);
             }
         }
         Ok(batch)
@@ -151,18 +141,6 @@ impl Batch {
             }
             refusal
         })?;
-        match instruction {
-            Instruction::PlaceHold { .. } => self.placed.push(branch.clone()),
-            Instruction::Capture { .. } | Instruction::Release => {
-                self.resolved.push(branch.clone())
-            }
-            Instruction::Debit { .. }
-            | Instruction::Credit { .. }
-            | Instruction::Transfer { .. }
-            | Instruction::ReverseDebit { .. }
-            | Instruction::ReverseCredit { .. }
-            | Instruction::ReverseTransfer { .. } => {}
-        }
         self.postings.extend(postings);
         Ok(())
     }
@@ -177,13 +155,7 @@ impl Batch {
         if self.postings.is_empty() {
             return Ok(());
         }
-        future::try_join4(
-            self.write_accounts(local),
-            self.write_holds(local),
-            self.write_resolutions(local),
-            self.write_journal(local),
-        )
-        .await?;
+        future::try_join(self.write_accounts(local), self.write_journal(local)).await?;
         Ok(())
     }
 
@@ -207,46 +179,6 @@ impl Batch {
         let rows = local.execute(&write, &[&ids, &balances, &held_out, &held_in]).await?;
         assert_eq!(rows, changed.len() as u64, "every changed account is locked, so it is there");
         metrics::counter!("holdfast_bank_account_rows_written_total").increment(rows);
-        Ok(())
-    }
-
-    async fn write_holds(&self, local: LocalTransaction<'_>) -> Result<(), Error> {
-        if self.placed.is_empty() {
-            return Ok(());
-        }
-        let gids: Vec<&str> = self.placed.iter().map(|branch| &*branch.gid).collect();
-        let branches: Vec<i32> = self.placed.iter().map(number).collect();
-        let holds: Vec<&Hold> = self.placed.iter().filter_map(|key| self.book.hold(key)).collect();
-        assert_eq!(holds.len(), self.placed.len(), "every placed hold is in the book");
-        let accounts: Vec<&str> = holds.iter().map(|hold| hold.account.as_str()).collect();
-        let directions: Vec<&str> = holds.iter().map(|hold| hold.direction.name()).collect();
-        let amounts: Vec<i64> = holds.iter().map(|hold| hold.money.amount.minor()).collect();
-        let currencies: Vec<&str> = holds.iter().map(|hold| hold.money.currency.code()).collect();
-        let insert = local.prepare_cached(INSERT_HOLDS).await?;
-        local
-            .execute(&insert, &[&gids, &branches, &accounts, &directions, &amounts, &currencies])
-            .await?;
-        Ok(())
-    }
-
-    async fn write_resolutions(&self, local: LocalTransaction<'_>) -> Result<(), Error> {
-        if self.resolved.is_empty() {
-            return Ok(());
-        }
-        let gids: Vec<&str> = self.resolved.iter().map(|branch| &*branch.gid).collect();
-        let branches: Vec<i32> = self.resolved.iter().map(number).collect();
-        let (kinds, amounts): (Vec<&str>, Vec<i64>) = self
-            .resolved
-            .iter()
-            .filter_map(|key| self.book.hold(key)?.resolution)
-            .map(|resolution| match resolution {
-                Resolution::Captured(amount) => ("captured", amount.minor()),
-                Resolution::Released => ("released", 0),
-            })
-            .unzip();
-        assert_eq!(kinds.len(), self.resolved.len(), "every resolved hold says how it ended");
-        let insert = local.prepare_cached(INSERT_RESOLUTIONS).await?;
-        local.execute(&insert, &[&gids, &branches, &kinds, &amounts]).await?;
         Ok(())
     }
 
@@ -285,22 +217,16 @@ pub(crate) fn account_from(row: &Row) -> Result<Account, (AccountId, Refusal)> {
         .map_err(|damage| (id.clone(), Refusal::damaged(id, &damage)))
 }
 
-/// A hold from its row. `None` for one that the ledger did not write; it is then as if it were not there.
-fn hold_from(row: &Row) -> Option<Hold> {
-    let money = Money {
-        amount: Amount::new(row.get(4)).ok()?,
-        currency: Currency::parse(row.get(5)).ok()?,
-    };
-    let resolution = match row.get::<_, Option<&str>>(6) {
-        None => None,
-        Some("captured") => Some(Resolution::Captured(Amount::new(row.get(7)).ok()?)),
-        Some(_) => Some(Resolution::Released),
-    };
-    Some(Hold {
+/// What a row of the journal says of its branch. `None` for one that the ledger did not write; it is then as if it were not there.
+fn posting_from(row: &Row) -> Option<Posting> {
+    let branch = u32::try_from(row.get::<_, i32>(1)).expect("only those asked for were read");
+    Some(Posting {
+        branch: BranchKey::new(row.get(0), branch),
         account: AccountId::parse(row.get(2)).ok()?,
-        direction: Direction::named(row.get(3))?,
-        money,
-        resolution,
+        kind: Kind::named(row.get(3))?,
+        balance_delta: row.get(4),
+        held_out_delta: row.get(5),
+        held_in_delta: row.get(6),
     })
 }
 

@@ -99,10 +99,10 @@ async fn a_balance_that_was_changed_is_found() {
 #[tokio::test]
 async fn a_change_that_covers_its_tracks_on_one_source_is_found_over_all() {
     // The balance and the journal agree with each other; only the other data source knows better.
-    let sql = "UPDATE bank.account SET balance_minor = balance_minor + 5 WHERE id = 'bob';
-               UPDATE bank.journal SET balance_delta = balance_delta + 5 WHERE gid = 'g2' AND kind = 'hold_captured'";
+    let sql = "UPDATE bank.account SET balance_minor = balance_minor - 5 WHERE id = 'bob';
+               UPDATE bank.journal SET balance_delta = balance_delta - 5 WHERE gid = 'g2' AND kind = 'hold_captured'";
     let findings = findings_after(1, sql).await;
-    assert_found(&findings, "g2 (EUR: lost 2000, gained 2005)");
+    assert_found(&findings, "g2 (EUR: lost 2000, gained 1995)");
     assert!(!findings.iter().any(|finding| finding.starts_with("pg-")), "{findings:?}");
 }
 
@@ -117,16 +117,24 @@ async fn a_hold_without_an_end_is_found() {
 }
 
 #[tokio::test]
-async fn a_resolution_without_its_hold_is_found() {
-    let findings = findings_after(0, "DELETE FROM bank.hold WHERE gid = 'g3'").await;
-    assert_found(&findings, "pg-1: 1 resolutions without their hold");
+async fn an_end_that_does_not_fit_its_hold_is_found() {
+    for sql in [
+        "DELETE FROM bank.journal WHERE gid = 'g3' AND kind = 'hold_placed'",
+        "UPDATE bank.journal SET held_out_delta = -2999 WHERE gid = 'g3' AND kind = 'hold_released'",
+        "UPDATE bank.journal SET balance_delta = -1 WHERE gid = 'g3' AND kind = 'hold_released'",
+        "UPDATE bank.journal SET balance_delta = -1001 WHERE gid = 'g1' AND kind = 'hold_captured'",
+        "UPDATE bank.journal SET balance_delta = 1000 WHERE gid = 'g1' AND kind = 'hold_captured'",
+    ] {
+        let findings = findings_after(0, sql).await;
+        assert_found(&findings, "pg-1: 1 ends that do not fit their hold");
+    }
 }
 
 #[tokio::test]
 async fn a_hold_counter_without_a_hold_is_found() {
     let sql = "UPDATE bank.account SET held_out_minor = 7 WHERE id = 'anna';
                INSERT INTO bank.journal (account, gid, branch, op, kind, balance_delta, held_out_delta, held_in_delta)
-               VALUES ('anna', 'gX', 1, 'try', 'hold_placed', 0, 7, 0)";
+               VALUES ('anna', 'gX', 1, 'action', 'credit', 0, 7, 0)";
     let findings = findings_after(0, sql).await;
     assert_found(
         &findings,

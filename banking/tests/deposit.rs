@@ -38,8 +38,7 @@ async fn a_transfer_is_held_then_captured() {
     }
     assert_eq!(bank.counters("alice").await, (20_00, 0, 0));
     assert_eq!(bank.counters("bob").await, (85_00, 0, 0));
-    let sql =
-        "SELECT count(*) FROM bank.hold_resolution WHERE kind = 'captured' AND amount_minor = 8000";
+    let sql = "SELECT count(*) FROM bank.hold WHERE ended = 'captured' AND moved_minor = 8000";
     assert_eq!(bank.number(sql).await, 2);
     assert_eq!(bank.number("SELECT count(*) FROM bank.journal WHERE gid = 'g1'").await, 4);
 }

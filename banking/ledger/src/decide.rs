@@ -212,21 +212,22 @@ fn place(
     }
     let held = money.amount.minor();
     let posting = on_hold(branch, account, Kind::HoldPlaced, direction, held, 0);
-    let hold = Hold { account: account.clone(), direction, money, resolution: None };
+    let hold = Hold { account: account.clone(), direction, amount: money.amount, resolution: None };
     Ok(Decision { postings: vec![posting], hold: Some(hold) })
 }
 
 fn capture(book: &Book, branch: &BranchKey, amount: Option<Amount>) -> Result<Decision, Refusal> {
     let hold = standing(book, branch)?;
-    let captured = amount.unwrap_or(hold.money.amount);
-    if captured > hold.money.amount {
+    let captured = amount.unwrap_or(hold.amount);
+    if captured > hold.amount {
+        let currency = known(book, &hold.account)?.currency;
         return Err(Refusal::AmountOutOfRange {
             hold: branch.clone(),
-            asked: Money { amount: captured, ..hold.money },
-            held: hold.money,
+            asked: Money { amount: captured, currency },
+            held: Money { amount: hold.amount, currency },
         });
     }
-    let let_go = negative(hold.money.amount);
+    let let_go = negative(hold.amount);
     let moved = match hold.direction {
         Direction::Out => negative(captured),
         Direction::In => captured.minor(),
@@ -238,7 +239,7 @@ fn capture(book: &Book, branch: &BranchKey, amount: Option<Amount>) -> Result<De
 
 fn release(book: &Book, branch: &BranchKey) -> Result<Decision, Refusal> {
     let hold = standing(book, branch)?;
-    let let_go = negative(hold.money.amount);
+    let let_go = negative(hold.amount);
     let posting = on_hold(branch, &hold.account, Kind::HoldReleased, hold.direction, let_go, 0);
     let hold = Hold { resolution: Some(Resolution::Released), ..hold.clone() };
     Ok(Decision { postings: vec![posting], hold: Some(hold) })

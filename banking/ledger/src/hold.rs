@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{AccountId, Amount, Money};
+use crate::{AccountId, Amount, Kind, Posting};
 
 /// A branch of a global transaction; a branch places at most one hold, so this names the hold as well.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,7 +43,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The direction's name, as it is stored.
+    /// The direction's name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -51,15 +51,9 @@ impl Direction {
             Self::In => "in",
         }
     }
-
-    /// The direction of this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::Out, Self::In].into_iter().find(|direction| direction.name() == name)
-    }
 }
 
-/// How a hold ended. Recorded once, beside the hold, which itself never changes.
+/// How a hold ended: once, by a posting of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resolution {
     /// So much of it moved; the rest, if any, was let go.
@@ -75,8 +69,40 @@ pub struct Hold {
     pub account: AccountId,
     /// Which way the money is to go.
     pub direction: Direction,
-    /// How much.
-    pub money: Money,
+    /// How much, in the account's currency.
+    pub amount: Amount,
     /// How it ended; `None` while it stands.
     pub resolution: Option<Resolution>,
+}
+
+impl Hold {
+    /// The hold that one branch's postings tell of, in whatever order. `None`: they place none, or are none that the ledger makes.
+    #[must_use]
+    pub fn of<'p>(postings: impl IntoIterator<Item = &'p Posting>) -> Option<Self> {
+        let (mut placed, mut resolution) = (None, None);
+        for posting in postings {
+            match posting.kind {
+                Kind::HoldPlaced => {
+                    let (direction, minor) = match (posting.held_out_delta, posting.held_in_delta) {
+                        (minor, 0) => (Direction::Out, minor),
+                        (0, minor) => (Direction::In, minor),
+                        _ => return None,
+                    };
+                    placed = Some((&posting.account, direction, Amount::new(minor).ok()?));
+                }
+                Kind::HoldCaptured => {
+                    let moved = posting.balance_delta.checked_abs()?;
+                    resolution = Some(Resolution::Captured(Amount::new(moved).ok()?));
+                }
+                Kind::HoldReleased => resolution = Some(Resolution::Released),
+                Kind::Opening
+                | Kind::Debit
+                | Kind::Credit
+                | Kind::DebitReversed
+                | Kind::CreditReversed => {}
+            }
+        }
+        let (account, direction, amount) = placed?;
+        Some(Self { account: account.clone(), direction, amount, resolution })
+    }
 }

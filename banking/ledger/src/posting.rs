@@ -54,6 +54,12 @@ impl Kind {
         }
     }
 
+    /// The kind of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The branch operation that makes postings of this kind.
     #[must_use]
     pub const fn op(self) -> &'static str {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_ledger::{
-    Account, AccountId, Amount, Book, BranchKey, Currency, Direction, Instruction, Kind, Money,
-    Posting, Resolution, decide, decimal,
+    Account, AccountId, Amount, Book, BranchKey, Currency, Direction, Hold, Instruction, Kind,
+    Money, Posting, Resolution, decide, decimal,
 };
 use proptest::prelude::*;
 
@@ -80,7 +80,7 @@ proptest! {
     })]
 
     /// No balance, no available amount, no hold ever falls below zero; the journal's fold is the counters; a refusal changes
-    /// nothing; a hold is resolved at most once.
+    /// nothing; a hold is resolved at most once, and is what its branch's postings tell.
     #[test]
     fn the_laws_hold_after_every_instruction(
         balances in [1_i64..300, 1_i64..300, 1_i64..300],
@@ -108,6 +108,8 @@ proptest! {
                 let own = journal.iter().filter(|posting| posting.account == *account.id());
                 prop_assert_eq!(Posting::fold(own), Some(counters));
             }
+            let told = Hold::of(journal.iter().filter(|posting| posting.branch == branch));
+            prop_assert_eq!(told.as_ref(), book.hold(&branch));
             if let Some(now) = book.hold(&branch).and_then(|hold| hold.resolution) {
                 let first = *resolved.entry(branch.clone()).or_insert(now);
                 prop_assert_eq!(first, now, "a resolution changed");

@@ -117,8 +117,7 @@ pub async fn read(sources: &mut [(String, Client)]) -> anyhow::Result<Vec<Shard>
         for row in cut
             .query(
                 "SELECT gid, CASE direction WHEN 'in' THEN amount_minor ELSE -amount_minor END
-                 FROM bank.hold WHERE NOT EXISTS
-                   (SELECT 1 FROM bank.hold_resolution r WHERE r.gid = hold.gid AND r.branch = hold.branch)",
+                 FROM bank.hold WHERE ended IS NULL",
                 &[],
             )
             .await?

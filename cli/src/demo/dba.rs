@@ -87,7 +87,7 @@ pub(crate) async fn play(
 fn bank_rules(shards: &str, scatter: Option<&str>) -> anyhow::Result<String> {
     let mut rules: toml::Table = shards.parse().context("the demo's shards.toml")?;
     let mut tables = toml::Table::new();
-    for (table, key) in [("account", "id"), ("journal", "account"), ("hold", "account")] {
+    for (table, key) in [("account", "id"), ("journal", "account")] {
         let mut joined = toml::Table::new();
         joined.insert("group".to_owned(), "account".into());
         joined.insert("key".to_owned(), key.into());
