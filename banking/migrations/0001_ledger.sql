@@ -5,8 +5,9 @@
 
 -- Half-filled pages, so that an update of the counters stays on its page and touches no index.
 CREATE TABLE bank.account (
-    id              text COLLATE "C" PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9-]{1,34}$'),
-    currency        text COLLATE "C" NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    -- Every update of an account proves its checks anew, and counting within an expression takes several times as long.
+    id              text COLLATE "C" PRIMARY KEY CHECK (id !~ '[^A-Za-z0-9-]' AND length(id) BETWEEN 1 AND 34),
+    currency        text COLLATE "C" NOT NULL CHECK (currency !~ '[^A-Z]' AND length(currency) = 3),
     state           text COLLATE "C" NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'closed')),
     balance_minor   bigint NOT NULL CHECK (balance_minor >= 0),
     held_out_minor  bigint NOT NULL DEFAULT 0 CHECK (held_out_minor >= 0),

@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 use fixture::{Bank, PATIENCE, Server, account, call, connect, eur, free_port, initialized, until};
 use holdfast_banking::{
     BankConfig, BankError, BankLimits, Deposit, DepositInstruction, NewAccount, Opened,
-    ledger::Currency, migrate, open_accounts, read_account, run,
+    ledger::{AccountId, Currency},
+    migrate, open_accounts, read_account, run,
 };
 use holdfast_tcc_agent::{Answer, Limits, Op, PostgresResource, Status};
 use tokio_postgres::{Config, NoTls};
@@ -47,6 +48,28 @@ async fn concurrent_starts_migrate_once() {
     let row = client.query_one("SELECT count(*), max(version) FROM bank.migration", &[]).await;
     let row = row.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i32>(1)), (1, 1));
+}
+
+#[tokio::test]
+async fn the_table_takes_the_ids_that_the_ledger_takes_and_no_others() {
+    let bank = Bank::with(&[]).await;
+    let (longest, too_long) = ("a".repeat(34), "a".repeat(35));
+    let ids = [
+        "A-1", "-", "0", &longest, &too_long, "", " ", "a b", "a_b", "a\n", "\n", "\u{e4}", "'",
+        "*",
+    ];
+    let mut taken = Vec::new();
+    for id in ids {
+        let insert = "INSERT INTO bank.account (id, currency, balance_minor) VALUES ($1, $2, 0)";
+        let by_table = bank.client.execute(insert, &[&id, &"EUR"]).await.is_ok();
+        assert_eq!(by_table, AccountId::parse(id).is_ok(), "{id:?}");
+        taken.extend(by_table.then_some(id));
+    }
+    assert_eq!(taken, ["A-1", "-", "0", &longest]);
+    for currency in ["EU", "EURO", "eur", "E1R", "", "EU\n"] {
+        let update = "UPDATE bank.account SET currency = $1 WHERE id = 'A-1'";
+        assert!(bank.client.execute(update, &[&currency]).await.is_err(), "{currency:?}");
+    }
 }
 
 #[tokio::test]
