@@ -44,7 +44,6 @@ fn an_open_transaction_takes_no_more_than_it_may() {
         machine.apply(now, begin(number)).expect("a new gid");
     }
     let each = (resident() - before) / COUNT - 2 * PAYLOAD_BYTES;
-    println!("{each} bytes of an open transaction beside its payloads");
-    assert!(each <= BYTES_MAX, "{each}");
+    assert!(each <= BYTES_MAX, "{each} bytes beside its payloads");
     drop(machine);
 }
