@@ -8,11 +8,14 @@ use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
 /// Messages within messages that are kept as they lie on the wire, each to be read by itself. A command is large, and a thousand of them in a
 /// list that grows cost a node as much as reading them. The others are entries of maps, which `Pairs` reads: each is taken from one message
 /// into the next, and few look at them.
-const UNREAD: [(&str, &str); 4] = [
+const UNREAD: [(&str, &str); 7] = [
     ("Call", "headers"),
     ("LogEntry", "commands"),
+    ("Options", "headers"),
+    ("Options", "tags"),
     ("RecordedOptions", "headers"),
     ("RecordedOptions", "tags"),
+    ("Transaction", "tags"),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -8,6 +8,7 @@ use holdfast_client::{
         self, Attempt, HistoryRecord, SearchHistoryReply, SearchHistoryRequest, Tag, Transaction,
     },
 };
+use holdfast_proto::Pairs;
 
 use crate::{
     output::{self, Output},
@@ -194,7 +195,7 @@ fn status_word(known: &Transaction) -> String {
 }
 
 fn tags_text(known: &Transaction) -> String {
-    let tags: BTreeMap<_, _> = known.tags.iter().collect();
+    let tags: BTreeMap<_, _> = Pairs::among(&known.tags).collect();
     let tags: Vec<String> = tags.iter().map(|(name, value)| format!("{name}={value}")).collect();
     tags.join(" ")
 }
@@ -208,7 +209,7 @@ fn json_of(known: &Transaction) -> serde_json::Value {
         "decided_at": instant(known.decided_at_ms),
         "finished_at": instant(known.finished_at_ms),
         "reason": known.reason,
-        "tags": known.tags.iter().collect::<BTreeMap<_, _>>(),
+        "tags": Pairs::among(&known.tags).collect::<BTreeMap<_, _>>(),
         "branches": known.branches.iter().map(|branch| serde_json::json!({
             "branch": branch.branch,
             "participant": branch.participant,

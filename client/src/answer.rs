@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use holdfast_proto::Pairs;
+
 use crate::wire;
 
 /// The fate of a global transaction, as far as it is known.
@@ -210,7 +212,7 @@ impl From<wire::Transaction> for Transaction {
             decided_at_ms: Some(wire.decided_at_ms).filter(|ms| *ms > 0),
             finished_at_ms: Some(wire.finished_at_ms).filter(|ms| *ms > 0),
             reason: wire.reason,
-            tags: wire.tags.into_iter().collect(),
+            tags: Pairs::from(wire.tags).owned().collect(),
             gid: wire.gid,
         }
     }

@@ -2,9 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use holdfast_proto::Pairs;
 use holdfast_trace::{Context, HEADER, Kind, Span, spans};
 
-use crate::wire::{self, exchange_request::Request};
+use crate::wire::exchange_request::Request;
 
 /// Askings that are told one by one; what comes then is not told.
 const ASKED_MAX: usize = 64;
@@ -30,11 +31,11 @@ impl Pursued {
             Request::Begin(begin) => begin.options.as_mut()?,
             _ => return None,
         };
-        let parent = Context::among(&options.headers)?;
+        let parent = Context::among(Pairs::among(&options.headers))?;
         let context = parent.within(&[b"pursue", gid.as_bytes()]);
-        let wire::Options { headers, .. } = options;
-        headers.retain(|name, _| !name.eq_ignore_ascii_case(HEADER));
-        headers.insert(HEADER.to_owned(), context.header());
+        let mut headers = Pairs::from(std::mem::take(&mut options.headers));
+        headers.set(HEADER, &context.header());
+        options.headers = headers.into();
         let (gid, begun_ms) = (gid.to_owned(), now_ms());
         Some(Self { context, parent, gid, begun_ms, events: Vec::new(), answered: false })
     }

@@ -1,6 +1,7 @@
 //! What a program asks for: the terms of a global transaction and its branches.
 
 use bytes::Bytes;
+use holdfast_proto::Pairs;
 
 use crate::wire;
 
@@ -137,17 +138,22 @@ impl Terms {
         self
     }
 
-    /// A header that every branch call carries, also after a failover.
+    /// A header that every branch call carries, also after a failover; its name counts in any case.
     #[must_use]
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.options.headers.insert(name.into(), value.into());
+    pub fn header(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        let mut headers = Pairs::from(std::mem::take(&mut self.options.headers));
+        headers.set(name.as_ref(), value.as_ref());
+        self.options.headers = headers.into();
         self
     }
 
     /// A business tag to search by.
     #[must_use]
-    pub fn tag(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.options.tags.insert(name.into(), value.into());
+    pub fn tag(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        let (name, value) = (name.as_ref(), value.as_ref());
+        let mut tags = Pairs::from(std::mem::take(&mut self.options.tags));
+        tags.replace(name, value, |known| known == name);
+        self.options.tags = tags.into();
         self
     }
 }

@@ -3,7 +3,7 @@
 mod doors;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,12 +12,15 @@ use std::{
 
 use bytes::Bytes;
 use doors::{Cluster, Node, SOON, done, frozen_until, refused};
-use holdfast_proto::v1::{
-    self, AddBranchRequest, BeginRequest, BranchSpec, ExchangeRequest, GetRequest, ListRequest,
-    Mode, NodeStatusRequest, Options, Outcome, RetryRequest, RollBackRequest, Status,
-    SubmitBegunRequest, SubmitRequest, Wait, WaitRequest, admin_client::AdminClient,
-    exchange_reply::Reply, exchange_request::Request as Asked,
-    transactions_client::TransactionsClient,
+use holdfast_proto::{
+    Pairs,
+    v1::{
+        self, AddBranchRequest, BeginRequest, BranchSpec, ExchangeRequest, GetRequest, ListRequest,
+        Mode, NodeStatusRequest, Options, Outcome, RetryRequest, RollBackRequest, Status,
+        SubmitBegunRequest, SubmitRequest, Wait, WaitRequest, admin_client::AdminClient,
+        exchange_reply::Reply, exchange_request::Request as Asked,
+        transactions_client::TransactionsClient,
+    },
 };
 use holdfast_security::right::RPCS;
 use holdfast_txn::limit;
@@ -279,8 +282,12 @@ fn options(change: impl Fn(&mut Options) + 'static) -> Box<dyn Fn(&mut SubmitReq
     Box::new(move |submit| change(submit.options.get_or_insert_default()))
 }
 
-fn labels(count: usize) -> BTreeMap<String, String> {
-    (0..count).map(|n| (format!("n{n}"), "v".into())).collect()
+fn labels(count: usize) -> Vec<Bytes> {
+    (0..count).map(|n| (format!("n{n}"), "v")).collect::<Pairs>().into()
+}
+
+fn entry(name: &str, value: &str) -> Vec<Bytes> {
+    Pairs::from_iter([(name, value)]).into()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -313,7 +320,7 @@ async fn each_limit_holds_at_the_limit_and_not_one_past_it() {
         ("call", options(|o| (o.timeout_ms, o.call_timeout_ms) = (500, 500))),
         ("tags", options(move |o| o.tags = labels(count))),
         ("headers", options(move |o| o.headers = labels(count))),
-        ("tag", options(move |o| o.tags = BTreeMap::from([("n".into(), "v".repeat(label - 1))]))),
+        ("tag", options(move |o| o.tags = entry("n", &"v".repeat(label - 1)))),
         ("wait", Box::new(|s| s.wait_timeout_ms = 60_000)),
         (
             "after",
@@ -345,10 +352,11 @@ async fn each_limit_holds_at_the_limit_and_not_one_past_it() {
         ("call_timeout_ms", options(|o| (o.timeout_ms, o.call_timeout_ms) = (500, 501))),
         ("tags", options(move |o| o.tags = labels(count + 1))),
         ("headers", options(move |o| o.headers = labels(count + 1))),
-        ("bytes", options(move |o| o.tags = BTreeMap::from([("n".into(), "v".repeat(label))]))),
-        ("empty", options(|o| o.tags = BTreeMap::from([(String::new(), "v".into())]))),
-        ("header", options(|o| o.headers = BTreeMap::from([("a b".into(), "v".into())]))),
-        ("ASCII", options(|o| o.headers = BTreeMap::from([("a".into(), "b\r\nc: d".into())]))),
+        ("bytes", options(move |o| o.tags = entry("n", &"v".repeat(label)))),
+        ("empty", options(|o| o.tags = entry("", "v"))),
+        ("no name and value", options(|o| o.headers = vec!["\n".into()])),
+        ("header", options(|o| o.headers = entry("a b", "v"))),
+        ("ASCII", options(|o| o.headers = entry("a", "b\r\nc: d"))),
         ("order", options(|o| o.order = 9)),
         ("recovery", options(|o| o.recovery = 9)),
         ("saga", options(|o| o.recovery = v1::Recovery::Forward.into())),

@@ -11,8 +11,12 @@ use std::{
 
 use doors::{Cluster, get, post, until};
 use holdfast_client::Outcome;
-use holdfast_proto::v1::{
-    self, exchange_reply::Reply, exchange_request::Request, transactions_client::TransactionsClient,
+use holdfast_proto::{
+    Pairs,
+    v1::{
+        self, exchange_reply::Reply, exchange_request::Request,
+        transactions_client::TransactionsClient,
+    },
 };
 use house::{House, SOON, session, transfer};
 use proptest::{
@@ -71,7 +75,7 @@ impl Swap {
     /// The request, about the transaction `gid` of alice's.
     fn request(&self, gid: &str) -> Request {
         let gid = gid.to_owned();
-        let headers = [(self.tenant_header.clone(), self.tenant.clone())].into();
+        let headers = Pairs::from_iter([(&self.tenant_header, &self.tenant)]).into();
         let options = Some(v1::Options { headers, timeout_ms: HOUR_MS, ..Default::default() });
         let mode = v1::Mode::Tcc.into();
         let spec = |participant: &String| v1::BranchSpec {

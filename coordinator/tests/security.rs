@@ -12,9 +12,12 @@ use holdfast_client::{
     Client, ClientError, ClientOptions, Outcome, Recovery, Status as TransactionStatus, Submission,
     Terms, Wait,
 };
-use holdfast_proto::v1::{
-    self, exchange_reply::Reply, exchange_request::Request as Asked,
-    raft_peer_client::RaftPeerClient, transactions_client::TransactionsClient,
+use holdfast_proto::{
+    Pairs,
+    v1::{
+        self, exchange_reply::Reply, exchange_request::Request as Asked,
+        raft_peer_client::RaftPeerClient, transactions_client::TransactionsClient,
+    },
 };
 use holdfast_security::{
     Authority, Credentials, Files, Role, Scope, Token, dial,
@@ -199,8 +202,8 @@ async fn each_branch_and_each_gid_is_judged_not_only_the_envelope() {
     let follower = house
         .channel(&house.cluster.follower().grpc, &house.credentials("user/bob?role=app"))
         .await;
-    let mut options = v1::Options::default();
-    options.headers.insert("Holdfast-Tenant".into(), "retail".into());
+    let headers = Pairs::from_iter([("Holdfast-Tenant", "retail")]);
+    let options = v1::Options { headers: headers.into(), ..v1::Options::default() };
     let begin =
         v1::BeginRequest { gid: "b-4".into(), mode: v1::Mode::Tcc.into(), options: Some(options) };
     let mut unary = TransactionsClient::new(follower);

@@ -39,21 +39,51 @@ impl Pairs {
 
     /// Names and values. What is not well-formed is left out.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
-        self.0.iter().filter_map(|entry| read(entry))
+        Self::among(&self.0)
+    }
+
+    /// The value under that name among entries as they lie in a message.
+    #[must_use]
+    pub fn find<'e>(entries: &'e [Bytes], name: &str) -> Option<&'e str> {
+        Self::among(entries).rev().find_map(|(known, value)| (known == name).then_some(value))
+    }
+
+    /// Copies of all, for a map of another kind.
+    pub fn owned(&self) -> impl Iterator<Item = (String, String)> {
+        self.iter().map(|(name, value)| (name.to_owned(), value.to_owned()))
     }
 
     /// The value under that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().rev().find_map(|(known, value)| (known == name).then_some(value))
+        Self::find(&self.0, name)
     }
 
     /// Gives the header `name` that value, in place of any with that name in whatever case.
     pub fn set(&mut self, name: &str, value: &str) {
-        self.0.retain(|entry| {
-            !read(entry).is_some_and(|(known, _)| known.eq_ignore_ascii_case(name))
-        });
+        self.replace(name, value, |known| known.eq_ignore_ascii_case(name));
+    }
+
+    /// Adds it, in place of any whose name `is_other` holds for. What is not well-formed stays as it is.
+    pub fn replace(&mut self, name: &str, value: &str, is_other: impl Fn(&str) -> bool) {
+        self.retain(|known| !is_other(known));
         self.0.push(write(name, value));
+    }
+
+    /// Keeps those whose names it holds for, and what is not well-formed.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        self.0.retain(|entry| read(entry).is_none_or(|(name, _)| keep(name)));
+    }
+
+    /// The name and the value of an entry, if it is one.
+    #[must_use]
+    pub fn read(entry: &[u8]) -> Option<(&str, &str)> {
+        read(entry)
+    }
+
+    /// Names and values of entries as they lie in a message. What is not well-formed is left out.
+    pub fn among(entries: &[Bytes]) -> impl DoubleEndedIterator<Item = (&str, &str)> + Clone {
+        entries.iter().filter_map(|entry| read(entry))
     }
 
     /// Bytes that `entries` take in a message, or a few more.
@@ -106,7 +136,24 @@ fn write(name: &str, value: &str) -> Bytes {
 }
 
 /// The name and the value; a field that is missing is an empty text.
-fn read(mut entry: &[u8]) -> Option<(&str, &str)> {
+fn read(entry: &[u8]) -> Option<(&str, &str)> {
+    read_short(entry).or_else(|| read_any(entry))
+}
+
+/// As [`write`] lays out what is short, and so does everybody else: nearly all of them.
+fn read_short(entry: &[u8]) -> Option<(&str, &str)> {
+    const KEYS: [u8; 2] = [0x0a, 0x12];
+    let (&[key, length], rest) = entry.split_first_chunk()?;
+    let (name, rest) = rest.split_at_checked(length.into())?;
+    let (&[other_key, other_length], value) = rest.split_first_chunk()?;
+    let is_short = [key, other_key] == KEYS
+        && (length | other_length).is_ascii()
+        && value.len() == usize::from(other_length);
+    let text = |bytes| std::str::from_utf8(bytes).ok();
+    if is_short { Some((text(name)?, text(value)?)) } else { None }
+}
+
+fn read_any(mut entry: &[u8]) -> Option<(&str, &str)> {
     let (mut name, mut value) = ("", "");
     while !entry.is_empty() {
         let (number, kind) = decode_key(&mut entry).ok()?;
@@ -163,6 +210,19 @@ mod tests {
         fn whatever_bytes_come_are_read_or_left_out(entry in prop::collection::vec(any::<u8>(), 0..40)) {
             let pairs = Pairs::from(vec![Bytes::from(entry)]);
             prop_assert_eq!(pairs.iter().count(), usize::from(pairs.are_well_formed()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_short_entry_reads_as_any_does(name in "\\PC{0,50}", value in "\\PC{0,50}", cut in 0_usize..8, at in 0_usize..8, byte: u8) {
+            let mut entry = write(&name, &value).to_vec();
+            prop_assert_eq!(read(&entry), Some((name.as_str(), value.as_str())));
+            entry.truncate(entry.len().saturating_sub(cut));
+            if let Some(one) = entry.get_mut(at) {
+                *one = byte;
+            }
+            prop_assert_eq!(read(&entry), read_any(&entry));
         }
     }
 

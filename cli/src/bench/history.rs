@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, ensure};
 use holdfast_client::wire::{Attempt, Branch, HistoryRecord, Transaction};
 use holdfast_history::{Amount, AmountRange, Archive, Query, Retention, SledShelf};
+use holdfast_proto::Pairs;
 use serde_json::{Value, json};
 
 use super::{
@@ -79,9 +80,9 @@ fn record(n: u64) -> HistoryRecord {
         instance: format!("deposit-{branch}"),
     };
     let tags = [
-        ("run".to_owned(), format!("payroll-{}", n / 2_000 % 5_000)),
-        ("order".to_owned(), format!("o-{n}")),
-        ("amount".to_owned(), format!("{}.{:02} EUR", n.wrapping_mul(7_919) % 100_000, n % 100)),
+        ("run", format!("payroll-{}", n / 2_000 % 5_000)),
+        ("order", format!("o-{n}")),
+        ("amount", format!("{}.{:02} EUR", n.wrapping_mul(7_919) % 100_000, n % 100)),
     ];
     let transaction = Transaction {
         gid: format!("01K{n:023}"),
@@ -92,7 +93,7 @@ fn record(n: u64) -> HistoryRecord {
         deadline_ms: at_ms + 30_000,
         decided_at_ms: at_ms - 5,
         finished_at_ms: at_ms,
-        tags: tags.into_iter().collect(),
+        tags: Pairs::from_iter(tags).into(),
         ..Default::default()
     };
     HistoryRecord {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use holdfast_proto::v1::HistoryRecord;
+use holdfast_proto::{Pairs, v1::HistoryRecord};
 
 use crate::{
     AmountRange, Archive, limit,
@@ -107,7 +107,7 @@ impl Query {
         self.is_meant(known.finished_at_ms, &known.gid)
             && any(&self.statuses, known.status)
             && any(&self.modes, known.mode)
-            && self.tags.iter().all(|(name, value)| known.tags.get(name) == Some(value))
+            && self.tags.iter().all(|(name, value)| Pairs::find(&known.tags, name) == Some(value))
             && self
                 .participant
                 .as_ref()

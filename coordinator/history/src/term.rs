@@ -1,6 +1,9 @@
 //! Terms: what a record can be found by, as 64-bit hashes that are the same on every node and in every version.
 
-use holdfast_proto::v1::{self, HistoryRecord};
+use holdfast_proto::{
+    Pairs,
+    v1::{self, HistoryRecord},
+};
 
 use crate::{amount::Amount, limit};
 
@@ -53,7 +56,7 @@ pub(crate) fn amount_class(currency: [u8; 3], (level, class): (u32, u32)) -> u64
 
 /// The amount that a transaction is tagged with.
 pub(crate) fn amount_of(transaction: &v1::Transaction) -> Option<Amount> {
-    transaction.tags.get(Amount::TAG).and_then(|text| Amount::parse(text))
+    Pairs::find(&transaction.tags, Amount::TAG).and_then(Amount::parse)
 }
 
 /// Every term of a record, sorted, each once.
@@ -68,7 +71,7 @@ pub(crate) fn all_of(record: &HistoryRecord) -> Vec<u64> {
         terms.extend(one.classes().map(|class| amount_class(one.currency, class)));
     }
     terms.extend(transaction.branches.iter().map(|branch| participant(&branch.participant)));
-    terms.extend(transaction.tags.iter().map(|(name, value)| tag(name, value)));
+    terms.extend(Pairs::among(&transaction.tags).map(|(name, value)| tag(name, value)));
     terms.truncate(limit::TERMS_MAX);
     terms.sort_unstable();
     terms.dedup();

@@ -12,14 +12,17 @@ use holdfast_history::{
     Amount, AmountRange, Archive, Change, Cursor, MemoryShelf, Pair, Query, Retention, Shelf,
     ShelfError, SledShelf, limit,
 };
-use holdfast_proto::v1::{Attempt, Branch, HistoryRecord, Transaction};
+use holdfast_proto::{
+    Pairs,
+    v1::{Attempt, Branch, HistoryRecord, Transaction},
+};
 
 /// The `n`-th transaction: four in a millisecond, every tenth rolled back.
 fn record(n: u64) -> HistoryRecord {
     let tags = [
-        ("run".to_owned(), format!("payroll-{}", n % 100)),
-        ("order".to_owned(), format!("o{n}")),
-        ("amount".to_owned(), format!("{}.50 EUR", n % 1_000)),
+        ("run", format!("payroll-{}", n % 100)),
+        ("order", format!("o{n}")),
+        ("amount", format!("{}.50 EUR", n % 1_000)),
     ];
     let branch =
         Branch { branch: 1, participant: format!("deposit@shard-{}", n % 8), ..Default::default() };
@@ -29,10 +32,16 @@ fn record(n: u64) -> HistoryRecord {
         status: if n.is_multiple_of(10) { 8 } else { 7 },
         branches: vec![branch],
         finished_at_ms: 1_000_000 + n / 4,
-        tags: tags.into_iter().collect(),
+        tags: Pairs::from_iter(tags).into(),
         ..Default::default()
     };
     HistoryRecord { transaction: Some(transaction), ..Default::default() }
+}
+
+fn set_amount(known: &mut Transaction, amount: &str) {
+    let mut tags = Pairs::from(std::mem::take(&mut known.tags));
+    tags.set("amount", amount);
+    known.tags = tags.into();
 }
 
 fn memory() -> Archive {
@@ -160,7 +169,7 @@ fn a_narrow_range_of_amounts_reads_little_and_also_finds_what_an_older_version_w
         let known = record.transaction.as_mut().unwrap();
         known.finished_at_ms = 1_000_000 + n;
         let units = n.wrapping_mul(7_919) % 100_000;
-        known.tags.insert("amount".to_owned(), format!("{units}.25 EUR"));
+        set_amount(known, &format!("{units}.25 EUR"));
         record
     };
     let count = 20_000_u64;
@@ -197,7 +206,7 @@ fn as_many_blocks_are_read_for_a_page_as_allowed_and_then_it_is_short_and_goes_o
         let known = record.transaction.as_mut().unwrap();
         known.finished_at_ms = 1_000_000 + n;
         let amount = if n == 0 { "70000.00001 EUR" } else { "70000 EUR" };
-        known.tags.insert("amount".to_owned(), amount.to_owned());
+        set_amount(known, amount);
         record
     };
     let blocks = limit::BLOCKS_READ_MAX as u64 + 128;

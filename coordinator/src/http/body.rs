@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
 };
 use bytes::Bytes;
-use holdfast_proto::v1;
+use holdfast_proto::{Pairs, v1};
 use holdfast_txn::limit;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use schemars::JsonSchema;
@@ -351,8 +351,8 @@ impl Options {
             order: order.into(),
             recovery: recovery.into(),
             tries: tries.into(),
-            headers: self.headers,
-            tags: self.tags,
+            headers: self.headers.iter().collect::<Pairs>().into(),
+            tags: self.tags.iter().collect::<Pairs>().into(),
             second_phase_grace_ms: self.second_phase_grace_ms.0,
         }
     }

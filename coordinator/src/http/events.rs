@@ -17,7 +17,7 @@ use axum::{
     routing::get,
 };
 use futures::{Stream, StreamExt as _};
-use holdfast_proto::v1;
+use holdfast_proto::{Pairs, v1};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -211,5 +211,5 @@ fn wanted(filter: &v1::SearchHistoryRequest, statuses: &[i32], known: &v1::Trans
         && (filter.modes.is_empty() || filter.modes.contains(&known.mode))
         && (filter.participant.is_empty()
             || known.branches.iter().any(|branch| branch.participant == filter.participant))
-        && filter.tags.iter().all(|tag| known.tags.get(&tag.name) == Some(&tag.value))
+        && filter.tags.iter().all(|tag| Pairs::find(&known.tags, &tag.name) == Some(&*tag.value))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_proto::v1;
+use holdfast_proto::{Pairs, v1};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -152,7 +152,7 @@ impl From<v1::Transaction> for Transaction {
             decided_at: rfc3339(known.decided_at_ms),
             finished_at: rfc3339(known.finished_at_ms),
             reason: known.reason,
-            tags: known.tags.into_iter().collect(),
+            tags: Pairs::from(known.tags).owned().collect(),
             gid: known.gid,
         }
     }

@@ -1,6 +1,9 @@
 //! Judges a request by what is in it: its kind, each branch's participant, and whose transaction it is about.
 
-use holdfast_proto::v1::{self, exchange_request::Request};
+use holdfast_proto::{
+    Pairs,
+    v1::{self, exchange_request::Request},
+};
 use holdfast_security::{Caller, Right, Scope};
 use holdfast_txn::GlobalTransaction;
 
@@ -75,9 +78,10 @@ pub(crate) fn stamp(caller: &Caller, request: &mut Request) {
         | Request::Retry(_)
         | Request::Operate(_) => return,
     };
-    let headers = &mut options.get_or_insert_default().headers;
-    headers.retain(|name, _| !is_reserved(name));
-    headers.insert(TENANT_HEADER.to_owned(), tenant.clone());
+    let options = options.get_or_insert_default();
+    let mut headers = Pairs::from(std::mem::take(&mut options.headers));
+    headers.replace(TENANT_HEADER, tenant, is_reserved);
+    options.headers = headers.into();
 }
 
 fn is_reserved(header: &str) -> bool {
@@ -153,17 +157,17 @@ mod tests {
             name in "[Hh][Oo][Ll][Dd][Ff][Aa][Ss][Tt]-[Tt][Ee][Nn][Aa][Nn][Tt]",
             said in "[a-z]{1,12}",
         ) {
-            let mut options = v1::Options::default();
-            options.headers.insert(name, said);
-            options.headers.insert("traceparent".to_owned(), "00-1-2-3".to_owned());
+            let headers: Pairs = [(&*name, &*said), ("traceparent", "00-1-2-3")].into_iter().collect();
+            let options = v1::Options { headers: headers.into(), ..v1::Options::default() };
             let begin = v1::BeginRequest { options: Some(options), ..v1::BeginRequest::default() };
             let mut request = Request::Begin(begin);
             stamp(&app(&[]), &mut request);
             let Request::Begin(v1::BeginRequest { options: Some(options), .. }) = request else {
                 return Err(TestCaseError::fail("it is the same kind"));
             };
-            prop_assert_eq!(options.headers.len(), 2);
-            prop_assert_eq!(options.headers.get(TENANT_HEADER).map(String::as_str), Some("retail"));
+            let headers = Pairs::from(options.headers);
+            prop_assert_eq!(headers.len(), 2);
+            prop_assert_eq!(headers.get(TENANT_HEADER), Some("retail"));
         }
     }
 

@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
-use holdfast_proto::v1::{
-    self, AddBranchRequest, BeginRequest, FinishRequest, RetryRequest, RollBackRequest,
-    SubmitRequest, exchange_request::Request,
+use bytes::Bytes;
+use holdfast_proto::{
+    Pairs,
+    v1::{
+        self, AddBranchRequest, BeginRequest, FinishRequest, RetryRequest, RollBackRequest,
+        SubmitRequest, exchange_request::Request,
+    },
 };
 use holdfast_txn::{
     Act as OperatorAct, BranchId, BranchSpec, Captures, Command, Decision, Gid, Mode, Options,
@@ -448,19 +452,19 @@ fn retry_policy(
     }
 }
 
-/// The entries of a map whose number and sizes are allowed; none of them otherwise.
-fn labels<'a>(
-    findings: &mut Findings,
-    field: &str,
-    given: &'a BTreeMap<String, String>,
-) -> Vec<(&'a str, &'a str)> {
+/// Those of a map whose number and sizes are allowed; none of them otherwise.
+fn labels<'a>(findings: &mut Findings, field: &str, given: &'a [Bytes]) -> Vec<(&'a str, &'a str)> {
     if given.len() > limit::LABELS_MAX {
         let (count, most) = (given.len(), limit::LABELS_MAX);
         findings.add(field, format_args!("{count} of them, allowed are {most}"));
         return Vec::new();
     }
     let mut kept = Vec::with_capacity(given.len());
-    for (name, value) in given {
+    for entry in given {
+        let Some((name, value)) = Pairs::read(entry) else {
+            findings.add(field, "one is no name and value");
+            continue;
+        };
         let bytes = name.len() + value.len();
         if name.is_empty() {
             findings.add(field, "a name is empty");
@@ -472,7 +476,7 @@ fn labels<'a>(
                 format_args!("{shown:?} has {bytes} bytes with its value, allowed are {most}"),
             );
         } else {
-            kept.push((name.as_str(), value.as_str()));
+            kept.push((name, value));
         }
     }
     kept

@@ -1,6 +1,6 @@
 //! How a transaction is shown to callers.
 
-use holdfast_proto::v1;
+use holdfast_proto::{Pairs, v1};
 use holdfast_txn::{Decision, GlobalTransaction, Mode, Proposal, Remedy, Status};
 
 use crate::{NodeStatus, StateHash};
@@ -50,7 +50,7 @@ pub(crate) fn transaction(known: &GlobalTransaction) -> v1::Transaction {
         decided_at_ms: known.decided_at.map_or(0, |at| at.0),
         finished_at_ms: known.finished_at.map_or(0, |at| at.0),
         reason: known.reason.clone().unwrap_or_default(),
-        tags: known.options.tags.owned().collect(),
+        tags: known.options.tags.iter().collect::<Pairs>().into(),
     }
 }
 

@@ -3,9 +3,10 @@
 //! Whoever asks again is in another span, and asks the same. So the headers that only say to which trace a request belongs are those of the
 //! first time, whatever a repeat says.
 
-use std::collections::BTreeMap;
-
-use holdfast_proto::v1::{self, exchange_request::Request};
+use holdfast_proto::{
+    Pairs,
+    v1::{self, exchange_request::Request},
+};
 use holdfast_trace::{Context, HEADER, is_context_header};
 use holdfast_txn::{GlobalTransaction, limit};
 
@@ -13,35 +14,40 @@ use holdfast_txn::{GlobalTransaction, limit};
 /// header more.
 pub(crate) fn belongs_to(request: &mut Request, traceparent: Option<&str>) {
     let Some(context) = traceparent.and_then(Context::parse) else { return };
-    let Some(headers) = headers_of(request) else { return };
-    let says = headers.keys().any(|name| name.eq_ignore_ascii_case(HEADER));
+    let Some(options) = options_of(request) else { return };
+    let mut headers = Pairs::from(std::mem::take(&mut options.headers));
+    let says = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(HEADER));
     if !says && headers.len() < limit::LABELS_MAX {
-        headers.insert(HEADER.to_owned(), context.header());
+        headers.set(HEADER, &context.header());
     }
+    options.headers = headers.into();
 }
 
 /// Makes a request that begins a transaction part of the trace that `first` is part of. False: it was already, or begins none.
 pub(super) fn as_first(request: &mut Request, first: &GlobalTransaction) -> bool {
-    let Some(headers) = headers_of(request) else { return false };
+    let Some(options) = options_of(request) else { return false };
     let of_trace = |(name, _): &(&str, &str)| is_context_header(name);
     let known: Vec<(&str, &str)> = first.options.headers.iter().filter(of_trace).collect();
-    let said = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let mut said = said.filter(of_trace);
-    if said.clone().count() == known.len() && said.all(|one| known.contains(&one)) {
-        return false;
-    }
-    headers.retain(|name, _| !is_context_header(name));
-    headers.extend(known.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
-    true
+    let headers = Pairs::from(std::mem::take(&mut options.headers));
+    let said: Vec<(&str, &str)> = headers.iter().filter(of_trace).collect();
+    let is_of_it = said.len() == known.len() && said.iter().all(|one| known.contains(one));
+    let headers = if is_of_it {
+        headers
+    } else {
+        let others = headers.iter().filter(|one| !of_trace(one));
+        others.chain(known).collect()
+    };
+    options.headers = headers.into();
+    !is_of_it
 }
 
-fn headers_of(request: &mut Request) -> Option<&mut BTreeMap<String, String>> {
+fn options_of(request: &mut Request) -> Option<&mut v1::Options> {
     let options = match request {
         Request::Submit(submit) => &mut submit.options,
         Request::Begin(begin) => &mut begin.options,
         _ => return None,
     };
-    Some(&mut options.get_or_insert_with(v1::Options::default).headers)
+    Some(options.get_or_insert_default())
 }
 
 #[cfg(test)]
@@ -54,13 +60,17 @@ mod tests {
     const OTHER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-01";
 
     fn submit(headers: &[(&str, &str)]) -> Request {
-        let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        let options = v1::Options { headers: headers.collect(), ..Default::default() };
+        let headers: Pairs = headers.iter().copied().collect();
+        let options = v1::Options { headers: headers.into(), ..Default::default() };
         Request::Submit(v1::SubmitRequest { options: Some(options), ..Default::default() })
     }
 
+    fn headers(request: &mut Request) -> Pairs {
+        options_of(request).unwrap().headers.clone().into()
+    }
+
     fn said(request: &mut Request, name: &str) -> Option<String> {
-        headers_of(request)?.get(name).cloned()
+        headers(request).get(name).map(str::to_owned)
     }
 
     fn first(headers: &[(&str, &str)]) -> GlobalTransaction {
@@ -113,9 +123,9 @@ mod tests {
         let first = first(&[("traceparent", ONE), ("tenant", "t")]);
         let mut repeat = submit(&[("TraceParent", OTHER), ("baggage", "b"), ("color", "red")]);
         assert!(as_first(&mut repeat, &first));
-        let headers = headers_of(&mut repeat).unwrap();
+        let headers = headers(&mut repeat);
         assert_eq!(headers.len(), 2, "{headers:?}");
-        assert_eq!((headers["traceparent"].as_str(), headers["color"].as_str()), (ONE, "red"));
+        assert_eq!((headers.get("traceparent"), headers.get("color")), (Some(ONE), Some("red")));
         assert!(!as_first(&mut repeat, &first), "asked once more, it says the same");
         let mut other = Request::Get(v1::GetRequest::default());
         assert!(!as_first(&mut other, &first));
