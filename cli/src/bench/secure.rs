@@ -232,7 +232,9 @@ impl Side {
         let trace = rand::random::<u64>();
         let ask = move |_| {
             let number = count.fetch_add(1, Ordering::Relaxed);
-            let context = sampled.map(|one_of| context(trace, number, one_of));
+            // The caller's own tracing made it, whether or not it is handed on.
+            let made = context(trace, number, sampled.unwrap_or(u64::MAX));
+            let context = sampled.map(|_| made);
             let client = client.clone();
             async move {
                 let submission = submission::traced(mode, context);
