@@ -8,7 +8,7 @@ use holdfast_txn::{BranchId, Op, Timestamp};
 use crate::branch_call::op_on_the_wire;
 
 /// One call, and what came of it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) branch: BranchId,
     pub(super) op: Op,
@@ -22,7 +22,7 @@ pub(super) struct Attempt {
 
 /// The first half and the last half of them; what lies between is counted.
 #[derive(Debug, Default)]
-pub(super) struct Attempts {
+pub(crate) struct Attempts {
     kept: Vec<Attempt>,
     left_out: u32,
 }
@@ -43,7 +43,7 @@ impl Attempts {
     }
 
     /// As they are told, and how many are left out.
-    pub(super) fn told(&self) -> (Vec<v1::Attempt>, u32) {
+    pub(crate) fn told(&self) -> (Vec<v1::Attempt>, u32) {
         let told = self.kept.iter().map(|one| v1::Attempt {
             branch: one.branch.0,
             op: op_on_the_wire(one.op).into(),

@@ -67,8 +67,7 @@ impl Dispatcher {
                 };
                 self.opens.insert(gid, Box::new(kept));
             } else {
-                let (attempts, left_out) = open.attempts.told();
-                self.world.history.attempts(gid.as_str().to_owned(), attempts, left_out);
+                self.world.history.attempts(gid, open.attempts);
             }
             return;
         };

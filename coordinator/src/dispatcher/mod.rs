@@ -60,6 +60,7 @@ use crate::{
 };
 
 pub(crate) use announced::{About, Kind as SessionKind, NewSession, Outgoing, SessionId};
+pub(crate) use attempts::Attempts;
 pub(crate) use held::Held;
 pub(crate) use lanes::{Credit, Events, Lane, Term};
 

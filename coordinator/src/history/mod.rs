@@ -26,15 +26,15 @@ use std::{
 };
 
 use holdfast_history::{Archive, Figures, Page, Query, Retention, ShelfError};
-use holdfast_proto::v1::{Attempt, HistoryRecord};
-use holdfast_txn::GlobalTransaction;
+use holdfast_proto::v1::HistoryRecord;
+use holdfast_txn::{Gid, GlobalTransaction};
 use tokio::sync::{Semaphore, oneshot};
 
 pub(crate) use merged::merged;
 pub(crate) use requests::{check_narrow, check_search, shown};
 use writer::Writer;
 
-use crate::{config, replica::SharedState};
+use crate::{config, dispatcher::Attempts, replica::SharedState};
 
 /// Things that wait for the writer.
 const QUEUE_MAX: usize = 65_536;
@@ -49,7 +49,7 @@ enum News {
     /// It finished just now.
     Finished(Arc<GlobalTransaction>),
     /// What the leader saw of its calls.
-    Attempts { gid: String, attempts: Vec<Attempt>, left_out: u32 },
+    Attempts(Gid, Attempts),
     /// The state was replaced, or a start: take what the machine has.
     Everything,
     /// Another retention counts: take away what is too much now.
@@ -140,8 +140,8 @@ impl History {
     }
 
     /// What the leader saw of a transaction's calls, once it is finished. Never waits.
-    pub(crate) fn attempts(&self, gid: String, attempts: Vec<Attempt>, left_out: u32) {
-        self.tell(News::Attempts { gid, attempts, left_out });
+    pub(crate) fn attempts(&self, gid: Gid, attempts: Attempts) {
+        self.tell(News::Attempts(gid, attempts));
     }
 
     /// The state was replaced.

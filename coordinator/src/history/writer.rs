@@ -12,12 +12,12 @@ use std::{
 };
 
 use holdfast_history::{Archive, Retention, ShelfError, SledShelf};
-use holdfast_proto::v1::{Attempt, HistoryRecord};
-use holdfast_txn::{GlobalTransaction, Timestamp};
+use holdfast_proto::v1::HistoryRecord;
+use holdfast_txn::{Gid, GlobalTransaction, Timestamp};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use super::{News, QUEUE_MAX, Shared, together};
-use crate::{replica::SharedState, rpc::show};
+use crate::{dispatcher::Attempts, replica::SharedState, rpc::show};
 
 /// News that are worked off together.
 const TOGETHER_MAX: usize = 4_096;
@@ -32,7 +32,7 @@ const QUIET: Duration = Duration::from_millis(500);
 #[derive(Default)]
 struct Gathered {
     finished: Vec<Arc<GlobalTransaction>>,
-    attempts: HashMap<String, (Vec<Attempt>, u32), foldhash::fast::RandomState>,
+    attempts: HashMap<Gid, Attempts, foldhash::fast::RandomState>,
 }
 
 /// What the thread works with.
@@ -98,8 +98,8 @@ impl Writer {
             for one in news {
                 match one {
                     News::Finished(transaction) => gathered.finished.push(transaction),
-                    News::Attempts { gid, attempts, left_out } => {
-                        gathered.attempts.insert(gid, (attempts, left_out));
+                    News::Attempts(gid, attempts) => {
+                        gathered.attempts.insert(gid, attempts);
                     }
                     News::Everything if off => {}
                     News::Everything => {
@@ -130,17 +130,17 @@ impl Writer {
         let added = archive.add(finished.into_iter().map(|transaction| {
             let mut record = record(&transaction);
             if !attempts.is_empty()
-                && let Some((seen, left_out)) = attempts.remove(transaction.gid.as_str())
+                && let Some(seen) = attempts.remove(&transaction.gid)
             {
                 record.attempts_node = self.node;
-                record.attempts = seen;
-                record.attempts_left_out = left_out;
+                (record.attempts, record.attempts_left_out) = seen.told();
             }
             record
         }))?;
         // Those whose transaction was told earlier.
-        for (gid, (seen, left_out)) in attempts {
-            archive.attach(&gid, self.node, seen, left_out);
+        for (gid, seen) in attempts {
+            let (seen, left_out) = seen.told();
+            archive.attach(gid.as_str(), self.node, seen, left_out);
         }
         Ok(added as u64)
     }
