@@ -9,7 +9,7 @@
 //! proposed, one report at a time), or nothing.
 
 mod announced;
-mod attempts;
+pub(crate) mod attempts;
 mod breakers;
 mod examine;
 mod held;
@@ -60,7 +60,6 @@ use crate::{
 };
 
 pub(crate) use announced::{About, Kind as SessionKind, NewSession, Outgoing, SessionId};
-pub(crate) use attempts::Attempts;
 pub(crate) use held::Held;
 pub(crate) use lanes::{Credit, Events, Lane, Term};
 

@@ -34,7 +34,7 @@ pub(crate) use merged::merged;
 pub(crate) use requests::{check_narrow, check_search, shown};
 use writer::Writer;
 
-use crate::{config, dispatcher::Attempts, replica::SharedState};
+use crate::{config, dispatcher::attempts::Attempts, replica::SharedState};
 
 /// Things that wait for the writer.
 const QUEUE_MAX: usize = 65_536;

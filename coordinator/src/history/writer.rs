@@ -17,7 +17,7 @@ use holdfast_txn::{Gid, GlobalTransaction, Timestamp};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
 use super::{News, QUEUE_MAX, Shared, together};
-use crate::{dispatcher::Attempts, replica::SharedState, rpc::show};
+use crate::{dispatcher::attempts::Attempts, replica::SharedState, rpc::show};
 
 /// News that are worked off together.
 const TOGETHER_MAX: usize = 4_096;
