@@ -261,7 +261,7 @@ mod tests {
             };
             assert_eq!(account.scatter == holdfast_route::Scatter::Read, counts);
             assert_eq!(&*account.columns[0].name, "id");
-            assert_eq!(rules.tables().len(), 3);
+            assert_eq!(rules.tables().len(), 2);
         }
     }
 }
