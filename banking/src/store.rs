@@ -115,12 +115,19 @@ impl Batch {
                 }
             }
         }
-        let mut told: BTreeMap<BranchKey, Vec<Posting>> = BTreeMap::new();
-        for posting in holds.iter().filter_map(posting_from) {
-            told.entry(posting.branch.clone()).or_default().push(posting);
+        let mut told: BTreeMap<BranchKey, Option<Vec<Posting>>> = BTreeMap::new();
+        for row in &holds {
+            let branch = branch_from(row);
+            let posting = posting_from(&branch, row);
+            let postings = told.entry(branch).or_insert_with(|| Some(Vec::new()));
+            // A row that nobody understands may be the end of the hold: then there is no hold that may end.
+            *postings = postings.take().zip(posting).map(|(mut all, one)| {
+                all.push(one);
+                all
+            });
         }
         for (branch, postings) in told {
-            if let Some(hold) = Hold::of(&postings) {
+            if let Some(hold) = postings.and_then(|postings| Hold::of(&postings)) {
                 batch.book.add_hold(branch, hold);
             }
         }
@@ -217,11 +224,15 @@ pub(crate) fn account_from(row: &Row) -> Result<Account, (AccountId, Refusal)> {
         .map_err(|damage| (id.clone(), Refusal::damaged(id, &damage)))
 }
 
-/// What a row of the journal says of its branch. `None` for one that the ledger did not write; it is then as if it were not there.
-fn posting_from(row: &Row) -> Option<Posting> {
+fn branch_from(row: &Row) -> BranchKey {
     let branch = u32::try_from(row.get::<_, i32>(1)).expect("only those asked for were read");
+    BranchKey::new(row.get(0), branch)
+}
+
+/// What a row of the journal says of its branch. `None` for one that the ledger did not write.
+fn posting_from(branch: &BranchKey, row: &Row) -> Option<Posting> {
     Some(Posting {
-        branch: BranchKey::new(row.get(0), branch),
+        branch: branch.clone(),
         account: AccountId::parse(row.get(2)).ok()?,
         kind: Kind::named(row.get(3))?,
         balance_delta: row.get(4),

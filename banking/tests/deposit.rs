@@ -219,6 +219,21 @@ async fn a_transfer_within_one_shard_is_one_local_transaction() {
 }
 
 #[tokio::test]
+async fn a_hold_with_an_end_that_nobody_understands_does_not_end_again() {
+    let bank = Bank::with(&[("alice", 100_00)]).await;
+    let placed = bank.carry_out(&[call(Op::Try, "g1", 1, debit("alice", "80.00"))]).await;
+    assert_eq!(placed, [Answer::Done]);
+    let sql = "INSERT INTO bank.journal (account, gid, branch, op, kind, balance_delta, held_out_delta, held_in_delta)
+               VALUES ('no account', 'g1', 1, 'confirm', 'hold_captured', -8000, -8000, 0)";
+    bank.sql(sql).await;
+    for op in [Op::Confirm, Op::Cancel] {
+        let answers = bank.carry_out(&[call(op, "g1", 1, "")]).await;
+        assert_eq!(refused(&answers[0]).0, "hold_unknown");
+    }
+    assert_eq!(bank.counters("alice").await, (100_00, 80_00, 0));
+}
+
+#[tokio::test]
 async fn a_confirm_without_its_hold_is_refused_and_changes_nothing() {
     let bank = Bank::with(&[("alice", 100_00)]).await;
     // Straight to the participant: the barrier would not let it through.

@@ -76,10 +76,11 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// The hold that one branch's postings tell of, in whatever order. `None`: they place none, or are none that the ledger makes.
+    /// The hold that one branch's postings tell of, in whatever order. `None`: they place none, or are none that the ledger makes, as two
+    /// holds or two ends.
     #[must_use]
     pub fn of<'p>(postings: impl IntoIterator<Item = &'p Posting>) -> Option<Self> {
-        let (mut placed, mut resolution) = (None, None);
+        let (mut placed, mut ends) = (None, Vec::new());
         for posting in postings {
             match posting.kind {
                 Kind::HoldPlaced => {
@@ -88,13 +89,16 @@ impl Hold {
                         (0, minor) => (Direction::In, minor),
                         _ => return None,
                     };
-                    placed = Some((&posting.account, direction, Amount::new(minor).ok()?));
+                    let hold = (&posting.account, direction, Amount::new(minor).ok()?);
+                    if placed.replace(hold).is_some() {
+                        return None;
+                    }
                 }
                 Kind::HoldCaptured => {
                     let moved = posting.balance_delta.checked_abs()?;
-                    resolution = Some(Resolution::Captured(Amount::new(moved).ok()?));
+                    ends.push(Resolution::Captured(Amount::new(moved).ok()?));
                 }
-                Kind::HoldReleased => resolution = Some(Resolution::Released),
+                Kind::HoldReleased => ends.push(Resolution::Released),
                 Kind::Opening
                 | Kind::Debit
                 | Kind::Credit
@@ -103,6 +107,31 @@ impl Hold {
             }
         }
         let (account, direction, amount) = placed?;
-        Some(Self { account: account.clone(), direction, amount, resolution })
+        let resolution = ends.pop();
+        ends.is_empty().then(|| Self { account: account.clone(), direction, amount, resolution })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_holds_or_two_ends_of_one_branch_are_no_hold() {
+        let posting = |account: &str, kind, balance_delta, held_out_delta| Posting {
+            branch: BranchKey::new("g", 1),
+            account: AccountId::parse(account).unwrap(),
+            kind,
+            balance_delta,
+            held_out_delta,
+            held_in_delta: 0,
+        };
+        let placed = posting("a", Kind::HoldPlaced, 0, 7);
+        let captured = posting("a", Kind::HoldCaptured, -7, -7);
+        let whole = Hold::of([&captured, &placed]).unwrap();
+        assert_eq!(whole.resolution, Some(Resolution::Captured(Amount::new(7).unwrap())));
+        assert_eq!(Hold::of([&placed, &posting("b", Kind::HoldPlaced, 0, 7)]), None);
+        assert_eq!(Hold::of([&placed, &captured, &posting("a", Kind::HoldReleased, 0, -7)]), None);
+        assert_eq!(Hold::of([&captured]), None);
     }
 }
