@@ -88,7 +88,7 @@ impl Client {
 }
 
 /// A unary answer's status, by the code in its metadata. `what` is what was asked for.
-fn from_status(status: &tonic::Status, what: &str, patience_ms: u64) -> ClientError {
+pub(crate) fn from_status(status: &tonic::Status, what: &str, patience_ms: u64) -> ClientError {
     use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated, Unimplemented};
     let unknown = |last: String| ClientError::Unknown { gid: what.to_owned(), last };
     let code = status.metadata().get("holdfast-code").and_then(|code| code.to_str().ok());
@@ -131,6 +131,7 @@ mod tests {
         spawned(client.show("g1"));
         spawned(client.rules(0));
         spawned(client.watch_rules(0));
+        spawned(client.hold("127.0.0.1:1", 0, "why"));
         spawned(client.locate("customers", &[]));
         spawned(client.audit_records(0, 0, 1));
         spawned(client.apply_rules(crate::wire::ApplyRulesRequest::default()));

@@ -285,6 +285,10 @@ pub mod limit {
     pub const MOVES_BEHIND_MAX: usize = 4_096;
     /// Transactions that one page of a list holds.
     pub const LIST_MAX: usize = 1_000;
+    /// How long commits are held for a restore point: at most, and if nobody says, ms.
+    pub const HOLD_MS_MAX: u32 = 10_000;
+    /// See [`HOLD_MS_MAX`].
+    pub const HOLD_MS_DEFAULT: u32 = 5_000;
     /// A session that is silent for so long ends, ms.
     pub const SILENCE_MAX_MS: u64 = 6_000;
 }

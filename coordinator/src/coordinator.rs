@@ -13,7 +13,7 @@ use holdfast_raft::{Leadership, Log, Member, MemberStatus};
 use holdfast_txn::{Books, Command, Gid, GlobalTransaction, Outcome, Rejection, Status};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Mutex, oneshot, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ use crate::{
     fault::{ProposeError, StartError},
     group::{Group, Machinery, Shared},
     history::{History, HistoryFault, merged},
+    hold::{HoldFault, Turn},
     leaders,
     listing::{self, Wanted},
     live::{Live, Now, Reread},
@@ -58,6 +59,7 @@ struct Inner {
     spread: Arc<Spread>,
     watchers: Arc<Watchers>,
     metrics: OnceLock<PrometheusHandle>,
+    holding: Arc<Mutex<()>>,
     live: Arc<Now>,
     reread: OnceLock<Arc<dyn Reread>>,
 }
@@ -215,6 +217,7 @@ impl Coordinator {
             spread,
             watchers,
             metrics: OnceLock::new(),
+            holding: Arc::default(),
             live,
             reread: OnceLock::new(),
         };
@@ -502,6 +505,11 @@ impl Coordinator {
             Ok(()) => told.await.unwrap_or_default(),
             Err(_) => (Vec::new(), 0),
         }
+    }
+
+    /// Nobody else holds commits here as long as this is kept.
+    pub(crate) fn turn_to_hold(&self) -> Result<Turn, HoldFault> {
+        Arc::clone(&self.inner.holding).try_lock_owned().map_err(|_| HoldFault::Taken)
     }
 
     /// The policies of services.

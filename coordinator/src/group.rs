@@ -29,7 +29,7 @@ use crate::{
     history::History,
     live::Now,
     meters::Meters,
-    proposer::Proposer,
+    proposer::{Proposer, Shut},
     record,
     registry::store::Registry,
     replica::{Replica, SharedState, Touched},
@@ -182,6 +182,11 @@ impl Group {
             }
         }
         self.proposer.propose(command).await
+    }
+
+    /// Waits until no entry of its proposer is under way, and lets none begin while what is given lives.
+    pub(crate) async fn shut(&self) -> Shut {
+        self.proposer.shut().await
     }
 
     /// What would become of a known transaction by `command`.

@@ -44,6 +44,7 @@ mod fault;
 pub mod fuzzing;
 mod group;
 mod history;
+mod hold;
 pub mod http;
 mod leaders;
 mod listing;

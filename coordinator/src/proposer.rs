@@ -3,6 +3,8 @@
 //! There is no linger for what somebody waits for: an entry takes what is there when its turn comes. What nobody waits for does
 //! not make an entry of its own at once; for a moment it waits for company. Reports of the dispatcher have a queue of their own
 //! and go first, so that a flood of begins never keeps open transactions from finishing.
+//!
+//! Each entry goes through a gate that a [hold](crate::hold) shuts behind the last one under way.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -11,7 +13,10 @@ use holdfast_fault::{Site, reached};
 use holdfast_raft::Log;
 use holdfast_txn::{Command, Gid, Rejection};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{
+        OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, Semaphore, mpsc,
+        oneshot,
+    },
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -59,11 +64,18 @@ impl Entries for Log<Replica> {
     }
 }
 
+/// Shared by the entries under way, and by nobody else while it is shut.
+type Gate = Arc<RwLock<()>>;
+
+/// While this lives, no entry is under way and none begins.
+pub(crate) type Shut = OwnedRwLockWriteGuard<()>;
+
 /// The way into the log. A handle: clones share the queues.
 #[derive(Clone, Debug)]
 pub(crate) struct Proposer {
     callers: mpsc::Sender<Queued>,
     reports: mpsc::Sender<Queued>,
+    gate: Gate,
     meters: Arc<Meters>,
 }
 
@@ -93,6 +105,7 @@ impl Proposer {
     ) -> Self {
         let (callers, from_callers) = mpsc::channel(limits.queue_max);
         let (reports, from_dispatcher) = mpsc::channel(limits.queue_max);
+        let gate = Gate::default();
         let batcher = Batcher {
             log,
             clock,
@@ -100,12 +113,13 @@ impl Proposer {
             meters: Arc::clone(&meters),
             proposed,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
+            gate: Arc::clone(&gate),
             from_callers,
             from_dispatcher,
             carried: None,
         };
         tokio::spawn(batcher.run(stop));
-        Self { callers, reports, meters }
+        Self { callers, reports, gate, meters }
     }
 
     /// Has `command` carried out for a caller. What only ends a transaction rides along with what others wait for.
@@ -155,6 +169,11 @@ impl Proposer {
         taken
     }
 
+    /// Waits until no entry is under way, and keeps the next ones from beginning from now on: commands wait in their queues.
+    pub(crate) async fn shut(&self) -> Shut {
+        Arc::clone(&self.gate).write_owned().await
+    }
+
     /// The task that makes entries is gone.
     pub(crate) fn is_gone(&self) -> bool {
         self.callers.is_closed()
@@ -175,6 +194,7 @@ struct Batcher<L> {
     meters: Arc<Meters>,
     proposed: mpsc::Sender<Vec<Proposed>>,
     in_flight: Arc<Semaphore>,
+    gate: Gate,
     from_callers: mpsc::Receiver<Queued>,
     from_dispatcher: mpsc::Receiver<Queued>,
     /// The command that did not fit into the last entry.
@@ -241,7 +261,9 @@ impl<L: Entries> Batcher<L> {
                 () = stop.cancelled() => {}
                 () = self.wait_for_company(&mut batch) => {}
             }
-            self.send(batch.queued, permit);
+            // Whoever has shut it opens it soon, also when the node ends.
+            let passage = Arc::clone(&self.gate).read_owned().await;
+            self.send(batch.queued, permit, passage);
         }
         self.turn_away().await;
     }
@@ -274,7 +296,12 @@ impl<L: Entries> Batcher<L> {
         }
     }
 
-    fn send(&self, batch: Vec<Queued>, permit: OwnedSemaphorePermit) {
+    fn send(
+        &self,
+        batch: Vec<Queued>,
+        permit: OwnedSemaphorePermit,
+        passage: OwnedRwLockReadGuard<()>,
+    ) {
         let entry =
             record::encode_entry(self.clock.now(), batch.iter().map(|queued| &queued.command));
         self.meters.commands_per_entry.record(batch.len() as f64);
@@ -285,7 +312,7 @@ impl<L: Entries> Batcher<L> {
             let results = log.propose(entry).await;
             reached(Site::ProposerCommittedUntold);
             // The turn is over before the answers are told.
-            drop(permit);
+            drop((passage, permit));
             answer(batch, results, &proposed).await;
         });
     }

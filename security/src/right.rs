@@ -133,6 +133,7 @@ pub const RPCS: &[(&str, Right)] = &[
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Right::Reflect),
     ("/holdfast.v1.Admin/AddMember", Right::Administer),
     ("/holdfast.v1.Admin/Backup", Right::Administer),
+    ("/holdfast.v1.Admin/Hold", Right::Administer),
     ("/holdfast.v1.Admin/NodeStatus", Right::Observe),
     ("/holdfast.v1.Admin/PromoteMember", Right::Administer),
     ("/holdfast.v1.Admin/ReloadConfig", Right::Administer),

@@ -227,6 +227,27 @@ async fn at_the_end_those_who_wait_are_told_that_nothing_happened() {
 }
 
 #[tokio::test]
+async fn while_it_is_shut_nothing_goes_and_behind_it_everything_does() {
+    let mut bench = bench(limits(64, 64, 4), None);
+    let under_way = proposing(&bench, submit("g0"));
+    bench.log.has_entries(1).await;
+    let mut shut = std::pin::pin!(bench.proposer.shut());
+    assert!(timeout(LAZY_WAIT, &mut shut).await.is_err(), "an entry is under way");
+    bench.log.gate.add_permits(8);
+    let shut = within(shut).await;
+    within(under_way).await.unwrap().unwrap();
+    let caller = proposing(&bench, submit("g1"));
+    assert!(bench.proposer.report(Gid::parse("r1").unwrap(), &submit("r1"), Kind::Blocking));
+    tokio::time::sleep(3 * LAZY_WAIT).await;
+    assert_eq!((bench.log.sizes(), caller.is_finished()), (vec![1], false));
+    drop(shut);
+    within(caller).await.unwrap().unwrap();
+    assert_eq!(within(bench.proposed.recv()).await.unwrap().len(), 1);
+    // Nobody has to come for it to be shut.
+    drop(within(bench.proposer.shut()).await);
+}
+
+#[tokio::test]
 async fn the_largest_command_goes_and_one_byte_more_is_refused() {
     let bench = bench(limits(64, 64, 1), None);
     bench.log.gate.add_permits(2);

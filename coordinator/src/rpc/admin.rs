@@ -4,15 +4,16 @@ use std::time::Instant;
 
 use holdfast_proto::v1::{
     AddMemberRequest, BackupChunk, BackupRequest, ChangeDone, ChangeNotLeader, ChangeRefused,
-    ChangeReply, ChangeUnknown, MemberRequest, NodeStatusReply, NodeStatusRequest,
-    ReloadConfigReply, ReloadConfigRequest, SwapMemberRequest, TransferLeadershipRequest,
+    ChangeReply, ChangeUnknown, HoldReply, HoldRequest, MemberRequest, NodeStatusReply,
+    NodeStatusRequest, ReloadConfigReply, ReloadConfigRequest, SwapMemberRequest,
+    TransferLeadershipRequest,
     admin_server::{Admin as Service, AdminServer},
     change_reply::Outcome,
 };
 use holdfast_raft::{ChangeError, ControlError, Log};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::desk::Desk;
 use crate::{leaders, replica::Replica, rights::Shown};
@@ -147,6 +148,18 @@ impl Service for Admin {
             }
         });
         Ok(Response::new(ReceiverStream::new(chunks)))
+    }
+
+    type HoldStream = ReceiverStream<Result<HoldReply, Status>>;
+
+    async fn hold(
+        &self,
+        request: Request<Streaming<HoldRequest>>,
+    ) -> Result<Response<Self::HoldStream>, Status> {
+        let desk = self.desk(&request)?;
+        let replies = desk.hold(request.into_inner()).await;
+        let replies = replies.map_err(|fault| fault.to_status())?;
+        Ok(Response::new(ReceiverStream::new(replies)))
     }
 }
 

@@ -10,6 +10,7 @@ mod desk;
 pub(crate) mod fault;
 mod forward;
 pub mod history;
+mod hold;
 pub mod participants;
 mod reload;
 pub mod services;
