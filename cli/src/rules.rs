@@ -12,7 +12,8 @@ use crate::{
     exit::{self, Usage},
     output::{self, Output},
     rules_cluster::{self, Say},
-    rules_plan, rules_sources,
+    rules_plan,
+    rules_sources::{self, SourcesArgs},
     tx::ClusterAddresses,
 };
 
@@ -39,13 +40,12 @@ enum RulesCommand {
     Check {
         /// The rules, TOML
         file: PathBuf,
-        /// Ask each source, by the accounts in this configuration of a router, whether it has what the rules send there
-        #[arg(long, value_name = "FILE")]
-        sources: Option<PathBuf>,
+        #[command(flatten)]
+        sources: SourcesArgs,
     },
-    /// Tell what other rules would change: slots that move, statements that go elsewhere, keys by source
+    /// Tell what other rules would change: slots and rows that move, statements that go elsewhere, keys by source
     #[command(
-        after_help = "Examples:\n  holdfast rules plan old.toml new.toml --statements day.sql --group customer --keys sample.txt"
+        after_help = "Examples:\n  holdfast rules plan old.toml new.toml --statements day.sql --group customer --keys sample.txt\n  holdfast rules plan old.toml new.toml --sources config/router.toml --rows-max 1000000"
     )]
     Plan {
         /// The rules in force, TOML
@@ -61,6 +61,8 @@ enum RulesCommand {
         /// Keys, a line each, to see how evenly they lie
         #[arg(long, value_name = "FILE", requires = "group")]
         keys: Option<PathBuf>,
+        #[command(flatten)]
+        sources: SourcesArgs,
     },
     /// Put rules into force: kept in the coordinator's log, followed by routers
     #[command(
@@ -131,18 +133,20 @@ pub(crate) async fn run(args: RulesArgs, output: Output) -> anyhow::Result<ExitC
             rules_cluster::show(&args.cluster.client()?, epoch, output).await
         }
         RulesCommand::History => rules_cluster::history(&args.cluster.client()?, output).await,
-        RulesCommand::Check { file, sources: None } => check(&file, output),
-        RulesCommand::Check { file, sources: Some(router) } => {
-            rules_sources::check(&file, &router, output).await
-        }
+        RulesCommand::Check { file, sources } => match (load(&file)?, &sources.sources) {
+            (Ok(rules), Some(router)) => {
+                rules_sources::check(&file, &rules, &sources, router, output).await
+            }
+            (read, _) => tell(&file, read, output),
+        },
         RulesCommand::Lookups { file } => {
             let topology = load(&file)?.map_err(|mistakes| Usage(mistakes.to_string()))?;
             output::print(topology.lookup_sql().trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
-        RulesCommand::Plan { old, new, statements, group, keys } => {
+        RulesCommand::Plan { old, new, statements, group, keys, sources } => {
             let keys = group.as_deref().zip(keys.as_deref());
-            rules_plan::plan(&old, &new, statements.as_deref(), keys, output)
+            rules_plan::plan(&old, &new, statements.as_deref(), keys, &sources, output).await
         }
         RulesCommand::Simulate { file, statements } => {
             rules_plan::simulate(&file, &statements, output)
@@ -154,7 +158,16 @@ pub(crate) async fn run(args: RulesArgs, output: Output) -> anyhow::Result<ExitC
 /// # Errors
 /// It cannot be read.
 pub(crate) fn check(file: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    match (load(file)?, output) {
+    tell(file, load(file)?, output)
+}
+
+/// Prints what the rules that were read from `file` say, or what is wrong.
+fn tell(
+    file: &Path,
+    read: Result<Topology, RuleMistakes>,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
+    match (read, output) {
         (Ok(topology), Output::Table) => {
             output::print(&summary(file, &topology))?;
             Ok(ExitCode::SUCCESS)

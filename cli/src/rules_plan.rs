@@ -17,6 +17,7 @@ use crate::{
     exit::{self, Usage},
     output::{self, Output},
     rules, rules_evenness,
+    rules_sources::{SourcesArgs, Survey},
 };
 
 /// The rules in `file`.
@@ -151,15 +152,19 @@ fn source(rules: &Topology, group: &Group, slot: Slot) -> String {
 
 fn moves_table(moves: &Moves) -> String {
     let rows = moves.iter().map(|((group, from, to), slots)| {
-        let ranges = SlotRange::gather(slots.iter().copied());
-        let mut shown: Vec<String> = ranges.iter().take(8).map(ToString::to_string).collect();
-        if ranges.len() > shown.len() {
-            shown.push(format!("and {} further ranges", ranges.len() - shown.len()));
-        }
-        let count = slots.len().to_string();
-        vec![group.clone(), count, from.clone(), to.clone(), shown.join(", ")]
+        let which = ranges(&SlotRange::gather(slots.iter().copied()));
+        vec![group.clone(), slots.len().to_string(), from.clone(), to.clone(), which]
     });
     output::table(&["group", "slots that move", "from", "to", "which"], rows)
+}
+
+/// Slots, for people: at most eight ranges.
+pub(crate) fn ranges(ranges: &[SlotRange]) -> String {
+    let mut shown: Vec<String> = ranges.iter().take(8).map(ToString::to_string).collect();
+    if ranges.len() > shown.len() {
+        shown.push(format!("and {} further ranges", ranges.len() - shown.len()));
+    }
+    shown.join(", ")
 }
 
 /// What lies elsewhere for another reason than a slot that moves: rows stay where they are, and the new rules look for them in another place.
@@ -251,14 +256,16 @@ impl Captured {
     }
 }
 
-/// Says which slots move from the rules in `old` to those in `new`, which statements would go elsewhere, and how even the keys lie.
+/// Says which slots and rows move from the rules in `old` to those in `new`, what sources lack for that, which statements would go elsewhere, and
+/// how even the keys lie.
 /// # Errors
 /// A file cannot be read, or rules are mistaken.
-pub(crate) fn plan(
+pub(crate) async fn plan(
     old: &Path,
     new: &Path,
     captured: Option<&Path>,
     keys: Option<(&str, &Path)>,
+    sources: &SourcesArgs,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let (before, after) = (read(old)?, read(new)?);
@@ -268,6 +275,10 @@ pub(crate) fn plan(
         Some(file) => Captured::compare(&text(file)?, &before, &after)?,
     };
     let spread = keys.map(|(group, file)| rules_evenness::read(&after, group, file)).transpose()?;
+    let survey = match &sources.sources {
+        None => None,
+        Some(router) => Some(Survey::make(&[&before, &after], sources, router).await?),
+    };
     match output {
         Output::Json => {
             let mut answer = json!({
@@ -277,12 +288,17 @@ pub(crate) fn plan(
                     .map(|(sql, was, is)| json!({ "sql": sql, "was": was, "is": is }))
                     .collect::<Vec<_>>(),
                 "keys": spread.as_ref().map(rules_evenness::Spread::json),
+                "sources": survey,
             });
             changes.put_json(&mut answer);
             output::print_json(&answer)?;
         }
         Output::Table => {
             output::print(&changes.text())?;
+            if let Some(survey) = &survey {
+                output::print(&format!("\n{}", survey.text()))?;
+                survey.tell_findings();
+            }
             if captured.count > 0 {
                 let told = format!(
                     "\n{} of {} statements would go elsewhere; {} would be refused and are not now",
@@ -302,7 +318,7 @@ pub(crate) fn plan(
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(survey.map_or(ExitCode::SUCCESS, |survey| survey.exit_code()))
 }
 
 /// Says where each statement in `captured` would go under the rules in `file`; exit code 3 when one is refused.

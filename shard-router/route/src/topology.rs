@@ -457,7 +457,7 @@ impl Topology {
     }
 
     /// Where a slot of one of these rules' groups lies.
-    fn source_of(&self, group: &Group, slot: Slot) -> &SourceId {
+    pub(crate) fn source_of(&self, group: &Group, slot: Slot) -> &SourceId {
         &self.shards[group.shard_of(slot)].source
     }
 
