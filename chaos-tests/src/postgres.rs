@@ -41,6 +41,7 @@ const END_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Postgres {
     process: Process,
+    home: PathBuf,
     data: PathBuf,
     port: u16,
 }
@@ -50,12 +51,29 @@ impl Postgres {
     /// # Errors
     /// PostgreSQL's server programs are not installed (`make deps`), or do not work.
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::named("postgres", folder, "").await
+    }
+
+    /// The same, under this name, and with its write-ahead log archived in [`Self::archive`].
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn archiving(name: &str, folder: &Path) -> anyhow::Result<Self> {
+        let archive = folder.join(name).join("archive");
+        let copy = format!("cp %p {}/%f", archive.display());
+        let settings = format!("archive_mode = on\narchive_command = '{copy}'\n");
+        Self::named(name, folder, &settings).await
+    }
+
+    async fn named(name: &str, folder: &Path, more: &str) -> anyhow::Result<Self> {
         let programs = programs()?;
         let run_as = unprivileged_user()?;
-        let home = folder.join("postgres");
+        let home = folder.join(name);
         fs::create_dir(&home)?;
+        fs::create_dir(home.join("archive"))?;
         if let Some((user, group)) = run_as {
-            chown(&home, Some(user.into()), Some(group.into()))?;
+            for folder in [&home, &home.join("archive")] {
+                chown(folder, Some(user.into()), Some(group.into()))?;
+            }
         }
         let data = home.join("data");
         let mut initdb = std::process::Command::new(programs.join("initdb"));
@@ -68,27 +86,84 @@ impl Postgres {
         let made = made.output().await.context("starting initdb")?;
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let settings = data.join("postgresql.conf");
-        fs::write(&settings, fs::read_to_string(&settings)? + SETTINGS)?;
-
+        fs::write(&settings, fs::read_to_string(&settings)? + SETTINGS + more)?;
         let port = ports::free(1)?[0];
-        let sockets = format!("unix_socket_directories={}", home.display());
-        let mut arguments: Vec<_> = ["-c", KEEPER, "keeper"].map(Into::into).to_vec();
-        arguments.extend([programs.join("postgres").into(), "-D".into(), data.clone().into()]);
-        arguments.extend(["-p".into(), port.to_string().into(), "-c".into(), sockets.into()]);
-        let program = Program {
-            name: "postgres".to_owned(),
-            path: "/bin/sh".into(),
-            arguments,
-            environment: Vec::new(),
-            run_as,
-            kill_when_dropped: false,
-        };
-        let mut server = Self { process: Process::new(program, folder), data, port };
+        let program = Self::program(name, &home, &data, port)?;
+        let mut server = Self { process: Process::new(program, folder), home, data, port };
         server.process.start()?;
         until("PostgreSQL takes connections", SOON, async || server.connect("postgres").await.ok())
             .await
             .map_err(|error| error.context(server.process.complaint("did not start")))?;
         Ok(server)
+    }
+
+    fn program(name: &str, home: &Path, data: &Path, port: u16) -> anyhow::Result<Program> {
+        let sockets = format!("unix_socket_directories={}", home.display());
+        let mut arguments: Vec<_> = ["-c", KEEPER, "keeper"].map(Into::into).to_vec();
+        arguments.extend([programs()?.join("postgres").into(), "-D".into(), data.into()]);
+        arguments.extend(["-p".into(), port.to_string().into(), "-c".into(), sockets.into()]);
+        Ok(Program {
+            name: name.to_owned(),
+            path: "/bin/sh".into(),
+            arguments,
+            environment: Vec::new(),
+            run_as: unprivileged_user()?,
+            kill_when_dropped: false,
+        })
+    }
+
+    /// Where the files of its write-ahead log go, if it archives them.
+    #[must_use]
+    pub fn archive(&self) -> PathBuf {
+        self.home.join("archive")
+    }
+
+    /// A copy of its data as it runs, by `pg_basebackup`; from there the archive leads to any later point.
+    /// # Errors
+    /// What that says.
+    pub async fn base_backup(&self) -> anyhow::Result<PathBuf> {
+        let base = self.home.join("base");
+        let mut copy = tokio::process::Command::new(programs()?.join("pg_basebackup"));
+        copy.args(["--checkpoint=fast", "--no-sync", "-h", "127.0.0.1", "-U", USER]);
+        copy.args(["-p", &self.port.to_string()]).arg("-D").arg(&base).current_dir("/");
+        if let Some((user, group)) = unprivileged_user()? {
+            copy.uid(user).gid(group);
+        }
+        let made = copy.output().await.context("starting pg_basebackup")?;
+        ensure!(made.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&made.stderr));
+        Ok(base)
+    }
+
+    /// `kill -9`; then a server at the same port goes on from `base`, by the archive, to the restore point of this name, and is promoted.
+    /// # Errors
+    /// It does not get there.
+    pub async fn recover(&mut self, base: PathBuf, target: &str) -> anyhow::Result<()> {
+        self.crash().await?;
+        let archive = self.archive();
+        let settings = base.join("postgresql.conf");
+        let recovery = format!(
+            "archive_mode = off\nrestore_command = 'cp {}/%f %p'\nrecovery_target_name = '{target}'\nrecovery_target_action = 'promote'\n",
+            archive.display()
+        );
+        fs::write(&settings, fs::read_to_string(&settings)? + &recovery)?;
+        let signal = base.join("recovery.signal");
+        fs::write(&signal, "")?;
+        if let Some((user, group)) = unprivileged_user()? {
+            chown(&signal, Some(user.into()), Some(group.into()))?;
+        }
+        let name = self.home.file_name().and_then(|name| name.to_str()).context("a name")?;
+        let program = Self::program(&format!("{name}-recovered"), &self.home, &base, self.port)?;
+        let folder = self.home.parent().context("the story's folder")?;
+        self.process = Process::new(program, folder);
+        self.data = base;
+        self.process.start()?;
+        until("PostgreSQL is promoted", RECOVERED_MAX, async || {
+            let client = self.connect("postgres").await.ok()?;
+            let recovers = client.query_one("SELECT pg_is_in_recovery()", &[]).await.ok()?;
+            (!recovers.get::<_, bool>(0)).then_some(())
+        })
+        .await
+        .map_err(|error| error.context(self.process.complaint("did not recover")))
     }
 
     /// The server and every process of its own. The server comes first.
@@ -249,10 +324,11 @@ fn programs() -> anyhow::Result<PathBuf> {
     if let Ok(told) = std::process::Command::new("pg_config").arg("--bindir").output() {
         folders.push(PathBuf::from(String::from_utf8_lossy(&told.stdout).trim()));
     }
-    let complete =
-        |folder: &PathBuf| ["initdb", "postgres"].iter().all(|name| folder.join(name).is_file());
+    let complete = |folder: &PathBuf| {
+        ["initdb", "postgres", "pg_basebackup"].iter().all(|name| folder.join(name).is_file())
+    };
     folders.into_iter().find(complete).context(
-        "PostgreSQL's server programs (initdb, postgres) are not installed; `make deps` installs them",
+        "PostgreSQL's server programs (initdb, postgres, pg_basebackup) are not installed; `make deps` installs them",
     )
 }
 

@@ -13,7 +13,7 @@ use holdfast_raft::{Leadership, Log, Member, MemberStatus};
 use holdfast_txn::{Books, Command, Gid, GlobalTransaction, Outcome, Rejection, Status};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{
-    sync::{Mutex, oneshot, watch},
+    sync::{oneshot, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ use crate::{
     fault::{ProposeError, StartError},
     group::{Group, Machinery, Shared},
     history::{History, HistoryFault, merged},
-    hold::{HoldFault, Turn},
+    hold::Holder,
     leaders,
     listing::{self, Wanted},
     live::{Live, Now, Reread},
@@ -59,7 +59,7 @@ struct Inner {
     spread: Arc<Spread>,
     watchers: Arc<Watchers>,
     metrics: OnceLock<PrometheusHandle>,
-    holding: Arc<Mutex<()>>,
+    holder: Holder,
     live: Arc<Now>,
     reread: OnceLock<Arc<dyn Reread>>,
 }
@@ -217,7 +217,7 @@ impl Coordinator {
             spread,
             watchers,
             metrics: OnceLock::new(),
-            holding: Arc::default(),
+            holder: Holder::default(),
             live,
             reread: OnceLock::new(),
         };
@@ -507,9 +507,9 @@ impl Coordinator {
         }
     }
 
-    /// Nobody else holds commits here as long as this is kept.
-    pub(crate) fn turn_to_hold(&self) -> Result<Turn, HoldFault> {
-        Arc::clone(&self.inner.holding).try_lock_owned().map_err(|_| HoldFault::Taken)
+    /// Who holds commits here.
+    pub(crate) fn holder(&self) -> &Holder {
+        &self.inner.holder
     }
 
     /// The policies of services.

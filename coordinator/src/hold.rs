@@ -1,6 +1,6 @@
 //! A hold: for a few seconds nothing enters the log of the groups that this node leads.
 //!
-//! A restore point needs it. Sources and log cannot note their points in the same moment, and need not, as long
+//! A restore point needs it (docs/operating/restore-points.md). Sources and log cannot note their points in the same moment, and need not, as long
 //! as the log stands still meanwhile. Call what it says L. Whatever a source holds of a global transaction at its point was called
 //! for by something in L, since nothing came behind it. Whatever L calls finished was done there before the hold began. What L has
 //! decided and a source has not done yet, a coordinator restored to L asks for again, and the source turns a repeat away; what a source
@@ -10,12 +10,16 @@
 //! with this node's leadership of any of its groups, with the node, and after [`HOLD_MS_MAX`](limit::HOLD_MS_MAX) at the latest. It counts only
 //! for whom the node told *behind* the last point that it still holds: by then a quorum has confirmed that no other led.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures::future::{join_all, select_all};
 use holdfast_raft::{Leadership, Position};
 use tokio::{
-    sync::{OwnedMutexGuard, watch},
+    sync::watch,
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -54,8 +58,42 @@ impl HoldFault {
     }
 }
 
-/// A node has one hold at a time.
-pub(crate) type Turn = OwnedMutexGuard<()>;
+/// Who holds the commits of a node: one at a time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Holder(Arc<Mutex<Option<String>>>);
+
+/// Nobody else holds them as long as this is kept.
+#[derive(Debug)]
+pub(crate) struct Turn(Holder);
+
+impl Holder {
+    /// The turn of `by`.
+    /// # Errors
+    /// [`HoldFault::Taken`].
+    pub(crate) fn turn(&self, by: &str) -> Result<Turn, HoldFault> {
+        let mut holder = self.lock();
+        if holder.is_some() {
+            return Err(HoldFault::Taken);
+        }
+        *holder = Some(by.to_owned());
+        Ok(Turn(self.clone()))
+    }
+
+    /// Whether it is `who`.
+    pub(crate) fn is(&self, who: &str) -> bool {
+        self.lock().as_deref() == Some(who)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+    }
+}
 
 /// A hold of every group in it. Ends when it is dropped.
 pub(crate) struct Hold {

@@ -8,8 +8,9 @@ use std::{
 };
 
 use anyhow::Context as _;
-use holdfast_client::Client;
+use holdfast_client::{Client, wire::BackupChunk};
 use holdfast_coordinator::backup::{self, BackupError, Verified};
+use tonic::Streaming;
 
 use crate::{
     config::{self, ConfigArgs, CoordinatorConfig},
@@ -27,54 +28,97 @@ pub(super) async fn take(
     to: &Path,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let failed = |source| BackupError::Io { path: to.to_owned(), source };
-    let part = to.with_extension("part");
-    if to.try_exists().map_err(failed)? {
-        let taken = "there is a file of this name, and a backup replaces none";
-        return Err(failed(io::Error::new(io::ErrorKind::AlreadyExists, taken)).into());
-    }
-    let mut file = File::create(&part).map_err(failed)?;
-    let received = receive(client, addresses, &mut file).await;
-    let written = received.and_then(|()| Ok(file.sync_all().map_err(failed)?));
-    let verified = match written {
-        Ok(()) => check(part.clone()).await,
-        Err(error) => Err(error),
-    };
-    let verified = match verified {
-        Ok(verified) => verified,
-        Err(error) => {
-            // What is not whole is not kept under any name.
-            drop(fs::remove_file(&part));
-            return Err(error);
-        }
-    };
-    fs::rename(&part, to).map_err(failed)?;
-    let folder = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-    show(to, &verified, None, output)
-}
-
-async fn receive(client: &Client, addresses: &[String], file: &mut File) -> anyhow::Result<()> {
-    let mut last = None;
+    let draft = Draft::of(to)?;
+    let mut last = anyhow::anyhow!("no address was given");
     for address in addresses {
         match client.backup_of(address).await {
-            Ok(mut chunks) => {
-                let (mut bytes, mut said) = (0u64, 0u64);
-                while let Some(chunk) = chunks.message().await.context("the backup broke off")? {
-                    file.write_all(&chunk.data)?;
-                    bytes += chunk.data.len() as u64;
-                    if bytes - said >= SAY_EVERY_BYTES {
-                        said = bytes;
-                        exit::tell(&format!("{} MiB", bytes / (1024 * 1024)));
-                    }
-                }
-                return Ok(());
+            Ok(chunks) => {
+                let verified = draft.fill(chunks).await?;
+                draft.keep()?;
+                return show(to, &verified, None, output);
             }
-            Err(error) => last = Some(error),
+            Err(error) => last = error.into(),
         }
     }
-    Err(last.map_or_else(|| anyhow::anyhow!("no address was given"), anyhow::Error::from))
+    Err(last)
+}
+
+/// A new file on its way to its name. What is not kept is kept under no name.
+#[derive(Debug)]
+pub(super) struct Draft {
+    to: PathBuf,
+    part: PathBuf,
+    file: File,
+}
+
+impl Draft {
+    /// # Errors
+    /// HF1302: there is a file of this name, or none can be made.
+    pub(super) fn of(to: &Path) -> Result<Self, BackupError> {
+        if to.try_exists().map_err(|source| failed(to, source))? {
+            let taken = "there is a file of this name, and a backup replaces none";
+            return Err(failed(to, io::Error::new(io::ErrorKind::AlreadyExists, taken)));
+        }
+        let mut part = to.as_os_str().to_owned();
+        part.push(".part");
+        let file = File::create(&part).map_err(|source| failed(to, source))?;
+        Ok(Self { to: to.to_owned(), part: part.into(), file })
+    }
+
+    /// Writes what comes, and verifies it.
+    /// # Errors
+    /// It breaks off, cannot be written, or is not sound.
+    pub(super) async fn fill(
+        &self,
+        mut chunks: Streaming<BackupChunk>,
+    ) -> anyhow::Result<Verified> {
+        let (mut bytes, mut said) = (0u64, 0u64);
+        while let Some(chunk) = chunks.message().await.context("the backup broke off")? {
+            self.write(&chunk.data)?;
+            bytes += chunk.data.len() as u64;
+            if bytes - said >= SAY_EVERY_BYTES {
+                said = bytes;
+                exit::tell(&format!("{} MiB", bytes / (1024 * 1024)));
+            }
+        }
+        self.sync()?;
+        check(self.part.clone()).await
+    }
+
+    /// Writes on.
+    /// # Errors
+    /// HF1302.
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<(), BackupError> {
+        (&self.file).write_all(bytes).map_err(|source| failed(&self.to, source))
+    }
+
+    fn sync(&self) -> Result<(), BackupError> {
+        self.file.sync_all().map_err(|source| failed(&self.to, source))
+    }
+
+    /// Gives the file its name, durably.
+    /// # Errors
+    /// HF1302.
+    pub(super) fn keep(self) -> Result<(), BackupError> {
+        self.sync()?;
+        let folder = self.to.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let named = fs::rename(&self.part, &self.to)
+            .and_then(|()| File::open(folder))
+            .and_then(|folder| folder.sync_all());
+        named.map_err(|source| failed(&self.to, source))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Once it has its name there is none.
+        drop(fs::remove_file(&self.part));
+    }
+}
+
+fn failed(to: &Path, source: io::Error) -> BackupError {
+    BackupError::Io { path: to.to_owned(), source }
 }
 
 async fn check(path: PathBuf) -> anyhow::Result<Verified> {

@@ -1,7 +1,8 @@
-//! `holdfast cluster`: look at the cluster, change its members, hand the leadership over, back up and restore.
+//! `holdfast cluster`: look at the cluster, change its members, hand the leadership over, back up, take restore points, restore.
 
 mod backup;
 mod change;
+mod restore_point;
 mod status;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -16,7 +17,8 @@ Examples:
   holdfast cluster add 4 --raft 127.0.0.1:7702
   holdfast cluster replace 3
   holdfast cluster transfer --to 2
-  holdfast cluster backup --to holdfast-2026-11-28.backup")]
+  holdfast cluster backup --to holdfast-2026-11-28.backup
+  holdfast cluster restore-point nightly --to nightly.backup --sources config/router.toml")]
 pub(crate) struct ClusterArgs {
     #[command(flatten)]
     cluster: ClusterAddresses,
@@ -103,6 +105,27 @@ The node whose address is given first is asked; followers serve as well as the l
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
     },
+    /// Take a restore point: of every source in its log, and of the coordinators as a backup, all of one state
+    #[command(after_help = "\
+Examples:
+  holdfast cluster restore-point nightly --to nightly.backup --sources config/router.toml
+
+Commits are held for a moment, and go on. Each source writes a point named NAME-TIME into its write-ahead log, by the accounts in the router's
+configuration; its archiving must be on. Beside FILE lies FILE.points.json: what to recover each source to. Restore all of them, or none.")]
+    RestorePoint {
+        /// Its name, to which the time is added: 1 to 49 of A-Z a-z 0-9 . _ -
+        #[arg(value_parser = restore_point::name)]
+        name: String,
+        /// The file of the backup; it must not exist
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// A router's configuration, which names every source
+        #[arg(long, value_name = "ROUTER.toml")]
+        sources: PathBuf,
+        /// How long commits may be held at most, ms
+        #[arg(long, value_name = "MS", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        hold_ms: u32,
+    },
     /// Check a backup: its checksums, every record in it, the hash of the state. Needs no running node
     #[command(after_help = "Examples:\n  holdfast cluster verify holdfast.backup")]
     Verify {
@@ -156,6 +179,10 @@ pub(crate) async fn run(args: ClusterArgs, output: Output) -> anyhow::Result<Exi
         }
         ClusterCommand::Backup { to } => {
             backup::take(&cluster.client()?, &cluster.addresses, &to, output).await
+        }
+        ClusterCommand::RestorePoint { name, to, sources, hold_ms } => {
+            let client = cluster.client()?;
+            restore_point::take(&client, name, &to, &sources, hold_ms, output).await
         }
         ClusterCommand::Verify { file } => backup::verify(file, output).await,
         ClusterCommand::Restore { file, config, data_dir } => {

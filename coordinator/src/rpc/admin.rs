@@ -129,12 +129,14 @@ impl Service for Admin {
         request: Request<BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
         let desk = self.desk(&request)?;
-        // A backup is taken of any node, also without a leader; then nobody can write down that it was.
-        if desk.leading().0 {
-            let node = desk.coordinator().config().node.id;
+        let coordinator = desk.coordinator();
+        // A backup is taken of any node, also without a leader; then nobody can write down that it was. That of a restore point was
+        // written down before the hold, behind which a record would wait.
+        if desk.leading().0 && !coordinator.holder().is(&desk.caller().name) {
+            let node = coordinator.config().node.id;
             noted(&desk, 0, "cluster.backup", format!("node {node}"), String::new()).await?;
         }
-        let backup = self.desk.coordinator().backup().await;
+        let backup = coordinator.backup().await;
         let backup = backup.map_err(|error| Status::unavailable(error.to_string()))?;
         let (sender, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
         tokio::task::spawn_blocking(move || {

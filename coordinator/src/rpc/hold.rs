@@ -46,7 +46,8 @@ impl Desk {
         reasoned(&begin.reason)?;
         let at_most = at_most(begin.hold_ms)?;
         let coordinator = self.coordinator();
-        let turn = coordinator.turn_to_hold().map_err(|taken| Fault::from(&taken))?;
+        let by = self.caller().name.clone();
+        let turn = coordinator.holder().turn(&by).map_err(|taken| Fault::from(&taken))?;
         let led = coordinator.each_group().filter(|group| group.leads());
         let groups: Vec<u32> = led.map(|group| group.number()).collect();
         if groups.is_empty() {
@@ -57,7 +58,6 @@ impl Desk {
             self.note_in(*group, RESTORE_POINT, about, begin.reason.clone())
         });
         futures::future::try_join_all(noted).await?;
-        let by = self.caller().name.clone();
         let begun = Hold::begin(turn, coordinator.clone(), &groups, at_most).await;
         let (hold, places) = begun.map_err(|fault| Fault::from(&fault))?;
         tracing::warn!(by, ?groups, "commits are held for a restore point");
