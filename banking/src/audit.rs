@@ -56,6 +56,8 @@ const FIGURES: &str = "
                 OR NOT CASE WHEN e.kind = 'hold_released' THEN e.balance_delta = 0
                             WHEN p.held_in_delta = 0 THEN e.balance_delta BETWEEN -p.held_out_delta AND -1
                             ELSE e.balance_delta BETWEEN 1 AND p.held_in_delta END)),
+        (SELECT count(*) FROM (SELECT FROM bank.journal WHERE kind = 'hold_placed'
+                               GROUP BY gid, branch HAVING count(*) > 1) AS more),
         (SELECT count(*) FROM bank.account AS a FULL JOIN fold AS f ON f.account = a.id
          WHERE a.id IS NULL OR a.balance_minor <> coalesce(f.balance, 0)
             OR a.held_out_minor <> coalesce(f.held_out, 0) OR a.held_in_minor <> coalesce(f.held_in, 0)),
@@ -112,6 +114,8 @@ pub struct SourceAudit {
     pub holds_open: u64,
     /// Ends of a hold that is not there, or of more or less than it held.
     pub ends_wrong: u64,
+    /// Branches with more than one hold: a branch holds on one account, once.
+    pub branches_with_more_holds: u64,
     /// Accounts whose counters are not the fold of their journal, and journals without an account.
     pub fold_mismatches: u64,
     /// Accounts whose hold counters are not the sum of their open holds, and open holds without an account.
@@ -170,6 +174,7 @@ impl SourceAudit {
         );
         found(self.holds_open, "holds without an end");
         found(self.ends_wrong, "ends that do not fit their hold");
+        found(self.branches_with_more_holds, "branches with more than one hold");
         found(self.prepared, "prepared transactions left");
         for (currency, sums) in &self.sums {
             if sums.held_out != 0 || sums.held_in != 0 {
@@ -396,10 +401,11 @@ async fn figures(local: &Transaction<'_>) -> Result<SourceAudit, BankError> {
         holds: count(&row, 2),
         holds_open: count(&row, 3),
         ends_wrong: count(&row, 4),
-        fold_mismatches: count(&row, 5),
-        hold_mismatches: count(&row, 6),
-        negative: count(&row, 7),
-        prepared: count(&row, 8),
+        branches_with_more_holds: count(&row, 5),
+        fold_mismatches: count(&row, 6),
+        hold_mismatches: count(&row, 7),
+        negative: count(&row, 8),
+        prepared: count(&row, 9),
     })
 }
 

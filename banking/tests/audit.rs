@@ -130,6 +130,41 @@ async fn an_end_that_does_not_fit_its_hold_is_found() {
     }
 }
 
+/// A row for each of two accounts, of one branch: the journal itself does not forbid it.
+#[tokio::test]
+async fn a_branch_with_a_hold_on_two_accounts_is_found() {
+    let sql = "INSERT INTO bank.journal (account, gid, branch, op, kind, balance_delta, held_out_delta, held_in_delta)
+               VALUES ('anna', 'g3', 1, 'try', 'hold_placed', 0, 5, 0),
+                      ('anna', 'g3', 1, 'cancel', 'hold_released', 0, -5, 0)";
+    let findings = findings_after(0, sql).await;
+    assert_eq!(findings, ["pg-1: 1 branches with more than one hold"]);
+}
+
+/// What places a hold moves nothing and holds in one direction; everything else is refused where it is written.
+#[tokio::test]
+async fn a_hold_that_moves_money_or_holds_in_two_directions_is_not_written() {
+    let bank = Bank::with(&[("alice", 1_00)]).await;
+    let written = async |kind: &str, deltas: &str| {
+        let sql = format!(
+            "INSERT INTO bank.journal (account, gid, branch, op, kind, balance_delta, held_out_delta, held_in_delta)
+             VALUES ('alice', 'g{kind}{deltas}', 1, 'try', '{kind}', {deltas})"
+        );
+        bank.client.batch_execute(&sql).await.map_err(|error| {
+            let constraint = error.as_db_error().and_then(|db| db.constraint());
+            constraint.unwrap_or_default().to_owned()
+        })
+    };
+    for right in ["0, 1, 0", "0, 0, 1"] {
+        assert_eq!(written("hold_placed", right).await, Ok(()), "{right}");
+    }
+    for wrong in ["-1, 1, 0", "1, 0, 1", "0, 1, 1", "0, -1, 0", "0, 0, -1", "0, 1, -1"] {
+        let refused = Err("journal_kind_check".to_owned());
+        assert_eq!(written("hold_placed", wrong).await, refused, "{wrong}");
+    }
+    assert_eq!(written("holdplaced", "0, 1, 0").await, Err("journal_kind_check".to_owned()));
+    assert_eq!(written("credit", "5, 0, 0").await, Ok(()));
+}
+
 #[tokio::test]
 async fn a_hold_counter_without_a_hold_is_found() {
     let sql = "UPDATE bank.account SET held_out_minor = 7 WHERE id = 'anna';

@@ -102,7 +102,11 @@ pub(crate) async fn audit(
     let (holds_left, prepared_left) =
         (sum(|source| source.holds_open), sum(|source| source.prepared));
     let wrong = sum(|source| {
-        source.fold_mismatches + source.hold_mismatches + source.ends_wrong + source.negative
+        source.fold_mismatches
+            + source.hold_mismatches
+            + source.ends_wrong
+            + source.branches_with_more_holds
+            + source.negative
     });
 
     let places: HashMap<&str, usize> = bank
