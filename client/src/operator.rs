@@ -9,6 +9,10 @@ use crate::{Client, ClientError, link::Line, wire};
 
 /// Between two attempts while nobody leads.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Between two attempts while another change is under way; each is a record of the audit trail.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+/// Another change is under way, or the leader is new: nothing was changed, and a moment later it may be.
+const BUSY: &str = "HF2508";
 /// What a change of them is about.
 const MEMBERS: &str = "the change of the members";
 
@@ -62,7 +66,7 @@ impl Change {
 
 impl Client {
     /// Has the leader of a Raft group (from 0), wherever it is, change the group; returns what it took there, ms. Each group has members
-    /// of its own: what shall hold for the cluster is done in each.
+    /// of its own: what shall hold for the cluster is done in each. Another change that is under way is waited for.
     /// # Errors
     /// [`ClientError::Refused`] with a code, [`ClientError::Unknown`] if it may have happened, or that nobody leads.
     pub async fn change(&self, group: u32, change: &Change) -> Result<u64, ClientError> {
@@ -71,6 +75,7 @@ impl Client {
         // Behind a lost answer the same change may be refused because it has happened.
         let mut lost = None;
         loop {
+            let mut pause = PAUSE;
             let mut addresses = self.addresses();
             while let Some(address) = addresses.pop() {
                 match self
@@ -81,18 +86,26 @@ impl Client {
                         Some(Outcome::Done(done)) => return Ok(done.took_ms),
                         Some(Outcome::NotLeader(elsewhere)) => {
                             let leader = elsewhere.leader_grpc;
-                            last = ClientError::Retry {
-                                code: "HF2101".to_owned(),
-                                message: format!("{address} does not lead"),
-                            };
+                            // What the leader said before is the cause.
+                            if last.code() != Some(BUSY) {
+                                last = ClientError::Retry {
+                                    code: "HF2101".to_owned(),
+                                    message: format!("{address} does not lead"),
+                                };
+                            }
                             if !leader.is_empty() && leader != address && addresses.len() < 16 {
                                 addresses.push(leader);
                             }
                         }
                         Some(Outcome::Refused(refused)) => {
-                            let wire::ChangeRefused { code, cause } = refused;
-                            let refused = ClientError::Refused { code, message: cause };
-                            return Err(lost.unwrap_or(refused));
+                            let wire::ChangeRefused { code, cause: message } = refused;
+                            if code != BUSY {
+                                let refused = ClientError::Refused { code, message };
+                                return Err(lost.unwrap_or(refused));
+                            }
+                            last = ClientError::Retry { code, message };
+                            pause = BUSY_PAUSE;
+                            break;
                         }
                         Some(Outcome::Unknown(unknown)) => {
                             return Err(ClientError::Unknown {
@@ -114,10 +127,10 @@ impl Client {
                     return Err(lost.unwrap_or(last));
                 }
             }
-            if Instant::now() + PAUSE >= deadline {
+            if Instant::now() + pause >= deadline {
                 return Err(lost.unwrap_or(last));
             }
-            sleep(PAUSE).await;
+            sleep(pause).await;
         }
     }
 

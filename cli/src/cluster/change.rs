@@ -249,9 +249,9 @@ impl Changing {
             self.catch_up(node).await?;
             match self.change(&Change::Promote(node)).await {
                 Ok(_) => return Ok(()),
-                // Behind again, or silent for a moment, or the leader is busy recording what the node says of itself.
+                // Behind again, or silent for a moment.
                 Err(error)
-                    if matches!(error.code(), Some("HF2506" | "HF2503" | "HF2508"))
+                    if matches!(error.code(), Some("HF2506" | "HF2503"))
                         && begun.elapsed() < self.patience =>
                 {
                     tokio::time::sleep(LOOK).await;

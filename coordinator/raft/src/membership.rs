@@ -10,8 +10,8 @@ use openraft::{
     ChangeMembers, Instant as _, RaftMetrics,
     async_runtime::WatchReceiver as _,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
+    vote::RaftCommittedLeaderId,
 };
-
 use tokio::sync::MutexGuard;
 
 use crate::{
@@ -259,12 +259,7 @@ impl<S: StateMachine> Log<S> {
     /// leave the second one's outcome unknown, and a change judged by members that another is about to remove could cost the quorum.
     async fn turn(&self) -> Result<MutexGuard<'_, ()>, ChangeError> {
         let turn = tokio::time::timeout(TURN_PATIENCE, self.inner.changing.lock()).await;
-        turn.map_err(|_| {
-            ChangeError::refused(
-                "HF2508",
-                "another change of the membership is under way. Wait for its end".to_owned(),
-            )
-        })
+        turn.map_err(|_| under_way())
     }
 
     async fn change(&self, changes: Changes) -> Result<(), ChangeError> {
@@ -281,15 +276,29 @@ impl<S: StateMachine> Log<S> {
                 let leader = leader.map(|node| self.inner.directory.member(node, &metrics));
                 Err(ChangeError::NotLeader { leader })
             }
-            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
-                error @ (ChangeMembershipError::InProgress(_)
-                | ChangeMembershipError::UncommittedLeaderLog(_)),
-            ))) => Err(ChangeError::refused(
-                "HF2508",
-                format!("another change of the membership is under way: {error}. Wait for its end"),
-            )),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+                Err(not_now(&error)
+                    .unwrap_or_else(|| ChangeError::Unknown { cause: error.to_string() }))
+            }
             Err(error) => Err(ChangeError::Unknown { cause: error.to_string() }),
         }
+    }
+}
+
+fn under_way() -> ChangeError {
+    let cause = "another change of the membership is under way. Wait for its end";
+    ChangeError::refused("HF2508", cause.to_owned())
+}
+
+/// What the log does not begin at this moment, and why. Whatever else it says may come behind the first of two steps.
+fn not_now<L: RaftCommittedLeaderId>(error: &ChangeMembershipError<L, u64>) -> Option<ChangeError> {
+    match error {
+        ChangeMembershipError::InProgress(_) => Some(under_way()),
+        ChangeMembershipError::UncommittedLeaderLog(_) => {
+            let cause = "the leader is new, and a quorum does not have its first entry yet. Wait a moment, and try again";
+            Some(ChangeError::refused("HF2508", cause.to_owned()))
+        }
+        _ => None,
     }
 }
 
@@ -352,7 +361,10 @@ fn known(node: u64, recorded: &Addresses, said: &Addresses) -> ChangeError {
 
 #[cfg(test)]
 mod tests {
+    use openraft::errors::{InProgress, UncommittedLeaderLog};
+
     use super::*;
+    use crate::consensus::log_id;
 
     fn code(answer: Result<(), ChangeError>) -> Option<&'static str> {
         match answer {
@@ -375,5 +387,22 @@ mod tests {
         assert_eq!(code(must_be_close(4, LAG_MAX)), None);
         assert_eq!(code(must_be_close(4, LAG_MAX + 1)), Some("HF2506"));
         assert_eq!(code(must_be_close(4, u64::MAX)), Some("HF2506"));
+    }
+
+    #[test]
+    fn a_new_leader_is_told_as_the_cause_and_not_another_change() {
+        let told = |error: ChangeMembershipError<_, u64>| match not_now(&error) {
+            Some(ChangeError::Refused { code, cause }) => {
+                (code, cause.split('.').next().unwrap_or_default().to_owned())
+            }
+            other => panic!("not refused: {other:?}"),
+        };
+        let (committed, leader_log_id) = (None, log_id(3, 7));
+        let new = UncommittedLeaderLog { committed, leader_log_id };
+        let cause = "the leader is new, and a quorum does not have its first entry yet";
+        assert_eq!(told(new.into()), ("HF2508", cause.to_owned()));
+        let other = InProgress { committed: Some(leader_log_id), membership_log_id: None };
+        let cause = "another change of the membership is under way";
+        assert_eq!(told(other.into()), ("HF2508", cause.to_owned()));
     }
 }
