@@ -28,11 +28,25 @@ fn words_of(error: &anyhow::Error) -> String {
         if said.is_empty() {
             return next;
         }
-        if !said.contains(&next) {
+        if !says(&said, &next) {
             said.push_str(": ");
             said.push_str(&next);
         }
         said
+    })
+}
+
+/// Whether `cause` stands in `said` with whole words: "node 1" is not said by "node 12".
+fn says(said: &str, cause: &str) -> bool {
+    said.match_indices(cause).any(|(at, _)| {
+        let before = said[..at].chars().next_back();
+        let behind = said[at + cause.len()..].chars().next();
+        let goes_on = |inner: Option<char>, outer: Option<char>| {
+            inner
+                .zip(outer)
+                .is_some_and(|(inner, outer)| inner.is_alphanumeric() && outer.is_alphanumeric())
+        };
+        !goes_on(cause.chars().next(), before) && !goes_on(cause.chars().next_back(), behind)
     })
 }
 
@@ -76,6 +90,18 @@ mod tests {
         let cause = std::io::Error::other("no space");
         let error = anyhow::Error::from(cause).context("f: no space. Make room");
         assert_eq!(words_of(&error), "f: no space. Make room");
+    }
+
+    #[test]
+    fn a_cause_that_is_a_part_of_other_words_is_no_cause_that_was_said() {
+        let told = |context: &'static str, cause: &'static str| {
+            words_of(&anyhow::Error::from(std::io::Error::other(cause)).context(context))
+        };
+        assert_eq!(told("asking node 12", "node 1"), "asking node 12: node 1");
+        assert_eq!(told("reopened", "open"), "reopened: open");
+        assert_eq!(told("asking node 12: node 1", "node 1"), "asking node 12: node 1");
+        assert_eq!(told("no way (node 1)", "node 1"), "no way (node 1)");
+        assert_eq!(told("no way", ""), "no way");
     }
 
     #[test]
