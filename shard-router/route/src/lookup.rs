@@ -77,6 +77,12 @@ impl Topology {
         Some(EntryPlace { slot, shard: shard.clone(), source })
     }
 
+    /// What sees to the entries of a lookup at each source: the name of the trigger that notes changes.
+    #[must_use]
+    pub fn lookup_trigger(lookup: &GroupName) -> String {
+        format!("holdfast_lookup_{lookup}")
+    }
+
     /// Whether the rows of `table` own values of a lookup.
     pub(crate) fn owns_values(&self, table: &str) -> bool {
         self.lookups.values().any(|lookup| lookup.table.as_str() == table)
@@ -95,22 +101,28 @@ impl Topology {
         let mut sql = LOOKUP_TABLES.to_owned();
         for (name, lookup) in &self.lookups {
             let table = quoted_table(lookup.table.as_str());
-            let trigger = quoted(&format!("holdfast_lookup_{name}"));
+            let trigger = Self::lookup_trigger(name);
             let arguments =
                 [name.as_str(), &lookup.column, &lookup.key].map(|text| text.replace('\'', "''"));
             sql += &format!(
-                "\nCREATE OR REPLACE TRIGGER {trigger} AFTER INSERT OR UPDATE OR DELETE ON {table}\n  \
+                "\nCREATE OR REPLACE TRIGGER {} AFTER INSERT OR UPDATE OR DELETE ON {table}\n  \
                  FOR EACH ROW EXECUTE FUNCTION holdfast.note_lookup('{}');\n\
                  CREATE OR REPLACE TRIGGER {} BEFORE TRUNCATE ON {table}\n  \
                  FOR EACH STATEMENT EXECUTE FUNCTION holdfast.keep_lookup('{}');\n",
+                quoted(&trigger),
                 arguments.join("', '"),
-                quoted(&format!("holdfast_lookup_{name}_truncate")),
+                quoted(&format!("{trigger}{TRUNCATE}")),
                 arguments[0],
             );
         }
         sql
     }
 }
+
+/// Behind the name of a lookup's trigger: that of the one that refuses TRUNCATE.
+const TRUNCATE: &str = "_truncate";
+/// Bytes of a lookup's name: PostgreSQL cuts the name of a trigger off behind 63, and two would be one.
+pub(crate) const NAME_BYTES_MAX: usize = 63 - "holdfast_lookup_".len() - TRUNCATE.len();
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -206,6 +218,20 @@ mod tests {
         assert_eq!(codes(&phone("nobody", "phone")), ["HF3007"]);
         assert_eq!(codes("[lookup.g]\ntable = \"customer\"\ncolumn = \"phone\""), ["HF3015"]);
         assert_eq!(codes("[lookup.x]\ntable = \"customer\""), ["HF3003"]);
+    }
+
+    /// As long as PostgreSQL keeps the names of its triggers apart.
+    #[test]
+    fn a_lookup_has_a_name_of_as_many_bytes_as_the_limit_and_not_one_more() {
+        let named = |bytes: usize| {
+            let name = "n".repeat(bytes);
+            rules(&format!("[lookup.{name}]\ntable = \"customer\"\ncolumn = \"phone\""))
+        };
+        let sql = named(NAME_BYTES_MAX).expect("good rules").lookup_sql();
+        let longest = format!("\"holdfast_lookup_{}_truncate\"", "n".repeat(NAME_BYTES_MAX));
+        assert!(sql.contains(&longest) && longest.len() == 63 + 2, "{sql}");
+        let mistakes = named(NAME_BYTES_MAX + 1).expect_err("one byte more");
+        assert_eq!(mistakes.iter().map(|mistake| mistake.code).collect::<Vec<_>>(), ["HF3005"]);
     }
 
     #[test]

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use toml::de::DeTable;
 
 use super::{Reader, Reference, declared};
-use crate::{GroupName, Placement, TableName, lookup::Lookup, topology::Group};
+use crate::{
+    GroupName, Placement, TableName,
+    lookup::{Lookup, NAME_BYTES_MAX},
+    topology::Group,
+};
 
 /// A lookup whose table is not yet known to exist.
 pub(super) struct LookupDraft {
@@ -28,6 +32,13 @@ impl Reader {
                 let cause =
                     format!("{subject} has the name of a group, and both are asked for by name");
                 self.mistake("HF3015", &place, cause, "Choose another name");
+            }
+            if key.len() > NAME_BYTES_MAX {
+                let cause = format!("the name in {subject} has {} bytes", key.len());
+                let remedy = format!(
+                    "Choose one of at most {NAME_BYTES_MAX}: its triggers have the name too"
+                );
+                self.mistake("HF3005", &place, cause, &remedy);
             }
             let name = self.name(GroupName::parse(key), &place);
             let table = self.reference(&subject, entry, "table", &place, TableName::parse);

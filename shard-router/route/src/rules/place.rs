@@ -77,6 +77,7 @@ impl Reader {
         }
         for (key, table, place) in self.named(document, "table") {
             let name = self.name(TableName::parse(key), &place);
+            self.can_be_meant(key, &place);
             let subject = format!("[table.{key}]");
             let allowed = ["group", "key", "genes", "columns", "scatter", "reference", "single"];
             self.only(&subject, table, &allowed);
@@ -124,6 +125,23 @@ impl Reader {
                 Some(TableDraft::Sharded { group, key, genes, order, scatter })
             }
         }
+    }
+
+    /// Refuses a name that no statement's table has, as it is looked for in the rules.
+    fn can_be_meant(&mut self, name: &str, place: &Range<usize>) {
+        let (schema, table) = name.split_once('.').unwrap_or(("", name));
+        let (cause, remedy) = match schema {
+            "public" => (
+                "a table of schema public has no schema in its name here",
+                format!("Write [table.{table}]"),
+            ),
+            "pg_catalog" | "information_schema" | "pg_toast" => {
+                ("every source has a catalog of its own", "Leave it out".to_owned())
+            }
+            _ => return,
+        };
+        let cause = format!("no statement means [table.{name:?}]: {cause}");
+        self.mistake("HF3007", place, cause, &remedy);
     }
 
     fn genes(&mut self, subject: &str, table: &DeTable<'_>) -> Vec<(Arc<str>, Algorithm)> {

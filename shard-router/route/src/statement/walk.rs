@@ -446,7 +446,9 @@ impl<'r> Walk<'r> {
         let catalog = schema.as_deref().is_some_and(|schema| {
             matches!(schema, "pg_catalog" | "information_schema" | "pg_toast")
         });
-        if catalog || (schema.is_none() && known.starts_with("pg_")) {
+        // A table of the rules may be called so as well; it is not the catalog's.
+        let named = schema.is_none() && known.starts_with("pg_");
+        if catalog || (named && self.rules.placement(known).is_none()) {
             return Ok(self.seats.add(known, Lies::Everywhere, Vec::new()));
         }
         let full = match schema.as_deref() {
