@@ -5,6 +5,7 @@ use std::{fs, process::Command};
 
 use anyhow::Context as _;
 use holdfast_chaos_tests::{Folder, Postgres, RULES, SOON, holdfast, until};
+use holdfast_route::Topology;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -90,10 +91,11 @@ fn assert_found(found: (Option<i32>, Vec<Finding>), wanted: &[(&str, &str, &str)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_lacks_what_the_rules_send_there_is_told_of() -> anyhow::Result<()> {
-    let rules = RULES.replace("[table.currency]", "[table.\"public.currency\"]");
+    let rules = RULES.replace("[table.currency]", "[table.\"bank.currency\"]");
     let stage = Stage::set(&rules).await?;
     let Stage { one, two, .. } = &stage;
-    one.batch_execute(&format!("{ACCOUNT}; {CURRENCY}")).await?;
+    let currency = "CREATE SCHEMA bank; CREATE TABLE bank.currency (code text PRIMARY KEY)";
+    one.batch_execute(&format!("{ACCOUNT}; {currency}")).await?;
     two.batch_execute("CREATE SCHEMA bank; CREATE TABLE bank.account (number text, balance int)")
         .await?;
     let wanted = [
@@ -103,12 +105,18 @@ async fn a_source_that_lacks_what_the_rules_send_there_is_told_of() -> anyhow::R
             "HF1026",
             "table account is not like that of source pg-1: balance integer, number text here alone, PRIMARY KEY (id), balance bigint NOT NULL, id text NOT NULL there alone. Make them alike",
         ),
-        ("pg-2", "HF1026", "there is no table public.currency. Make it before rows are sent there"),
+        ("pg-2", "HF1026", "there is no table bank.currency. Make it before rows are sent there"),
     ];
     assert_found(stage.findings()?, &wanted);
 
-    two.batch_execute(&format!("DROP TABLE bank.account; {ACCOUNT}; {CURRENCY}")).await?;
+    two.batch_execute(&format!("DROP SCHEMA bank CASCADE; {ACCOUNT}; {currency}")).await?;
     assert_found(stage.findings()?, &[]);
+
+    stage.configure(" dbname=pg-1")?;
+    let same = "it is the same database as source pg-1, so rows would be read twice. \
+                Correct one of them in the router's configuration";
+    assert_found(stage.findings()?, &[("pg-2", "HF1026", same)]);
+    stage.configure("")?;
 
     one.batch_execute("ALTER DATABASE \"pg-2\" WITH ALLOW_CONNECTIONS false").await?;
     let (code, found) = stage.findings()?;
@@ -350,5 +358,46 @@ async fn foreign_keys_that_lead_in_a_circle_are_told_of_before_a_move() -> anyho
     let (code, told) = stage.told(&plan)?;
     let order = json!({ "tables": ["account", "entry", "page"], "deferred": true });
     assert_eq!((code, &told["sources"]["copy_order"]), (Some(0), &order), "{told}");
+    Ok(())
+}
+
+/// Entries of lookups lie where their values lead, and move with these slots; whoever writes owners keeps them.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_of_lookups_that_lie_elsewhere_or_are_not_kept_are_told_of() -> anyhow::Result<()> {
+    let lookup = "[lookup.phone]\ntable = \"account\"\ncolumn = \"phone\"\n";
+    let rules = format!("{RULES}\n{lookup}");
+    let stage = Stage::set(&rules).await?;
+    let phone = "ALTER TABLE account ADD phone text UNIQUE";
+    stage.both(&format!("{ACCOUNT}; {CURRENCY}; {phone}")).await?;
+    let no_table = "there is no table holdfast.lookup. Make it before rows are sent there";
+    let no_trigger = "table account has no trigger holdfast_lookup_phone, so entries of lookup phone would not be kept. \
+                      Run there what holdfast rules lookups prints";
+    let wanted = [
+        ("pg-1", "HF1026", no_trigger),
+        ("pg-1", "HF1026", no_table),
+        ("pg-2", "HF1026", no_trigger),
+        ("pg-2", "HF1026", no_table),
+    ];
+    assert_found(stage.findings()?, &wanted);
+
+    let rules = Topology::parse(&rules).expect("good rules");
+    stage.both(&rules.lookup_sql()).await?;
+    assert_found(stage.findings()?, &[]);
+
+    let place = rules.entry_place("phone", "+49").context("it has one")?;
+    let [(right, there), (wrong, here)] = match place.source.0 {
+        0 => [(&stage.one, "pg-1"), (&stage.two, "pg-2")],
+        _ => [(&stage.two, "pg-2"), (&stage.one, "pg-1")],
+    };
+    let entry = "INSERT INTO holdfast.lookup VALUES ('phone', '+49', 'A-1'), ('gone', 'x', 'A-1')";
+    right.batch_execute(entry).await?;
+    assert_found(stage.findings()?, &[]);
+    wrong.batch_execute(entry).await?;
+    let astray = format!(
+        "rows of table holdfast.lookup that belong to source {there}: 1 (slots {}), the first value = '+49'. \
+         Move them there, or delete them here if they are there",
+        place.slot
+    );
+    assert_found(stage.findings()?, &[(here, "HF1028", &astray)]);
     Ok(())
 }

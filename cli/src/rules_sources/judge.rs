@@ -19,6 +19,7 @@ pub(super) fn judge(looked: &[Looked<'_>], rules: &Topology, decides: bool) -> V
     let mut findings = Findings::default();
     // The first source that has a table.
     let mut first = BTreeMap::<&str, (&str, &Table)>::new();
+    let mut databases = BTreeMap::<&str, &str>::new();
     let extensions = extensions(looked);
     for Looked { source, needs, found } in looked {
         let found = match found {
@@ -28,6 +29,13 @@ pub(super) fn judge(looked: &[Looked<'_>], rules: &Topology, decides: bool) -> V
                 continue;
             }
         };
+        let other = *databases.entry(&found.database).or_insert(source);
+        if other != *source {
+            let text = format!(
+                "it is the same database as source {other}, so rows would be read twice. Correct one of them in the router's configuration"
+            );
+            findings.tell(LACKS, source, text);
+        }
         if decides && found.prepares_none && looked.len() > 1 {
             findings.tell(LACKS, source, "max_prepared_transactions is 0, so no transaction on several sources can commit. Set it to the router's connections at least".to_owned());
         }
@@ -55,14 +63,14 @@ pub(super) fn judge(looked: &[Looked<'_>], rules: &Topology, decides: bool) -> V
                 );
                 findings.tell(LACKS, source, text);
             }
-            let placement = &rules.tables()[*table];
-            if let Placement::Sharded(sharded) = placement {
+            if let Some(placement @ Placement::Sharded(sharded)) = rules.tables().get(*table) {
                 let spread = rules.spread(placement).len() > 1;
                 keys(&mut findings, source, table, there, sharded, spread);
             }
             for key in &there.foreign_keys {
                 foreign_key(&mut findings, source, table, key, rules);
             }
+            triggers(&mut findings, source, table, there, rules);
         }
     }
     findings.list
@@ -176,13 +184,27 @@ fn foreign_key(
     key: &ForeignKey,
     rules: &Topology,
 ) {
-    let (from, to) = (&rules.tables()[table], rules.tables().get(&*key.to));
-    let Some(to) = to else { return };
+    let tables = rules.tables();
+    let (Some(from), Some(to)) = (tables.get(table), tables.get(&*key.to)) else { return };
     if let Err(why) = rules.leads_within_a_source(from, to, &key.columns) {
         let ForeignKey { name, to, .. } = key;
         let text = format!(
             "foreign key {name} of table {table} leads to table {to}, {why}. Drop it, put the shard key of both into it, or make {to} a reference table"
         );
         findings.tell(CANNOT_HOLD, source, text);
+    }
+}
+
+/// Whether somebody keeps the entries of the lookups whose values the table owns.
+fn triggers(findings: &mut Findings, source: &str, table: &str, there: &Table, rules: &Topology) {
+    let owned = rules.lookups().iter().filter(|(_, lookup)| lookup.table().as_str() == table);
+    for (lookup, _) in owned {
+        let trigger = Topology::lookup_trigger(lookup);
+        if !there.triggers.contains(&trigger) {
+            let text = format!(
+                "table {table} has no trigger {trigger}, so entries of lookup {lookup} would not be kept. Run there what holdfast rules lookups prints"
+            );
+            findings.tell(LACKS, source, text);
+        }
     }
 }

@@ -44,7 +44,10 @@ const CONSTRAINTS: &str = "SELECT c.conrelid, pg_catalog.pg_get_constraintdef(c.
     WHERE c.conrelid = ANY ($1) AND c.contype IN ('c', 'f', 'x') AND c.conparentid = 0 ORDER BY c.conrelid, c.conname";
 const EXTENSIONS: &str =
     "SELECT extname::text, extversion FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql'";
-const PREPARED: &str = "SELECT pg_catalog.current_setting('max_prepared_transactions')";
+const TRIGGERS: &str = "SELECT t.tgrelid, t.tgname::text FROM pg_catalog.pg_trigger t \
+    WHERE t.tgrelid = ANY ($1) AND NOT t.tgisinternal AND t.tgenabled <> 'D'";
+const SERVER: &str = "SELECT pg_catalog.current_setting('max_prepared_transactions'), \
+    s.system_identifier::text || ' ' || pg_catalog.current_database() FROM pg_catalog.pg_control_system() s";
 
 /// What was found at a source.
 #[derive(Debug, Default)]
@@ -53,6 +56,8 @@ pub(super) struct Found {
     pub(super) tables: BTreeMap<String, Table>,
     /// Each with its version.
     pub(super) extensions: BTreeMap<String, String>,
+    /// Which it is, of all databases that there are.
+    pub(super) database: String,
     /// None can be prepared there.
     pub(super) prepares_none: bool,
     pub(super) rows: Rows,
@@ -68,6 +73,8 @@ pub(super) struct Table {
     /// The columns of each key that makes rows unique.
     pub(super) keys: Vec<BTreeSet<String>>,
     pub(super) foreign_keys: Vec<ForeignKey>,
+    /// Those that are carried out.
+    pub(super) triggers: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -195,8 +202,14 @@ async fn catalog(
             });
         }
     }
+    for row in transaction.query(TRIGGERS, &[&ids]).await? {
+        let Some(table) = found.tables.get_mut(&by_id[&row.get(0)]) else { continue };
+        table.triggers.insert(row.get(1));
+    }
     let extensions = transaction.query(EXTENSIONS, &[]).await?;
     found.extensions = extensions.into_iter().map(|row| (row.get(0), row.get(1))).collect();
-    found.prepares_none = transaction.query_one(PREPARED, &[]).await?.get::<_, String>(0) == "0";
+    let server = transaction.query_one(SERVER, &[]).await?;
+    found.prepares_none = server.get::<_, &str>(0) == "0";
+    found.database = server.get(1);
     Ok(found)
 }

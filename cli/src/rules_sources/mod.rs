@@ -35,6 +35,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// A row lies where the rules do not look for it, or nobody can say.
 const ASTRAY: &str = "HF1028";
 
+/// The entries of lookups; each lies where its value leads.
+const ENTRIES: &str = "holdfast.lookup";
+
 /// Which sources are asked, and how much of them is read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SourcesArgs {
@@ -149,10 +152,13 @@ impl Survey {
         let router = &loaded.config.router;
         let sources: BTreeSet<&SourceId> =
             rules.iter().flat_map(|rules| rules.sources().keys()).collect();
-        let tables: BTreeSet<&str> = rules
+        let mut tables: BTreeSet<&str> = rules
             .iter()
             .flat_map(|rules| rules.tables().keys().map(|name| name.as_str()))
             .collect();
+        if rules.iter().any(|rules| !rules.lookups().is_empty()) {
+            tables.insert(ENTRIES);
+        }
         let (Some(before), Some(after)) = (rules.first(), rules.last()) else {
             anyhow::bail!("no rules to ask sources by")
         };
@@ -292,6 +298,9 @@ fn needs<'t>(rules: &'t Topology, source: &str) -> Needs<'t> {
             Placement::Single(_) | Placement::Reference => BTreeSet::new(),
         };
         needs.insert(table.as_str(), columns);
+    }
+    if rules.lookups().values().any(|lookup| needs.contains_key(lookup.table().as_str())) {
+        needs.insert(ENTRIES, BTreeSet::from(["name", "value", "owner"]));
     }
     needs
 }

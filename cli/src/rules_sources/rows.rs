@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use holdfast_route::{Home, KeyColumn, Placement, Slot, Topology};
+use holdfast_route::{Home, Placement, Slot, Topology};
 use serde::Serialize;
 use tokio_postgres::{Client, Row};
 
 use super::{
-    Ask,
+    Ask, ENTRIES,
     look::{Failed, Table, within},
 };
 
@@ -57,8 +57,9 @@ pub(super) struct Astray {
 struct View<'t> {
     rules: &'t Topology,
     number: usize,
-    placement: &'t Placement,
-    columns: &'t [KeyColumn],
+    /// `None`: they are entries of lookups.
+    placement: Option<&'t Placement>,
+    columns: Vec<&'t str>,
 }
 
 /// Reads the keys of each table.
@@ -74,9 +75,9 @@ pub(super) async fn read(
     }
     for (name, table) in tables {
         let views: Vec<View<'_>> = views(ask, name).collect();
-        let mut columns = views.iter().flat_map(|view| view.columns);
+        let mut columns = views.iter().flat_map(|view| &view.columns);
         // What is missing is told already.
-        let whole = columns.all(|column| table.columns.contains_key(&*column.name));
+        let whole = columns.all(|column| table.columns.contains_key(*column));
         if views.is_empty() || !whole {
             continue;
         }
@@ -95,11 +96,14 @@ pub(super) async fn read(
 fn views<'t>(ask: &'t Ask<'_>, table: &str) -> impl Iterator<Item = View<'t>> {
     let rules = ask.rules.iter().enumerate();
     rules.filter_map(move |(number, rules)| {
-        let placement = rules.tables().get(table)?;
+        let placement = rules.tables().get(table);
         let columns = match placement {
-            Placement::Sharded(sharded) => &sharded.columns[..],
-            Placement::Single(only) if only.as_str() != ask.source => &[],
-            Placement::Single(_) | Placement::Reference => return None,
+            Some(Placement::Sharded(sharded)) => {
+                sharded.columns.iter().map(|column| &*column.name).collect()
+            }
+            Some(Placement::Single(only)) if only.as_str() != ask.source => Vec::new(),
+            None if table == ENTRIES && !rules.lookups().is_empty() => vec!["value", "name"],
+            Some(Placement::Single(_) | Placement::Reference) | None => return None,
         };
         Some(View { rules, number, placement, columns })
     })
@@ -116,11 +120,11 @@ async fn one(
 ) -> Result<(), Failed> {
     // A longer text is no key, so no more of it is fetched than shows that.
     let one_too_many = holdfast_route::limit::KEY_BYTES_MAX + 1;
-    let column = |column: &KeyColumn| {
-        let quoted = column.name.replace('"', "\"\"");
+    let column = |column: &&str| {
+        let quoted = column.replace('"', "\"\"");
         format!("pg_catalog.left(\"{quoted}\"::pg_catalog.text, {one_too_many})")
     };
-    let columns: Vec<String> = views.iter().flat_map(|view| view.columns).map(column).collect();
+    let columns: Vec<String> = views.iter().flat_map(|view| &view.columns).map(column).collect();
     let sql =
         format!("SELECT {} FROM {} LIMIT {}", columns.join(", "), table.name, ask.rows_max + 1);
     let settings =
@@ -158,7 +162,11 @@ fn judge(row: &Row, rows: &mut Rows, table: &str, views: &[View<'_>], here: &str
         let values: Vec<Option<&str>> =
             (at..at + view.columns.len()).map(|column| row.get(column)).collect();
         at += view.columns.len();
-        let home = view.rules.home(view.placement, values.iter().copied());
+        let home = match (view.placement, &values[..]) {
+            (Some(placement), _) => view.rules.home(placement, values.iter().copied()),
+            (None, [Some(value), Some(lookup)]) => view.rules.home_of_entry(lookup, value),
+            (None, _) => Home::Nowhere,
+        };
         let (to, slot) = match home {
             Home::On(source, slot) if source.as_str() != here => (Some(source.to_string()), slot),
             Home::Nowhere => (None, None),
@@ -168,8 +176,8 @@ fn judge(row: &Row, rows: &mut Rows, table: &str, views: &[View<'_>], here: &str
         let astray = rows.astray.entry(way).or_insert_with(|| {
             let first = view.columns.iter().zip(&values).next();
             let first = first.map(|(column, value)| match value {
-                Some(value) => format!("{} = '{value}'", column.name),
-                None => format!("{} is NULL", column.name),
+                Some(value) => format!("{column} = '{value}'"),
+                None => format!("{column} is NULL"),
             });
             Astray { first: first.unwrap_or_default(), ..Astray::default() }
         });

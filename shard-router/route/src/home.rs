@@ -50,6 +50,17 @@ impl Topology {
         }
     }
 
+    /// Where the entry of a value belongs; of a lookup that these rules do not have nobody asks.
+    #[must_use]
+    pub fn home_of_entry(&self, lookup: &str, value: &str) -> Home<'_> {
+        if !self.lookups.contains_key(lookup) {
+            return Home::Everywhere;
+        }
+        let place = self.entry_place(lookup, value);
+        let at = place.and_then(|place| Some((self.source_at(place.source)?.0, place.slot)));
+        at.map_or(Home::Nowhere, |(source, slot)| Home::On(source, Some(slot)))
+    }
+
     /// The sources on which rows of a table that lies so may be.
     #[must_use]
     pub fn spread(&self, placement: &Placement) -> BTreeSet<&SourceId> {
@@ -137,6 +148,17 @@ mod tests {
         assert_eq!(home("office", &[Some("-7")]), "nowhere");
         assert_eq!(home("audit", &[]), "pg-2");
         assert_eq!(home("country", &[]), "everywhere");
+    }
+
+    #[test]
+    fn an_entry_of_a_lookup_belongs_where_its_value_leads() {
+        let lookup = "[lookup.phone]\ntable = \"account\"\ncolumn = \"phone\"\n";
+        let rules = Topology::parse(&format!("{RULES}\n{lookup}")).expect("good rules");
+        let place = rules.entry_place("phone", "+49").expect("it has one");
+        let (source, _) = rules.source_at(place.source).expect("it is there");
+        assert_eq!(rules.home_of_entry("phone", "+49"), Home::On(source, Some(place.slot)));
+        assert_eq!(rules.home_of_entry("phone", ""), Home::Nowhere);
+        assert_eq!(rules.home_of_entry("fax", "+49"), Home::Everywhere);
     }
 
     /// What a foreign key leads to is on its row's own source: a copy, a row of the same slot, or there is one source only.
