@@ -254,6 +254,35 @@ async fn settings_stay_with_their_client_and_a_rollback_counts() {
     assert_eq!(show(&setter).await, default);
 }
 
+/// One more than can be carried from server to server: the session keeps the one that has them, until it discards them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_changes_as_many_settings_as_can_be_carried_and_one_more_keeps_its_server() {
+    let server = Server::shared().await;
+    let mut config = one_source(server.source("only"));
+    config.limits.pool_size = 1;
+    config.limits.wait_timeout = Duration::from_millis(300);
+    let router = Running::start(config).await;
+    let database = server.database().await;
+    let (setter, other) = (router.connect(&database).await, router.connect(&database).await);
+    let set = async |count: usize| {
+        // Each twice: it is one setting all the same.
+        let sets: Vec<String> =
+            (0..2 * count).map(|n| format!("SET my.s{} = 'x'", n % count)).collect();
+        let sql = format!("BEGIN; {}; COMMIT", sets.join("; "));
+        setter.batch_execute(&sql).await.expect("right");
+        assert_eq!(first(&setter.simple_query("SHOW my.s0").await.expect("right")), "x");
+    };
+    // With client_encoding, which the driver sets as it logs in, they are 256.
+    set(255).await;
+    other.simple_query("SELECT 1").await.expect("the server is free");
+    setter.batch_execute("DISCARD ALL").await.expect("right");
+    set(256).await;
+    let busy = other.simple_query("SELECT 1").await.expect_err("there is one server");
+    assert!(busy.as_db_error().expect("a word").message().starts_with("HF3204"));
+    setter.batch_execute("DISCARD ALL").await.expect("right");
+    other.simple_query("SELECT 1").await.expect("the server is free again");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_listens_keeps_its_server_and_a_temporary_table_goes_with_it() {
     let place = place().await;

@@ -313,12 +313,10 @@ impl Session {
 
     /// Settings that the transaction has changed and kept are the session's from now on.
     async fn read_back_settings<'m>(&mut self, mut members: impl Iterator<Item = &'m mut Member>) {
-        let mut touched = std::mem::take(&mut self.touched);
+        let touched = std::mem::take(&mut self.touched);
         if touched.is_empty() {
             return;
         }
-        touched.sort();
-        touched.dedup();
         let ask: Vec<String> = touched
             .iter()
             .map(|name| {

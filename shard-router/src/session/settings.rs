@@ -17,8 +17,10 @@ pub(crate) type Statuses = Rc<Vec<(Vec<u8>, Vec<u8>)>>;
 
 const SET: &[u8] = b"SELECT pg_catalog.set_config($1, $2, false)";
 const GET: &[u8] = b"SELECT $1::text, pg_catalog.current_setting($1::text, true)";
-/// Settings that one session may have of its own.
+/// Settings that one session may have of its own, and one transaction may change.
 const SETTINGS_MAX: usize = 256;
+/// Why a session with one more keeps its server.
+const TOO_MANY: &str = "more settings than can be carried";
 
 /// Appends what makes `wanted` of a server that has `present`.
 fn put_change(
@@ -110,6 +112,7 @@ impl Session {
         let said =
             pairs.unwrap_or_default().iter().find(|(name, _)| name.eq_ignore_ascii_case(NAME));
         let encoding = match said {
+            _ if self.pinned == Some(TOO_MANY) => "not known among so many settings",
             _ if self.touched.iter().any(|name| name == NAME) => "what this transaction has set",
             Some((_, encoding)) => encoding.as_str(),
             None => return Ok(()),
@@ -126,7 +129,16 @@ impl Session {
 
     /// The server's settings are about to be others than the session's: these, or some for this transaction alone.
     pub(super) fn touch(&mut self, names: &[String]) {
-        self.touched.extend(names.iter().cloned());
+        for name in names {
+            if self.touched.contains(name) {
+                continue;
+            }
+            if self.touched.len() == SETTINGS_MAX {
+                self.pinned = Some(TOO_MANY);
+                break;
+            }
+            self.touched.push(name.clone());
+        }
         self.changes = self.worker.next_change();
         if let Some(bound) = &mut self.bound {
             bound.server.unnamed = None;
@@ -162,8 +174,6 @@ impl Session {
 
     /// The session may have changed settings on its server: asks for them before the server is released.
     pub(super) fn begin_read_back(&mut self) {
-        self.touched.sort();
-        self.touched.dedup();
         let touched = std::mem::take(&mut self.touched);
         // What is parsed until they are told is read under settings that nobody knows.
         self.touch(&[]);
@@ -204,7 +214,7 @@ impl Session {
                 pairs.push((name, value));
             } else {
                 // One too many to carry from server to server: this one is kept.
-                self.pinned = Some("more settings than can be carried");
+                self.pinned = Some(TOO_MANY);
             }
         }
         pairs.sort();
