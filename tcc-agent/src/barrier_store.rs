@@ -1,6 +1,6 @@
 //! The barrier's rows in PostgreSQL: claimed, read and settled for a whole batch at a time, within the local transaction.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use deadpool_postgres::ClientWrapper;
 use futures::future;
@@ -20,6 +20,12 @@ pub(crate) const CODE_CHARACTERS_MAX: usize = 64;
 /// The longest message of a refusal that is kept, in characters.
 pub(crate) const MESSAGE_CHARACTERS_MAX: usize = 1024;
 
+// All rows are claimed in one order, so that two batches never wait for each other. This fails where one of them is there already;
+// PostgreSQL takes a third more to claim those that may be.
+const CLAIM_NEW: &str = "INSERT INTO holdfast.barrier (gid, branch, op, by_op) \
+     SELECT c.gid, c.branch, c.op, c.op FROM unnest($1::text[], $2::int[], $3::text[]) AS c (gid, branch, op) \
+     ORDER BY c.gid COLLATE \"C\", c.branch, c.op COLLATE \"C\"";
+
 // An update that never happens locks the rows that are there: an undo waits for the end of a call that is carried out again
 // because it was working, or refused, before.
 const CLAIM: &str = "INSERT INTO holdfast.barrier AS b (gid, branch, op, by_op) \
@@ -33,6 +39,11 @@ const READ: &str = "SELECT b.gid, b.branch, b.op, b.by_op, b.answer, b.code, b.m
      FROM unnest($1::text[], $2::int[]) AS c (gid, branch) \
      CROSS JOIN LATERAL (SELECT * FROM holdfast.barrier AS r \
                          WHERE r.gid = c.gid AND r.branch = c.branch OFFSET 0) AS b";
+
+const READ_OTHERS: &str = "SELECT b.gid, b.branch, b.op, b.by_op, b.answer, b.code, b.message \
+     FROM unnest($1::text[], $2::int[], $3::text[]) AS c (gid, branch, op) \
+     CROSS JOIN LATERAL (SELECT * FROM holdfast.barrier AS r \
+                         WHERE r.gid = c.gid AND r.branch = c.branch AND r.op <> c.op OFFSET 0) AS b";
 
 const WRITE: &str = "UPDATE holdfast.barrier AS b \
      SET answer = c.answer, code = c.code, message = c.message, at = now() \
@@ -84,23 +95,68 @@ pub(crate) async fn install_version(
 
 /// The statements of the first round trip, prepared on one connection.
 pub(crate) struct Statements {
+    claim_new: Statement,
+    read_others: Statement,
     claim: Statement,
     read: Statement,
 }
 
 /// Prepares what every batch needs; once per connection.
 pub(crate) async fn prepare(client: &ClientWrapper) -> Result<Statements, Error> {
-    let (claim, read) =
-        future::try_join(client.prepare_cached(CLAIM), client.prepare_cached(READ)).await?;
-    Ok(Statements { claim, read })
+    let (claim_new, read_others, claim, read) = future::try_join4(
+        client.prepare_cached(CLAIM_NEW),
+        client.prepare_cached(READ_OTHERS),
+        client.prepare_cached(CLAIM),
+        client.prepare_cached(READ),
+    )
+    .await?;
+    Ok(Statements { claim_new, read_others, claim, read })
 }
 
 /// What the barrier knows of one call.
+#[derive(Default)]
 pub(crate) struct Found {
     /// The rows that were there before.
     pub(crate) record: Record,
     /// The rows that this call has written.
     pub(crate) fresh: Vec<Op>,
+}
+
+/// Whether this call, in all likelihood, has no row yet: an undo mostly finds the row of what it undoes, a repeat its own.
+pub(crate) fn is_new(call: &Call) -> bool {
+    !call.repeat && claims(call.op) == [call.op]
+}
+
+/// As [`enter`], for calls that [are all new](is_new), and cheaper. Where one is not, this fails with a unique violation and the same
+/// calls are to enter by [`enter`].
+pub(crate) async fn enter_new(
+    client: &ClientWrapper,
+    statements: &Statements,
+    begin: &str,
+    calls: &[Call],
+) -> Result<Vec<Found>, Error> {
+    let gids: Vec<&str> = calls.iter().map(|call| call.gid.as_str()).collect();
+    let branches: Vec<i32> = calls.iter().map(branch_number).collect();
+    let ops: Vec<&str> = calls.iter().map(|call| call.op.as_str()).collect();
+    // Polled in this order, they are sent in this order, without waiting for each other's answers.
+    let (begun, claimed, read) = future::join3(
+        client.batch_execute(begin),
+        client.execute(&statements.claim_new, &[&gids, &branches, &ops]),
+        client.query(&statements.read_others, &[&gids, &branches, &ops]),
+    )
+    .await;
+    begun?;
+    let (claimed, read) = (claimed?, read?);
+    assert_eq!(claimed, calls.len() as u64, "a row that is not written is an error");
+    let mut found: Vec<Found> = calls
+        .iter()
+        .map(|call| Found { record: Record::default(), fresh: vec![call.op] })
+        .collect();
+    let place = places(calls);
+    for row in &read {
+        found[place[&(row.try_get(0)?, row.try_get(1)?)]].record.put(row_of(row)?);
+    }
+    Ok(found)
 }
 
 /// Opens the local transaction with the statement `begin`, claims the rows of every call, and reads what was there before: one
@@ -111,16 +167,12 @@ pub(crate) async fn enter(
     begin: &str,
     calls: &[Call],
 ) -> Result<Vec<Found>, Error> {
-    let mut rows: Vec<(&str, i32, &str, &str)> = calls
-        .iter()
-        .flat_map(|call| {
-            claims(call.op).iter().map(move |op| {
-                (call.gid.as_str(), branch_number(call), op.as_str(), call.op.as_str())
-            })
-        })
-        .collect();
-    // One order for all batches, so that two of them never wait for each other.
-    rows.sort_unstable();
+    let claimed = calls.iter().flat_map(|call| {
+        claims(call.op)
+            .iter()
+            .map(move |op| (call.gid.as_str(), branch_number(call), op.as_str(), call.op.as_str()))
+    });
+    let rows: Vec<(&str, i32, &str, &str)> = claimed.collect();
     let gids: Vec<&str> = rows.iter().map(|row| row.0).collect();
     let branches: Vec<i32> = rows.iter().map(|row| row.1).collect();
     let ops: Vec<&str> = rows.iter().map(|row| row.2).collect();
@@ -128,7 +180,6 @@ pub(crate) async fn enter(
     let call_gids: Vec<&str> = calls.iter().map(|call| call.gid.as_str()).collect();
     let call_branches: Vec<i32> = calls.iter().map(branch_number).collect();
 
-    // Polled in this order, they are sent in this order, without waiting for each other's answers.
     let (begun, claimed, read) = future::join3(
         client.batch_execute(begin),
         client.query(&statements.claim, &[&gids, &branches, &ops, &by_ops]),
@@ -138,39 +189,41 @@ pub(crate) async fn enter(
     begun?;
     let (claimed, read) = (claimed?, read?);
 
-    let place: HashMap<(&str, i32), usize> = calls
-        .iter()
-        .enumerate()
-        .map(|(index, call)| ((call.gid.as_str(), branch_number(call)), index))
-        .collect();
-    assert_eq!(place.len(), calls.len(), "a branch occurs once in a batch");
-    let mut found: Vec<Found> =
-        calls.iter().map(|_| Found { record: Record::default(), fresh: Vec::new() }).collect();
-    let mut fresh = HashSet::with_capacity(claimed.len());
+    let mut found: Vec<Found> = calls.iter().map(|_| Found::default()).collect();
+    let place = places(calls);
     for row in &claimed {
-        let (gid, branch, op) = (row.try_get(0)?, row.try_get(1)?, row.try_get::<_, &str>(2)?);
-        let index = place[&(gid, branch)];
-        fresh.insert((index, op));
-        found[index].fresh.push(operation(op));
+        let op = operation(row.try_get(2)?);
+        found[place[&(row.try_get(0)?, row.try_get(1)?)]].fresh.push(op);
     }
     for row in &read {
-        let index = place[&(row.try_get(0)?, row.try_get(1)?)];
-        let op = row.try_get::<_, &str>(2)?;
-        if fresh.contains(&(index, op)) {
-            continue;
+        let Found { record, fresh } = &mut found[place[&(row.try_get(0)?, row.try_get(1)?)]];
+        let row = row_of(row)?;
+        if !fresh.contains(&row.op) {
+            record.put(row);
         }
-        let outcome = match row.try_get::<_, &str>(4)? {
-            "done" => Outcome::Done,
-            "working" => Outcome::Working,
-            _ => Outcome::Refused {
-                code: row.try_get::<_, Option<String>>(5)?.unwrap_or_default(),
-                message: row.try_get::<_, Option<String>>(6)?.unwrap_or_default(),
-            },
-        };
-        let by = operation(row.try_get::<_, &str>(3)?);
-        found[index].record.put(Row { op: operation(op), by, outcome });
     }
     Ok(found)
+}
+
+/// Where among the calls each branch is.
+fn places(calls: &[Call]) -> HashMap<(&str, i32), usize> {
+    let branches = calls.iter().map(|call| (call.gid.as_str(), branch_number(call)));
+    let places: HashMap<_, _> = branches.zip(0..).collect();
+    assert_eq!(places.len(), calls.len(), "a branch occurs once in a batch");
+    places
+}
+
+/// The row, from gid, branch, `op`, `by_op`, answer, code, message.
+fn row_of(row: &tokio_postgres::Row) -> Result<Row, Error> {
+    let outcome = match row.try_get::<_, &str>(4)? {
+        "done" => Outcome::Done,
+        "working" => Outcome::Working,
+        _ => Outcome::Refused {
+            code: row.try_get::<_, Option<String>>(5)?.unwrap_or_default(),
+            message: row.try_get::<_, Option<String>>(6)?.unwrap_or_default(),
+        },
+    };
+    Ok(Row { op: operation(row.try_get(2)?), by: operation(row.try_get(3)?), outcome })
 }
 
 /// Writes what became of every call and commits: one round trip. Every error but a lost connection means: nothing was committed.

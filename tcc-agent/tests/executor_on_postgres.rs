@@ -278,6 +278,30 @@ async fn a_branch_that_comes_twice_is_carried_out_in_order_and_holds_nobody_up()
     assert_eq!(effects(&watcher, "twice", 1).await, ["try", "confirm"]);
 }
 
+/// The network delivers a call twice, and neither says that it is a repeat: all were taken for new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_duplicate_that_looks_new_is_a_repeat_and_spoils_nothing_for_its_batch() {
+    let server = Postgres::start();
+    let watcher = server.connect().await;
+    points::prepare(&watcher).await;
+    let resource = resource(&server, 1);
+    assert_eq!(resource.call(call("old", 1, Op::Try, 10)).await, Answer::Done);
+
+    let mut calls: Vec<Call> = (1..=8).map(|branch| call("new", branch, Op::Try, 1)).collect();
+    calls.insert(4, call("old", 1, Op::Try, 10));
+    assert_eq!(together(&resource, calls).await, vec![Answer::Done; 9]);
+    let counts = resource.counts();
+    let told = (counts.local_transactions, counts.branches, counts.repeats, counts.splits);
+    assert_eq!(told, (2, 10, 1, 0), "{counts:?}");
+    assert_eq!(effects(&watcher, "old", 1).await, ["try"]);
+
+    // A try behind its cancel is late, though it too looks new.
+    assert_eq!(resource.call(call("gone", 1, Op::Cancel, 1)).await, Answer::Done);
+    let late = resource.call(call("gone", 1, Op::Try, 1)).await;
+    assert!(matches!(&late, Answer::Refused { code, .. } if code == "HF4101"), "{late:?}");
+    assert!(effects(&watcher, "gone", 1).await.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_come_and_go_while_it_runs_and_every_call_is_answered() {
     let server = Postgres::start();

@@ -12,6 +12,8 @@ pub(super) enum Failure {
     Lost(String),
     /// No call is to blame: there is no connection, or no barrier.
     Down(String),
+    /// Rolled back because a call that was taken for new was not.
+    Known(String),
 }
 
 impl Failure {
@@ -19,7 +21,8 @@ impl Failure {
         let (Self::Conflict(message)
         | Self::Spoiled(message)
         | Self::Lost(message)
-        | Self::Down(message)) = self;
+        | Self::Down(message)
+        | Self::Known(message)) = self;
         message
     }
 }

@@ -383,8 +383,18 @@ impl<P: Participant> Executor<P> {
         }
     }
 
-    /// One local transaction with all of `calls`, from begin to commit.
+    /// One local transaction with all of `calls`, from begin to commit. Those that look new are taken for new first.
     async fn attempt(&self, calls: &[Call]) -> Result<Vec<Answer>, Failure> {
+        if calls.iter().all(barrier_store::is_new) {
+            let attempt = self.attempt_as(calls, true).await;
+            if !matches!(attempt, Err(Failure::Known(_))) {
+                return attempt;
+            }
+        }
+        self.attempt_as(calls, false).await
+    }
+
+    async fn attempt_as(&self, calls: &[Call], new: bool) -> Result<Vec<Answer>, Failure> {
         if held::measure(Held::ShardDown).is_some() {
             // As if the server were gone: what is open is given up, nothing new is begun.
             return Err(Failure::Down("a drill holds this data source down".to_owned()));
@@ -407,7 +417,7 @@ impl<P: Participant> Executor<P> {
                 };
                 Failure::Down(format!("the barrier cannot be used: {}{remedy}", describe(&error)))
             })?;
-            self.within(connection, &statements, calls).await
+            self.within(connection, &statements, calls, new).await
         };
         match tokio::time::timeout(self.batch_timeout, attempt).await {
             Ok(Ok(answers)) => {
@@ -437,11 +447,19 @@ impl<P: Participant> Executor<P> {
         connection: &Object,
         statements: &barrier_store::Statements,
         calls: &[Call],
+        new: bool,
     ) -> Result<Vec<Answer>, Failure> {
         let failed = |error: tokio_postgres::Error| judge(&error, connection.is_closed());
-        let found = barrier_store::enter(connection, statements, &self.begin, calls)
-            .await
-            .map_err(failed)?;
+        let found = if new {
+            let entered = barrier_store::enter_new(connection, statements, &self.begin, calls);
+            entered.await.map_err(|error| match error.code() {
+                Some(&SqlState::UNIQUE_VIOLATION) => Failure::Known(describe(&error)),
+                _ => failed(error),
+            })?
+        } else {
+            let entered = barrier_store::enter(connection, statements, &self.begin, calls);
+            entered.await.map_err(failed)?
+        };
         reached(Site::AgentBarrierEntered);
         let verdicts: Vec<Verdict> =
             calls.iter().zip(&found).map(|(call, found)| judge_call(call, &found.record)).collect();
