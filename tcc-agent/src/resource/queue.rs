@@ -3,8 +3,9 @@
 //! A batch costs the database much by itself and little for each call, so batches grow with the load: while one is in hand, what
 //! arrives waits for the next. A further one is handed out beside it only when enough wait for it, or when the eldest has waited
 //! so long that the one in hand must be slow: then it holds up nobody else. While calls come densely, the next batch waits for as
-//! many as the last one had: whoever was answered together asks again together. No call waits longer for company than a bound,
-//! and a lone one does not wait at all.
+//! many as were answered by the last one and those that waited at its end: whoever was answered asks again, and whoever missed it goes
+//! along. Otherwise callers fall apart into groups that never meet, each in a batch of its own. No call waits longer for company than a
+//! bound, and a lone one does not wait at all.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -25,7 +26,7 @@ use crate::{handler::Asked, participant::Gid};
 const LOOK_AHEAD_FACTOR: usize = 4;
 /// A batch is handed out beside another when a full one divided by this waits.
 const BESIDE_SHARE: usize = 4;
-/// Calls come densely when the last batch had so many.
+/// Calls come densely when so many are to be expected.
 const DENSE_MIN: usize = 8;
 
 pub(crate) struct Queue {
@@ -43,8 +44,10 @@ struct State {
     waiting: VecDeque<(Instant, Asked)>,
     /// Batches that workers have in hand.
     in_hand: usize,
-    /// Calls in the batch that was handed out last.
-    last: usize,
+    /// Calls that were answered since no batch was in hand.
+    answered: usize,
+    /// Calls to be expected next: those that were answered, and those that waited by then.
+    expected: usize,
     /// Branches that a worker has in hand. A second call of one waits here and not at the database, where it would hold up
     /// the rest of its batch.
     busy: HashSet<(Gid, u32)>,
@@ -142,9 +145,9 @@ impl Queue {
     fn due_at(&self, state: &State) -> Option<Instant> {
         let (eldest, _) = state.waiting.front()?;
         let beside = (self.batch_max() / BESIDE_SHARE).max(1);
-        let enough = match state.last {
+        let enough = match state.expected {
             _ if state.in_hand > 0 => beside,
-            last if last >= DENSE_MIN => last.min(beside),
+            expected if expected >= DENSE_MIN => expected.min(self.batch_max()),
             _ => 1,
         };
         (state.waiting.len() < enough).then(|| *eldest + self.wait_max)
@@ -183,8 +186,10 @@ impl Queue {
         if asked.is_empty() {
             return None;
         }
+        if state.in_hand == 0 {
+            state.answered = 0;
+        }
         state.in_hand += 1;
-        state.last = asked.len();
         Some(Batch { asked, branches, queue: Arc::clone(self) })
     }
 
@@ -201,6 +206,8 @@ impl Drop for Batch {
             state.busy.remove(branch);
         }
         state.in_hand -= 1;
+        state.answered += self.branches.len();
+        state.expected = state.answered + state.waiting.len();
         drop(state);
         self.queue.changed.notify_one();
     }
@@ -278,14 +285,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_waits_for_more_company_than_a_batch_beside_another_needs() {
-        let queue = Queue::new(100, 40, 1 << 20, LONG);
-        queue.put(calls(0..40));
-        drop(queue.take().await.unwrap());
+    async fn callers_that_missed_a_batch_are_together_with_those_that_did_not_in_the_next() {
+        let queue = Queue::new(100, 64, 1 << 20, LONG);
+        queue.put(calls(0..10));
+        let first = queue.take().await.unwrap();
+        queue.put(calls(10..14));
+        drop(first);
         queue.put(calls(0..9));
-        assert!(at_once(&queue).await.is_none());
+        assert!(at_once(&queue).await.is_none(), "one of those that were answered is missing");
         queue.put(calls(9..10));
-        assert_eq!(at_once(&queue).await.unwrap().asked.len(), 10);
+        assert_eq!(at_once(&queue).await.unwrap().asked.len(), 14);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_more_company_than_a_batch_may_have() {
+        let queue = Queue::new(100, 40, 1 << 20, LONG);
+        queue.put(calls(0..60));
+        assert_eq!(queue.take().await.unwrap().asked.len(), 40);
+        queue.put(calls(0..19));
+        assert!(at_once(&queue).await.is_none(), "one less than a full one");
+        queue.put(calls(19..20));
+        assert_eq!(at_once(&queue).await.unwrap().asked.len(), 40);
     }
 
     #[tokio::test]
