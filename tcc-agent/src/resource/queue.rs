@@ -2,10 +2,10 @@
 //!
 //! A batch costs the database much by itself and little for each call, so batches grow with the load: while one is in hand, what
 //! arrives waits for the next. A further one is handed out beside it only when enough wait for it, or when the eldest has waited
-//! so long that the one in hand must be slow: then it holds up nobody else. While calls come densely, the next batch waits for as
-//! many as were answered by the last one and those that waited at its end: whoever was answered asks again, and whoever missed it goes
-//! along. Otherwise callers fall apart into groups that never meet, each in a batch of its own. No call waits longer for company than a
-//! bound, and a lone one does not wait at all.
+//! so long that the one in hand must be slow: then it holds up nobody else. While calls come densely, the next batch waits for most of
+//! as many as were answered by the last one and waited at its end: whoever was answered asks again, and whoever missed it goes along.
+//! Otherwise callers fall apart into groups that never meet, each in a batch of its own. No call waits longer for company than a bound,
+//! and a lone one does not wait at all.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -28,6 +28,9 @@ const LOOK_AHEAD_FACTOR: usize = 4;
 const BESIDE_SHARE: usize = 4;
 /// Calls come densely when so many are to be expected.
 const DENSE_MIN: usize = 8;
+/// One of so many that are to be expected is not waited for: there are never as many twice, and the last ones would cost the others
+/// the whole of the longest wait.
+const MISSING_SHARE: usize = 8;
 
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -147,7 +150,9 @@ impl Queue {
         let beside = (self.batch_max() / BESIDE_SHARE).max(1);
         let enough = match state.expected {
             _ if state.in_hand > 0 => beside,
-            expected if expected >= DENSE_MIN => expected.min(self.batch_max()),
+            expected if expected >= DENSE_MIN => {
+                (expected - expected / MISSING_SHARE).min(self.batch_max())
+            }
             _ => 1,
         };
         (state.waiting.len() < enough).then(|| *eldest + self.wait_max)
@@ -274,14 +279,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_calls_come_densely_the_next_batch_waits_for_as_many_as_the_last_had() {
+    async fn while_calls_come_densely_the_next_batch_waits_for_most_of_as_many_as_the_last_had() {
         let queue = Queue::new(100, 64, 1 << 20, LONG);
-        queue.put(calls(0..10));
+        queue.put(calls(0..16));
         drop(queue.take().await.unwrap());
-        queue.put(calls(0..9));
-        assert!(at_once(&queue).await.is_none(), "nine are not ten");
-        queue.put(calls(9..11));
-        assert_eq!(at_once(&queue).await.unwrap().asked.len(), 11);
+        queue.put(calls(0..13));
+        assert!(at_once(&queue).await.is_none(), "three of sixteen are missing");
+        queue.put(calls(13..14));
+        assert_eq!(at_once(&queue).await.unwrap().asked.len(), 14);
     }
 
     #[tokio::test]
@@ -289,11 +294,11 @@ mod tests {
         let queue = Queue::new(100, 64, 1 << 20, LONG);
         queue.put(calls(0..10));
         let first = queue.take().await.unwrap();
-        queue.put(calls(10..14));
+        queue.put(calls(10..16));
         drop(first);
-        queue.put(calls(0..9));
-        assert!(at_once(&queue).await.is_none(), "one of those that were answered is missing");
-        queue.put(calls(9..10));
+        queue.put(calls(0..7));
+        assert!(at_once(&queue).await.is_none(), "three of the ten that were answered are missing");
+        queue.put(calls(7..8));
         assert_eq!(at_once(&queue).await.unwrap().asked.len(), 14);
     }
 
