@@ -285,6 +285,18 @@ async fn rows_that_lie_elsewhere_are_counted_before_and_behind_a_move() -> anyho
     assert_eq!((code, &sources["moves"], &sources["findings"]), (Some(0), &moves, &json!([])));
     assert_eq!(sources["copy_order"], json!({ "tables": ["account", "entry"], "deferred": false }));
 
+    // As people are told.
+    let mut command = Command::new(holdfast()?);
+    command.arg("rules").args(plan).args(["--sources", "router.toml", "--rows-max", "1000"]);
+    let ended = command.current_dir(folder.path()).output().context("starting holdfast")?;
+    let text = String::from_utf8(ended.stdout)?;
+    let told = "ROWS THAT WOULD HAVE TO MOVE  ROWS  FROM  TO    OF SLOTS\n\
+        account                       1     pg-2  pg-1  638\n\
+        entry                         1000  pg-2  pg-1  638\n\n\
+        In all, 1003 rows were read, and there are more (--rows-max) of entry at pg-2.\n\n\
+        Copy in this order, delete in the reverse: account, entry.\n";
+    assert!(text.ends_with(told), "{text}");
+
     // So many rows are read, and what is beyond is said to be.
     let read = |max: &'static str| -> anyhow::Result<Value> {
         let (_, told) = stage.told(&["check", "rules.toml", "--rows-max", max])?;
