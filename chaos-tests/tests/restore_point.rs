@@ -22,7 +22,8 @@ use holdfast_banking::{
     migrate, open_accounts,
 };
 use holdfast_chaos_tests::{
-    Cluster, Postgres, Process, Program, SOON, Shape, free_ports, holdfast, http, journal, until,
+    Cluster, Postgres, Process, Program, RULES, SOON, Shape, free_ports, holdfast, http, journal,
+    until,
 };
 use holdfast_client::{Client, ClientOptions, Submission};
 use serde_json::{Value, json};
@@ -40,38 +41,12 @@ const CLIENTS: u64 = 3;
 const ENDED_MAX: Duration = Duration::from_secs(60);
 const TABLES: &str = "CREATE TABLE account (id text PRIMARY KEY, balance bigint NOT NULL);
     CREATE TABLE entry (id text NOT NULL, transfer text NOT NULL, amount bigint NOT NULL, PRIMARY KEY (id, transfer))";
-const RULES: &str = r#"
-[router]
-collation = "C"
 
-[group.account]
-key = "id"
-type = "text"
-function = "crc32c"
-scatter = "write"
-slots = [
-  { first = 0, last = 511, shard = "shard-1" },
-  { first = 512, last = 1023, shard = "shard-2" },
-]
-
-[table.account]
-group = "account"
-
-[table.entry]
-group = "account"
-
-[shard.shard-1]
-source = "pg-1"
-
-[shard.shard-2]
-source = "pg-2"
-
-[source.pg-1]
-address = "127.0.0.1:5431"
-
-[source.pg-2]
-address = "127.0.0.1:5432"
-"#;
+/// Accounts and their entries lie together.
+fn rules() -> String {
+    let entry = "[table.entry]\ngroup = \"account\"";
+    RULES.replace("[table.currency]\nreference = true", entry)
+}
 
 /// Everything that runs.
 struct House {
@@ -91,7 +66,7 @@ impl House {
             [Postgres::archiving("one", folder).await?, Postgres::archiving("two", folder).await?];
         let ports = free_ports(4)?;
         let mut house = Self { roles: Vec::new(), port: ports[0], servers, cluster };
-        let rules = house.cluster.folder.write("rules.toml", RULES)?;
+        let rules = house.cluster.folder.write("rules.toml", rules())?;
         let mut sources = String::new();
         for (at, server) in (1..).zip(&house.servers) {
             for database in [format!("pg-{at}"), format!("shard-{at}")] {

@@ -165,3 +165,20 @@ pub(crate) fn account(source: &SourceConfig) -> Option<tokio_postgres::Config> {
     }
     Some(config)
 }
+
+/// A source that takes connections and says nothing, as long as its listener lives.
+#[cfg(test)]
+pub(crate) fn silent_source() -> (std::net::TcpListener, SourceConfig) {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("it has one").to_string();
+    let config = SourceConfig {
+        name: "pg-1".into(),
+        addresses: vec![Endpoint::parse(&address)],
+        database: Some("bank".to_owned()),
+        user: Some("holdfast".to_owned()),
+        password: None,
+        weak_authentication: false,
+        tls: None,
+    };
+    (silent, config)
+}

@@ -375,23 +375,11 @@ fn show(
 
 #[cfg(test)]
 mod tests {
-    use holdfast_shard_router::config::Endpoint;
-
     use super::*;
 
     #[tokio::test]
     async fn no_restore_point_waits_for_a_source_that_says_nothing() {
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = silent.local_addr().expect("it has one").to_string();
-        let config = SourceConfig {
-            name: "pg-1".into(),
-            addresses: vec![Endpoint::parse(&address)],
-            database: Some("bank".to_owned()),
-            user: Some("holdfast".to_owned()),
-            password: None,
-            weak_authentication: false,
-            tls: None,
-        };
+        let (_silent, config) = router::silent_source();
         let told = look(&config, Duration::from_millis(20)).await.err().expect("nobody answers");
         assert!(told.starts_with("source pg-1: no answer within 20 ms"), "{told}");
     }

@@ -333,23 +333,11 @@ fn moving<'t>(before: &'t Topology, after: &'t Topology) -> BTreeSet<&'t str> {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_shard_router::config::{Endpoint, SourceConfig};
-
     use super::*;
 
     #[tokio::test]
     async fn a_source_that_says_nothing_is_told_of_after_the_limit() {
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = silent.local_addr().expect("it has one").to_string();
-        let config = SourceConfig {
-            name: "pg-1".into(),
-            addresses: vec![Endpoint::parse(&address)],
-            database: Some("bank".to_owned()),
-            user: Some("holdfast".to_owned()),
-            password: None,
-            weak_authentication: false,
-            tls: None,
-        };
+        let (_silent, config) = crate::router::silent_source();
         let limit = Duration::from_millis(20);
         let ask = Ask { source: "pg-1", tables: Vec::new(), rules: &[], rows_max: 1 };
         let told = look::look(Some(&config), &ask, limit).await.expect_err("nobody answers");
