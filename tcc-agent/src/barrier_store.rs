@@ -34,13 +34,9 @@ const CLAIM: &str = "INSERT INTO holdfast.barrier AS b (gid, branch, op, by_op) 
      ORDER BY c.gid COLLATE \"C\", c.branch, c.op COLLATE \"C\" \
      ON CONFLICT (gid, branch, op) DO UPDATE SET at = b.at WHERE false RETURNING b.gid, b.branch, b.op";
 
-// OFFSET 0 keeps the planner at one index look-up a branch, however small it believed the table to be when it planned.
+// The rows of each branch but that of one operation. OFFSET 0 keeps the planner at one index look-up a branch, however small it believed
+// the table to be when it planned.
 const READ: &str = "SELECT b.gid, b.branch, b.op, b.by_op, b.answer, b.code, b.message \
-     FROM unnest($1::text[], $2::int[]) AS c (gid, branch) \
-     CROSS JOIN LATERAL (SELECT * FROM holdfast.barrier AS r \
-                         WHERE r.gid = c.gid AND r.branch = c.branch OFFSET 0) AS b";
-
-const READ_OTHERS: &str = "SELECT b.gid, b.branch, b.op, b.by_op, b.answer, b.code, b.message \
      FROM unnest($1::text[], $2::int[], $3::text[]) AS c (gid, branch, op) \
      CROSS JOIN LATERAL (SELECT * FROM holdfast.barrier AS r \
                          WHERE r.gid = c.gid AND r.branch = c.branch AND r.op <> c.op OFFSET 0) AS b";
@@ -96,21 +92,19 @@ pub(crate) async fn install_version(
 /// The statements of the first round trip, prepared on one connection.
 pub(crate) struct Statements {
     claim_new: Statement,
-    read_others: Statement,
     claim: Statement,
     read: Statement,
 }
 
 /// Prepares what every batch needs; once per connection.
 pub(crate) async fn prepare(client: &ClientWrapper) -> Result<Statements, Error> {
-    let (claim_new, read_others, claim, read) = future::try_join4(
+    let (claim_new, claim, read) = future::try_join3(
         client.prepare_cached(CLAIM_NEW),
-        client.prepare_cached(READ_OTHERS),
         client.prepare_cached(CLAIM),
         client.prepare_cached(READ),
     )
     .await?;
-    Ok(Statements { claim_new, read_others, claim, read })
+    Ok(Statements { claim_new, claim, read })
 }
 
 /// What the barrier knows of one call.
@@ -142,7 +136,7 @@ pub(crate) async fn enter_new(
     let (begun, claimed, read) = future::join3(
         client.batch_execute(begin),
         client.execute(&statements.claim_new, &[&gids, &branches, &ops]),
-        client.query(&statements.read_others, &[&gids, &branches, &ops]),
+        client.query(&statements.read, &[&gids, &branches, &ops]),
     )
     .await;
     begun?;
@@ -179,11 +173,13 @@ pub(crate) async fn enter(
     let by_ops: Vec<&str> = rows.iter().map(|row| row.3).collect();
     let call_gids: Vec<&str> = calls.iter().map(|call| call.gid.as_str()).collect();
     let call_branches: Vec<i32> = calls.iter().map(branch_number).collect();
+    // Its own row may be there as well, so none is left out.
+    let none_left_out = vec![""; calls.len()];
 
     let (begun, claimed, read) = future::join3(
         client.batch_execute(begin),
         client.query(&statements.claim, &[&gids, &branches, &ops, &by_ops]),
-        client.query(&statements.read, &[&call_gids, &call_branches]),
+        client.query(&statements.read, &[&call_gids, &call_branches, &none_left_out]),
     )
     .await;
     begun?;
