@@ -43,6 +43,7 @@ mod services;
 mod services_callers;
 mod services_text;
 mod shutdown;
+mod source;
 mod submission;
 mod telemetry;
 mod timeline;

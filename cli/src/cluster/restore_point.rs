@@ -17,7 +17,6 @@ use futures::future::{join_all, try_join, try_join_all};
 use holdfast_client::{Client, Hold, wire::BackupChunk};
 use holdfast_coordinator::backup::Verified;
 use holdfast_shard_router::config::SourceConfig;
-use holdfast_tcc_agent::Database;
 use serde::Serialize;
 use tokio::time::{sleep, timeout};
 use tonic::Streaming;
@@ -26,7 +25,7 @@ use super::backup::Draft;
 use crate::{
     config::{self, ConfigArgs, RouterRole},
     output::{self, Output},
-    router,
+    source,
 };
 
 /// PostgreSQL takes 63 bytes; a hyphen and the time, which follow so that no name stands twice in a log, are 14 of them.
@@ -89,7 +88,7 @@ struct Manifest {
 
 /// A source that is ready to note its point.
 struct Source<'c> {
-    name: &'c str,
+    config: &'c SourceConfig,
     client: tokio_postgres::Client,
     system_identifier: String,
 }
@@ -261,17 +260,9 @@ fn holds_all(verified: &Verified, groups: &[Place]) -> Result<(), PointFault> {
 async fn look(config: &SourceConfig, limit: Duration) -> Result<Source<'_>, String> {
     let name = &*config.name;
     let wrong = |words: &str| Err(format!("source {name}: {words}"));
-    let Some(account) = router::account(config) else {
-        return wrong(
-            "it has no account of its own there. Give it user and dbname in the router's configuration",
-        );
-    };
-    let asked = async {
-        let (client, _ends_with_it) = Database::new(account, config.tls.clone()).connect().await?;
-        let row = client.query_one(LOOK_AT, &[]).await?;
-        Ok((client, row))
-    };
-    let (client, row) = answered(name, limit, asked).await?;
+    let told = |words: String| format!("source {name}: {words}");
+    let (client, _ends_with_it) = source::connect(config, limit).await.map_err(told)?;
+    let row = answered(config, limit, client.query_one(LOOK_AT, &[])).await?;
     let text = |column: usize| row.get::<_, String>(column);
     if row.get(3) {
         return wrong("it is a replica. Give the router the address of the primary");
@@ -288,45 +279,37 @@ async fn look(config: &SourceConfig, limit: Duration) -> Result<Source<'_>, Stri
             "this user may not. GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO it",
         );
     }
-    Ok(Source { name, client, system_identifier: text(0) })
+    Ok(Source { config, client, system_identifier: text(0) })
 }
 
 impl Source<'_> {
     async fn note(&self, target: &str, limit: Duration) -> Result<Point, String> {
-        let row = answered(self.name, limit, self.client.query_one(POINT, &[&target])).await?;
+        let row = answered(self.config, limit, self.client.query_one(POINT, &[&target])).await?;
         let wal_file: String = row.get(1);
         let timeline = wal_file.get(..8).and_then(|text| u32::from_str_radix(text, 16).ok());
         Ok(Point {
-            source: self.name.to_owned(),
+            source: self.config.name.to_string(),
             system_identifier: self.system_identifier.clone(),
-            timeline: timeline
-                .ok_or_else(|| format!("source {}: {wal_file} is no file of a log", self.name))?,
+            timeline: timeline.ok_or_else(|| {
+                format!("source {}: {wal_file} is no file of a log", self.config.name)
+            })?,
             lsn: row.get(0),
             wal_file,
         })
     }
 
     async fn switch(&self) -> Result<(), String> {
-        answered(self.name, ANSWER_MAX, self.client.query_one(SWITCH, &[])).await.map(drop)
+        answered(self.config, ANSWER_MAX, self.client.query_one(SWITCH, &[])).await.map(drop)
     }
 }
 
 async fn answered<T>(
-    name: &str,
+    config: &SourceConfig,
     limit: Duration,
     asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, String> {
-    let told = timeout(limit, asked).await.map_err(|_| {
-        format!(
-            "source {name}: no answer within {} ms. Check that PostgreSQL runs there",
-            limit.as_millis()
-        )
-    })?;
-    told.map_err(|error| {
-        let cause =
-            error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
-        format!("source {name}: {cause}. Check that PostgreSQL runs there and lets this user in")
-    })
+    let told = source::within(limit, asked).await;
+    told.map_err(|failed| format!("source {}: {}", config.name, failed.told(config)))
 }
 
 fn show(
@@ -379,7 +362,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_restore_point_waits_for_a_source_that_says_nothing() {
-        let (_silent, config) = router::silent_source();
+        let (_silent, config) = crate::router::silent_source();
         let told = look(&config, Duration::from_millis(20)).await.err().expect("nobody answers");
         assert!(told.starts_with("source pg-1: no answer within 20 ms"), "{told}");
     }

@@ -6,15 +6,13 @@ use std::{
 };
 
 use holdfast_shard_router::config::SourceConfig;
-use holdfast_tcc_agent::Database;
-use tokio::time::timeout;
-use tokio_postgres::{Transaction, error::SqlState};
+use tokio_postgres::Transaction;
 
 use super::{
     Ask,
     rows::{self, Rows},
 };
-use crate::router;
+use crate::source::{self, within};
 
 /// One table for each name; one that is named without a schema may be in any, first where the account looks.
 const TABLES: &str = "SELECT DISTINCT ON (t.name) t.name, c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) \
@@ -104,59 +102,14 @@ pub(super) async fn look(
 ) -> Result<Found, String> {
     let config = config
         .ok_or("the router does not know it. Add it to its configuration as [[sources.source]]")?;
-    let account = router::account(config).ok_or(
-        "it has no account of its own there. Give it user and dbname in the router's configuration",
-    )?;
-    let told = |failed: Failed| match failed {
-        Failed::Silent(_) => format!("{failed}. Check that PostgreSQL runs there"),
-        Failed::Refused(error) => refused(config, &error),
-    };
-    let database = Database::new(account, config.tls.clone());
-    let (mut client, _ends_with_it) = within(limit, database.connect()).await.map_err(told)?;
+    let (mut client, _ends_with_it) = source::connect(config, limit).await?;
     let asked = async {
         let transaction = client.build_transaction().read_only(true).start().await?;
         catalog(&transaction, ask).await
     };
-    let mut found = within(limit, asked).await.map_err(told)?;
+    let mut found = within(limit, asked).await.map_err(|failed| failed.told(config))?;
     found.rows = rows::read(&mut client, &found.tables, ask, limit).await;
     Ok(found)
-}
-
-/// No answer in time, or a wrong one.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
-    #[error("no answer within {} ms", .0.as_millis())]
-    Silent(Duration),
-    #[error("{}", words_of(.0))]
-    Refused(tokio_postgres::Error),
-}
-
-/// What is answered within `limit`.
-pub(super) async fn within<T>(
-    limit: Duration,
-    asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Failed> {
-    timeout(limit, asked).await.map_err(|_| Failed::Silent(limit))?.map_err(Failed::Refused)
-}
-
-/// What a source says, and who must do something about it. Never a password: neither the server nor the library names it.
-fn refused(config: &SourceConfig, error: &tokio_postgres::Error) -> String {
-    let user = config.user.as_deref().unwrap_or_default();
-    let remedy = match error.code() {
-        Some(code)
-            if *code == SqlState::INVALID_PASSWORD
-                || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION =>
-        {
-            "Check user and password of this source in the router's configuration, and pg_hba.conf there"
-        }
-        _ => "Check that PostgreSQL runs there and lets the router in",
-    };
-    format!("user {user} has no answer: {}. {remedy}", words_of(error))
-}
-
-/// What a server says, or the way to it.
-fn words_of(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned())
 }
 
 /// What the catalog says of the tables.

@@ -9,10 +9,8 @@ use holdfast_route::{Home, Placement, Slot, Topology};
 use serde::Serialize;
 use tokio_postgres::{Client, Row};
 
-use super::{
-    Ask, ENTRIES,
-    look::{Failed, Table, within},
-};
+use super::{Ask, ENTRIES, look::Table};
+use crate::source::{Failed, within};
 
 /// Rows that are fetched at once, and are in memory.
 const FETCHED_MAX: i32 = 1_000;

@@ -1,0 +1,71 @@
+//! A connection to a source, by the account that a router's configuration has for it, for commands that ask sources themselves.
+
+use std::time::Duration;
+
+use holdfast_shard_router::config::SourceConfig;
+use holdfast_tcc_agent::Database;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_postgres::{Client, error::SqlState};
+
+use crate::router;
+
+/// Lets itself in at a source within `limit`; the task carries the connection, and ends with the client.
+/// # Errors
+/// Why nobody is let in, for people.
+pub(crate) async fn connect(
+    config: &SourceConfig,
+    limit: Duration,
+) -> Result<(Client, JoinHandle<Result<(), tokio_postgres::Error>>), String> {
+    let account = router::account(config).ok_or(
+        "it has no account of its own there. Give it user and dbname in the router's configuration",
+    )?;
+    let database = Database::new(account, config.tls.clone());
+    within(limit, database.connect()).await.map_err(|failed| failed.told(config))
+}
+
+/// No answer in time, or a wrong one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    #[error("no answer within {} ms", .0.as_millis())]
+    Silent(Duration),
+    #[error("{}", words_of(.0))]
+    Refused(tokio_postgres::Error),
+}
+
+impl Failed {
+    /// With what must be done about it.
+    pub(crate) fn told(self, config: &SourceConfig) -> String {
+        match self {
+            Self::Silent(_) => format!("{self}. Check that PostgreSQL runs there"),
+            Self::Refused(error) => refused(config, &error),
+        }
+    }
+}
+
+/// What is answered within `limit`.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Failed> {
+    timeout(limit, asked).await.map_err(|_| Failed::Silent(limit))?.map_err(Failed::Refused)
+}
+
+/// What a source says, and who must do something about it. Never a password: neither the server nor the library names it.
+fn refused(config: &SourceConfig, error: &tokio_postgres::Error) -> String {
+    let user = config.user.as_deref().unwrap_or_default();
+    let remedy = match error.code() {
+        Some(code)
+            if *code == SqlState::INVALID_PASSWORD
+                || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION =>
+        {
+            "Check user and password of this source in the router's configuration, and pg_hba.conf there"
+        }
+        _ => "Check that PostgreSQL runs there and lets the router in",
+    };
+    format!("user {user} has no answer: {}. {remedy}", words_of(error))
+}
+
+/// What a server says, or the way to it.
+fn words_of(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned())
+}
