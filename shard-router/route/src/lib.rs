@@ -30,6 +30,7 @@ mod key;
 mod lookup;
 pub mod merge;
 mod mistake;
+mod moving;
 mod name;
 mod plan;
 mod refusal;
@@ -47,7 +48,8 @@ pub use key::{BadKey, Key};
 pub use lookup::{EntryPlace, Lookup};
 pub use merge::Merge;
 pub use mistake::{RuleMistake, RuleMistakes};
-pub use name::{BadName, GroupName, ShardId, SourceId, TableName};
+pub use moving::{MoveFate, MoveState, Moving};
+pub use name::{BadName, GroupName, MoveId, ShardId, SourceId, TableName};
 pub use plan::{
     Access, Explained, Format, Parameter, Part, Plan, Reason, Rewritten, SourceIndex, Tag, Target,
     Values,

@@ -85,3 +85,8 @@ name!(
     /// A data source, which is one PostgreSQL. 1 to 63 characters of `[A-Za-z0-9_.-]`.
     SourceId, "source", 63, "A-Z, a-z, 0-9, '_', '.' and '-'", word
 );
+name!(
+    /// A step of a move of slots. 1 to 40 characters of `[a-z0-9-]`, since it becomes part of prepared transactions' names.
+    MoveId, "move", 40, "a-z, 0-9 and '-'",
+    |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
+);

@@ -19,6 +19,8 @@ pub struct Topology {
     pub(crate) lookups: BTreeMap<GroupName, crate::Lookup>,
     /// For each group, the source of each slot by its place in `sources`.
     pub(crate) homes: BTreeMap<GroupName, Box<[SourceIndex]>>,
+    pub(crate) moving: Option<crate::Moving>,
+    pub(crate) awaited: Vec<Arc<crate::Moving>>,
 }
 
 /// Where the rows of a table lie.
@@ -385,13 +387,22 @@ impl Topology {
     /// has not moved either.
     #[must_use]
     pub fn places_like(&self, other: &Self) -> bool {
+        self.places_like_but(other, |_, _| false)
+    }
+
+    /// As [`Self::places_like`], leaving out slots whose rows nobody touched.
+    pub(crate) fn places_like_but(
+        &self,
+        other: &Self,
+        untouched: impl Fn(&GroupName, Slot) -> bool,
+    ) -> bool {
         let groups = self.groups.iter().all(|(name, group)| match other.groups.get(name) {
             Some(its) => {
                 (&group.key, &group.function, group.key_type)
                     == (&its.key, &its.function, its.key_type)
                     && Slot::all().all(|slot| {
                         let here = &self.shards[group.shard_of(slot)].source;
-                        here == &other.shards[its.shard_of(slot)].source
+                        here == &other.shards[its.shard_of(slot)].source || untouched(name, slot)
                     })
             }
             None => true,

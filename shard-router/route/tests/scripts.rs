@@ -107,6 +107,9 @@ fn route(
                     writeln!(told, "  {sql}")?;
                 }
             }
+            if plan.awaits {
+                writeln!(told, "waits: a slot of it moves")?;
+            }
             if matches!(plan.target, Target::Several(_)) {
                 let merge = &plan.merge;
                 writeln!(

@@ -39,6 +39,8 @@ pub struct Plan {
     pub tag: Tag,
     /// It writes rows that own values of a lookup, so that entries are to be written with them.
     pub lookups: bool,
+    /// It would touch slots that are awaited ([`crate::Topology::awaited`]): it is not to be sent, but planned anew by later rules.
+    pub awaits: bool,
     /// Set for a COPY over the sources of [`Target::Several`]: how its rows are divided, told or written.
     pub copy: Option<Copy>,
     /// The epoch of the rules by which it was made.

@@ -18,6 +18,16 @@ impl SlotSet {
         self.0[number / 64] |= 1 << (number % 64);
     }
 
+    pub(crate) fn contains(&self, slot: Slot) -> bool {
+        let number = usize::from(slot.number());
+        (self.0[number / 64] >> (number % 64)) & 1 == 1
+    }
+
+    /// Whether a slot is in both.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(word, other)| word & other != 0)
+    }
+
     pub(crate) fn intersect(&mut self, other: &Self) {
         for (word, other) in self.0.iter_mut().zip(&other.0) {
             *word &= other;

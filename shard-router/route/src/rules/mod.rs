@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod lookups;
+mod moving;
 mod place;
 
 use place::{KEY_TYPES, SCATTERS};
@@ -114,7 +115,7 @@ impl Reader {
         self.only(
             "the rules",
             document,
-            &["group", "table", "lookup", "shard", "source", "router"],
+            &["group", "table", "lookup", "shard", "source", "router", "moving"],
         );
         let sources = self.sources(document);
         let shards = self.shards(document);
@@ -135,6 +136,7 @@ impl Reader {
             groups.into_iter().filter_map(|draft| self.assign(draft, &declared)).collect();
         let lookups = self.lookups(document);
         let collation_is_c = self.collation(document);
+        let moving = self.moving(document, &groups, &shards);
         if !self.mistakes.is_empty() {
             return None;
         }
@@ -148,7 +150,19 @@ impl Reader {
             Some((name, lookup))
         });
         let lookups = lookups.collect();
-        Some(Topology { epoch: 1, tables, groups, shards, sources, collation_is_c, lookups, homes })
+        let awaited = moving.iter().cloned().map(Arc::new).collect();
+        Some(Topology {
+            epoch: 1,
+            tables,
+            groups,
+            shards,
+            sources,
+            collation_is_c,
+            lookups,
+            homes,
+            moving,
+            awaited,
+        })
     }
 
     fn sources(&mut self, document: &Table<'_>) -> BTreeMap<SourceId, DataSource> {

@@ -74,7 +74,8 @@ fn by_key(
         parts: homes.iter().map(part_of).collect(),
     };
     let all = planned(topology, &sources, Access::Write, Reason::EachRow, Copy::In(Arc::new(copy)));
-    Ok(Plan { group: Some(group.clone()), ..all })
+    // Which slots its rows are of is not known before they come.
+    Ok(Plan { group: Some(group.clone()), awaits: topology.awaits_any(group), ..all })
 }
 
 fn every_copy(table: &str, topology: &Topology, values: &Values<'_>) -> Result<Plan, Refused> {

@@ -17,6 +17,7 @@ mod derived;
 mod function;
 mod gather;
 mod groups;
+mod insert;
 mod join;
 mod kept;
 mod keyword;

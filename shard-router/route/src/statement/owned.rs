@@ -32,6 +32,9 @@ impl Shape {
                     all.any(|table| topology.owns_values(table))
                 }
             };
+        // Their values are not known yet, and so the slots of their entries neither.
+        plan.awaits |= plan.lookups
+            && topology.lookups().values().any(|lookup| topology.awaits_any(lookup.group()));
         Ok(plan)
     }
 
