@@ -6,6 +6,7 @@
 mod body;
 mod bulk;
 mod callers;
+mod documented;
 mod events;
 pub(crate) mod fuzzed;
 mod instant;
