@@ -97,6 +97,11 @@ enum RulesCommand {
     /// List the versions that are kept: epoch, when, by whom, why
     #[command(after_help = "Examples:\n  holdfast rules history")]
     History,
+    /// List the routers whose leases have not ended, and the rules that each goes by
+    #[command(
+        after_help = "Examples:\n  holdfast rules routers\n  holdfast rules routers --output json"
+    )]
+    Routers,
     /// Print what a DBA runs once at each source, so that lookups are kept: tables and triggers
     #[command(
         after_help = "Examples:\n  holdfast rules lookups config/shards.toml | psql 'host=127.0.0.1 port=5431 dbname=bank'"
@@ -133,6 +138,7 @@ pub(crate) async fn run(args: RulesArgs, output: Output) -> anyhow::Result<ExitC
             rules_cluster::show(&args.cluster.client()?, epoch, output).await
         }
         RulesCommand::History => rules_cluster::history(&args.cluster.client()?, output).await,
+        RulesCommand::Routers => rules_cluster::routers(&args.cluster.client()?, output).await,
         RulesCommand::Check { file, sources } => match (load(&file)?, &sources.sources) {
             (Ok(rules), Some(router)) => {
                 rules_sources::check(&file, &rules, &sources, router, output).await

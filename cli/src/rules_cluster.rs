@@ -1,10 +1,10 @@
-//! `holdfast rules apply|revert|show|history`: the shard rules in the coordinator's log.
+//! `holdfast rules apply|revert|show|history|routers`: the shard rules in the coordinator's log, and who goes by them.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{fmt::Write as _, path::Path, process::ExitCode, sync::Arc};
 
 use holdfast_client::{
     Client, ClientError,
-    wire::{ApplyRulesReply, ApplyRulesRequest, RevertRulesRequest, ShardRules},
+    wire::{ApplyRulesReply, ApplyRulesRequest, ListRoutersReply, RevertRulesRequest, ShardRules},
 };
 use holdfast_route::{RuleMistakes, Topology};
 use serde_json::json;
@@ -198,6 +198,54 @@ pub(crate) async fn history(client: &Client, output: Output) -> anyhow::Result<E
                 vec![one.epoch.to_string(), output::rfc3339(one.at_ms), one.by, one.reason]
             });
             output::print(&output::table(&["epoch", "applied", "by", "reason"], rows))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the routers whose leases have not ended, as the leader knows them.
+/// # Errors
+/// The cluster cannot be reached.
+pub(crate) async fn routers(client: &Client, output: Output) -> anyhow::Result<ExitCode> {
+    let ListRoutersReply { routers, unknown_ms, epoch } = client.routers().await?;
+    match output {
+        Output::Json => {
+            let routers = routers.iter().map(|one| {
+                json!({
+                    "router": one.router,
+                    "address": one.address,
+                    "epoch": one.epoch,
+                    "oldest_epoch": one.oldest_epoch,
+                    "lease_left_ms": one.lease_left_ms,
+                    "heard_ms": one.heard_ms,
+                })
+            });
+            output::print_json(&json!({
+                "routers": routers.collect::<Vec<_>>(),
+                "unknown_ms": unknown_ms,
+                "epoch": epoch,
+            }))?;
+        }
+        Output::Table => {
+            let rows = routers.into_iter().map(|one| {
+                vec![
+                    one.router,
+                    one.address,
+                    one.epoch.to_string(),
+                    one.oldest_epoch.to_string(),
+                    format!("{} ms", one.lease_left_ms),
+                    format!("{} ms ago", one.heard_ms),
+                ]
+            });
+            let head = ["router", "address", "epoch", "oldest epoch", "lease left", "heard"];
+            let mut told = output::table(&head, rows);
+            if unknown_ms > 0 {
+                write!(
+                    told,
+                    "\nAnother node led until lately: for {unknown_ms} ms there may be routers that this leader has not heard of."
+                )?;
+            }
+            output::print(&told)?;
         }
     }
     Ok(ExitCode::SUCCESS)

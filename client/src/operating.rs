@@ -1,11 +1,12 @@
 //! Services and history: what operators ask of a cluster, beside transactions.
 
 use holdfast_proto::v1::{
-    ApplyRulesReply, ApplyRulesRequest, HistoryRecord, ListRecordsReply, ListRecordsRequest,
-    ListServicesReply, ListServicesRequest, ListVersionsRequest, LocateReply, LocateRequest,
-    RevertRulesRequest, SearchHistoryReply, SearchHistoryRequest, SetCallerPolicyRequest,
-    SetPolicyReply, SetServicePolicyRequest, ShardRules, ShowRequest, ShowRulesRequest,
-    VerifyAuditReply, VerifyAuditRequest, WatchRulesRequest, audit_client::AuditClient,
+    ApplyRulesReply, ApplyRulesRequest, AttendReply, AttendRequest, HistoryRecord,
+    ListRecordsReply, ListRecordsRequest, ListRoutersReply, ListRoutersRequest, ListServicesReply,
+    ListServicesRequest, ListVersionsRequest, LocateReply, LocateRequest, RevertRulesRequest,
+    SearchHistoryReply, SearchHistoryRequest, SetCallerPolicyRequest, SetPolicyReply,
+    SetServicePolicyRequest, ShardRules, ShowRequest, ShowRulesRequest, VerifyAuditReply,
+    VerifyAuditRequest, WatchRulesRequest, audit_client::AuditClient,
     history_client::HistoryClient, services_client::ServicesClient, shards_client::ShardsClient,
 };
 
@@ -149,6 +150,27 @@ impl Client {
     ) -> Result<tonic::Streaming<ShardRules>, ClientError> {
         let request = WatchRulesRequest { after_epoch };
         self.on_any(|channel| async move { ShardsClient::new(channel).watch(request).await }).await
+    }
+
+    /// Says which rules a router goes by, and hears which are in force. A lease that is granted is counted from before this call. What is not
+    /// answered may have been heard.
+    /// # Errors
+    /// [`ClientError`]; HF2414 where too many routers attend.
+    pub async fn attend(&self, request: AttendRequest) -> Result<AttendReply, ClientError> {
+        self.on_any(|channel| {
+            let request = request.clone();
+            async move { ShardsClient::new(channel).attend(request).await }
+        })
+        .await
+    }
+
+    /// The routers whose leases have not ended, as the leader knows them.
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn routers(&self) -> Result<ListRoutersReply, ClientError> {
+        let request = ListRoutersRequest {};
+        self.on_any(|channel| async move { ShardsClient::new(channel).list_routers(request).await })
+            .await
     }
 
     /// Where keys live, by the rules in force.

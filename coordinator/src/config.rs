@@ -133,6 +133,8 @@ pub struct Limits {
     pub in_flight_max: usize,
     /// Bytes of one request at the HTTP and gRPC doors.
     pub request_bytes_max: usize,
+    /// The longest lease of a router, ms; alike on all nodes, since a new leader waits out what another granted.
+    pub router_lease_max_ms: u64,
 }
 
 /// The log's files.
@@ -167,7 +169,8 @@ impl Config {
                 ),
             );
         }
-        let Limits { queue_max, batch_max, in_flight_max, request_bytes_max } = self.limits;
+        let Limits { queue_max, batch_max, in_flight_max, request_bytes_max, router_lease_max_ms } =
+            self.limits;
         for (name, value, most) in [
             ("queue_max", queue_max, 1_000_000),
             ("batch_max", batch_max, 65_536),
@@ -177,6 +180,12 @@ impl Config {
             let sound = (1..=most).contains(&value);
             check(sound, format!("limits.{name} = {value} must be from 1 to {most}"));
         }
+        check(
+            limit::ROUTER_LEASE_MS.contains(&router_lease_max_ms),
+            format!(
+                "limits.router_lease_max_ms = {router_lease_max_ms} must be from 100 to 3600000"
+            ),
+        );
         let groups = self.cluster.groups;
         check(
             (1..=holdfast_raft::GROUPS_MAX).contains(&groups),
@@ -247,6 +256,7 @@ impl Default for Limits {
             batch_max: 1_024,
             in_flight_max: 4,
             request_bytes_max: 2 * 1024 * 1024,
+            router_lease_max_ms: 300_000,
         }
     }
 }
@@ -289,6 +299,14 @@ pub mod limit {
     pub const HOLD_MS_MAX: u32 = 10_000;
     /// See [`HOLD_MS_MAX`].
     pub const HOLD_MS_DEFAULT: u32 = 5_000;
+    /// Routers that attend at once.
+    pub const ROUTERS_MAX: usize = 1_024;
+    /// Bytes of a router's name.
+    pub const ROUTER_BYTES_MAX: usize = 128;
+    /// Bytes of a router's address.
+    pub const ADDRESS_BYTES_MAX: usize = 256;
+    /// What `limits.router_lease_max_ms` may be.
+    pub const ROUTER_LEASE_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;
     /// A session that is silent for so long ends, ms.
     pub const SILENCE_MAX_MS: u64 = 6_000;
 }
@@ -321,8 +339,13 @@ mod tests {
         assert_eq!(sound().check(), Ok(()));
         let mut config = sound();
         config.log.segment_bytes = limit::SEGMENT_BYTES_MIN;
-        config.limits =
-            Limits { queue_max: 1, batch_max: 1, in_flight_max: 1, request_bytes_max: 1 };
+        config.limits = Limits {
+            queue_max: 1,
+            batch_max: 1,
+            in_flight_max: 1,
+            request_bytes_max: 1,
+            router_lease_max_ms: 100,
+        };
         config.timeouts.call_timeout_ms = config.timeouts.global_timeout_ms;
         assert_eq!(config.check(), Ok(()));
         assert!(config.log_config().entry_bytes_max() >= limit::COMMAND_BYTES_MAX);
@@ -335,10 +358,11 @@ mod tests {
         config.log.segment_bytes = limit::SEGMENT_BYTES_MIN - 4096;
         config.limits.queue_max = 0;
         config.limits.in_flight_max = 65;
+        config.limits.router_lease_max_ms = 3_600_001;
         config.timeouts.global_timeout_ms = TIMEOUT_MS_MAX + 1;
         config.timeouts.call_timeout_ms = 0;
         let mistakes = config.check().unwrap_err();
-        assert_eq!(mistakes.split("; ").count(), 6, "{mistakes}");
+        assert_eq!(mistakes.split("; ").count(), 7, "{mistakes}");
         assert!(mistakes.contains("0.0.0.0:7401"), "{mistakes}");
     }
 }

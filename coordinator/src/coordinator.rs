@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config,
+    attendance::Attendance,
     clock::{self, Clock},
     config::{self, limit},
     dispatcher::{Event, Events, Lane},
@@ -60,6 +61,7 @@ struct Inner {
     watchers: Arc<Watchers>,
     metrics: OnceLock<PrometheusHandle>,
     holder: Holder,
+    attendance: Arc<Attendance>,
     live: Arc<Now>,
     reread: OnceLock<Arc<dyn Reread>>,
 }
@@ -206,6 +208,7 @@ impl Coordinator {
         let events = Events::to(dispatchers);
         let endpoints = Endpoints { policies: registry.watch(), events: events.clone() };
         tokio::spawn(endpoints.keep(stop.clone()));
+        let attendance = Attendance::start(&config.limits, groups[0].leadership(), stop.clone());
         let inner = Inner {
             config,
             clock,
@@ -218,6 +221,7 @@ impl Coordinator {
             watchers,
             metrics: OnceLock::new(),
             holder: Holder::default(),
+            attendance,
             live,
             reread: OnceLock::new(),
         };
@@ -306,10 +310,15 @@ impl Coordinator {
         Ok(group.state.get(gid))
     }
 
-    /// What this node says of group 0 behind it is as new as everything acknowledged before.
-    pub(crate) async fn barrier(&self) -> Result<(), ProposeError> {
-        self.group(0).log.read_barrier().await?;
-        Ok(())
+    /// What this node says of group 0 behind it is as new as everything acknowledged before. The term in which it leads: the last entry
+    /// before the barrier is of it, since a leader begins with one of its own.
+    pub(crate) async fn barrier(&self) -> Result<u64, ProposeError> {
+        Ok(self.group(0).log.read_barrier().await?.term)
+    }
+
+    /// Which routers go by which rules.
+    pub(crate) fn attendance(&self) -> &Attendance {
+        &self.inner.attendance
     }
 
     /// Shard rules, and the audit trail of what belongs to no transaction, as this node has applied them.

@@ -32,6 +32,7 @@
 //! on. So there is no recovery code. Deliberately absent: a second way to decide, a route to any service (agents dial in),
 //! and any decision taken from words in an answer.
 
+mod attendance;
 pub mod backup;
 mod branch_call;
 mod clock;

@@ -282,12 +282,18 @@ fn limits(reader: &mut Reader) -> Option<settings::Limits> {
     let in_flight = count("limits.in_flight_max", 1, 64, usual.in_flight_max);
     let request =
         count("limits.request_bytes_max", 4_096, 16 * 1024 * 1024, usual.request_bytes_max);
+    let lease = reader.integer(
+        "limits.router_lease_max_ms",
+        settings::limit::ROUTER_LEASE_MS,
+        Need::Or(usual.router_lease_max_ms),
+    );
     not_above(reader, batch.as_ref(), queue.as_ref());
     Some(settings::Limits {
         queue_max: size(queue?.value),
         batch_max: size(batch?.value),
         in_flight_max: size(in_flight?.value),
         request_bytes_max: size(request?.value),
+        router_lease_max_ms: lease?.value,
     })
 }
 

@@ -334,6 +334,15 @@ pub(super) const ROUTES: &[Route] = &[
     },
     Route {
         method: "get",
+        path: "/v1/shards/routers",
+        summary: "List the routers whose leases have not ended, and the rules that each goes by",
+        parameters: &[],
+        body: None,
+        answers: &[(200, Answer::Json(schema::<shards::Routers>))],
+        problems: &[503, 504],
+    },
+    Route {
+        method: "get",
         path: "/v1/shards/locate",
         summary: "Say where a key lives",
         parameters: &[

@@ -27,6 +27,7 @@ pub(super) fn routes() -> Router<Door> {
         .route("/v1/shards/rules", get(show).put(apply))
         .route("/v1/shards/rules/revert", post(revert))
         .route("/v1/shards/rules/versions", get(versions))
+        .route("/v1/shards/routers", get(routers))
         .route("/v1/shards/locate", get(locate))
         .route("/v1/audit", get(records))
         .route("/v1/audit/verify", get(verify))
@@ -101,6 +102,36 @@ impl From<v1::ApplyRulesReply> for Applied {
     }
 }
 
+/// The routers whose leases have not ended, as the leader knows them.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Routers {
+    routers: Vec<Attending>,
+    /// How much longer there may be a router that this leader has not heard of, ms; 0: all are known.
+    unknown_ms: u64,
+    /// Of the rules in force; 0: there are none.
+    epoch: u64,
+}
+
+/// Which rules a router goes by.
+#[derive(Serialize, JsonSchema)]
+struct Attending {
+    router: String,
+    address: String,
+    epoch: u64,
+    /// Of the rules by which anything that is not finished was planned.
+    oldest_epoch: u64,
+    lease_left_ms: u64,
+    heard_ms: u64,
+}
+
+impl From<v1::RouterLease> for Attending {
+    fn from(wire: v1::RouterLease) -> Self {
+        let v1::RouterLease { router, address, epoch, oldest_epoch, lease_left_ms, heard_ms } =
+            wire;
+        Self { router, address, epoch, oldest_epoch, lease_left_ms, heard_ms }
+    }
+}
+
 /// Where a key lives.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Place {
@@ -142,6 +173,13 @@ async fn versions(
     let reply = door.desk.rules_versions(v1::ListVersionsRequest { stale }, Hop::May).await?;
     let versions = reply.versions.into_iter().map(Rules::from).collect();
     Ok(json(StatusCode::OK, &Versions { versions }))
+}
+
+async fn routers(door: Door) -> Result<Response, Problem> {
+    let reply = door.desk.routers(v1::ListRoutersRequest {}, Hop::May).await?;
+    let v1::ListRoutersReply { routers, unknown_ms, epoch } = reply;
+    let routers = routers.into_iter().map(Attending::from).collect();
+    Ok(json(StatusCode::OK, &Routers { routers, unknown_ms, epoch }))
 }
 
 async fn apply(door: Door, headers: HeaderMap, body: Body) -> Result<Response, Problem> {

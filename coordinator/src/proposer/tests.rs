@@ -96,7 +96,7 @@ fn bench(limits: Limits, fault: Option<ProposeError>) -> Bench {
 }
 
 fn limits(queue_max: usize, batch_max: usize, in_flight_max: usize) -> Limits {
-    Limits { queue_max, batch_max, in_flight_max, request_bytes_max: 1 }
+    Limits { queue_max, batch_max, in_flight_max, request_bytes_max: 1, ..Limits::default() }
 }
 
 /// Proposes beside the test.

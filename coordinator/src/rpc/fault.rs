@@ -209,7 +209,10 @@ impl Fault {
                 _ => Class::BadInput,
             },
             ErrorKind::Retry
-                if matches!(error.code.as_str(), "HF2007" | "HF2103" | "HF2406" | "HF2407") =>
+                if matches!(
+                    error.code.as_str(),
+                    "HF2007" | "HF2103" | "HF2406" | "HF2407" | "HF2414"
+                ) =>
             {
                 Class::Full
             }

@@ -13,6 +13,7 @@ pub mod history;
 mod hold;
 pub mod participants;
 mod reload;
+mod routers;
 pub mod services;
 pub mod shards;
 pub(crate) mod show;

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER, Line};
 use holdfast_proto::v1::{
-    ApplyRulesReply, ApplyRulesRequest, KeyPlace, ListVersionsReply, ListVersionsRequest,
-    LocateReply, LocateRequest, RevertRulesRequest, ShardRules, ShowRulesRequest, SubmitRequest,
-    WatchRulesRequest, exchange_request,
+    ApplyRulesReply, ApplyRulesRequest, AttendReply, AttendRequest, KeyPlace, ListRoutersReply,
+    ListRoutersRequest, ListVersionsReply, ListVersionsRequest, LocateReply, LocateRequest,
+    RevertRulesRequest, ShardRules, ShowRulesRequest, SubmitRequest, WatchRulesRequest,
+    exchange_request,
     shards_client::ShardsClient,
     shards_server::{Shards as Service, ShardsServer},
 };
@@ -135,6 +136,22 @@ impl Service for Shards {
     ) -> Result<Response<LocateReply>, Status> {
         let desk = self.desk(&request)?;
         answered(desk.locate(&request.into_inner()))
+    }
+
+    async fn attend(
+        &self,
+        request: Request<AttendRequest>,
+    ) -> Result<Response<AttendReply>, Status> {
+        let (desk, hop) = (self.desk(&request)?, hop(request.metadata()));
+        answered(desk.attend(request.into_inner(), hop).await)
+    }
+
+    async fn list_routers(
+        &self,
+        request: Request<ListRoutersRequest>,
+    ) -> Result<Response<ListRoutersReply>, Status> {
+        let (desk, hop) = (self.desk(&request)?, hop(request.metadata()));
+        answered(desk.routers(request.into_inner(), hop).await)
     }
 }
 
@@ -402,11 +419,11 @@ impl Desk {
         Ok(desk)
     }
 
-    fn asker(&self) -> Option<holdfast_proto::v1::OnBehalf> {
+    pub(super) fn asker(&self) -> Option<holdfast_proto::v1::OnBehalf> {
         (!self.caller().is_dev()).then(|| on_behalf(self.caller()))
     }
 
-    async fn leader_of_shards(
+    pub(super) async fn leader_of_shards(
         &self,
         leader: Option<String>,
         hop: Hop,
@@ -421,11 +438,11 @@ impl Desk {
     }
 }
 
-fn handed_on<T>(reply: Result<Response<T>, Status>) -> Result<T, Fault> {
+pub(super) fn handed_on<T>(reply: Result<Response<T>, Status>) -> Result<T, Fault> {
     reply.map(Response::into_inner).map_err(|status| Fault::from_status(&status))
 }
 
-fn never_on<T>(request: T) -> Request<T> {
+pub(super) fn never_on<T>(request: T) -> Request<T> {
     let mut request = Request::new(request);
     let never = AsciiMetadataValue::from_static(FORWARD_NEVER);
     request.metadata_mut().insert(FORWARD_HEADER, never);
