@@ -6,6 +6,8 @@ use crate::{GroupName, MoveId, Slot, SlotRange, SourceId, Topology, plan::SlotSe
 
 /// Before the id of a move, in the names of the transactions that it prepares at both sources.
 const PREPARED: &str = "holdfast-move:";
+/// Behind it: where rows leave, and where they arrive.
+const HALVES: [&str; 2] = [":from", ":to"];
 
 /// One step of a move: some slots of one group, from one source to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,16 +53,17 @@ pub enum MoveFate {
 }
 
 impl MoveId {
-    /// The name of the transactions that the step prepares, the same at both sources.
+    /// The names of the transactions that the step prepares: where rows leave, and where they arrive. Databases of one server share their names.
     #[must_use]
-    pub fn prepared_as(&self) -> String {
-        format!("{PREPARED}{self}")
+    pub fn prepared_as(&self) -> [String; 2] {
+        HALVES.map(|half| format!("{PREPARED}{self}{half}"))
     }
 
     /// Whose step a prepared transaction of this name is, if it is of one.
     #[must_use]
     pub fn of_prepared(name: &str) -> Option<Self> {
-        Self::parse(name.strip_prefix(PREPARED)?).ok()
+        let name = name.strip_prefix(PREPARED)?;
+        Self::parse(HALVES.iter().find_map(|half| name.strip_suffix(half))?).ok()
     }
 
     /// What becomes of what this step has prepared. `versions` of the rules, in the order of their epochs, the last of them in force: at least
@@ -216,9 +219,13 @@ mod tests {
     #[test]
     fn a_prepared_transaction_tells_whose_step_it_is_of() {
         let id = MoveId::parse("m-7f3a9c-3").expect("a name");
-        assert_eq!(id.prepared_as(), "holdfast-move:m-7f3a9c-3");
-        assert_eq!(MoveId::of_prepared("holdfast-move:m-7f3a9c-3"), Some(id));
-        assert_eq!(MoveId::of_prepared("holdfast:m-7f3a9c-3"), None);
-        assert_eq!(MoveId::of_prepared("holdfast-move:M"), None);
+        let names = id.prepared_as();
+        assert_eq!(names, ["holdfast-move:m-7f3a9c-3:from", "holdfast-move:m-7f3a9c-3:to"]);
+        for name in names {
+            assert_eq!(MoveId::of_prepared(&name), Some(id.clone()));
+        }
+        for other in ["holdfast:m-7f3a9c-3:to", "holdfast-move:m-7f3a9c-3", "holdfast-move:M:to"] {
+            assert_eq!(MoveId::of_prepared(other), None, "{other}");
+        }
     }
 }
