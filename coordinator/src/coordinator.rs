@@ -36,7 +36,7 @@ use crate::{
     replica::Replica,
     services_seen,
     state_hash::StateHash,
-    waiters,
+    thaw, waiters,
     watchers::Watchers,
 };
 
@@ -205,6 +205,7 @@ impl Coordinator {
         let keeping =
             leaders::keep(config.node.id, groups.clone(), Arc::clone(&clock), stop.clone());
         tokio::spawn(keeping);
+        tokio::spawn(thaw::keep(Arc::clone(&groups[0]), watchers.epochs(), stop.clone()));
         let events = Events::to(dispatchers);
         let endpoints = Endpoints { policies: registry.watch(), events: events.clone() };
         tokio::spawn(endpoints.keep(stop.clone()));

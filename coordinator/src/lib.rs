@@ -60,6 +60,7 @@ pub mod rpc;
 mod serve;
 mod services_seen;
 mod state_hash;
+mod thaw;
 mod waiters;
 mod watchers;
 mod written;

@@ -52,10 +52,15 @@ impl Watchers {
         self.epoch.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
     }
 
+    /// The epoch of the shard rules, as it changes, for the node itself.
+    pub(crate) fn epochs(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
+    }
+
     /// The epoch of the shard rules, as it changes, and a place; `None` when all are taken.
     pub(crate) fn watch_rules(&self) -> Option<(watch::Receiver<u64>, OwnedSemaphorePermit)> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        Some((self.epoch.subscribe(), place))
+        Some((self.epochs(), place))
     }
 
     /// Takes a place; `None` when all are taken.
