@@ -19,6 +19,7 @@ use super::{
     check_list, defaults,
     fault::{Class, Fault, Findings},
     forward::Forward,
+    read_rules::ReadRules,
     show, traced,
 };
 use crate::{
@@ -43,6 +44,7 @@ struct Inner {
     coordinator: Coordinator,
     forward: Forward,
     counts: Counts,
+    rules: ReadRules,
 }
 
 /// Whether a request may be handed to the leader.
@@ -82,7 +84,8 @@ impl Desk {
         };
         let forward = Forward::new(security.client());
         let counts = Counts::default();
-        let inner = Arc::new(Inner { coordinator, forward, counts });
+        let rules = ReadRules::default();
+        let inner = Arc::new(Inner { coordinator, forward, counts, rules });
         Self { inner, caller: Arc::new(caller) }
     }
 
@@ -110,6 +113,10 @@ impl Desk {
 
     pub(crate) fn coordinator(&self) -> &Coordinator {
         &self.inner.coordinator
+    }
+
+    pub(super) fn read_rules(&self) -> &ReadRules {
+        &self.inner.rules
     }
 
     /// Answers `request`. An open outcome is told as unknown, never as a fault.

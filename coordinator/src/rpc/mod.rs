@@ -12,6 +12,7 @@ mod forward;
 pub mod history;
 mod hold;
 pub mod participants;
+mod read_rules;
 mod reload;
 mod routers;
 pub mod services;

@@ -2,7 +2,7 @@
 //!
 //! The machine keeps a text; here it is read by the route mind, so that rules with a mistake never come into the log.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use holdfast_client::{FORWARD_HEADER, FORWARD_NEVER, Line};
 use holdfast_proto::v1::{
@@ -13,9 +13,9 @@ use holdfast_proto::v1::{
     shards_client::ShardsClient,
     shards_server::{Shards as Service, ShardsServer},
 };
-use holdfast_route::{RuleMistakes, Topology};
+use holdfast_route::Topology;
 use holdfast_security::Right;
-use holdfast_txn::{Command, Gid, RulesVersion, limit};
+use holdfast_txn::{Command, Gid, Rejection, RulesVersion, limit};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, metadata::AsciiMetadataValue};
@@ -25,6 +25,7 @@ use super::{
     desk::{Desk, Hop},
     fault::{Class, Fault, Findings},
     forward::on_behalf,
+    read_rules::read,
     transactions::{behalf, hop},
 };
 use crate::rights::{self, Shown};
@@ -165,14 +166,6 @@ fn to_wire(version: &RulesVersion, whole: bool) -> ShardRules {
     }
 }
 
-/// HF2408: the mistakes, each with line, column and remedy.
-fn read(text: &str) -> Result<Topology, Fault> {
-    Topology::parse(text).map_err(|mistakes| {
-        let mistakes = RuleMistakes { file: "the rules".to_owned(), mistakes };
-        Fault::new(Class::BadInput, "HF2408", format!("nothing was done: {mistakes}"))
-    })
-}
-
 impl Desk {
     /// The rules in force, or those of a former epoch.
     pub(crate) async fn rules(
@@ -294,14 +287,15 @@ impl Desk {
             findings.add("text", format_args!("{bytes} bytes, allowed are 1 to {most}"));
         }
         findings.verdict()?;
-        let reason = self.reason_of(reason, &read(&text)?, expected, rows_are_moved)?;
+        let after = read(&text)?;
+        let reason = self.reason_of(reason, &after, expected, rows_are_moved)?;
         let epoch = expected.saturating_add(1);
         if dry_run {
             let now = self.coordinator().books().epoch();
             return if now == expected {
                 Ok(ApplyRulesReply { epoch, repeated: false })
             } else {
-                let changed = holdfast_txn::Rejection::RulesChanged { epoch: now, expected };
+                let changed = Rejection::RulesChanged { epoch: now, expected };
                 Err(Fault::rejected(&changed))
             };
         }
@@ -356,21 +350,32 @@ impl Desk {
         }
     }
 
-    /// HF2410: what a transaction has written was placed by rules that are not in force any more. A transaction that is known already is
-    /// not judged again.
+    /// HF2410: what a transaction has written was placed by rules that are not in force any more, and rows lie elsewhere now. A transaction that is
+    /// known already is not judged again.
+    ///
+    /// This is judged by the rules that this node has applied, before the proposal, so other rules may come between. The order in the log does not
+    /// guard it, and cannot where the transaction's group is not the one that keeps the rules. It need not: what the transaction has prepared
+    /// has locked its rows, and a mover locks the tables before it decides; and a router tells the transaction's epoch as its oldest until the
+    /// second phase is over, for which the mover waits. So a move is decided behind such a transaction, or behind what was rolled back.
+    /// Whoever moves rows by hand waits out the routers' leases for the same reason.
     pub(crate) fn outdated(&self, gid: &Gid, request: &exchange_request::Request) -> Option<Fault> {
         use exchange_request::Request::Submit;
         let Submit(SubmitRequest { rules_epoch: Some(by), .. }) = request else {
             return None;
         };
         let coordinator = self.coordinator();
-        let now = coordinator.books().epoch();
-        let leads = coordinator.group_of(gid).leads();
-        if *by >= now || !leads || coordinator.known(gid).is_some() {
+        let books = coordinator.books();
+        let now = books.rules_now().filter(|now| *by < now.epoch)?;
+        if !coordinator.group_of(gid).leads() || coordinator.known(gid).is_some() {
             return None;
         }
+        let older = books.rules.iter().find(|version| version.epoch == *by);
+        if older.is_some_and(|older| self.read_rules().keep_plans(now, older)) {
+            return None;
+        }
+        let now = now.epoch;
         let words = format!(
-            "nothing was done: what was written was placed by shard rules of epoch {by}, and those of epoch {now} are in force. Begin again by these"
+            "nothing was done: what was written was placed by shard rules of epoch {by}, and by those of epoch {now}, which are in force, rows lie elsewhere. Begin again by these"
         );
         Some(Fault::new(Class::WrongStatus, "HF2410", words))
     }
@@ -397,19 +402,9 @@ impl Desk {
         })
     }
 
-    /// The rules in force, read; once for each epoch.
+    /// The rules in force, read.
     fn topology(&self) -> Result<Arc<Topology>, Fault> {
-        static READ: Mutex<Option<(Arc<RulesVersion>, Arc<Topology>)>> = Mutex::new(None);
-        let version = self.kept(0)?;
-        let mut known = READ.lock().expect("nobody panics while holding it");
-        if let Some((of, topology)) = &*known
-            && Arc::ptr_eq(of, &version)
-        {
-            return Ok(Arc::clone(topology));
-        }
-        let topology = Arc::new(read(&version.text)?.at_epoch(version.epoch));
-        *known = Some((version, Arc::clone(&topology)));
-        Ok(topology)
+        self.read_rules().of(&self.kept(0)?)
     }
 
     /// The desk as it serves whoever changes rules, also by way of another node.
