@@ -133,6 +133,7 @@ fn title(code: &str) -> &'static str {
         "HF2409" => "There are no such shard rules",
         "HF2412" => "This node keeps no history",
         "HF2413" => "The rules would look for rows where they are not",
+        "HF2415" => "The rules do not follow those in force",
         "HF2414" => "As many routers attend as there is place for",
         "HF2411" => "The configuration cannot be taken over",
         "HF2601" => "Nobody known",

@@ -201,7 +201,7 @@ impl Fault {
             ErrorKind::Refused => match error.code.as_str() {
                 "HF2001" | "HF2409" => Class::NotFound,
                 "HF2002" | "HF2003" => Class::Taken,
-                "HF2004" | "HF2008" | "HF2009" | "HF2404" | "HF2410" | "HF2413" => {
+                "HF2004" | "HF2008" | "HF2009" | "HF2404" | "HF2410" | "HF2413" | "HF2415" => {
                     Class::WrongStatus
                 }
                 "HF2601" => Class::Unauthenticated,

@@ -34,6 +34,8 @@ use crate::rights::{self, Shown};
 const REQUEST_BYTES_MAX: usize = limit::RULES_BYTES_MAX + 16 * 1024;
 /// Tables and groups that a refusal names.
 const STRAYS_SHOWN_MAX: usize = 5;
+/// Rules do not follow those in force, as far as a move of slots is concerned.
+const OUT_OF_TURN: &str = "HF2415";
 /// Keys that one request locates.
 pub(crate) const KEYS_MAX: usize = 1_000;
 
@@ -241,7 +243,14 @@ impl Desk {
             findings.add("to_epoch", "missing; name the epoch whose rules shall be in force again");
             findings.verdict()?;
         }
-        let text = desk.kept(to_epoch)?.text.clone();
+        let to = desk.kept(to_epoch)?;
+        if desk.read_rules().of(&to)?.moving().is_some() {
+            let words = format!(
+                "nothing was done: the rules of epoch {to_epoch} have [moving], which counts once. Name an epoch without it; slots that have moved are moved back by holdfast rules move"
+            );
+            return Err(Fault::new(Class::WrongStatus, OUT_OF_TURN, words));
+        }
+        let text = to.text.clone();
         let by = desk.signature(&dev_name)?;
         let moved = request.rows_are_moved;
         desk.set_rules(text, expected_epoch, by, (reason, moved), dry_run).await
@@ -288,6 +297,7 @@ impl Desk {
         }
         findings.verdict()?;
         let after = read(&text)?;
+        self.in_turn(&after, expected).await?;
         let reason = self.reason_of(reason, &after, expected, rows_are_moved)?;
         let epoch = expected.saturating_add(1);
         if dry_run {
@@ -304,6 +314,32 @@ impl Desk {
         let applied = applied.map_err(|error| Fault::not_proposed(&error))?;
         let outcome = applied.result.map_err(|rejection| Fault::rejected(&rejection))?;
         Ok(ApplyRulesReply { epoch, repeated: outcome.repeated })
+    }
+
+    /// HF2415: a move of slots is under way, or would be, and the rules `after` do not follow those of epoch `expected` as it must go.
+    async fn in_turn(&self, after: &Topology, expected: u64) -> Result<(), Fault> {
+        let coordinator = self.coordinator();
+        if expected > coordinator.books().epoch() {
+            // Another node may have shown them already. This one must have them too, to judge what follows them.
+            coordinator.barrier().await.map_err(|error| Fault::not_proposed(&error))?;
+        }
+        let books = coordinator.books();
+        let epoch = books.epoch();
+        if expected > epoch {
+            return Err(Fault::rejected(&Rejection::RulesChanged { epoch, expected }));
+        }
+        let until: Vec<_> =
+            books.rules.iter().take_while(|version| version.epoch <= expected).collect();
+        let Some(before) = until.last().filter(|version| version.epoch == expected) else {
+            // Nothing to follow, or an epoch that is not kept, which the log refuses.
+            return turn(after, &[]);
+        };
+        let known = self.read_rules();
+        let kept: Vec<_> = match known.of(before) {
+            Ok(_) => until.into_iter().filter_map(|version| known.of(version).ok()).collect(),
+            Err(_) => Vec::new(),
+        };
+        turn(after, &kept)
     }
 
     /// The reason that is recorded with the rules `after`, which follow those of epoch `expected`: it says so where rows had to be moved
@@ -431,6 +467,14 @@ impl Desk {
         let channel = channel.map_err(|error| Fault::out_of_reach(&error))?;
         Ok(ShardsClient::new(channel).max_encoding_message_size(REQUEST_BYTES_MAX))
     }
+}
+
+fn turn(after: &Topology, kept: &[Arc<Topology>]) -> Result<(), Fault> {
+    let kept: Vec<&Topology> = kept.iter().map(AsRef::as_ref).collect();
+    after.in_turn(&kept).map_err(|why| {
+        let words = format!("nothing was done: {}. {}", why.cause, why.remedy);
+        Fault::new(Class::WrongStatus, OUT_OF_TURN, words)
+    })
 }
 
 pub(super) fn handed_on<T>(reply: Result<Response<T>, Status>) -> Result<T, Fault> {

@@ -39,6 +39,7 @@ mod slot;
 mod statement;
 mod template;
 mod topology;
+mod turn;
 
 pub use account_number::{AccountNumbers, BadNumber, LENGTH_MAX as ACCOUNT_NUMBER_LENGTH_MAX};
 pub use algorithm::{Algorithm, Bounds, Listed, OutsideDomain, Part as KeyPart, Period};
@@ -62,6 +63,7 @@ pub use topology::{
     DataSource, Group, KeyColumn, KeyType, LocateError, Located, Placement, Scatter, Shard,
     Sharded, Topology,
 };
+pub use turn::OutOfTurn;
 
 /// The most that rules may hold. Each is tested at the limit and one past it.
 pub mod limit {
