@@ -314,6 +314,36 @@ async fn a_second_persons_approval_takes_another_name_not_another_certificate() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nobody_says_that_a_router_of_somebody_else_has_left_by_whatever_node() {
+    let house = House::of(3).await;
+    let (leader, follower) = (house.cluster.leader(), house.cluster.follower());
+    let attend = async |who: &str, node: &str, leaves: bool| {
+        let request = v1::AttendRequest {
+            router: "r-1".into(),
+            lease_ms: 60_000,
+            leaves,
+            ..v1::AttendRequest::default()
+        };
+        let client = Client::connect([node.to_owned()], house.options(who)).await?;
+        client.attend(request).await
+    };
+    let (router, other) = ("user/router?role=app", "user/alice?role=app");
+    // Each node that hands it on says for whom.
+    for node in [&follower.grpc, &leader.grpc, &follower.grpc] {
+        attend(router, node, false).await.expect("it is its own");
+    }
+    for node in [&follower.grpc, &leader.grpc] {
+        for leaves in [true, false] {
+            assert_eq!(code(attend(other, node, leaves).await), "HF2602");
+        }
+    }
+    let there = house.client(other).await.routers().await.expect("everybody may look").routers;
+    assert_eq!(there.len(), 1, "{there:?}");
+    attend(router, &follower.grpc, true).await.expect("it leaves");
+    attend(other, &leader.grpc, false).await.expect("the name is free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_opens_what_its_entry_says_until_the_entry_is_gone() {
     let house = House::of(1).await;
     house.serve("service/deposit", "deposit").await;
