@@ -242,7 +242,7 @@ pub(crate) async fn routers(client: &Client, output: Output) -> anyhow::Result<E
             if unknown_ms > 0 {
                 write!(
                     told,
-                    "\nAnother node led until lately: for {unknown_ms} ms there may be routers that this leader has not heard of."
+                    "\nThere may be others for {unknown_ms} ms: this leader is new, and has not heard of every router that has a lease from the one before."
                 )?;
             }
             output::print(&told)?;

@@ -3,7 +3,8 @@
 //! Whoever moves slots must know of every router that may still plan by older rules. So a router is noted *before* it is answered: a lease that
 //! anybody counts on is known here. The router counts it from its question and this node from hearing that, which is later, so it ends
 //! here last. What leaders before this one granted was asked for before this one led, and is over one longest lease after that: until then
-//! some may be unknown. Each term begins anew, also where the same node led before, since another may have granted leases between.
+//! some may be unknown. Each term begins anew, also where the same node led before, since another may have granted leases between; within a term,
+//! which has one leader, what was heard stays.
 
 use std::{
     collections::BTreeMap,
@@ -160,17 +161,8 @@ impl Attendance {
     /// Begins anew with each term that this node leads, and forgets whose lease has ended. Until `stop`.
     async fn keep(&self, mut leadership: watch::Receiver<Leadership>, stop: CancellationToken) {
         loop {
-            let term = {
-                let now = leadership.borrow_and_update();
-                if now.leads_here { now.term } else { 0 }
-            };
-            let ends = if term == 0 {
-                self.lock().begin(0, Instant::now());
-                None
-            } else {
-                let heard = self.heard_in(term, Instant::now());
-                heard.routers.values().map(|router| router.ends).min()
-            };
+            let now = leadership.borrow_and_update().clone();
+            let ends = self.follow(&now, Instant::now());
             let ended = async {
                 match ends {
                     Some(ends) => sleep_until(ends).await,
@@ -183,6 +175,19 @@ impl Attendance {
                 () = ended => {}
             }
         }
+    }
+
+    /// Goes by what is known of the leadership. When the first of the leases ends.
+    fn follow(&self, leadership: &Leadership, now: Instant) -> Option<Instant> {
+        if !leadership.leads_here {
+            let mut heard = self.lock();
+            // A leader whom nobody answers for a moment is no new one.
+            if leadership.term > heard.term {
+                heard.begin(0, now);
+            }
+        }
+        let term = if leadership.leads_here { leadership.term } else { 0 };
+        self.heard_in(term, now).routers.values().map(|router| router.ends).min()
     }
 
     /// What was heard in `term`, or a later one that was noticed already, of those whose leases last.
@@ -307,5 +312,23 @@ mod tests {
         let almost = later + Duration::from_micros(LONGEST * 1_000 - 1);
         assert_eq!(attendance.list(3, almost).unknown_ms, 1);
         assert_eq!(attendance.list(3, after(later, LONGEST)).unknown_ms, 0);
+    }
+
+    #[test]
+    fn a_leader_whom_nobody_answers_for_a_moment_is_not_new_and_one_of_a_later_term_is() {
+        let (attendance, begin) = (Attendance::new(LONGEST), Instant::now());
+        let leads = |term, leads_here| Leadership { term, leader: None, leads_here };
+        assert_eq!(attendance.follow(&leads(2, true), begin), None);
+        attendance.attend(2, begin, said("r-1", 1, LONGEST), "router").unwrap();
+        let (lost, found) = (after(begin, 100), after(begin, 200));
+        assert_eq!(attendance.follow(&leads(2, false), lost), Some(after(begin, LONGEST)));
+        attendance.follow(&leads(2, true), found);
+        let known = attendance.list(2, found);
+        assert_eq!((known.routers.len(), known.unknown_ms), (1, LONGEST - 200));
+        // Another leads, then this one again.
+        assert_eq!(attendance.follow(&leads(3, false), found), None);
+        attendance.follow(&leads(4, true), after(begin, 300));
+        let known = attendance.list(4, after(begin, 300));
+        assert_eq!((known.routers.len(), known.unknown_ms), (0, LONGEST));
     }
 }
