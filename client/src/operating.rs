@@ -1,5 +1,7 @@
 //! Services and history: what operators ask of a cluster, beside transactions.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use holdfast_proto::v1::{
     ApplyRulesReply, ApplyRulesRequest, AttendReply, AttendRequest, HistoryRecord,
     ListRecordsReply, ListRecordsRequest, ListRoutersReply, ListRoutersRequest, ListServicesReply,
@@ -9,8 +11,9 @@ use holdfast_proto::v1::{
     VerifyAuditRequest, WatchRulesRequest, audit_client::AuditClient,
     history_client::HistoryClient, services_client::ServicesClient, shards_client::ShardsClient,
 };
+use tonic::{Code, Status};
 
-use crate::{Client, ClientError};
+use crate::{Client, ClientError, ErrorKind};
 
 /// Bytes of an answer: a page of a thousand transactions with long tags fits in.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -157,11 +160,36 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; HF2414 where too many routers attend.
     pub async fn attend(&self, request: AttendRequest) -> Result<AttendReply, ClientError> {
-        self.on_any(|channel| {
-            let request = request.clone();
-            async move { ShardsClient::new(channel).attend(request).await }
-        })
-        .await
+        let last = || "nobody attends at nodes of an earlier version".to_owned();
+        let patience_ms = self.options().patience_ms;
+        let reply = self.attend_if_known(request).await?;
+        reply.ok_or_else(|| ClientError::Unreachable { patience_ms, last: last() })
+    }
+
+    /// As [`Self::attend`]. `None`: nobody could say, and a node is of an earlier version, at which nobody attends.
+    /// # Errors
+    /// As [`Self::attend`].
+    pub async fn attend_if_known(
+        &self,
+        request: AttendRequest,
+    ) -> Result<Option<AttendReply>, ClientError> {
+        let earlier = AtomicBool::new(false);
+        let reply = self.on_any(|channel| {
+            let (request, earlier) = (request.clone(), &earlier);
+            async move {
+                let reply = ShardsClient::new(channel).attend(request).await;
+                let unknown = |status: &Status| status.code() == Code::Unimplemented;
+                let unknown = reply.as_ref().err().is_some_and(unknown);
+                earlier.fetch_or(unknown, Ordering::Relaxed);
+                reply
+            }
+        });
+        match reply.await {
+            Err(error) if error.kind() != ErrorKind::Refused && earlier.load(Ordering::Relaxed) => {
+                Ok(None)
+            }
+            reply => reply.map(Some),
+        }
     }
 
     /// The routers whose leases have not ended, as the leader knows them.
