@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use crate::{GroupName, MoveId, Slot, SlotRange, SourceId, Topology, plan::SlotSet};
 
-/// Before the id of a move, in the names of the transactions that it prepares at both sources.
-const PREPARED: &str = "holdfast-move:";
-/// Behind it: where rows leave, and where they arrive.
+/// Behind the id of a step, in the names of what it prepares: where rows leave, and where they arrive.
 const HALVES: [&str; 2] = [":from", ":to"];
 
 /// One step of a move: some slots of one group, from one source to another.
@@ -53,16 +51,19 @@ pub enum MoveFate {
 }
 
 impl MoveId {
+    /// Before the id of a step, in the names of what it prepares.
+    pub const PREPARED: &str = "holdfast-move:";
+
     /// The names of the transactions that the step prepares: where rows leave, and where they arrive. Databases of one server share their names.
     #[must_use]
     pub fn prepared_as(&self) -> [String; 2] {
-        HALVES.map(|half| format!("{PREPARED}{self}{half}"))
+        HALVES.map(|half| format!("{}{self}{half}", Self::PREPARED))
     }
 
     /// Whose step a prepared transaction of this name is, if it is of one.
     #[must_use]
     pub fn of_prepared(name: &str) -> Option<Self> {
-        let name = name.strip_prefix(PREPARED)?;
+        let name = name.strip_prefix(Self::PREPARED)?;
         Self::parse(HALVES.iter().find_map(|half| name.strip_suffix(half))?).ok()
     }
 
@@ -96,6 +97,20 @@ impl Moving {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         matches!(self.state, MoveState::Frozen { .. })
+    }
+
+    /// The same step, decided.
+    #[must_use]
+    pub fn decided(&self) -> Self {
+        Self { state: MoveState::Settling, ..self.clone() }
+    }
+
+    /// Whether all these slots are where they go, by other rules.
+    #[must_use]
+    pub fn is_done_in(&self, rules: &Topology) -> bool {
+        rules.groups().get(&self.group).is_some_and(|group| {
+            self.set.slots().all(|slot| *rules.source_of(group, slot) == self.to)
+        })
     }
 
     /// Whether `slot` of `group` moves.
@@ -134,6 +149,17 @@ impl Topology {
     pub fn awaiting(mut self, moves: Vec<Arc<Moving>>) -> Self {
         self.awaited = moves;
         self
+    }
+
+    /// Whether the entry of `value` in a lookup is in an awaited slot.
+    #[must_use]
+    pub fn awaits_entry(&self, lookup: &str, value: &str) -> bool {
+        !self.awaited.is_empty()
+            && self
+                .lookups()
+                .get(lookup)
+                .zip(self.entry_place(lookup, value))
+                .is_some_and(|(lookup, entry)| self.awaits_slot(lookup.group(), entry.slot))
     }
 
     /// Whether any of these slots of a group is awaited.
@@ -194,6 +220,8 @@ mod tests {
         assert!(!rules(4, 511, "").keeps_plans_of(&settling), "settling is not frozen");
         assert!(!settling.places_like(&frozen) && frozen.places_like(&before));
         assert_eq!(before.strays(&frozen), Vec::<String>::new());
+        let step = frozen.moving().expect("it moves");
+        assert!(step.is_done_in(&settling) && !step.is_done_in(&before));
     }
 
     #[test]
