@@ -17,7 +17,16 @@ pub(crate) fn columns(act: &Act) -> &'static [&'static str] {
             "shards" => &["shard", "source", "addresses", "primary", "reachable"],
             "servers" => &["source", "address", "role", "age_ms"],
             "slots" => &["group", "first", "last", "shard", "source", "epoch"],
-            "rules" => &["epoch", "from", "confirmed_ms_ago", "newer", "why"],
+            "rules" => &[
+                "epoch",
+                "from",
+                "confirmed_ms_ago",
+                "newer",
+                "why",
+                "oldest",
+                "moving",
+                "waiting",
+            ],
             "pools" => &[
                 "source", "user", "database", "open", "idle", "waiting", "address", "role",
                 "age_ms",
@@ -143,19 +152,30 @@ fn slots(worker: &Worker) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// One row: which rules count, since when the leader has not said so, and what keeps newer ones out.
+/// One row: which rules count, since when the leader has not said so, what keeps newer ones out, by how old ones anything is
+/// still open, which slots are on their way, and how many statements wait for them.
 fn rules(worker: &Worker) -> Vec<Vec<String>> {
     let Some(rules) = &worker.shared().rules else { return Vec::new() };
     let view = rules.view();
     let followed = worker.config().coordinator.is_some();
     let (newer, why) = view.untaken.map_or_else(Default::default, |(e, why)| (e.to_string(), why));
     let why = view.held.map_or(why, |held| held.to_string());
+    let moving = view.awaited.iter().map(|step| {
+        let state = if step.is_frozen() { "frozen" } else { "settling" };
+        let slots: Vec<_> = step.slots.iter().map(ToString::to_string).collect();
+        let (id, group, slots) = (&step.id, &step.group, slots.join(", "));
+        format!("{id} {state}: {group} {slots} from {} to {}", step.from, step.to)
+    });
+    let moving = moving.collect::<Vec<_>>().join("; ");
     vec![vec![
         view.epoch.to_string(),
         if view.from_log { "log" } else { "file" }.to_owned(),
         if followed { view.age_ms.to_string() } else { String::new() },
         newer,
         why,
+        worker.shared().oldest().to_string(),
+        moving,
+        worker.shared().counts.waiting().to_string(),
     ]]
 }
 

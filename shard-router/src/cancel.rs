@@ -7,6 +7,7 @@ use std::{
 
 use holdfast_security::ServerTls;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use tokio::sync::Notify;
 
 use crate::{
     backend::{self, Server},
@@ -31,6 +32,8 @@ struct Pointer {
     servers: Vec<Target>,
     /// A cancel is on its way to that server.
     under_way: bool,
+    /// The session waits in the router, and is told here.
+    waits: Option<Arc<Notify>>,
 }
 
 /// A session's entry; gone when dropped.
@@ -68,6 +71,10 @@ impl Cancels {
         let Some(pointer) = found else { return };
         let targets = {
             let mut pointer = pointer.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(waits) = &pointer.waits {
+                waits.notify_one();
+                return;
+            }
             pointer.under_way |= !pointer.servers.is_empty();
             pointer.servers.clone()
         };
@@ -95,6 +102,16 @@ impl Ticket {
     /// These servers work for it, all at once.
     pub(crate) fn points_to_all<'s>(&self, servers: impl Iterator<Item = &'s Server>) {
         self.lock().servers = servers.map(target).collect();
+    }
+
+    /// From here on a cancel is for what waits in the router, until [`Self::waits_no_more`]: told once, also if it comes before anybody listens.
+    pub(crate) fn waits(&self) -> Arc<Notify> {
+        Arc::clone(self.lock().waits.insert(Arc::default()))
+    }
+
+    /// Cancels are for servers again.
+    pub(crate) fn waits_no_more(&self) {
+        self.lock().waits = None;
     }
 
     /// No server works for it any more. `true` if a cancel was sent to the one that did: it may arrive late.

@@ -151,6 +151,8 @@ pub struct Limits {
     pub login_timeout: Duration,
     /// For a free server connection.
     pub wait_timeout: Duration,
+    /// For slots that are being moved, until their rows can be reached again.
+    pub frozen_wait: Duration,
     /// For a new server connection.
     pub connect_timeout: Duration,
     /// Bytes of one message of a client, but for COPY data, which streams; and of one row of a COPY that is divided among sources.
@@ -176,6 +178,7 @@ impl Default for Limits {
             pool_size: 20,
             login_timeout: Duration::from_secs(30),
             wait_timeout: Duration::from_secs(30),
+            frozen_wait: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             message_bytes_max: 64 << 20,
             statements_max: 4_096,

@@ -1,8 +1,14 @@
 //! The router's numbers. Counters are kept as handles, so that counting costs one addition.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::health::standing::Role;
 
@@ -17,6 +23,28 @@ pub(crate) struct Counts {
     pub(crate) plan_hits: Counter,
     pub(crate) plan_misses: Counter,
     pub(crate) deadlocks: Counter,
+    waiting: Arc<Waits>,
+}
+
+/// Statements that wait for slots which are being moved.
+struct Waits {
+    count: AtomicUsize,
+    gauge: Gauge,
+    seconds: Histogram,
+}
+
+/// One of them, until it is dropped.
+pub(crate) struct Waiting {
+    waits: Arc<Waits>,
+    since: Instant,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let left = self.waits.count.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.waits.gauge.set(left as f64);
+        self.waits.seconds.record(self.since.elapsed().as_secs_f64());
+    }
 }
 
 impl Counts {
@@ -35,7 +63,30 @@ impl Counts {
             plan_hits: counter!("holdfast_router_plan_hits_total"),
             plan_misses: counter!("holdfast_router_plan_misses_total"),
             deadlocks: counter!("holdfast_router_deadlocks_total"),
+            waiting: Arc::new(Waits {
+                count: AtomicUsize::new(0),
+                gauge: gauge!("holdfast_router_waiting_for_slots"),
+                seconds: histogram!("holdfast_router_slot_wait_seconds"),
+            }),
         }
+    }
+
+    /// One more statement waits for slots.
+    pub(crate) fn waits(&self) -> Waiting {
+        let count = self.waiting.count.fetch_add(1, Ordering::Relaxed) + 1;
+        self.waiting.gauge.set(count as f64);
+        Waiting { waits: Arc::clone(&self.waiting), since: Instant::now() }
+    }
+
+    /// How many there are.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.count.load(Ordering::Relaxed)
+    }
+
+    /// What a move has prepared at a source was ended.
+    pub(crate) fn move_ended(committed: bool) {
+        let result = if committed { "committed" } else { "rolled_back" };
+        counter!("holdfast_router_move_ends_total", "result" => result).increment(1);
     }
 
     /// So many client connections there are.

@@ -125,7 +125,7 @@ impl Router {
             std::thread::Builder::new()
                 .name(format!("router-{number}"))
                 .spawn(move || {
-                    if let Err(error) = worker::run(shared, number, receiver, &stop) {
+                    if let Err(error) = worker::run(&shared, number, receiver, &stop) {
                         tracing::error!(%error, "a worker could not run");
                     }
                     let _nobody_waits_for_a_worker_that_never_ran = ended.send(());

@@ -1,15 +1,18 @@
-//! Follows the shard rules in the coordinators' log: takes each newer epoch as soon as a node has applied it, and has the leader confirm every
-//! two seconds that there is no other.
+//! Follows the shard rules in the coordinators' log: takes each newer epoch as soon as a node has applied it, and attends at the leader, every two
+//! seconds and whenever there is something new to say: by which rules it plans, and by how old ones anything is still open that it has planned.
 //!
-//! The confirmation is a lease. A router that has heard none for `limits.rules_age_max_ms` refuses what it would have to plan; so, that
-//! long after rules were applied, no router anywhere goes by older ones.
+//! The leader's answer confirms that there are no other rules, and is a lease. A router whose last lease has ended, `limits.rules_age_max_ms`
+//! behind its question at most, refuses what it would have to plan; so, that long after rules were applied, no router anywhere goes by older ones.
 
 use std::{sync::Arc, time::Duration};
 
-use holdfast_client::{Client, ClientError, ClientOptions, wire::ShardRules};
-use holdfast_route::{RuleMistakes, Topology};
+use holdfast_client::{
+    Client, ClientError, ClientOptions,
+    wire::{AttendRequest, ShardRules},
+};
+use holdfast_route::{MoveFate, MoveId, RuleMistakes, Topology};
 use metrics::gauge;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     config::{CoordinatorConfig, RouterConfig},
@@ -25,6 +28,10 @@ const PATIENCE_MS: u64 = 2_000;
 const PAUSE: Duration = Duration::from_millis(250);
 /// Between two looks at the age of the last confirmation, and at a rules file.
 const LOOK: Duration = Duration::from_millis(250);
+/// Between two looks whether what was planned by older rules is finished.
+const WORK_LOOK: Duration = Duration::from_millis(10);
+/// For a goodbye.
+const LEAVE: Duration = Duration::from_secs(2);
 /// Between two lines in the log about rules that cannot be had.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -34,7 +41,12 @@ pub(crate) struct Follower {
     client: Client,
     config: Arc<RouterConfig>,
     age_max: Duration,
+    /// By which the leader knows this process.
+    name: String,
 }
+
+/// What a router has to say of itself: the epoch by which it plans, and the oldest one by which anything is open.
+type Standing = (u64, u64);
 
 impl Follower {
     /// # Errors
@@ -49,7 +61,9 @@ impl Follower {
             ..ClientOptions::default()
         };
         let client = Client::lazy(coordinator.addresses.iter().cloned(), options)?;
-        Ok(Self { client, config: Arc::clone(config), age_max: coordinator.rules_age_max })
+        let name = format!("{}/{}", config.listen, ulid::Ulid::new());
+        let age_max = coordinator.rules_age_max;
+        Ok(Self { client, config: Arc::clone(config), age_max, name })
     }
 
     /// The rules to begin with: those in force, or those of the file if the log has none. Waits until the leader has said which.
@@ -85,10 +99,10 @@ impl Follower {
     }
 
     /// Keeps `rules` as new as the log, for as long as the router runs.
-    pub(crate) async fn follow(&self, rules: &Rules) {
+    pub(crate) async fn follow(&self, rules: &Rules, oldest: impl Fn() -> u64) {
         tokio::join!(
             self.watch(rules),
-            self.ask(rules),
+            self.attend(rules, oldest),
             self.look_at_file(rules),
             self.grow_old(rules)
         );
@@ -109,24 +123,82 @@ impl Follower {
         }
     }
 
-    /// The leader's word, asked for again and again.
-    async fn ask(&self, rules: &Rules) {
+    /// The leader's word, asked for again and again, and whenever there is news for it.
+    async fn attend(&self, rules: &Rules, oldest: impl Fn() -> u64) {
         // Several questions may stay without an answer before what is known counts as old.
-        let mut tick = interval(ASK_EVERY.min(self.age_max / 4));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let every = ASK_EVERY.min(self.age_max / 4);
+        let standing = || {
+            // Nothing older than what is open by now is ever planned, so the epoch is looked at behind it.
+            let oldest = oldest();
+            let epoch = rules.in_force().placed.rules.epoch();
+            (epoch, oldest.min(epoch))
+        };
         loop {
-            tick.tick().await;
-            let asked = Instant::now();
-            match self.newest(rules).await {
-                Ok(()) => rules.confirm(asked),
+            let (asked, told) = (Instant::now(), standing());
+            match self.confirmed(rules, told, false).await {
+                Ok(lease) => rules.confirm(asked, lease.min(self.age_max)),
                 Err(error) => tracing::debug!(%error, "the shard rules are not confirmed"),
             }
+            let _news_or_time = timeout(every, news(rules, told, &standing)).await;
         }
+    }
+
+    /// Says how this router stands. For how long the rules that it knows are good.
+    async fn confirmed(
+        &self,
+        rules: &Rules,
+        (epoch, oldest_epoch): Standing,
+        leaves: bool,
+    ) -> Result<Duration, ClientError> {
+        let request = AttendRequest {
+            router: self.name.clone(),
+            address: self.config.listen.to_string(),
+            epoch,
+            oldest_epoch,
+            lease_ms: u64::try_from(self.age_max.as_millis()).unwrap_or(u64::MAX),
+            leaves,
+            on_behalf_of: None,
+        };
+        let Some(reply) = self.client.attend_if_known(request).await? else {
+            // The coordinators are of an earlier version, which knows no leases but such as routers keep to by themselves.
+            self.newest(rules).await?;
+            return Ok(self.age_max);
+        };
+        self.catch_up(rules, reply.epoch).await?;
+        Ok(Duration::from_millis(reply.lease_ms))
+    }
+
+    /// Nothing is open, and nothing will be planned any more. Who does not hear it waits for the end of the lease.
+    pub(crate) async fn leave(&self, rules: &Rules) {
+        let epoch = rules.in_force().placed.rules.epoch();
+        match timeout(LEAVE, self.confirmed(rules, (epoch, epoch), true)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::info!(%error, "the coordinators did not hear of the end"),
+            Err(_) => tracing::info!("the coordinators did not hear of the end in time"),
+        }
+    }
+
+    /// What becomes of what a move has prepared, by the versions that the coordinators keep.
+    /// # Errors
+    /// They cannot be asked.
+    pub(crate) async fn fate(&self, id: &MoveId) -> Result<MoveFate, ClientError> {
+        let mut versions = Vec::new();
+        for version in self.client.rules_versions().await? {
+            let rules = self.client.rules(version.epoch).await?;
+            // One that this router cannot read says nothing, and leaves a gap.
+            let read = Topology::parse(&rules.text).ok();
+            versions.extend(read.map(|read| read.at_epoch(rules.epoch)));
+        }
+        Ok(id.fate(&versions))
     }
 
     async fn newest(&self, rules: &Rules) -> Result<(), ClientError> {
         let versions = self.client.rules_versions().await?;
-        let epoch = versions.last().map_or(0, |version| version.epoch);
+        self.catch_up(rules, versions.last().map_or(0, |version| version.epoch)).await
+    }
+
+    /// The leader has said that these are the newest rules.
+    async fn catch_up(&self, rules: &Rules, epoch: u64) -> Result<(), ClientError> {
         if epoch > rules.known_epoch() {
             let version = self.client.rules(0).await?;
             self.take(rules, &version);
@@ -176,12 +248,30 @@ impl Follower {
     async fn grow_old(&self, rules: &Rules) {
         let age = gauge!("holdfast_router_rules_age_seconds");
         loop {
-            sleep(LOOK).await;
-            let now = rules.age();
-            age.set(now.as_secs_f64());
-            if now > self.age_max {
+            // At once when it ends: others count on it.
+            let left = rules.good_for(self.age_max);
+            sleep(if left.is_zero() { LOOK } else { left.min(LOOK) }).await;
+            age.set(rules.age().as_secs_f64());
+            if rules.good_for(self.age_max).is_zero() {
                 rules.hold_as_old(self.age_max);
             }
+        }
+    }
+}
+
+/// Waits until there is something that the leader was not told: other rules, or the end of what was planned by older ones.
+async fn news(rules: &Rules, told: Standing, standing: impl Fn() -> Standing) {
+    let mut changes = rules.news();
+    loop {
+        changes.borrow_and_update();
+        let (epoch, oldest) = standing();
+        if epoch != told.0 || (oldest == epoch && oldest != told.1) {
+            return;
+        }
+        if oldest < epoch {
+            sleep(WORK_LOOK).await;
+        } else if changes.changed().await.is_err() {
+            return;
         }
     }
 }

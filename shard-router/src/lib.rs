@@ -19,6 +19,7 @@ mod frontend;
 mod global_write;
 mod haste;
 mod health;
+mod ledger;
 mod meaning;
 mod orphans;
 mod refusal;

@@ -6,8 +6,8 @@
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
 use holdfast_route::{
-    Access, Format, Literal, Parameter, Part, Plan, Refused, Shape, Target, Template, Topology,
-    Values, statements,
+    Access, Format, Literal, Moving, Parameter, Part, Plan, Refused, Shape, Target, Template,
+    Topology, Values, statements,
 };
 
 use crate::{
@@ -34,6 +34,17 @@ pub(crate) enum Aim {
     One(usize, Access),
     /// Several sources: the plan says which and how their answers become one.
     Several(Box<Plan>),
+    /// Nowhere yet: it would touch slots that are on their way to another source.
+    Awaits,
+}
+
+/// What becomes of a statement that would touch slots which are on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slots {
+    /// It waits.
+    Awaited,
+    /// It goes where their rows were: it is part of work that was planned before, and for which whoever moves them waits.
+    Known,
 }
 
 /// What a statement is.
@@ -245,6 +256,16 @@ impl Meanings {
         (meaning, literals)
     }
 
+    /// Whether the entry of a value in a lookup is on its way to another source.
+    pub(crate) fn awaits_entry(&self, lookup: &str, value: &str) -> bool {
+        self.rules().is_some_and(|rules| rules.awaits_entry(lookup, value))
+    }
+
+    /// Whether anything that is planned as of now and belongs to no older work may have to wait.
+    pub(crate) fn awaited(&self) -> &[Arc<Moving>] {
+        self.rules().map_or(&[], |rules| rules.awaited())
+    }
+
     /// The source of a value's entry in a lookup.
     /// # Errors
     /// The value can have none.
@@ -264,27 +285,42 @@ impl Meanings {
     }
 
     /// Where the simple query that was asked for last goes.
-    pub(crate) fn aim_query(&self, meaning: &Meaning, sql: &str) -> Result<Aim, Refusal> {
+    pub(crate) fn aim_query(
+        &self,
+        meaning: &Meaning,
+        sql: &str,
+        slots: Slots,
+    ) -> Result<Aim, Refusal> {
         if self.needs_no_plan(meaning) {
             return Ok(Aim::Any(Access::Read));
         }
         let Some(placed) = self.planning()? else { return Ok(Aim::Any(Access::Write)) };
         let values = Values { sql, literals: self.template.literals(), parameters: &[] };
-        aim(meaning, placed, &values)
+        aim(meaning, placed, &values, slots)
     }
 
     /// Where a query of several statements goes as it is; `None` if they must be carried out one behind the other: they are for several
     /// sources, or leave a transaction open that others may join.
-    pub(crate) fn aim_several(&self, sql: &str, opens: bool) -> Result<Option<Aim>, Refusal> {
+    pub(crate) fn aim_several(
+        &self,
+        sql: &str,
+        opens: bool,
+        slots: Slots,
+    ) -> Result<Option<Aim>, Refusal> {
         match self.planning()? {
             None => Ok(Some(Aim::Any(Access::Write))),
             Some(placed) if opens && placed.rules.sources().len() > 1 => Ok(None),
-            Some(placed) => aim_several(sql, placed),
+            Some(placed) => aim_several(sql, placed, slots),
         }
     }
 
     /// Where a bound statement goes; `rest` is the bind message behind its names.
-    pub(crate) fn aim_bind(&self, statement: &Statement, rest: &[u8]) -> Result<Aim, Refusal> {
+    pub(crate) fn aim_bind(
+        &self,
+        statement: &Statement,
+        rest: &[u8],
+        slots: Slots,
+    ) -> Result<Aim, Refusal> {
         if self.needs_no_plan(&statement.meaning) {
             return Ok(Aim::Any(Access::Read));
         }
@@ -303,9 +339,9 @@ impl Meanings {
         {
             let template = Template::of(values.sql).map_err(refusal)?;
             let shape = Shape::read(template.text(), rules).map_err(refusal)?;
-            return aimed(&shape, placed, &values);
+            return aimed(&shape, placed, &values, slots);
         }
-        aim(&statement.meaning, placed, &values)
+        aim(&statement.meaning, placed, &values, slots)
     }
 
     /// The plan of a statement that is not executed, and the rules by which it was made; `None` without rules.
@@ -325,10 +361,11 @@ impl Meanings {
         let placed = self.rules.as_ref()?;
         let values =
             Values { sql: statement.sql(), literals: &statement.literals, parameters: &[] };
-        match aim(&statement.meaning, placed, &values) {
+        // Where rows are is nothing to a description.
+        match aim(&statement.meaning, placed, &values, Slots::Known) {
             Ok(Aim::One(source, _)) => Some(source),
             Ok(Aim::Several(plan)) => sources(&plan).first().copied(),
-            Ok(Aim::Any(_)) | Err(_) => None,
+            Ok(Aim::Any(_) | Aim::Awaits) | Err(_) => None,
         }
     }
 }
@@ -347,16 +384,29 @@ pub(crate) fn refusal(refused: Refused) -> Refusal {
     Refusal::new(refused.code(), refused.sqlstate(), refused.cause, refused.remedy)
 }
 
-fn aim(meaning: &Meaning, placed: &Placed, values: &Values<'_>) -> Result<Aim, Refusal> {
+fn aim(
+    meaning: &Meaning,
+    placed: &Placed,
+    values: &Values<'_>,
+    slots: Slots,
+) -> Result<Aim, Refusal> {
     match &meaning.shape {
         None => Ok(Aim::Any(Access::Read)),
         Some(Err(refused)) => Err(refusal(refused.clone())),
-        Some(Ok(shape)) => aimed(shape, placed, values),
+        Some(Ok(shape)) => aimed(shape, placed, values, slots),
     }
 }
 
-fn aimed(shape: &Shape, placed: &Placed, values: &Values<'_>) -> Result<Aim, Refusal> {
+fn aimed(
+    shape: &Shape,
+    placed: &Placed,
+    values: &Values<'_>,
+    slots: Slots,
+) -> Result<Aim, Refusal> {
     let mut plan = shape.plan(&placed.rules, values).map_err(refusal)?;
+    if plan.awaits && slots == Slots::Awaited {
+        return Ok(Aim::Awaits);
+    }
     if plan.lookups
         && let Target::One(source) = plan.target
     {
@@ -376,7 +426,7 @@ fn aimed(shape: &Shape, placed: &Placed, values: &Values<'_>) -> Result<Aim, Ref
 }
 
 /// Several statements in one query, if all of them are for one source.
-fn aim_several(sql: &str, placed: &Placed) -> Result<Option<Aim>, Refusal> {
+fn aim_several(sql: &str, placed: &Placed, slots: Slots) -> Result<Option<Aim>, Refusal> {
     let rules = &placed.rules;
     let mut source = None;
     for place in statements(sql).map_err(refusal)? {
@@ -387,8 +437,9 @@ fn aim_several(sql: &str, placed: &Placed) -> Result<Option<Aim>, Refusal> {
         let template = Template::of(part).map_err(refusal)?;
         let shape = Shape::read(template.text(), rules).map_err(refusal)?;
         let values = Values { sql: part, literals: template.literals(), parameters: &[] };
-        match (aimed(&shape, placed, &values)?, source) {
+        match (aimed(&shape, placed, &values, slots)?, source) {
             (Aim::Any(_), _) => {}
+            (Aim::Awaits, _) => return Ok(Some(Aim::Awaits)),
             (Aim::One(one, _), None) => source = Some(one),
             (Aim::One(one, _), Some(before)) if one == before => {}
             (Aim::One(..) | Aim::Several(_), _) => return Ok(None),

@@ -4,18 +4,23 @@
 //! coordinators the file is all there is.
 
 use std::{
+    collections::{BTreeSet, VecDeque},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-use holdfast_route::{RuleMistakes, SourceIndex, Topology};
+use holdfast_route::{MoveFate, MoveId, Moving, RuleMistakes, SourceId, SourceIndex, Topology};
 use metrics::{Gauge, gauge};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
-use crate::{config::RouterConfig, door::NoStart, refusal::Refusal};
+use crate::{config::RouterConfig, door::NoStart, refusal::Refusal, source::Source};
+
+/// Versions of the rules that are remembered, so that the fate of a move can be told from them: as many as the coordinators keep.
+const REMEMBERED_MAX: usize = 8;
 
 /// Rules, and where each of their sources stands in the router's configuration.
 #[derive(Clone, Debug)]
@@ -47,14 +52,22 @@ impl Placed {
     pub(crate) fn place(&self, source: SourceIndex) -> SourceIndex {
         SourceIndex(self.places[usize::from(source.0)])
     }
+
+    /// The same rules, where nothing is planned for the slots of these moves.
+    fn awaiting(self, moves: Vec<Arc<Moving>>) -> Self {
+        let rules = Arc::unwrap_or_clone(self.rules).awaiting(moves);
+        Self { rules: Arc::new(rules), places: self.places }
+    }
 }
 
 /// What workers go by.
 #[derive(Clone, Debug)]
 pub(crate) struct InForce {
     pub(crate) placed: Placed,
-    /// Grows whenever a row may have got another place.
-    pub(crate) layout: u64,
+    /// What was planned by rules of this epoch or later ones may go on by these: every row that it may have touched is where it was.
+    pub(crate) keeps_since: u64,
+    /// The epoch of the last rules under which no slot was frozen: what was planned by them or before may have touched what is frozen now.
+    pub(crate) unfrozen: u64,
     /// Set while nothing may be planned; what a statement is told then.
     pub(crate) held: Option<Refusal>,
 }
@@ -64,15 +77,25 @@ pub(crate) struct InForce {
 pub(crate) struct Rules {
     now: Mutex<State>,
     version: AtomicU64,
+    /// The same, for whoever waits for something new.
+    news: watch::Sender<u64>,
     epoch: Gauge,
+    /// By their names; those of which rows are on their way are not read from replicas.
+    sources: Vec<Arc<Source>>,
 }
 
 #[derive(Debug)]
 struct State {
     in_force: InForce,
     from_log: bool,
-    /// When the coordinators' leader last said, or was last asked and then said, that there is nothing newer.
+    /// When the coordinators' leader was last asked and then said that there is nothing newer.
     confirmed: Instant,
+    /// For so long behind that question the rules are good.
+    lease: Duration,
+    /// The versions that were in force here, the newest last.
+    versions: VecDeque<Arc<Topology>>,
+    /// Sources of settling moves that have not been seen without what the move prepared there.
+    unsettled: BTreeSet<(MoveId, SourceId)>,
     /// Rules of the log that this router could not take: their epoch, and why.
     untaken: Option<(u64, String)>,
 }
@@ -86,15 +109,37 @@ pub(crate) struct View {
     pub(crate) age_ms: u128,
     pub(crate) untaken: Option<(u64, String)>,
     pub(crate) held: Option<Refusal>,
+    /// Moves whose slots are waited for.
+    pub(crate) awaited: Vec<Arc<Moving>>,
 }
 
 impl Rules {
     pub(crate) fn new(first: Placed, from_log: bool) -> Self {
         let epoch = gauge!("holdfast_router_rules_epoch");
         epoch.set(first.rules.epoch() as f64);
-        let in_force = InForce { placed: first, layout: 0, held: None };
-        let state = State { in_force, from_log, confirmed: Instant::now(), untaken: None };
-        Self { now: Mutex::new(state), version: AtomicU64::new(0), epoch }
+        let rules = Arc::clone(&first.rules);
+        let (keeps_since, unfrozen) = (rules.epoch(), rules.epoch());
+        let in_force = InForce { placed: first, keeps_since, unfrozen, held: None };
+        let mut state = State {
+            in_force,
+            from_log,
+            confirmed: Instant::now(),
+            lease: Duration::MAX,
+            versions: VecDeque::new(),
+            unsettled: BTreeSet::new(),
+            untaken: None,
+        };
+        state.remember(rules);
+        let (version, news) = (AtomicU64::new(0), watch::Sender::new(0));
+        Self { now: Mutex::new(state), version, news, epoch, sources: Vec::new() }
+    }
+
+    /// The same rules over these sources.
+    pub(crate) fn over(mut self, sources: &[Arc<Source>]) -> Self {
+        self.sources = sources.to_vec();
+        let awaited = self.in_force().placed.rules.awaited().to_vec();
+        awaited.iter().filter(|moving| !moving.is_frozen()).for_each(|step| self.distrust(step));
+        self
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,6 +149,16 @@ impl Rules {
     /// Differs whenever there is something new for workers.
     pub(crate) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
+    }
+
+    /// Tells of something new, now and later.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    fn tell(&self) {
+        let version = self.version.fetch_add(1, Ordering::Release) + 1;
+        self.news.send_replace(version);
     }
 
     /// What counts now.
@@ -137,17 +192,90 @@ impl Rules {
         if older {
             return false;
         }
-        let moved = !placed.rules.places_like(&state.in_force.placed.rules);
-        state.in_force.layout += u64::from(moved);
-        state.in_force.placed = placed;
+        let before = Arc::clone(&state.in_force.placed.rules);
+        let moved = !placed.rules.places_like(&before);
+        if moved {
+            // One by one: rows may come back to where they were.
+            let kept = placed.rules.keeps_plans_of(&before);
+            state.in_force.keeps_since = if kept { before.epoch() } else { epoch };
+        }
+        if !placed.rules.moving().is_some_and(Moving::is_frozen) {
+            state.in_force.unfrozen = epoch;
+        }
+        let awaited = awaited(&before, &placed.rules);
+        state.remember(Arc::clone(&placed.rules));
+        let settling = awaited.iter().filter(|step| !step.is_frozen());
+        let ids: BTreeSet<_> = settling.clone().map(|step| step.id.clone()).collect();
+        state.unsettled.retain(|(id, _)| ids.contains(id));
+        // Of those that were decided once more, by hand, nobody will say that they are settled.
+        let dropped = before.awaited().iter().filter(|step| !step.is_frozen());
+        dropped.filter(|step| !ids.contains(&step.id)).for_each(|step| self.trust(step));
+        for step in settling.filter(|step| !before.awaited().contains(step)) {
+            state.unsettled.extend(ends(step));
+            self.distrust(step);
+        }
+        state.in_force.placed = placed.awaiting(awaited);
         state.in_force.held = None;
         state.from_log = from_log;
         state.untaken = None;
         drop(state);
         self.epoch.set(epoch as f64);
-        self.version.fetch_add(1, Ordering::Release);
+        self.tell();
         tracing::info!(epoch, moved, from_log, "new rules");
         true
+    }
+
+    /// Sources of settling moves of which it is not known yet that what the move prepared there has ended.
+    pub(crate) fn unsettled(&self) -> BTreeSet<(MoveId, SourceId)> {
+        self.state().unsettled.clone()
+    }
+
+    /// A look that began when this was known to be unsettled found nothing of the move there: it was prepared before it was decided, so it has
+    /// ended, and by the decision it was committed. When that is so at both sources statements for its slots are let go.
+    pub(crate) fn ended_at(&self, id: &MoveId, source: &SourceId) {
+        let mut state = self.state();
+        if !state.unsettled.remove(&(id.clone(), source.clone()))
+            || state.unsettled.iter().any(|(other, _)| other == id)
+        {
+            return;
+        }
+        let rules = &state.in_force.placed.rules;
+        let settled = rules.awaited().iter().find(|step| step.id == *id).cloned();
+        let left = rules.awaited().iter().filter(|step| step.id != *id).cloned().collect();
+        state.in_force.placed = state.in_force.placed.clone().awaiting(left);
+        // From now on a replica must have what was committed by now.
+        settled.iter().for_each(|step| self.trust(step));
+        drop(state);
+        self.tell();
+        tracing::info!(%id, "a move of slots is settled");
+    }
+
+    /// Whether anything that a move has prepared may be left of what was in force here.
+    pub(crate) fn remembers_a_move(&self) -> bool {
+        self.state().versions.iter().any(|version| version.moving().is_some())
+    }
+
+    /// What becomes of what a move has prepared, by the versions that were in force here.
+    pub(crate) fn fate(&self, id: &MoveId) -> MoveFate {
+        id.fate(self.state().versions.iter().map(Arc::as_ref))
+    }
+
+    /// Whether no word of these rules is to be acted by.
+    pub(crate) fn is_held(&self) -> bool {
+        self.state().in_force.held.is_some()
+    }
+
+    fn distrust(&self, step: &Moving) {
+        self.of(step).for_each(|source| source.distrust_replicas());
+    }
+
+    fn trust(&self, step: &Moving) {
+        self.of(step).for_each(|source| source.trust_replicas());
+    }
+
+    fn of(&self, step: &Moving) -> impl Iterator<Item = &Arc<Source>> {
+        let ends = [step.from.as_str().to_owned(), step.to.as_str().to_owned()];
+        self.sources.iter().filter(move |source| ends.iter().any(|name| name == source.name()))
     }
 
     /// Rules of the log that this router cannot take. What it has serves on only if nothing has moved by what is `read` of the new ones.
@@ -168,7 +296,7 @@ impl Rules {
         }
         state.untaken = Some((epoch, why));
         drop(state);
-        self.version.fetch_add(1, Ordering::Release);
+        self.tell();
     }
 
     /// The leader says that the newest rules are older than those that this router has from it: the log was put back, from a backup.
@@ -186,33 +314,43 @@ impl Rules {
         tracing::error!(%held, "statements are refused");
         state.in_force.held = Some(held);
         drop(state);
-        self.version.fetch_add(1, Ordering::Release);
+        self.tell();
     }
 
-    /// The leader was asked at `asked`, and nothing newer than what this router knows is in force.
-    pub(crate) fn confirm(&self, asked: Instant) {
+    /// The leader was asked at `asked`, and nothing newer than what this router knows is in force. That is good for `lease`.
+    pub(crate) fn confirm(&self, asked: Instant, lease: Duration) {
         let mut state = self.state();
-        state.confirmed = state.confirmed.max(asked);
+        if asked >= state.confirmed {
+            (state.confirmed, state.lease) = (asked, lease);
+        }
+        let good = state.confirmed.elapsed() <= state.lease;
         let old = state.in_force.held.as_ref().is_some_and(|held| held.code == OLD);
-        if old {
+        if old && good {
             state.in_force.held = None;
             drop(state);
-            self.version.fetch_add(1, Ordering::Release);
+            self.tell();
             tracing::info!("the shard rules are confirmed again");
         }
     }
 
     /// How long the leader has not confirmed the rules.
-    pub(crate) fn age(&self) -> std::time::Duration {
+    pub(crate) fn age(&self) -> Duration {
         self.state().confirmed.elapsed()
     }
 
+    /// How long the last confirmation is still good for, if for no more than `age_max`.
+    pub(crate) fn good_for(&self, age_max: Duration) -> Duration {
+        let state = self.state();
+        state.lease.min(age_max).saturating_sub(state.confirmed.elapsed())
+    }
+
     /// Nobody has confirmed the rules for longer than is allowed.
-    pub(crate) fn hold_as_old(&self, age_max: std::time::Duration) {
+    pub(crate) fn hold_as_old(&self, age_max: Duration) {
         let mut state = self.state();
         if state.in_force.held.is_some() {
             return;
         }
+        let age_max = age_max.min(state.lease);
         let cause = format!(
             "no coordinator has confirmed the shard rules of epoch {} for {} ms (limits.rules_age_max_ms), so rows may have moved",
             state.in_force.placed.rules.epoch(),
@@ -223,7 +361,7 @@ impl Rules {
         tracing::error!(%held, "statements are refused");
         state.in_force.held = Some(held);
         drop(state);
-        self.version.fetch_add(1, Ordering::Release);
+        self.tell();
     }
 
     pub(crate) fn view(&self) -> View {
@@ -234,8 +372,39 @@ impl Rules {
             age_ms: state.confirmed.elapsed().as_millis(),
             untaken: state.untaken.clone(),
             held: state.in_force.held.clone(),
+            awaited: state.in_force.placed.rules.awaited().to_vec(),
         }
     }
+}
+
+impl State {
+    /// Of the first rules all that settles is unsettled.
+    fn remember(&mut self, rules: Arc<Topology>) {
+        if self.versions.is_empty() {
+            let settling = rules.awaited().iter().filter(|step| !step.is_frozen());
+            self.unsettled = settling.flat_map(|step| ends(step)).collect();
+        }
+        if self.versions.len() == REMEMBERED_MAX {
+            self.versions.pop_front();
+        }
+        self.versions.push_back(rules);
+    }
+}
+
+/// Both ends of a move.
+fn ends(step: &Moving) -> [(MoveId, SourceId); 2] {
+    [(step.id.clone(), step.from.clone()), (step.id.clone(), step.to.clone())]
+}
+
+/// The moves whose slots wait under rules that follow others: the one that is under way by these, and those that are decided and were not seen
+/// settled, though the rules may say no more of them.
+fn awaited(before: &Topology, now: &Topology) -> Vec<Arc<Moving>> {
+    let own = now.moving().cloned().map(Arc::new);
+    let decided = before.awaited().iter().filter(|step| {
+        now.moving().is_none_or(|moving| moving.id != step.id) && step.is_done_in(now)
+    });
+    let settling = decided.map(|step| Arc::new(step.decided()));
+    own.into_iter().chain(settling).collect()
 }
 
 /// The rules are too old to go by.
@@ -258,124 +427,4 @@ pub(crate) fn read_file(path: &Path) -> Result<Topology, NoStart> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::config::{Authentication, Endpoint, Limits, SourceConfig};
-
-    fn config(sources: &[&str]) -> RouterConfig {
-        let source = |name: &&str| SourceConfig {
-            name: (*name).into(),
-            addresses: vec![Endpoint::parse("127.0.0.1:1")],
-            database: None,
-            user: None,
-            password: None,
-            weak_authentication: false,
-            tls: None,
-        };
-        RouterConfig {
-            listen: "127.0.0.1:0".parse().expect("an address"),
-            workers: 1,
-            rules: None,
-            sources: sources.iter().map(source).collect(),
-            database: None,
-            authentication: Authentication::TrustLoopback,
-            tls: None,
-            require_tls: false,
-            coordinator: None,
-            secret: Vec::new(),
-            limits: Limits::default(),
-        }
-    }
-
-    /// Slots up to `last` on the first source, the others on the second.
-    fn topology(sources: [&str; 2], last: u16, epoch: u64) -> Topology {
-        let [one, two] = sources;
-        let text = format!(
-            "[group.g]\nkey = \"id\"\nfunction = \"mod\"\nslots = [\n\
-             {{ first = 0, last = {last}, shard = \"a\" }},\n\
-             {{ first = {}, last = 1023, shard = \"b\" }},\n]\n[table.t]\ngroup = \"g\"\n\
-             [shard.a]\nsource = \"{one}\"\n[shard.b]\nsource = \"{two}\"\n\
-             [source.{one}]\naddress = \"127.0.0.1:1\"\n[source.{two}]\naddress = \"127.0.0.1:2\"\n",
-            last + 1
-        );
-        Topology::parse(&text).expect("good rules").at_epoch(epoch)
-    }
-
-    fn placed(last: u16, epoch: u64) -> Placed {
-        let config = config(&["pg-1", "pg-2", "pg-0"]);
-        Placed::new(&config, topology(["pg-1", "pg-2"], last, epoch)).expect("they fit")
-    }
-
-    #[test]
-    fn a_source_of_the_rules_is_found_by_its_name_among_those_of_the_configuration() {
-        let placed = placed(511, 1);
-        assert_eq!(placed.place(SourceIndex(0)), SourceIndex(1));
-        assert_eq!(placed.place(SourceIndex(1)), SourceIndex(2));
-        let wrong = Placed::new(&config(&["pg-1"]), topology(["pg-1", "pg-2"], 511, 1));
-        assert!(wrong.expect_err("pg-2 is missing").contains("pg-2"));
-    }
-
-    #[test]
-    fn rules_never_go_back_an_epoch() {
-        let rules = Rules::new(placed(511, 0), false);
-        assert!(rules.take(placed(511, 0), false), "the file counts until the log speaks");
-        assert!(rules.take(placed(511, 1), true), "the log's first rules");
-        assert!(!rules.take(placed(100, 1), false), "a file behind the log");
-        assert!(!rules.take(placed(100, 1), true), "the same epoch again");
-        assert!(rules.take(placed(100, 3), true));
-        assert!(!rules.take(placed(511, 2), true), "an older one, from a node that lags behind");
-        assert_eq!(rules.in_force().placed.rules.epoch(), 3);
-    }
-
-    #[test]
-    fn only_a_row_that_moves_changes_the_layout() {
-        let rules = Rules::new(placed(511, 1), true);
-        rules.take(placed(511, 2), true);
-        assert_eq!(rules.in_force().layout, 0);
-        rules.take(placed(510, 3), true);
-        assert_eq!(rules.in_force().layout, 1);
-    }
-
-    #[test]
-    fn rules_that_cannot_be_taken_hold_the_router_only_where_rows_have_moved() {
-        let rules = Rules::new(placed(511, 1), true);
-        let alike = topology(["pg-1", "pg-2"], 511, 2);
-        rules.leave(2, Some(&alike), "a reason".to_owned());
-        assert!(rules.in_force().held.is_none());
-        assert_eq!(rules.known_epoch(), 2);
-        rules.leave(3, Some(&topology(["pg-1", "pg-9"], 511, 3)), "another".to_owned());
-        assert_eq!(rules.in_force().held.map(|held| held.code), Some("HF3224"));
-        // Confirmed or not, it stays so until it has rules that it can take.
-        rules.confirm(Instant::now());
-        assert!(rules.in_force().held.is_some());
-        assert!(rules.take(placed(511, 4), true));
-        assert!(rules.in_force().held.is_none());
-        rules.leave(5, None, "not readable".to_owned());
-        assert!(rules.in_force().held.is_some());
-    }
-
-    #[test]
-    fn a_log_that_went_back_holds_the_router() {
-        let rules = Rules::new(placed(511, 0), false);
-        rules.went_back(0);
-        assert!(rules.in_force().held.is_none(), "the file is no word of the log");
-        rules.take(placed(511, 4), true);
-        rules.went_back(4);
-        assert!(rules.in_force().held.is_none());
-        rules.went_back(3);
-        assert_eq!(rules.in_force().held.map(|held| held.code), Some("HF3224"));
-    }
-
-    #[test]
-    fn rules_that_nobody_confirms_are_held_until_somebody_does() {
-        let rules = Rules::new(placed(511, 1), true);
-        rules.hold_as_old(Duration::from_secs(1));
-        let before = rules.version();
-        assert_eq!(rules.in_force().held.map(|held| held.code), Some("HF3222"));
-        rules.confirm(Instant::now());
-        assert!(rules.in_force().held.is_none());
-        assert!(rules.version() > before, "workers hear of it");
-    }
-}
+mod tests;

@@ -2,9 +2,10 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
+use holdfast_route::{MoveFate, MoveId};
 use tokio::sync::watch;
 
 use crate::{
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     /// Connections of clients, logged in or not.
     clients: AtomicUsize,
+    /// For each worker the oldest epoch by which something that it has planned may be unfinished.
+    oldest: Box<[AtomicU64]>,
 }
 
 /// A client's connection, counted until it is dropped.
@@ -68,9 +71,11 @@ impl Shared {
         let mut sources = config.sources.clone();
         sources.sort_by(|a, b| a.name.cmp(&b.name));
         let sources: Vec<_> = sources.into_iter().map(Source::new).collect();
+        let rules = rules.map(|rules| rules.over(&sources));
         let counts = Counts::new(sources.iter().map(|source| source.name()));
         Self {
             live: watch::Sender::new(Live::of(&config)),
+            oldest: (0..config.workers).map(|_| AtomicU64::new(0)).collect(),
             config,
             sources,
             rules,
@@ -87,10 +92,50 @@ impl Shared {
         self.live.borrow().limits
     }
 
+    /// A worker says by how old an epoch something that it has planned may be unfinished. It has taken the rules that are new itself, so that what
+    /// it will plan is no older.
+    pub(crate) fn tell_oldest(&self, worker: usize, epoch: u64) {
+        self.oldest[worker].store(epoch, Ordering::Release);
+    }
+
+    /// The oldest epoch by which something may be unfinished in this router.
+    pub(crate) fn oldest(&self) -> u64 {
+        let told = self.oldest.iter().map(|oldest| oldest.load(Ordering::Acquire));
+        told.min().unwrap_or(0)
+    }
+
+    /// Whether all workers but the first have ended, and left nothing unfinished.
+    pub(crate) fn others_left(&self) -> bool {
+        self.oldest.iter().skip(1).all(|oldest| oldest.load(Ordering::Acquire) == u64::MAX)
+    }
+
+    /// Tells the coordinators that this router has nothing open and will plan nothing any more.
+    pub(crate) async fn leave(&self) {
+        if let (Some(rules), Some(follower)) = (&self.rules, &self.follower) {
+            follower.leave(rules).await;
+        }
+    }
+
+    /// What becomes of what a move has prepared: by the versions of the rules that were in force here, or else by those that the coordinators keep.
+    pub(crate) async fn move_fate(&self, id: &MoveId) -> MoveFate {
+        let Some(rules) = self.rules.as_ref().filter(|rules| !rules.is_held()) else {
+            return MoveFate::Unknown;
+        };
+        match (rules.fate(id), &self.follower) {
+            (MoveFate::Unknown, Some(follower)) => {
+                follower.fate(id).await.unwrap_or_else(|error| {
+                    tracing::info!(%id, %error, "the coordinators cannot be asked about a move");
+                    MoveFate::Unknown
+                })
+            }
+            (known, _) => known,
+        }
+    }
+
     /// Keeps the rules as new as the log or the file that they come from.
     pub(crate) async fn follow_rules(&self) {
         match (&self.rules, &self.follower, &self.config.rules) {
-            (Some(rules), Some(follower), _) => follower.follow(rules).await,
+            (Some(rules), Some(follower), _) => follower.follow(rules, || self.oldest()).await,
             // Each change of the file is one epoch.
             (Some(rules), None, Some(path)) => {
                 watch_file(path, rules, &self.config, |epoch| epoch + 1).await;

@@ -32,6 +32,9 @@ pub(crate) struct Source {
     reachable: AtomicBool,
     servers: Vec<Judged>,
     turn: AtomicUsize,
+    /// Since the router's start, microseconds: replicas that have not everything as of then are not used, for rows have come here or left. The
+    /// greatest number: none is.
+    settled: AtomicU64,
 }
 
 /// A primary, as it was when it was asked.
@@ -76,6 +79,7 @@ impl Source {
             reachable: AtomicBool::new(true),
             servers,
             turn: AtomicUsize::new(0),
+            settled: AtomicU64::new(0),
         })
     }
 
@@ -195,7 +199,6 @@ impl Source {
                 "a server is not used"
             );
         }
-        let micros = |fresh: Duration| u64::try_from(fresh.as_micros()).unwrap_or(u64::MAX).max(1);
         server.fresh.store(fresh.map_or(0, micros), Ordering::Relaxed);
         if self.has_one_server() {
             return;
@@ -212,7 +215,18 @@ impl Source {
     /// How old the rows of a replica may be now; `None`: not known.
     pub(crate) fn age(&self, index: usize) -> Option<Duration> {
         let fresh = self.servers[index].fresh.load(Ordering::Relaxed);
-        (fresh > 0).then(|| self.now().saturating_sub(Duration::from_micros(fresh)))
+        let known = fresh > 0 && fresh >= self.settled.load(Ordering::Relaxed);
+        known.then(|| self.now().saturating_sub(Duration::from_micros(fresh)))
+    }
+
+    /// Rows are moved here or away, and nobody knows yet since when: no replica is used.
+    pub(crate) fn distrust_replicas(&self) {
+        self.settled.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// As of now all rows are where they belong: a replica that has everything as of now is used again.
+    pub(crate) fn trust_replicas(&self) {
+        self.settled.store(micros(self.now()), Ordering::Relaxed);
     }
 
     /// A replica whose rows are at most so old, each in its turn.
@@ -227,6 +241,11 @@ impl Source {
     pub(crate) fn forget_age(&self, index: usize) {
         self.servers[index].fresh.store(0, Ordering::Relaxed);
     }
+}
+
+/// At least 1.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -289,6 +308,21 @@ mod tests {
         source.forget_age(1);
         source.judged(2, Role::Replica, None);
         assert_eq!(source.replica_within(minute), None);
+    }
+
+    #[test]
+    fn while_rows_move_no_replica_is_read_from_and_then_only_one_that_has_them() {
+        let source = source(&["a:1", "b:2"]);
+        let minute = Duration::from_secs(60);
+        let before = source.now();
+        source.judged(1, Role::Replica, Some(before));
+        source.distrust_replicas();
+        assert_eq!((source.replica_within(minute), source.age(1)), (None, None));
+        std::thread::sleep(Duration::from_micros(2));
+        source.trust_replicas();
+        assert_eq!(source.replica_within(minute), None, "it may not have them yet");
+        source.judged(1, Role::Replica, Some(source.now()));
+        assert_eq!(source.replica_within(minute), Some(1));
     }
 
     #[test]

@@ -7,13 +7,14 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Waker,
+    time::Duration,
 };
 
 use tokio::{
     net::TcpStream,
     sync::mpsc,
     task::LocalSet,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,7 @@ use crate::{
     frontend::{self, Greeted, Identity},
     global_write::Decider,
     haste::{Haste, Pace},
+    ledger::{Ledger, Planned},
     meaning::Meanings,
     orphans::View,
     refusal::Refusal,
@@ -37,6 +39,9 @@ type Pairs = Vec<(String, String)>;
 
 /// The source for what every source answers alike.
 pub(crate) const HOME: usize = 0;
+
+/// Between two looks whether what was planned by older rules is finished.
+const WORK_LOOK: Duration = Duration::from_millis(10);
 
 /// What one thread has.
 pub(crate) struct Worker {
@@ -60,7 +65,9 @@ pub(crate) struct Worker {
     last_change: Cell<u64>,
     draining: Cell<bool>,
     rules_version: Cell<u64>,
-    layout: Cell<u64>,
+    keeps_since: Cell<u64>,
+    unfrozen: Cell<u64>,
+    ledger: Ledger,
     pace: Rc<Pace>,
 }
 
@@ -97,7 +104,9 @@ impl Worker {
             draining: Cell::new(false),
             // Whatever the version is, the first look takes the rules.
             rules_version: Cell::new(u64::MAX),
-            layout: Cell::new(0),
+            keeps_since: Cell::new(0),
+            unfrozen: Cell::new(0),
+            ledger: Ledger::new(),
             pace,
             shared,
         }
@@ -146,19 +155,34 @@ impl Worker {
         let version = rules.version();
         if self.rules_version.replace(version) != version {
             let now = rules.in_force();
-            self.layout.set(now.layout);
+            self.keeps_since.set(now.keeps_since);
+            self.unfrozen.set(now.unfrozen);
+            self.ledger.turn_to(now.placed.rules.epoch());
             self.meanings.borrow_mut().follow(now);
         }
     }
 
-    /// Grows whenever rows may have got other places.
-    pub(crate) fn layout(&self) -> u64 {
-        self.layout.get()
+    /// Whether there are rules that this worker has not taken yet.
+    pub(crate) fn has_news(&self) -> bool {
+        let rules = self.shared.rules.as_ref();
+        rules.is_some_and(|rules| rules.version() != self.rules_version.get())
     }
 
-    /// The epoch of the rules by which plans are made; `None` without rules.
-    pub(crate) fn epoch(&self) -> Option<u64> {
-        self.meanings.borrow().rules().map(|rules| rules.epoch())
+    /// Whether what was planned so may go on by the rules that count now.
+    pub(crate) fn keeps(&self, planned: &Planned) -> bool {
+        planned.epoch() >= self.keeps_since.get()
+    }
+
+    /// The epoch whose rules say, against those that are in force when it is decided, whether what was planned so may commit. Of what is kept
+    /// that is the newest one under which no slot was frozen that it may have touched: by one under which slots are frozen, work that
+    /// began before would pass for such as has not touched them.
+    pub(crate) fn commits_by(&self, planned: &Planned) -> u64 {
+        planned.epoch().max(self.unfrozen.get())
+    }
+
+    /// An entry for what is planned now, until it is finished.
+    pub(crate) fn plan(&self) -> Planned {
+        self.ledger.enter()
     }
 
     /// Whether there are no rules, so that everything goes to the only source.
@@ -291,7 +315,7 @@ pub(crate) fn stopping() -> Refusal {
 
 /// Runs one worker until the router stops and its sessions have ended, or the time for that is over.
 pub(crate) fn run(
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
     number: usize,
     mut clients: mpsc::Receiver<(std::net::TcpStream, SocketAddr, Visitor)>,
     stop: &CancellationToken,
@@ -303,19 +327,20 @@ pub(crate) fn run(
     local.block_on(&runtime, async {
         let mut live = shared.live.subscribe();
         if number == 0 {
-            let rules = Arc::clone(&shared);
+            let rules = Arc::clone(shared);
             tokio::task::spawn_local(async move { rules.follow_rules().await });
             for source in &shared.sources {
-                let watched = crate::health::watch(Arc::clone(source), Arc::clone(&shared));
+                let watched = crate::health::watch(Arc::clone(source), Arc::clone(shared));
                 tokio::task::spawn_local(watched);
-                let swept = crate::orphans::sweep(Arc::clone(&shared), Arc::clone(source));
+                let swept = crate::orphans::sweep(Arc::clone(shared), Arc::clone(source));
                 tokio::task::spawn_local(swept);
             }
             if shared.sources.len() > 1 {
-                tokio::task::spawn_local(crate::deadlock::watch(Arc::clone(&shared)));
+                tokio::task::spawn_local(crate::deadlock::watch(Arc::clone(shared)));
             }
         }
-        let worker = Rc::new(Worker::new(shared, pace));
+        let worker = Rc::new(Worker::new(Arc::clone(shared), pace));
+        tokio::task::spawn_local(keep_ledger(Rc::clone(&worker), number));
         loop {
             tokio::select! {
                 client = clients.recv() => {
@@ -331,11 +356,37 @@ pub(crate) fn run(
         }
         worker.drain();
         let end = Instant::now() + worker.limits().drain_timeout;
-        while !worker.sessions.borrow().is_empty() && Instant::now() < end {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        let done = || worker.sessions.borrow().is_empty();
+        // The first one follows the rules for all, to the end of the last one.
+        let all_done = || done() && (number > 0 || shared.others_left());
+        while !all_done() && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if all_done() && number == 0 {
+            shared.leave().await;
+        }
+        if done() {
+            shared.tell_oldest(number, u64::MAX);
         }
     });
     Ok(())
+}
+
+/// Takes new rules as soon as there are any, and tells how old the oldest work is until it is as new as they are.
+async fn keep_ledger(worker: Rc<Worker>, number: usize) {
+    let Some(rules) = &worker.shared.rules else { return };
+    let mut news = rules.news();
+    loop {
+        news.borrow_and_update();
+        worker.follow_rules();
+        let oldest = worker.ledger.oldest();
+        worker.shared.tell_oldest(number, oldest);
+        if worker.ledger.enter().epoch() > oldest {
+            let _news_or_not = timeout(WORK_LOOK, news.changed()).await;
+        } else if news.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// One connection from its first byte to its last.

@@ -111,6 +111,7 @@ fn limits(reader: &mut Reader) -> Option<Limits> {
     };
     let login_timeout = span("limits.login_timeout_ms", usual.login_timeout);
     let wait_timeout = span("limits.wait_timeout_ms", usual.wait_timeout);
+    let frozen_wait = span("limits.frozen_wait_ms", usual.frozen_wait);
     let connect_timeout = span("limits.connect_timeout_ms", usual.connect_timeout);
     let commit_timeout = span("limits.commit_timeout_ms", usual.commit_timeout);
     let drain_timeout = span("limits.drain_timeout_ms", usual.drain_timeout);
@@ -119,6 +120,7 @@ fn limits(reader: &mut Reader) -> Option<Limits> {
         pool_size: pool_size?,
         login_timeout: login_timeout?,
         wait_timeout: wait_timeout?,
+        frozen_wait: frozen_wait?,
         connect_timeout: connect_timeout?,
         message_bytes_max: message_bytes_max?,
         statements_max: statements_max?,

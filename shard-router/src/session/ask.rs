@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
+use holdfast_route::MoveFate;
+
 use super::{End, Session, global::within};
 use crate::{
     admin,
@@ -35,6 +37,14 @@ impl Session {
                 is_lookup.then(|| Question::Owner(name.as_str().into(), value.as_str().into()))
             }
             _ => None,
+        }
+    }
+
+    /// Whether what is asked for lies in a slot that is on its way to another source.
+    pub(super) fn awaits_answer(&self, question: &Question) -> bool {
+        match question {
+            Question::InDoubt => false,
+            Question::Owner(name, value) => self.worker.meanings.borrow().awaits_entry(name, value),
         }
     }
 
@@ -72,6 +82,12 @@ impl Session {
 
     /// The owner's key and place; `None` if nobody owns the value. Asked on a connection of its own, outside of any transaction.
     async fn owner(&mut self, name: &str, value: &str) -> Result<Option<[String; 6]>, Refusal> {
+        let _planned = self.worker.plan();
+        if self.worker.meanings.borrow().awaits_entry(name, value) {
+            // It did not when the question was taken.
+            let cause = format!("the entry of the value in lookup {name} is being moved");
+            return Err(Refusal::new("HF3228", "40001", cause, "Nothing was done: try again"));
+        }
         let home = self.worker.meanings.borrow().entry_home(name, value)?;
         let pool = self.worker.joining_pool(home, &self.identity);
         let mut server = pool.take().await?;
@@ -121,8 +137,12 @@ impl Session {
             }
             return Ok(());
         }
+        let transactions = || {
+            let each = found.iter().map(|(source, here)| (source, &here.transactions));
+            each.flat_map(|(source, all)| all.iter().map(move |one| (source, one)))
+        };
         let gids: BTreeMap<&str, ()> =
-            found.iter().take(STATES_MAX).map(|(_, one)| (one.gid.as_str(), ())).collect();
+            transactions().take(STATES_MAX).map(|(_, one)| (one.gid.as_str(), ())).collect();
         let asked = gids.into_keys().map(async |gid| {
             let state = match worker.decider() {
                 Some(decider) => decider.state(gid).await,
@@ -140,11 +160,31 @@ impl Session {
         if simple {
             frame::put_columns(&mut out, admin::columns(&Act::Show(admin::IN_DOUBT.to_owned())));
         }
-        for (source, one) in &found {
+        for (source, one) in transactions() {
             let state = states.get(one.gid.as_str()).map_or("not asked", String::as_str);
             let row = [
                 one.gid.clone(),
                 one.branch.to_string(),
+                source.clone(),
+                admin::shards_of(&worker, source),
+                one.age_ms.to_string(),
+                state.to_owned(),
+                one.blocked.join(","),
+            ];
+            frame::put_row(&mut out, &row.map(Some));
+        }
+        let moves =
+            found.iter().flat_map(|(source, here)| here.moves.iter().map(move |one| (source, one)));
+        for (source, one) in moves {
+            let state = match worker.shared().move_fate(&one.id).await {
+                MoveFate::Commit => "move: committed",
+                MoveFate::RollBack => "move: thawed",
+                MoveFate::Leave => "move: frozen",
+                MoveFate::Unknown => "move: unknown",
+            };
+            let row = [
+                one.name.clone(),
+                String::new(),
                 source.clone(),
                 admin::shards_of(&worker, source),
                 one.age_ms.to_string(),

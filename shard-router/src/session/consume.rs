@@ -23,6 +23,8 @@ pub(super) enum Taken {
     Server(usize),
     /// It needs this source at work in the transaction.
     Join(usize),
+    /// It would touch slots that are on their way.
+    Held,
     /// It must wait until what the session committed before is carried out.
     Settle,
     /// A statement about a transaction on several sources, taken.
@@ -91,7 +93,12 @@ impl Session {
             if self.to_server.is_empty() {
                 self.worker.shelf.borrow_mut().lend_writes(&mut self.to_server);
             }
-            match self.take_message(header.tag, message) {
+            let taking = self.take_message(header.tag, message);
+            if self.held.is_some() && !matches!(taking, Ok(Taken::Held)) {
+                self.held = None;
+                self.ticket.waits_no_more();
+            }
+            match taking {
                 Ok(Taken::Done) => taken += header.total,
                 Ok(Taken::Scatter(scatter)) => {
                     taken += header.total;
@@ -114,6 +121,7 @@ impl Session {
                     break Ok(Next::Sequence(statements));
                 }
                 Ok(Taken::Join(source)) => break Ok(Next::Join(source)),
+                Ok(Taken::Held) => break Ok(Next::Held),
                 Ok(Taken::Settle) => break Ok(Next::Settle),
                 Ok(Taken::Later) => break Ok(Next::Traffic),
                 Ok(Taken::Server(source)) => break Ok(Next::Server(source)),
@@ -123,8 +131,14 @@ impl Session {
         inbox.consume(taken);
         self.inbox = inbox;
         // A server that was reached and had nothing to do is not kept.
-        if self.bound.is_some() && matches!(next, Ok(Next::Traffic)) {
+        if self.bound.is_some() && matches!(next, Ok(Next::Traffic | Next::Held)) {
             self.release_if_settled();
+        }
+        // What waits, and what is answered, is not under way; what waits for a server is planned anew when it has one.
+        if matches!(next, Ok(Next::Traffic | Next::Held | Next::Server(_) | Next::Settle))
+            && self.is_free()
+        {
+            self.planned = None;
         }
         let mut shelf = self.worker.shelf.borrow_mut();
         shelf.take_back(&mut self.inbox);
@@ -192,6 +206,15 @@ impl Session {
         source: Option<usize>,
         access: Access,
     ) -> Result<Option<Taken>, Refusal> {
+        if let (Some(bound), Some(other)) = (&self.bound, source)
+            && bound.source != other
+            && self.pinned.is_none()
+            && self.is_free()
+            && !self.is_visiting()
+        {
+            // It was had for what is planned otherwise by now, and has done nothing.
+            self.release();
+        }
         if let (Some(bound), Some(other)) = (&self.bound, source)
             && bound.source != other
         {

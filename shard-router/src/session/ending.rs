@@ -147,8 +147,8 @@ impl Session {
             give_back_all(readers.into_iter().chain(writers), canceled);
             return ended;
         }
-        // Before anything is waited for: by these rules it was planned.
-        let epoch = self.worker.epoch();
+        // Before anything is waited for: by these rules it is where it belongs.
+        let epoch = self.planned.as_ref().map(|planned| self.worker.commits_by(planned));
         let gid = global.map_or_else(|| ulid::Ulid::new().to_string(), |global| global.gid);
         reached(Site::RouterBeforePrepare);
         let (read, prepared) =
@@ -236,9 +236,10 @@ impl Session {
     ) -> Result<(), Stopped> {
         let (sender, done) = oneshot::channel();
         let ending = Ending { gid: gid.clone(), prepared, commit: true, canceled };
-        let worker = Rc::clone(&self.worker);
+        let (worker, planned) = (Rc::clone(&self.worker), self.planned.clone());
         tokio::task::spawn_local(async move {
             let ended = second_phase::carry_out(&worker, writers, ending).await;
+            drop(planned);
             let _nobody_waits = sender.send(ended);
         });
         let mut pending = Pending { gid, done, failed: None };
@@ -263,8 +264,9 @@ impl Session {
     fn undo(&self, writers: Vec<Member>, gid: String, canceled: bool) {
         let prepared = numbered(&writers);
         let ending = Ending { gid, prepared, commit: false, canceled };
-        let worker = Rc::clone(&self.worker);
+        let (worker, planned) = (Rc::clone(&self.worker), self.planned.clone());
         tokio::task::spawn_local(async move {
+            let _until_it_is_ended = planned;
             if let Err(why) = second_phase::carry_out(&worker, writers, ending).await {
                 tracing::warn!(why, "what was prepared is not rolled back yet; the sweeper will");
             }

@@ -179,13 +179,15 @@ impl Session {
         let worker = Rc::clone(&self.worker);
         self.means_the_same_here(statement.sql().as_bytes())?;
         self.means_the_same_here(rest)?;
-        let aim = worker.meanings.borrow().aim_bind(&statement, rest)?;
+        let slots = self.slots();
+        let aim = worker.meanings.borrow().aim_bind(&statement, rest, slots)?;
         if self.is_to_settle(&meaning) {
             return Ok(Taken::Settle);
         }
         let (source, access) = match aim {
             Aim::Any(access) => (None, access),
             Aim::One(source, access) => (Some(source), access),
+            Aim::Awaits => return self.hold_up(),
             Aim::Several(plan) => {
                 self.end_turn();
                 if !self.expected.is_empty() {
@@ -324,6 +326,11 @@ impl Session {
             return Err(malformed("execute"));
         };
         if self.scatters.contains_key(name) {
+            // It was planned when it was bound.
+            if let Some(refusal) = self.outdated() {
+                self.refuse_batch(&refusal);
+                return Ok(Taken::Done);
+            }
             let rows_max = u64::try_from(rows_max).unwrap_or(0);
             return Ok(match self.expected.is_empty() {
                 true => Taken::Portal(name.into(), false, rows_max),
@@ -339,6 +346,17 @@ impl Session {
                 self.end_turn();
                 if !self.expected.is_empty() {
                     return Ok(Taken::Later);
+                }
+                if let Some(question) = &question
+                    && self.awaits_answer(question)
+                {
+                    return Ok(match self.hold_up() {
+                        Ok(held) => held,
+                        Err(refusal) => {
+                            self.refuse_batch(&refusal);
+                            Taken::Done
+                        }
+                    });
                 }
                 return Ok(match (verb, question) {
                     (Some(verb), _) => {

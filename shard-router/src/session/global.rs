@@ -503,7 +503,7 @@ impl Session {
 }
 
 /// Has a server run these, within a bound; otherwise it is broken.
-pub(super) async fn within<Q: AsRef<str>>(
+pub(crate) async fn within<Q: AsRef<str>>(
     limit: Duration,
     server: &mut Server,
     queries: &[Q],

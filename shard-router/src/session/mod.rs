@@ -17,6 +17,7 @@ mod global;
 mod lookups;
 mod old_rows;
 mod opening;
+mod planned;
 mod prepared;
 mod savepoint;
 mod scatter;
@@ -35,11 +36,13 @@ use self::{
     expect::Expect,
     global::{Global, Span},
     opening::Opening,
+    planned::Held,
     prepared::Portal,
     scatter::{Running, Stopped},
     sequence::Sequence,
 };
 pub(crate) use self::{
+    global::within,
     prepared::{Statement, Statements},
     scatter::Scatter,
     second_phase::{Ended, end_prepared},
@@ -52,6 +55,7 @@ use crate::{
     frame,
     frontend::Identity,
     haste::Haste,
+    ledger::Planned,
     refusal::Refusal,
     wire::Wire,
     worker::Worker,
@@ -92,6 +96,8 @@ enum Next {
     Server(usize),
     /// A server of this source is to join the transaction, or to be at work in it.
     Join(usize),
+    /// The statement at hand would touch slots that are on their way.
+    Held,
     /// What this session has committed must be carried out before its next statement.
     Settle,
     /// A statement about a transaction on several sources.
@@ -163,8 +169,10 @@ pub(crate) struct Session {
     opening: Opening,
     /// Whether the server at work may have written or locked in this transaction.
     wrote: bool,
-    /// The layout by which the servers in use were chosen; see [`Worker::layout`].
-    layout: u64,
+    /// The entry of what is under way; as of when the first of it was planned.
+    planned: Option<Planned>,
+    /// While the statement at hand waits for slots that are on their way.
+    held: Option<Box<Held>>,
     /// Set while more than one source takes part.
     global: Option<Box<Global>>,
     /// The transaction has failed at one source, and the others do not know.
@@ -236,7 +244,8 @@ impl Session {
             deferred_bytes: 0,
             opening: Opening::default(),
             wrote: false,
-            layout: 0,
+            planned: None,
+            held: None,
             global: None,
             dooming: false,
             pending: None,
@@ -286,6 +295,7 @@ impl Session {
             };
             let done = match next {
                 Next::Traffic => self.traffic().await,
+                Next::Held => Box::pin(self.hold()).await,
                 Next::Join(source) => Box::pin(self.join(source)).await,
                 Next::Settle => Box::pin(self.settle()).await,
                 Next::Span(span) => Box::pin(self.span(*span)).await,
@@ -374,48 +384,6 @@ impl Session {
     /// Whether the server was only asked what a statement looks like: the transaction is not bound to it and has not begun there.
     fn is_visiting(&self) -> bool {
         self.bound.is_some() && !self.deferred.is_empty()
-    }
-
-    /// Why the transaction must not go on: since it began, rows may have got other places.
-    fn outdated(&mut self) -> Option<Refusal> {
-        let between = self.status == IDLE && !self.batch_open && self.expected.is_empty();
-        if self.bound.is_none() || between || self.is_visiting() {
-            self.layout = self.worker.layout();
-        }
-        if self.status == FAILED {
-            return None;
-        }
-        if self.layout != self.worker.layout() {
-            return Some(crate::rules::moved());
-        }
-        self.left_behind()
-    }
-
-    /// Why nothing more may be done at the servers in use: one is not the primary any more, or a quiet one was lost.
-    fn left_behind(&self) -> Option<Refusal> {
-        let parked = self.global.iter().flat_map(|global| &global.parked);
-        if let Some(lost) = parked.clone().find(|member| member.bound.server.broken) {
-            let source = lost.bound.pool.source.name();
-            return Some(global::lost_within(source, "it did not answer"));
-        }
-        let mut bounds = self.bound.iter().chain(parked.map(|member| &member.bound));
-        bounds.find_map(|bound| bound.pool.left_behind(&bound.server))
-    }
-
-    /// Why the transaction must not commit: what it has written may lie where nobody looks for it any more.
-    fn must_not_commit(&self) -> Option<Refusal> {
-        let parked = self.global.iter().flat_map(|global| &global.parked);
-        let wrote = self.wrote || parked.into_iter().any(|member| member.wrote);
-        if self.bound.is_none() || !wrote || self.status != IN_TRANSACTION || self.is_visiting() {
-            return None;
-        }
-        if self.layout != self.worker.layout() {
-            return Some(crate::rules::moved());
-        }
-        if let Some(refusal) = self.left_behind() {
-            return Some(refusal);
-        }
-        self.worker.meanings.borrow().held().cloned()
     }
 
     /// The server in use is the one for this transaction: what waited goes there in front of the message at hand.

@@ -63,7 +63,11 @@ impl Session {
             self.unnamed = None;
             return Ok(Taken::Span(Box::new(Span { verb, sql: sql.into(), simple: true })));
         }
+        let slots = self.slots();
         if let Some(question) = self.question(&meaning) {
+            if self.awaits_answer(&question) {
+                return self.hold_up();
+            }
             return Ok(Taken::Ask(question, true));
         }
         if let Some(answer) = self.answer_itself(&meaning, sql)? {
@@ -79,14 +83,15 @@ impl Session {
         let aim = match meaning.act() {
             Act::Several { opens, .. } => {
                 let opens = *opens || self.status != IDLE;
-                worker.meanings.borrow().aim_several(sql, opens)?
+                worker.meanings.borrow().aim_several(sql, opens, slots)?
             }
-            _ => Some(worker.meanings.borrow().aim_query(&meaning, sql)?),
+            _ => Some(worker.meanings.borrow().aim_query(&meaning, sql, slots)?),
         };
         let Some(aim) = aim else { return Ok(Taken::Sequence(sequence::statements(sql)?)) };
         let (source, access) = match aim {
             Aim::Any(access) => (None, access),
             Aim::One(source, access) => (Some(source), access),
+            Aim::Awaits => return self.hold_up(),
             Aim::Several(plan) => {
                 self.may_scatter(&plan)?;
                 self.unnamed = None;
@@ -219,6 +224,10 @@ impl Session {
             rows.extend(line.slot.map(|slot| row("slot", slot.to_string())));
             rows.push(row("reason", line.reason.to_owned()));
             rows.extend(line.rewritten.map(|sql| row("sent instead", sql)));
+        }
+        if plan.awaits {
+            let steps: Vec<&str> = rules.awaited().iter().map(|step| step.id.as_str()).collect();
+            rows.push(row("waits", format!("a slot of it is being moved ({})", steps.join(", "))));
         }
         rows.push(row("epoch", plan.epoch.to_string()));
         Ok(rows)

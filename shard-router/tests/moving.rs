@@ -1,0 +1,362 @@
+//! Slots move from one source to another while clients write: what would touch them waits, what began before goes on, and no row is lost or
+//! seen twice. The part of whoever moves them is played here.
+
+mod fixture;
+
+use std::time::Duration;
+
+use fixture::{
+    PATIENCE, Running, Server, one_source,
+    raw::{self, Raw},
+};
+use futures::future::join_all;
+use holdfast_shard_router::config::{Limits, RouterConfig, SourceConfig};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
+
+/// Rows of table `t`; one in each slot of their number.
+const ROWS: [i32; 6] = [10, 11, 12, 20, 600, 601];
+
+/// Slots 10 to 12, which move from pg-1 to pg-2.
+fn rules(moved: bool, moving: &str) -> String {
+    let there = if moved { "b" } else { "a" };
+    format!(
+        "[group.g]\nkey = \"id\"\ntype = \"integer\"\nfunction = \"mod\"\nscatter = \"write\"\nslots = [\n\
+         {{ first = 0, last = 9, shard = \"a\" }},\n{{ first = 10, last = 12, shard = \"{there}\" }},\n\
+         {{ first = 13, last = 511, shard = \"a\" }},\n{{ first = 512, last = 1023, shard = \"b\" }},\n]\n\
+         [table.t]\ngroup = \"g\"\n[shard.a]\nsource = \"pg-1\"\n[shard.b]\nsource = \"pg-2\"\n\
+         [source.pg-1]\naddress = \"127.0.0.1:1\"\n[source.pg-2]\naddress = \"127.0.0.1:2\"\n{moving}"
+    )
+}
+
+struct Place {
+    router: Running,
+    shards: [Client; 2],
+    _server: std::sync::Arc<Server>,
+    folder: tempfile::TempDir,
+    admin: Client,
+    /// Of the step that moves them; databases of one server share the names of what is prepared.
+    id: String,
+}
+
+impl Place {
+    /// One server with a database for each source.
+    async fn new(limits: Limits) -> Self {
+        let server = Server::shared().await;
+        let folder = tempfile::tempdir().expect("a temporary directory can be made");
+        let file = folder.path().join("rules.toml");
+        std::fs::write(&file, rules(false, "")).expect("the folder is ours");
+        let (mut sources, mut shards) = (Vec::new(), Vec::new());
+        for name in ["pg-1", "pg-2"] {
+            let database = server.database().await;
+            let client = server.connect(&database).await.expect("it runs");
+            let sql = "CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL DEFAULT 0)";
+            client.batch_execute(sql).await.expect("it is new");
+            shards.push(client);
+            let (user, database) = (Some("postgres".to_owned()), Some(database));
+            sources.push(SourceConfig { user, database, ..server.source(name) });
+        }
+        let config =
+            RouterConfig { rules: Some(file), sources, limits, ..one_source(server.source("x")) };
+        let router = Running::start(config).await;
+        let admin = router.connect("any").await;
+        for id in ROWS {
+            let sql = format!("INSERT INTO t (id) VALUES ({id})");
+            admin.batch_execute(&sql).await.expect("a row");
+        }
+        let shards = shards.try_into().expect("two");
+        let id = format!("m-{}", server.database().await);
+        Self { router, shards, _server: server, folder, admin, id }
+    }
+
+    /// The step under way, in this state.
+    fn step(&self, state: &str) -> String {
+        let hold = if state == "frozen" { "hold_ms = 60000\n" } else { "" };
+        format!(
+            "[moving]\nid = \"{}\"\ngroup = \"g\"\nslots = [{{ first = 10, last = 12 }}]\nfrom = \"pg-1\"\n\
+             to = \"pg-2\"\nstate = \"{state}\"\n{hold}",
+            self.id
+        )
+    }
+
+    async fn connect(&self) -> Client {
+        self.router.connect("any").await
+    }
+
+    /// What `SHOW HOLDFAST RULES` says in a column.
+    async fn shown(&self, column: &str) -> String {
+        let rows = rows(&self.admin, "SHOW HOLDFAST RULES").await;
+        rows[0].get(column).unwrap_or_default().to_owned()
+    }
+
+    async fn until_shown(&self, column: &str, wanted: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let shown = self.shown(column).await;
+            if shown == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{column} is {shown:?}, not {wanted:?}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Puts rules into force.
+    async fn apply(&self, text: &str) {
+        let next = self.shown("epoch").await.parse::<u64>().expect("a number") + 1;
+        let file = self.folder.path().join("rules.toml");
+        std::fs::write(&file, text).expect("the folder is ours");
+        self.until_shown("epoch", &next.to_string()).await;
+    }
+
+    /// What the mover does while the slots are frozen: both halves of the step are prepared.
+    async fn prepare(&self) {
+        let halves = ["from", "to"]
+            .map(|half| format!("PREPARE TRANSACTION 'holdfast-move:{}:{half}'", self.id));
+        let [from, to] = &self.shards;
+        from.batch_execute("BEGIN").await.expect("right");
+        let taken = "DELETE FROM t WHERE id % 1024 BETWEEN 10 AND 12 RETURNING id, n";
+        let taken = from.query(taken, &[]).await.expect("right");
+        to.batch_execute("BEGIN").await.expect("right");
+        for row in taken {
+            let (id, n): (i32, i32) = (row.get(0), row.get(1));
+            to.execute("INSERT INTO t VALUES ($1, $2)", &[&id, &n]).await.expect("right");
+        }
+        from.batch_execute(&halves[0]).await.expect("right");
+        to.batch_execute(&halves[1]).await.expect("right");
+    }
+
+    /// Names that a move has prepared, at both sources.
+    async fn prepared(&self) -> i64 {
+        let sql = "SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()";
+        let count = join_all(self.shards.iter().map(|shard| shard.query_one(sql, &[]))).await;
+        count.into_iter().map(|row| row.expect("right").get::<_, i64>(0)).sum()
+    }
+
+    /// The value of a row at one source, asked of the source itself.
+    async fn at(&self, shard: usize, id: i32) -> Option<i32> {
+        let sql = "SELECT n FROM t WHERE id = $1";
+        self.shards[shard].query_opt(sql, &[&id]).await.expect("right").map(|row| row.get(0))
+    }
+}
+
+async fn rows(client: &Client, sql: &str) -> Vec<SimpleQueryRow> {
+    let answers = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    let rows = answers.into_iter().filter_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    rows.collect()
+}
+
+async fn set(client: &Client, id: i32, n: i32) -> Result<u64, tokio_postgres::Error> {
+    client.execute("UPDATE t SET n = $2 WHERE id = $1", &[&id, &n]).await
+}
+
+/// The code of the router, and the SQLSTATE.
+fn told(error: &tokio_postgres::Error) -> (String, String) {
+    let error = error.as_db_error().expect("an answer");
+    let code = error.message().split(' ').next().unwrap_or_default().to_owned();
+    (code, error.code().code().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_touch_frozen_slots_waits_and_finds_the_rows_where_they_have_gone() {
+    let place =
+        Place::new(Limits { frozen_wait: PATIENCE, pool_size: 8, ..Limits::default() }).await;
+    place.apply(&rules(false, &place.step("frozen"))).await;
+    let clients = join_all((0..5).map(|_| place.connect())).await;
+    let [simple, bound, scattered, listed, begun] = &clients[..] else { unreachable!() };
+    begun.batch_execute("BEGIN").await.expect("right");
+    assert_eq!(set(begun, 20, 1).await.expect("it is not frozen"), 1);
+    let ask = async {
+        let row = rows(simple, "SELECT n FROM t WHERE id = 10").await;
+        row[0].get(0).map(str::to_owned)
+    };
+    let count = async {
+        let row = scattered.query_one("SELECT count(*) FROM t", &[]).await.expect("right");
+        row.get::<_, i64>(0)
+    };
+    let insert = listed.execute("INSERT INTO t (id, n) VALUES (1035, 7), (1036, 7)", &[]);
+    let within = async {
+        let sql = "SELECT n FROM t WHERE id = $1";
+        let row = begun.query_one(sql, &[&11_i32]).await.expect("its transaction goes on");
+        begun.batch_execute("COMMIT").await.expect("it goes on to its end");
+        row.get::<_, i32>(0)
+    };
+    let mover = async {
+        // The others are not held up, nor who only asks where it would go.
+        place.until_shown("waiting", "5").await;
+        for id in [20, 600] {
+            let sql = "SELECT n FROM t WHERE id = $1";
+            place.admin.query_one(sql, &[&id]).await.expect("it is not frozen");
+        }
+        let route = rows(&place.admin, "EXPLAIN (ROUTE) SELECT * FROM t WHERE id = 10").await;
+        assert!(route.iter().any(|row| row.get(0) == Some("waits")), "{route:?}");
+        rows(&place.admin, "SELECT holdfast.locate('g', '10')").await;
+        let moving = place.shown("moving").await;
+        assert_eq!(moving, format!("{} frozen: g 10 to 12 from pg-1 to pg-2", place.id));
+        place.prepare().await;
+        assert_eq!(place.prepared().await, 2);
+        let in_doubt = rows(&place.admin, "SHOW HOLDFAST IN_DOUBT").await;
+        let states: Vec<_> = in_doubt.iter().map(|row| row.get("state")).collect();
+        assert_eq!(states, [Some("move: frozen"); 2]);
+        assert_eq!(place.shown("waiting").await, "5");
+        // This decides. That nobody ends what is prepared is the router's to mend.
+        place.apply(&rules(true, &place.step("settling"))).await;
+    };
+    let updated = set(bound, 12, 5);
+    let all = tokio::join!(ask, updated, count, within, insert, mover);
+    place.until_shown("moving", "").await;
+    assert_eq!((all.0.as_deref(), all.1.expect("right")), (Some("0"), 1));
+    // What was inserted meanwhile is of slots that moved: all of it is there, or nothing of one statement.
+    assert!([6, 8].contains(&all.2), "{} rows: one is seen twice, or missed", all.2);
+    assert_eq!((all.3, all.4.expect("right")), (0, 2));
+    assert_eq!((place.prepared().await, place.shown("waiting").await.as_str()), (0, "0"));
+    assert_eq!((place.at(0, 12).await, place.at(1, 12).await), (None, Some(5)));
+    assert_eq!((place.at(1, 1035).await, place.at(1, 1036).await), (Some(7), Some(7)));
+    // And then the rules that say no more of it.
+    place.apply(&rules(true, "")).await;
+    assert_eq!(set(simple, 10, 9).await.expect("right"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_waits_as_a_whole_if_one_row_of_it_would_have_to() {
+    let place = Place::new(Limits { frozen_wait: PATIENCE, ..Limits::default() }).await;
+    place.apply(&rules(false, &place.step("frozen"))).await;
+    let client = place.connect().await;
+    // 1044 is of slot 20, which does not move.
+    let sql = "INSERT INTO t (id, n) VALUES (1035, 7), (1044, 7)";
+    let (inserted, ()) = tokio::join!(client.execute(sql, &[]), async {
+        place.until_shown("waiting", "1").await;
+        assert_eq!(place.at(0, 1044).await, None);
+        place.apply(&rules(false, "")).await;
+    });
+    assert_eq!(inserted.expect("thawed"), 2);
+    assert_eq!((place.at(0, 1035).await, place.at(0, 1044).await), (Some(7), Some(7)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_waits_for_slots_as_long_as_the_limit_and_no_longer() {
+    let limit = Duration::from_millis(300);
+    let place = Place::new(Limits { frozen_wait: limit, ..Limits::default() }).await;
+    place.apply(&rules(false, &place.step("frozen"))).await;
+    let refused = ("HF3228".to_owned(), "40001".to_owned());
+    let client = place.connect().await;
+    for sql in ["UPDATE t SET n = 1 WHERE id = 10", "SELECT count(*) FROM t"] {
+        let begun = Instant::now();
+        let error = client.simple_query(sql).await.expect_err("nobody lets it go");
+        assert!(begun.elapsed() >= limit, "it was refused early");
+        assert_eq!(told(&error), refused, "{sql}");
+        let begun = Instant::now();
+        let error = client.execute(sql, &[]).await.expect_err("nobody lets it go");
+        assert!(begun.elapsed() >= limit, "it was refused early");
+        assert_eq!(told(&error), refused, "{sql}");
+    }
+    assert_eq!(set(&client, 20, 1).await.expect("the session goes on"), 1);
+    // In a transaction it fails the transaction.
+    client.batch_execute("BEGIN").await.expect("right");
+    set(&client, 20, 2).await.expect("it is not frozen");
+    assert_eq!(told(&set(&client, 11, 2).await.expect_err("frozen")), refused);
+    assert_eq!(told(&set(&client, 20, 2).await.expect_err("it has failed")).1, "25P02");
+    client.batch_execute("ROLLBACK").await.expect("right");
+    assert_eq!((place.at(0, 20).await, place.shown("waiting").await), (Some(1), "0".to_owned()));
+    // Within it nothing is refused: who is let go in time never notices.
+    place.router.adjust(|live| live.limits.frozen_wait = PATIENCE);
+    let (done, ()) = tokio::join!(set(&client, 10, 3), async {
+        place.until_shown("waiting", "1").await;
+        place.apply(&rules(false, "")).await;
+    });
+    assert_eq!(done.expect("thawed where it was"), 1);
+    assert_eq!(place.at(0, 10).await, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_began_before_goes_on_where_the_rows_are_and_is_told_as_open() {
+    let place = Place::new(Limits::default()).await;
+    let [client, late, open] =
+        [place.connect().await, place.connect().await, place.connect().await];
+    for client in [&client, &open] {
+        client.batch_execute("BEGIN").await.expect("right");
+    }
+    set(&client, 10, 1).await.expect("right");
+    set(&open, 20, 1).await.expect("right");
+    late.batch_execute("BEGIN").await.expect("nothing is planned by it yet");
+    place.until_shown("oldest", "1").await;
+    place.apply(&rules(false, &place.step("frozen"))).await;
+    let within = timeout(PATIENCE, set(&client, 11, 1)).await.expect("it is not held up");
+    assert_eq!(within.expect("where the row is"), 1);
+    set(&late, 600, 1).await.expect("right");
+    assert_eq!(place.shown("oldest").await, "1");
+    client.batch_execute("COMMIT").await.expect("right");
+    assert_eq!((place.at(0, 10).await, place.at(0, 11).await), (Some(1), Some(1)));
+    assert_eq!(place.shown("oldest").await, "1", "there is another one");
+    open.batch_execute("ROLLBACK").await.expect("right");
+    place.until_shown("oldest", "2").await;
+    // Begun while they are frozen: it goes on when they have moved.
+    place.prepare().await;
+    place.apply(&rules(true, &place.step("settling"))).await;
+    place.until_shown("moving", "").await;
+    assert_eq!(place.shown("oldest").await, "2");
+    set(&late, 601, 1).await.expect("right");
+    late.batch_execute("COMMIT").await.expect("right");
+    assert_eq!(place.at(1, 600).await, Some(1));
+    place.until_shown("oldest", "3").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_began_before_slots_were_frozen_does_not_outlive_their_move() {
+    let place = Place::new(Limits::default()).await;
+    let client = place.connect().await;
+    client.batch_execute("BEGIN").await.expect("right");
+    set(&client, 20, 1).await.expect("right");
+    place.apply(&rules(false, &place.step("frozen"))).await;
+    // Nobody has waited for it.
+    place.prepare().await;
+    place.apply(&rules(true, &place.step("settling"))).await;
+    let error = client.batch_execute("COMMIT").await.expect_err("it may have touched them");
+    assert_eq!(told(&error), ("HF3223".to_owned(), "40001".to_owned()));
+    assert_eq!(place.at(0, 20).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_prepared_for_slots_that_are_thawed_is_rolled_back() {
+    let place = Place::new(Limits { frozen_wait: PATIENCE, ..Limits::default() }).await;
+    place.apply(&rules(false, &place.step("frozen"))).await;
+    place.prepare().await;
+    let client = place.connect().await;
+    let (done, ()) = tokio::join!(set(&client, 10, 4), async {
+        place.until_shown("waiting", "1").await;
+        place.apply(&rules(false, "")).await;
+    });
+    // PostgreSQL has it wait until the router has rolled back what was prepared.
+    assert_eq!(done.expect("right"), 1);
+    let deadline = Instant::now() + PATIENCE;
+    while place.prepared().await > 0 {
+        assert!(Instant::now() < deadline, "it is still prepared");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((place.at(0, 10).await, place.at(1, 10).await), (Some(4), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_cancels_or_goes_away_waits_no_more() {
+    let place = Place::new(Limits { frozen_wait: PATIENCE * 10, ..Limits::default() }).await;
+    place.apply(&rules(false, &place.step("frozen"))).await;
+    let client = place.connect().await;
+    let cancel = client.cancel_token();
+    let (refused, ()) = tokio::join!(set(&client, 10, 1), async {
+        place.until_shown("waiting", "1").await;
+        cancel.cancel_query(NoTls).await.expect("it is told");
+    });
+    assert_eq!(told(&refused.expect_err("canceled")), ("HF3228".to_owned(), "57014".to_owned()));
+    assert_eq!(set(&client, 20, 1).await.expect("the session goes on"), 1);
+    place.until_shown("waiting", "0").await;
+    let mut gone = Raw::login(place.router.port, "any").await;
+    gone.send(&raw::query("UPDATE t SET n = 1 WHERE id = 10")).await;
+    place.until_shown("waiting", "1").await;
+    drop(gone);
+    place.until_shown("waiting", "0").await;
+    place.apply(&rules(false, "")).await;
+    assert_eq!(place.at(0, 10).await, Some(0), "nothing was done for either");
+}
