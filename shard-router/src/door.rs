@@ -188,8 +188,7 @@ async fn first_rules(
         (Some(coordinator), _) => {
             let follower = Follower::new(config, coordinator)
                 .map_err(|error| NoStart::Sources(error.to_string()))?;
-            let (placed, from_log) = follower.first().await?;
-            Ok((Some(Rules::new(placed, from_log)), Some(follower)))
+            Ok((Some(follower.first().await?), Some(follower)))
         }
     }
 }

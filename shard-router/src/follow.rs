@@ -66,35 +66,44 @@ impl Follower {
         Ok(Self { client, config: Arc::clone(config), age_max, name })
     }
 
-    /// The rules to begin with: those in force, or those of the file if the log has none. Waits until the leader has said which.
+    /// The rules to begin with: those in force, or those of the file if the log has none. Waits until the leader has said which, and knows of this
+    /// router: whoever moves slots counts on knowing everybody who plans.
     /// # Errors
     /// What is in force or in the file cannot be used.
-    pub(crate) async fn first(&self) -> Result<(Placed, bool), NoStart> {
-        let mut told: Option<Instant> = None;
-        loop {
-            let why = match self.client.rules(0).await {
-                Ok(rules) => {
-                    let placed = self.read(&rules)?;
-                    return Ok((placed, true));
-                }
-                Err(ClientError::Refused { code, .. }) if code == "HF2409" => {
-                    match &self.config.rules {
-                        // The file is older than anything the log will ever have.
-                        Some(path) => {
-                            let seed = read_file(path)?.at_epoch(0);
-                            let placed = Placed::new(&self.config, seed);
-                            return Ok((placed.map_err(NoStart::Sources)?, false));
-                        }
-                        None => "no shard rules were applied yet (holdfast rules apply)".to_owned(),
-                    }
-                }
-                Err(error) => error.to_string(),
-            };
-            if told.is_none_or(|told| told.elapsed() > TELL_EVERY) {
-                tracing::warn!(why, "waiting for the shard rules");
-                told = Some(Instant::now());
+    pub(crate) async fn first(&self) -> Result<Rules, NoStart> {
+        let mut told = None;
+        let rules = loop {
+            match self.read_first().await? {
+                Ok((placed, from_log)) => break Rules::new(placed, from_log),
+                Err(why) => wait("the shard rules", &why, &mut told).await,
             }
-            sleep(PAUSE).await;
+        };
+        loop {
+            let (asked, epoch) = (Instant::now(), rules.in_force().placed.rules.epoch());
+            match self.confirmed(&rules, (epoch, epoch), false).await {
+                Ok(lease) => {
+                    rules.confirm(asked, lease.min(self.age_max));
+                    return Ok(rules);
+                }
+                Err(why) => wait("a lease of the shard rules", &why.to_string(), &mut told).await,
+            }
+        }
+    }
+
+    /// What the log has, or the file; inner error: why neither is to be had yet.
+    async fn read_first(&self) -> Result<Result<(Placed, bool), String>, NoStart> {
+        match self.client.rules(0).await {
+            Ok(rules) => Ok(Ok((self.read(&rules)?, true))),
+            Err(ClientError::Refused { code, .. }) if code == "HF2409" => {
+                let Some(path) = &self.config.rules else {
+                    let why = "no shard rules were applied yet (holdfast rules apply)";
+                    return Ok(Err(why.to_owned()));
+                };
+                // The file is older than anything the log will ever have.
+                let placed = Placed::new(&self.config, read_file(path)?.at_epoch(0));
+                Ok(Ok((placed.map_err(NoStart::Sources)?, false)))
+            }
+            Err(error) => Ok(Err(error.to_string())),
         }
     }
 
@@ -164,7 +173,7 @@ impl Follower {
             self.newest(rules).await?;
             return Ok(self.age_max);
         };
-        self.catch_up(rules, reply.epoch).await?;
+        self.catch_up(rules, epoch, reply.epoch).await?;
         Ok(Duration::from_millis(reply.lease_ms))
     }
 
@@ -193,17 +202,22 @@ impl Follower {
     }
 
     async fn newest(&self, rules: &Rules) -> Result<(), ClientError> {
+        let known = rules.in_force().placed.rules.epoch();
         let versions = self.client.rules_versions().await?;
-        self.catch_up(rules, versions.last().map_or(0, |version| version.epoch)).await
+        self.catch_up(rules, known, versions.last().map_or(0, |version| version.epoch)).await
     }
 
-    /// The leader has said that these are the newest rules.
-    async fn catch_up(&self, rules: &Rules, epoch: u64) -> Result<(), ClientError> {
+    /// The leader has said that rules of `epoch` are the newest, when it was asked by a router that went by those of `known`.
+    async fn catch_up(&self, rules: &Rules, known: u64, epoch: u64) -> Result<(), ClientError> {
         if epoch > rules.known_epoch() {
-            let version = self.client.rules(0).await?;
+            // These and no older ones: who does not have them yet refuses, and nothing is confirmed.
+            let version = self.client.rules(epoch).await?;
             self.take(rules, &version);
         }
-        rules.went_back(epoch);
+        // What was taken while the answer was on its way is newer than the answer, and the log has not gone back.
+        if epoch < known {
+            rules.went_back(epoch);
+        }
         Ok(())
     }
 
@@ -274,6 +288,15 @@ async fn news(rules: &Rules, told: Standing, standing: impl Fn() -> Standing) {
             return;
         }
     }
+}
+
+/// Waits a little for what is not to be had, and tells now and then.
+async fn wait(what: &str, why: &str, told: &mut Option<Instant>) {
+    if told.is_none_or(|told| told.elapsed() > TELL_EVERY) {
+        tracing::warn!(why, "waiting for {what}");
+        *told = Some(Instant::now());
+    }
+    sleep(PAUSE).await;
 }
 
 /// Reads the rules file again whenever it has changed. Mistaken rules are told and not taken; no session notices either. `epoch` gives the
