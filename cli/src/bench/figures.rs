@@ -117,6 +117,23 @@ pub(crate) fn rounded(value: f64) -> f64 {
     (value * 10_000.0).round() / 10_000.0
 }
 
+/// The place of the value below which this share of so many sorted ones lies. At least one.
+pub(crate) fn place(count: usize, share: f64) -> usize {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index below the length"
+    )]
+    let place = (count.saturating_sub(1) as f64 * share).round() as usize;
+    place
+}
+
+/// The value below which this share of them lies; 0 if there are none.
+pub(crate) fn share(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(place(values.len(), share)).copied().unwrap_or_default()
+}
+
 fn median(rounds: &[Figures], name: &str) -> Option<f64> {
     middle(rounds.iter().filter_map(|round| round.get(name).copied()).collect())
 }

@@ -107,15 +107,7 @@ where
         "nothing was answered well in {took:?} by {} clients ({failed} otherwise)",
         shape.clients
     );
-    let at = |share: f64| {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "an index below the length"
-        )]
-        let place = ((waits_us.len() - 1) as f64 * share).round() as usize;
-        f64::from(waits_us[place])
-    };
+    let at = |share: f64| f64::from(waits_us[super::figures::place(waits_us.len(), share)]);
     let sample = Sample {
         per_s: waits_us.len() as f64 / took.as_secs_f64(),
         p50_us: at(0.5),

@@ -18,6 +18,7 @@ mod history_beside;
 mod load;
 mod machine;
 pub(crate) mod meters;
+mod moves;
 mod nodes;
 mod participant;
 mod router;
@@ -94,6 +95,13 @@ Examples:
 
 Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
     Steady(steady::SteadyArgs),
+    #[command(after_help = "\
+Examples:
+  holdfast bench move
+  holdfast bench move --rows 4000000 --clients 64 --json > move.json
+
+Exit code 0 whatever was measured; a gate reads goals[].met of the JSON.")]
+    Move(moves::MoveArgs),
     /// One log store, for a bench
     #[command(hide = true)]
     Log(bar_log::LogArgs),
@@ -118,6 +126,7 @@ impl Bench {
             Self::History(args) => &mut args.json,
             Self::Scale(args) => &mut args.json,
             Self::Steady(args) => &mut args.json,
+            Self::Move(args) => &mut args.json,
             Self::Log(_) | Self::RaftNode(_) | Self::Echo(_) | Self::Participant(_) => return,
         };
         *json = true;
@@ -141,6 +150,7 @@ pub(crate) async fn run(mut args: BenchArgs, output: Output) -> anyhow::Result<E
         }
         Bench::Scale(args) => Box::pin(scale::run(args)).await,
         Bench::Steady(args) => Box::pin(steady::run(args)).await,
+        Bench::Move(args) => Box::pin(moves::run(args)).await,
         Bench::Log(args) => Box::pin(bar_log::serve(args)).await,
         Bench::RaftNode(args) => Box::pin(bar_raft::serve(args)).await,
         Bench::Echo(args) => Box::pin(bar_echo::serve(args)).await,

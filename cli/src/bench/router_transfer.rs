@@ -54,21 +54,8 @@ impl Deciding {
     /// Something does not start.
     pub(crate) async fn start(folder: &Path, sides: &Sides) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("finding our own program")?;
-        let ports = ports::free(COORDINATORS * 3 + 2)?;
-        let mut coordinators = (0..COORDINATORS)
-            .map(|at| Coordinator::new(at, 1, &ports[2..], folder, &program))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        for coordinator in &mut coordinators {
-            coordinator.process.start()?;
-        }
-        let until = Instant::now() + READY_MAX;
-        for coordinator in &mut coordinators {
-            while status(&coordinator.grpc).await.is_none_or(|status| status.leader == 0) {
-                coordinator.process.check()?;
-                ensure!(Instant::now() < until, coordinator.process.complaint("knows no leader"));
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
+        let coordinators = start_coordinators(folder, &[]).await?;
+        let ports = ports::free(2)?;
         let grpc: Vec<_> = coordinators.iter().map(|node| node.grpc.clone()).collect();
         let config = sides.deciding_config(folder, &grpc, ports[0], ports[1]);
         fs::write(folder.join("router-deciding.toml"), &config)?;
@@ -127,6 +114,35 @@ impl Deciding {
         }
         Ok(())
     }
+}
+
+/// Coordinators that have a leader, with these variables of their environment.
+/// # Errors
+/// One does not start.
+pub(crate) async fn start_coordinators(
+    folder: &Path,
+    environment: &[(&str, String)],
+) -> anyhow::Result<Vec<Coordinator>> {
+    let program = std::env::current_exe().context("finding our own program")?;
+    let ports = ports::free(COORDINATORS * 3)?;
+    let mut coordinators = (0..COORDINATORS)
+        .map(|at| Coordinator::new(at, 1, &ports, folder, &program))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    for coordinator in &mut coordinators {
+        for (name, value) in environment {
+            coordinator.process.set(name, value);
+        }
+        coordinator.process.start()?;
+    }
+    let until = Instant::now() + READY_MAX;
+    for coordinator in &mut coordinators {
+        while status(&coordinator.grpc).await.is_none_or(|status| status.leader == 0) {
+            coordinator.process.check()?;
+            ensure!(Instant::now() < until, coordinator.process.complaint("knows no leader"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(coordinators)
 }
 
 /// What is asked of the figures.
