@@ -102,7 +102,7 @@ chaos: deps ## Break everything once: 2,000 seeds, 20,000 statements, 20 seeds o
 	part "planted bugs" cargo test --release --locked -p holdfast-sim --test mutants; \
 	part "20 seeds of the real log" cargo test --locked -p holdfast-raft --features simulation --test simulated -- --nocapture; \
 	wait $$differs || { cat $$statements; exit 1; }; trap - EXIT; tail -n 2 $$statements; \
-	for story in kill_points outbox router_steps router_days network_faults mutual_tls hard_days namespaces disks drill_ends; do \
+	for story in slot_moves kill_points outbox router_steps router_days network_faults mutual_tls hard_days namespaces disks drill_ends; do \
 	  part $$story env HOLDFAST_CHAOS=full cargo test --locked -q -p holdfast-chaos-tests --test $$story -- --nocapture; \
 	done; \
 	part "the leader killed three times" $(TARGET)/release/holdfast drill run leader-kill --repeat 3; \

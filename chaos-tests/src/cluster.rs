@@ -58,6 +58,8 @@ pub struct Shape {
     pub talkative: bool,
     /// Raft groups.
     pub groups: u32,
+    /// How long a leader lets a router go by rules without a word.
+    pub router_lease_max_ms: u32,
 }
 
 impl Default for Shape {
@@ -70,6 +72,7 @@ impl Default for Shape {
             collector: None,
             talkative: false,
             groups: 1,
+            router_lease_max_ms: 300_000,
         }
     }
 }
@@ -522,12 +525,12 @@ impl Node {
                 doors[0], grpc, raft
             ));
         }
-        let Shape { segment_bytes, snapshot_every, proxied, .. } = shape;
+        let Shape { segment_bytes, snapshot_every, proxied, router_lease_max_ms, .. } = shape;
         config.push_str(&format!(
             "\n[bind]\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\nraft = \"{raft}\"\n
 [security]\nmode = \"dev-plaintext\"\n
 [log]\nsegment_bytes = {segment_bytes}\nsnapshot_every = {snapshot_every}\n
-{PATIENT}"
+[limits]\nrouter_lease_max_ms = {router_lease_max_ms}\n\n{PATIENT}"
         ));
         let config = folder.write(&format!("{name}.toml"), config)?;
         let drill = format!("127.0.0.1:{}", ports[NODES * 5 + at]);

@@ -80,7 +80,9 @@ pub async fn strike(
         Role::Leader => vec![Victim::Node(cluster.leader().await?)],
         Role::Coordinator => vec![Victim::Node(turn % cluster.nodes.len())],
         Role::Agent => vec![Victim::Bank(turn % cluster.banks.len())],
-        Role::Router | Role::Relay => anyhow::bail!("{}: no such process runs here", site.name()),
+        Role::Router | Role::Relay | Role::Mover => {
+            anyhow::bail!("{}: no such process runs here", site.name())
+        }
         Role::Laggard if site == Site::DispatcherTakesUp => {
             let leader = cluster.leader().await?;
             let others = (0..cluster.nodes.len()).filter(|&at| at != leader);
@@ -107,7 +109,8 @@ pub async fn strike(
         | Role::Agent
         | Role::Router
         | Role::Changing
-        | Role::Relay => {}
+        | Role::Relay
+        | Role::Mover => {}
     }
     let operator = cluster.operator();
     let replacing = lost.map(|at| tokio::spawn(async move { operator.replace(at).await }));

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio_postgres::{Client, Config, NoTls};
 
 use crate::{
-    Cluster, Postgres, Process, binary, http, ports,
+    Cluster, Postgres, Process, Shape, binary, http, ports,
     process::Program,
     until::{SOON, until},
 };
@@ -61,6 +61,10 @@ pub struct Sharded {
     pub cluster: Cluster,
 }
 
+fn router_config(at: usize) -> String {
+    format!("router-{at}.toml")
+}
+
 impl Sharded {
     /// Starts everything, with empty tables.
     /// # Errors
@@ -73,7 +77,14 @@ impl Sharded {
     /// # Errors
     /// Something does not start.
     pub async fn start_with(limits: &str) -> anyhow::Result<Self> {
-        let cluster = Cluster::start(0).await?;
+        Self::shaped(limits, Shape::default()).await
+    }
+
+    /// The same, with coordinators in another shape.
+    /// # Errors
+    /// Something does not start.
+    pub async fn shaped(limits: &str, shape: Shape) -> anyhow::Result<Self> {
+        let cluster = Cluster::shaped(0, shape).await?;
         let postgres = Postgres::start(cluster.folder.path()).await?;
         let rules = cluster.folder.write("rules.toml", RULES)?;
         for database in DATABASES {
@@ -125,7 +136,7 @@ impl Sharded {
              [limits]\npool_size = 20\n{decision}{limits}\n[security]\nmode = \"dev-plaintext\"\n",
             self.ports[at], self.doors[at]
         );
-        let config = folder.write(&format!("{name}.toml"), config)?;
+        let config = folder.write(&router_config(at), config)?;
         let kill = folder.path().join(format!("{name}.kill"));
         let program = Program {
             name,
@@ -136,6 +147,12 @@ impl Sharded {
             kill_when_dropped: true,
         };
         Ok(Process::new(program, folder.path()))
+    }
+
+    /// The configuration of a router, as commands take it.
+    #[must_use]
+    pub fn config(&self, at: usize) -> PathBuf {
+        self.cluster.folder.path().join(router_config(at))
     }
 
     /// Waits until a router is ready.

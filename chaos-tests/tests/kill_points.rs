@@ -28,11 +28,11 @@ fn is_padded(site: Site) -> bool {
 async fn a_process_may_die_at_every_kill_point_and_nothing_is_lost_or_doubled() -> anyhow::Result<()>
 {
     let full = std::env::var_os("HOLDFAST_CHAOS").is_some_and(|value| value == "full");
-    // Those of routers and relays have stories of their own.
+    // Those of routers, relays and moves have stories of their own.
     let all: Vec<Site> = Site::ALL
         .iter()
         .copied()
-        .filter(|site| !matches!(site.role(), Role::Router | Role::Relay))
+        .filter(|site| !matches!(site.role(), Role::Router | Role::Relay | Role::Mover))
         .collect();
     let sites = if full { all.as_slice() } else { &SAMPLE };
     let shape = Shape { segment_bytes: 4 * 1024 * 1024, snapshot_every: 60, ..Shape::default() };

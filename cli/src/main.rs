@@ -36,6 +36,7 @@ mod router;
 mod rules;
 mod rules_cluster;
 mod rules_evenness;
+mod rules_move;
 mod rules_plan;
 mod rules_sources;
 mod service_json;

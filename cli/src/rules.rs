@@ -12,6 +12,7 @@ use crate::{
     exit::{self, Usage},
     output::{self, Output},
     rules_cluster::{self, Say},
+    rules_move::{self, MoveArgs},
     rules_plan,
     rules_sources::{self, SourcesArgs},
     tx::ClusterAddresses,
@@ -94,6 +95,11 @@ enum RulesCommand {
         #[arg(long, default_value_t = 0)]
         epoch: u64,
     },
+    /// Move slots to other sources, step by step, while everybody reads and writes
+    #[command(
+        after_help = "Examples:\n  holdfast rules move new.toml --sources config/router.toml --reason \"shard-2 is full\" --dry-run\n  holdfast rules move new.toml --sources config/router.toml --reason \"shard-2 is full\"\n  holdfast rules move old.toml --sources config/router.toml --reason \"back again\""
+    )]
+    Move(MoveArgs),
     /// List the versions that are kept: epoch, when, by whom, why
     #[command(after_help = "Examples:\n  holdfast rules history")]
     History,
@@ -137,6 +143,7 @@ pub(crate) async fn run(args: RulesArgs, output: Output) -> anyhow::Result<ExitC
         RulesCommand::Show { epoch } => {
             rules_cluster::show(&args.cluster.client()?, epoch, output).await
         }
+        RulesCommand::Move(how) => rules_move::run(args.cluster.client()?, how, output).await,
         RulesCommand::History => rules_cluster::history(&args.cluster.client()?, output).await,
         RulesCommand::Routers => rules_cluster::routers(&args.cluster.client()?, output).await,
         RulesCommand::Check { file, sources } => match (load(&file)?, &sources.sources) {

@@ -33,6 +33,14 @@ pub(crate) enum Failed {
 }
 
 impl Failed {
+    /// What the server calls it, if it said anything.
+    pub(crate) fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Silent(_) => None,
+            Self::Refused(error) => error.code(),
+        }
+    }
+
     /// With what must be done about it.
     pub(crate) fn told(self, config: &SourceConfig) -> String {
         match self {

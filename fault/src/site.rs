@@ -42,6 +42,8 @@ pub enum Role {
     Router,
     /// The relay of an outbox.
     Relay,
+    /// The command that moves slots.
+    Mover,
 }
 
 sites! {
@@ -123,6 +125,20 @@ sites! {
     RelayBeforeSubmit = "relay-before-submit" @ Relay,
     /// A message has taken effect; its row is still there.
     RelayBeforeDelete = "relay-before-delete" @ Relay,
+    /// Rows of the slots that move are staged; none is compared.
+    MoverCopied = "mover-copied" @ Mover,
+    /// The slots of a step are frozen.
+    MoverFrozen = "mover-frozen" @ Mover,
+    /// Its rows are prepared to leave, and not to arrive.
+    MoverHalfPrepared = "mover-half-prepared" @ Mover,
+    /// Both is prepared, and nothing decided.
+    MoverPrepared = "mover-prepared" @ Mover,
+    /// It is decided; no source knows.
+    MoverDecided = "mover-decided" @ Mover,
+    /// The rows have left for good, and have not arrived.
+    MoverHalfCommitted = "mover-half-committed" @ Mover,
+    /// A step is done, and another is to come.
+    MoverStepped = "mover-stepped" @ Mover,
 }
 
 impl Site {

@@ -81,6 +81,15 @@ const QUESTIONS: &[Question] = &[
         remedy: "holdfast barrier install: without it a repeated call takes effect twice. (A data source without a participant needs none.)",
     },
     Question {
+        check: "source.moves",
+        // A move at work holds a lock: `rules_move/side.rs`.
+        sql: "SELECT CASE WHEN m.here IS NULL THEN 'nothing of a move of slots' WHEN m.works THEN 'a move of slots is at work' ELSE 'left by a move of slots that has died' END, m.here IS NULL OR m.works \
+              FROM (SELECT to_regnamespace('holdfast_move') AS here, EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 1752132708 AND objid = 1836021349 \
+              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS works) AS m",
+        otherwise: State::Warning,
+        remedy: "Run holdfast rules move again: its triggers note every write to the tables, for nobody. Or take it away (holdfast explain HF1030).",
+    },
+    Question {
         check: "source.clock",
         sql: "SELECT format('says %s', clock_timestamp()), abs(extract(epoch FROM clock_timestamp()) - $1::float8) < 2",
         otherwise: State::Warning,

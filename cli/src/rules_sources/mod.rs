@@ -36,7 +36,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 const ASTRAY: &str = "HF1028";
 
 /// The entries of lookups; each lies where its value leads.
-const ENTRIES: &str = "holdfast.lookup";
+pub(crate) const ENTRIES: &str = "holdfast.lookup";
 
 /// Which sources are asked, and how much of them is read.
 #[derive(Debug, clap::Args)]
@@ -224,6 +224,11 @@ impl Survey {
             told += &format!(", and there are more (--rows-max) of {}", beyond.join(", "));
         }
         told
+    }
+
+    /// Whether anything is wrong.
+    pub(crate) fn is_in_the_way(&self) -> bool {
+        !self.findings.is_empty()
     }
 
     /// Tells people what is wrong.
