@@ -6,7 +6,7 @@ use std::{path::Path, process::Command};
 
 use fixture::{Server, connect, free_port, initialized, until};
 use holdfast_banking::{BankConfig, BankLimits, run};
-use holdfast_tcc_agent::{Database, ServerTls, Status};
+use holdfast_tcc_agent::{Database, ServerTls, Status, words};
 use rcgen::{CertificateParams, KeyPair};
 use tokio_util::sync::CancellationToken;
 
@@ -35,12 +35,24 @@ async fn a_deposit_module_reaches_its_data_source_encrypted_or_not_at_all() {
     write(&data, "server.key", &key);
     let settings = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
     write(&data, "postgresql.conf", &format!("{settings}\nssl = on\n"));
-    let let_in =
-        "hostssl all bank 127.0.0.1/32 scram-sha-256\nhost all postgres 127.0.0.1/32 trust\n";
-    write(&data, "pg_hba.conf", let_in);
+    write(
+        &data,
+        "pg_hba.conf",
+        "hostssl all bank 127.0.0.1/32 scram-sha-256\n\
+         host all postgres 127.0.0.1/32 trust\n\
+         hostnossl all proved 127.0.0.1/32 scram-sha-256\n\
+         host all in_clear 127.0.0.1/32 password\n\
+         host all as_md5 127.0.0.1/32 md5\n",
+    );
     let server = Server::start(directory, free_port()).await;
     let admin = connect(&server.config("postgres")).await;
-    let made = ["CREATE ROLE bank LOGIN PASSWORD 'secret'", "CREATE DATABASE bank OWNER bank"];
+    let made = [
+        "CREATE ROLE bank LOGIN PASSWORD 'secret'",
+        "CREATE DATABASE bank OWNER bank",
+        "CREATE ROLE proved LOGIN PASSWORD 'secret'",
+        "CREATE ROLE in_clear LOGIN PASSWORD 'secret'",
+        "SET password_encryption = 'md5'; CREATE ROLE as_md5 LOGIN PASSWORD 'secret'",
+    ];
     for sql in made {
         admin.batch_execute(sql).await.unwrap();
     }
@@ -59,6 +71,20 @@ async fn a_deposit_module_reaches_its_data_source_encrypted_or_not_at_all() {
         let connected = Database::new(account.clone(), tls).connect().await;
         assert!(connected.is_err(), "{why}");
     }
+
+    // Whoever encrypts may be anybody, and the right one asks for a password in clear as well.
+    let mut weak = account.clone();
+    for user in ["in_clear", "as_md5"] {
+        weak.user(user);
+        for tls in [None, Some(ServerTls::require()), right.clone()] {
+            let database = Database::new(weak.clone(), tls);
+            let Err(refused) = database.connect().await else { panic!("{user} is told") };
+            assert!(words(&refused).contains("HF4107"), "{user}: {refused:?}");
+            assert!(database.permit_weak_login(true).connect().await.is_ok(), "{user}");
+        }
+    }
+    weak.user("proved");
+    assert!(Database::new(weak, None).connect().await.is_ok(), "SCRAM needs no encryption");
 
     let shutdown = CancellationToken::new();
     let config = BankConfig {

@@ -9,8 +9,8 @@ use crate::{
     exit::Usage,
 };
 
-/// How connections are encrypted.
-#[derive(Clone, Debug, clap::Args)]
+/// How connections are encrypted, and what a server may ask for.
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct SslArgs {
     /// How connections are encrypted: disable (within this machine only), require, verify-full
     #[arg(long, value_name = "MODE", env = "HOLDFAST_SSLMODE", value_parser = ["disable", "require", "verify-full"])]
@@ -18,6 +18,9 @@ pub(crate) struct SslArgs {
     /// With verify-full: who signed the server's certificate, which names the host (PEM)
     #[arg(long, value_name = "FILE", env = "HOLDFAST_SSLROOTCERT")]
     pub(crate) sslrootcert: Option<String>,
+    /// Whether a server may ask for the password in clear or as MD5: no, permitted
+    #[arg(long, value_name = "WHETHER", env = "HOLDFAST_WEAK_AUTHENTICATION", value_parser = ["no", "permitted"])]
+    pub(crate) weak_authentication: Option<String>,
 }
 
 /// A database.
@@ -38,8 +41,7 @@ impl DatabaseArgs {
         let config = parse_database(&self.database)
             .map_err(|(code, wrong)| Usage(format!("{code} --database {wrong}")))?;
         let shown = masked(&config);
-        let tls = self.ssl.of(&config)?;
-        Ok((Database::new(config, tls), shown))
+        Ok((self.ssl.reach(config)?, shown))
     }
 
     /// A session, which ends with its client, and the database as it may be shown.
@@ -55,14 +57,14 @@ impl DatabaseArgs {
 }
 
 impl SslArgs {
+    /// The database of `config`, reached so.
     /// # Errors
     /// [`Usage`].
-    pub(crate) fn of(
-        &self,
-        database: &tokio_postgres::Config,
-    ) -> Result<Option<holdfast_security::ServerTls>, Usage> {
+    pub(crate) fn reach(&self, config: tokio_postgres::Config) -> Result<Database, Usage> {
         let word = |given: &Option<String>| given.clone().unwrap_or_default();
-        encryption(&word(&self.sslmode), &word(&self.sslrootcert), database)
-            .map_err(|(code, wrong)| Usage(format!("{code} --{wrong}")))
+        let tls = encryption(&word(&self.sslmode), &word(&self.sslrootcert), &config)
+            .map_err(|(code, wrong)| Usage(format!("{code} --{wrong}")))?;
+        let weak = self.weak_authentication.as_deref() == Some("permitted");
+        Ok(Database::new(config, tls).permit_weak_login(weak))
     }
 }

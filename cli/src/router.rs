@@ -121,7 +121,7 @@ fn second_phases(
 ) -> Vec<tokio::task::JoinHandle<()>> {
     let Some(coordinator) = &router.coordinator else { return Vec::new() };
     let served = router.sources.iter().filter_map(|source| {
-        let database = Database::new(account(source)?, source.tls.clone());
+        let database = database(source)?;
         let resource = XaResource::new(database, &*source.name);
         let config = ServeConfig {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -138,9 +138,15 @@ fn second_phases(
     served.collect()
 }
 
+/// The primary of a source, as the router itself logs in there; `None` if it has no account of its own.
+pub(crate) fn database(source: &SourceConfig) -> Option<Database> {
+    let database = Database::new(account(source)?, source.tls.clone());
+    Some(database.permit_weak_login(source.weak_authentication))
+}
+
 /// How to connect to the primary of a source; `None` if it has no account of its own. Where there are several hosts, the one that takes
 /// writes is looked for.
-pub(crate) fn account(source: &SourceConfig) -> Option<tokio_postgres::Config> {
+fn account(source: &SourceConfig) -> Option<tokio_postgres::Config> {
     let mut config = tokio_postgres::Config::new();
     config.user(source.user.as_ref()?).dbname(source.database.as_ref()?);
     if let Some(password) = &source.password {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_shard_router::config::SourceConfig;
-use holdfast_tcc_agent::Database;
+use holdfast_tcc_agent::words;
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_postgres::{Client, error::SqlState};
 
@@ -16,10 +16,9 @@ pub(crate) async fn connect(
     config: &SourceConfig,
     limit: Duration,
 ) -> Result<(Client, JoinHandle<Result<(), tokio_postgres::Error>>), String> {
-    let account = router::account(config).ok_or(
+    let database = router::database(config).ok_or(
         "it has no account of its own there. Give it user and dbname in the router's configuration",
     )?;
-    let database = Database::new(account, config.tls.clone());
     within(limit, database.connect()).await.map_err(|failed| failed.told(config))
 }
 
@@ -28,7 +27,7 @@ pub(crate) async fn connect(
 pub(crate) enum Failed {
     #[error("no answer within {} ms", .0.as_millis())]
     Silent(Duration),
-    #[error("{}", words_of(.0))]
+    #[error("{}", words(.0))]
     Refused(tokio_postgres::Error),
 }
 
@@ -70,10 +69,5 @@ fn refused(config: &SourceConfig, error: &tokio_postgres::Error) -> String {
         }
         _ => "Check that PostgreSQL runs there and lets the router in",
     };
-    format!("user {user} has no answer: {}. {remedy}", words_of(error))
-}
-
-/// What a server says, or the way to it.
-fn words_of(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned())
+    format!("user {user} has no answer: {}. {remedy}", words(error))
 }

@@ -24,7 +24,7 @@ pub use announce::{BadConfig, ServeConfig};
 pub use barrier_store::{BARRIER_SQL, install};
 pub use handler::{Asked, Handler, Reply, ask};
 pub use participant::{Answer, BadGid, Call, Gid, LocalTransaction, Op, Pairs, Participant};
-pub use resource::{Counts, Database, Limits, PostgresResource, XaResource};
+pub use resource::{Counts, Database, Limits, PostgresResource, WeakLogin, XaResource, words};
 pub use serve::serve;
 pub use sidecar::{Sidecar, SidecarConfig};
 pub use status::Status;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_tcc_agent::Database;
+use holdfast_tcc_agent::{Database, words};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Config};
 
@@ -109,15 +109,15 @@ pub(super) async fn check(database: &str, ssl: &SslArgs) -> Vec<Finding> {
         }
     };
     let subject = masked(&config);
-    let tls = match ssl.of(&config) {
-        Ok(tls) => tls,
+    let database = match ssl.reach(config) {
+        Ok(database) => database,
         Err(mistake) => {
             let remedy = "Say --sslmode and --sslrootcert as the server wants them.";
             let cause = mistake.to_string();
             return vec![Finding::new("source.answers", subject, State::Failed, cause, remedy)];
         }
     };
-    let client = match connect(&Database::new(config, tls)).await {
+    let client = match connect(&database).await {
         Ok(client) => client,
         Err(cause) => {
             let remedy = "Start PostgreSQL, or correct address, user and password (--database).";
@@ -136,7 +136,7 @@ async fn connect(database: &Database) -> Result<Client, String> {
     let connected = timeout(PATIENCE, database.connect()).await;
     let (client, _ends_by_itself) = connected
         .map_err(|_| format!("no connection within {} s", PATIENCE.as_secs()))?
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| words(&error))?;
     Ok(client)
 }
 
@@ -149,7 +149,7 @@ async fn version(client: &Client, subject: &str) -> Finding {
             let state = state(number >= VERSION_LEAST, State::Failed);
             Finding::new("source.answers", subject, state, found, remedy)
         }
-        Err(error) => unasked("source.answers", subject, &error.to_string()),
+        Err(error) => unasked("source.answers", subject, &words(&error)),
     }
 }
 
@@ -167,7 +167,7 @@ async fn ask(client: &Client, subject: &str, question: &Question) -> Finding {
             let state = state(sound, question.otherwise);
             Finding::new(question.check, subject, state, found, question.remedy)
         }
-        Err(error) => unasked(question.check, subject, &error.to_string()),
+        Err(error) => unasked(question.check, subject, &words(&error)),
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_question_is_answered_well_by_a_sound_server_and_told_where_it_is_not() {
-        let ssl = SslArgs { sslmode: None, sslrootcert: None };
+        let ssl = SslArgs::default();
         let played = Scratch::during(false, async |folder| {
             let data = folder.join(POSTGRES);
             std::fs::create_dir(&data)?;
@@ -228,7 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_read_is_told_without_repeating_it() {
-        let ssl = SslArgs { sslmode: Some("verify-full".to_owned()), sslrootcert: None };
+        let ssl = SslArgs { sslmode: Some("verify-full".to_owned()), ..SslArgs::default() };
         for wrong in ["password=sesame port", "host=10.0.0.5 user=bank password=sesame"] {
             let found = check(wrong, &ssl).await;
             assert_eq!(not_well(&found), ["source.answers"], "{wrong}");

@@ -49,6 +49,7 @@ impl Role for BankConfig {
         let database = reader
             .guarded("bank.database", |text| parse_database(text).map(|config| masked(&config)));
         let tls = database_tls(reader, database.as_ref());
+        let weak = reader.choice("bank.weak_authentication", &["no", "permitted"], "no");
         let instance = reader.text("bank.instance", Need::Or(""), check_label);
         let coordinators = sections::coordinators(reader);
         let connections = reader.integer("limits.connections", 1..=64, Need::Or(2));
@@ -63,7 +64,8 @@ impl Role for BankConfig {
         sections::names_service(reader, security.as_ref(), &format!("deposit@{}", shard.value))?;
         Some(Self {
             shard: shard.value,
-            database: Database::new(parse_database(&database?.value).ok()?, tls?),
+            database: Database::new(parse_database(&database?.value).ok()?, tls?)
+                .permit_weak_login(weak?.value == "permitted"),
             instance: Some(instance?.value)
                 .filter(|name| !name.is_empty())
                 .unwrap_or_else(sections::default_instance),

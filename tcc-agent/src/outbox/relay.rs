@@ -16,7 +16,7 @@ use tokio::{
 use tokio_postgres::error::SqlState;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::resource::Database;
+use crate::resource::{Database, words};
 
 use super::{
     publish::{Routes, publish},
@@ -152,10 +152,6 @@ fn is_lasting(error: &tokio_postgres::Error) -> bool {
         &SqlState::INSUFFICIENT_PRIVILEGE,
     ];
     error.code().is_some_and(|code| lasting.contains(&code))
-}
-
-fn words(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |refusal| refusal.message().to_owned())
 }
 
 /// A relay that holds the lease.

@@ -59,7 +59,19 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
             let place = db.constraint().or(db.table()).map(|name| format!(" at {name}"));
             format!("PostgreSQL says {}{}", db.code().code(), place.unwrap_or_default())
         }
+        None if is_io(error) => words(error),
         None => error.to_string(),
+    }
+}
+
+/// What the server says, or the way to it: with the cause, which the library's own words leave out. Never a detail, which
+/// may quote a row.
+#[must_use]
+pub fn words(error: &tokio_postgres::Error) -> String {
+    match (error.as_db_error(), std::error::Error::source(error)) {
+        (Some(refusal), _) => refusal.message().to_owned(),
+        (None, Some(cause)) => format!("{error}: {cause}"),
+        (None, None) => error.to_string(),
     }
 }
 

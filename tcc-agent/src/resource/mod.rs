@@ -2,11 +2,14 @@
 
 mod database;
 mod failure;
+mod login;
 mod postgres;
 mod queue;
 mod suspects;
 mod xa;
 
 pub use database::Database;
+pub use failure::words;
+pub use login::WeakLogin;
 pub use postgres::{Counts, Limits, PostgresResource};
 pub use xa::XaResource;

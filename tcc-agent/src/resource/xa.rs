@@ -11,7 +11,10 @@ use holdfast_branch::Op;
 use serde::Deserialize;
 use tokio_postgres::error::SqlState;
 
-use super::database::Database;
+use super::{
+    database::Database,
+    failure::{describe_pool, words},
+};
 use crate::{
     handler::{Asked, Handler},
     participant::{Answer, Call},
@@ -84,13 +87,13 @@ impl XaResource {
     }
 
     async fn finish(&self, verb: &str, prepared: &Prepared) -> Result<Answer, String> {
-        let connection = self.pool.get().await.map_err(|error| error.to_string())?;
+        let connection = self.pool.get().await.map_err(|error| describe_pool(&error))?;
         let sql = format!("{verb} PREPARED '{}'", prepared.xid);
         let ended = tokio::time::timeout(LIMIT, connection.batch_execute(&sql));
         let ended = ended.await.map_err(|_| "no answer in time".to_owned())?;
         let Err(error) = ended else { return Ok(Answer::Done) };
         if error.code() != Some(&SqlState::UNDEFINED_OBJECT) {
-            return Err(error.to_string());
+            return Err(words(&error));
         }
         let status = match prepared.xact.is_empty() {
             true => None,
@@ -99,7 +102,7 @@ impl XaResource {
                 let asked = async { connection.query_one(sql, &[&prepared.xact]).await };
                 let row = tokio::time::timeout(LIMIT, asked).await;
                 let row = row.map_err(|_| "no answer in time".to_owned())?;
-                row.map_err(|error| error.to_string())?.get::<_, Option<String>>(0)
+                row.map_err(|error| words(&error))?.get::<_, Option<String>>(0)
             }
         };
         Ok(judge(verb, status.as_deref()))

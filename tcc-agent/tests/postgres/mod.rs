@@ -65,6 +65,13 @@ impl Postgres {
         config
     }
 
+    /// The same, by its socket.
+    pub(crate) fn socket_config(&self) -> Config {
+        let mut config = Config::new();
+        config.host_path(self.folder.path()).port(self.port).user("postgres").dbname("postgres");
+        config
+    }
+
     /// A connection.
     pub(crate) async fn connect(&self) -> Client {
         let (client, connection) = self.config().connect(NoTls).await.unwrap();
