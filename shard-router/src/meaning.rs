@@ -87,6 +87,8 @@ impl Meaning {
 pub(crate) struct Meanings {
     plain: Rc<Meaning>,
     rules: Option<Placed>,
+    /// How many of the moves that they have awaited are waited for by all.
+    unsettled: usize,
     /// Why nothing may be planned now.
     held: Option<Refusal>,
     /// Of the query at hand; filled again and again.
@@ -117,6 +119,7 @@ impl Meanings {
         Self {
             plain: Rc::new(Meaning::new(Act::Statement)),
             rules: None,
+            unsettled: 0,
             held: None,
             template: Template::default(),
             young: HashMap::new(),
@@ -168,6 +171,7 @@ impl Meanings {
             });
         }
         self.rules = Some(now.placed);
+        self.unsettled = now.unsettled;
         self.held = now.held;
     }
 
@@ -258,12 +262,12 @@ impl Meanings {
 
     /// Whether the entry of a value in a lookup is on its way to another source.
     pub(crate) fn awaits_entry(&self, lookup: &str, value: &str) -> bool {
-        self.rules().is_some_and(|rules| rules.awaits_entry(lookup, value))
+        self.unsettled > 0 && self.rules().is_some_and(|rules| rules.awaits_entry(lookup, value))
     }
 
-    /// Whether anything that is planned as of now and belongs to no older work may have to wait.
+    /// The moves that statements wait for.
     pub(crate) fn awaited(&self) -> &[Arc<Moving>] {
-        self.rules().map_or(&[], |rules| rules.awaited())
+        self.rules().map_or(&[], |rules| &rules.awaited()[..self.unsettled])
     }
 
     /// The source of a value's entry in a lookup.

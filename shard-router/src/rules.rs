@@ -4,7 +4,7 @@
 //! coordinators the file is all there is.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,8 +19,9 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{config::RouterConfig, door::NoStart, refusal::Refusal, source::Source};
 
-/// Versions of the rules that are remembered, so that the fate of a move can be told from them: as many as the coordinators keep.
-const REMEMBERED_MAX: usize = 8;
+use moves::Moves;
+
+mod moves;
 
 /// Rules, and where each of their sources stands in the router's configuration.
 #[derive(Clone, Debug)]
@@ -68,6 +69,10 @@ pub(crate) struct InForce {
     pub(crate) keeps_since: u64,
     /// The epoch of the last rules under which no slot was frozen: what was planned by them or before may have touched what is frozen now.
     pub(crate) unfrozen: u64,
+    /// How many of the moves that the rules have awaited are waited for by all; the others are settled, but not for a snapshot that is older.
+    pub(crate) unsettled: usize,
+    /// The version as of which those others are settled; 0 without any.
+    pub(crate) settled_since: u64,
     /// Set while nothing may be planned; what a statement is told then.
     pub(crate) held: Option<Refusal>,
 }
@@ -92,10 +97,7 @@ struct State {
     confirmed: Instant,
     /// For so long behind that question the rules are good.
     lease: Duration,
-    /// The versions that were in force here, the newest last.
-    versions: VecDeque<Arc<Topology>>,
-    /// Sources of settling moves that have not been seen without what the move prepared there.
-    unsettled: BTreeSet<(MoveId, SourceId)>,
+    moves: Moves,
     /// Rules of the log that this router could not take: their epoch, and why.
     untaken: Option<(u64, String)>,
 }
@@ -119,17 +121,23 @@ impl Rules {
         epoch.set(first.rules.epoch() as f64);
         let rules = Arc::clone(&first.rules);
         let (keeps_since, unfrozen) = (rules.epoch(), rules.epoch());
-        let in_force = InForce { placed: first, keeps_since, unfrozen, held: None };
+        let in_force = InForce {
+            placed: first,
+            keeps_since,
+            unfrozen,
+            unsettled: 0,
+            settled_since: 0,
+            held: None,
+        };
         let mut state = State {
             in_force,
             from_log,
             confirmed: Instant::now(),
             lease: Duration::MAX,
-            versions: VecDeque::new(),
-            unsettled: BTreeSet::new(),
+            moves: Moves::new(&rules),
             untaken: None,
         };
-        state.remember(rules);
+        state.renew();
         let (version, news) = (AtomicU64::new(0), watch::Sender::new(0));
         Self { now: Mutex::new(state), version, news, epoch, sources: Vec::new() }
     }
@@ -137,8 +145,7 @@ impl Rules {
     /// The same rules over these sources.
     pub(crate) fn over(mut self, sources: &[Arc<Source>]) -> Self {
         self.sources = sources.to_vec();
-        let awaited = self.in_force().placed.rules.awaited().to_vec();
-        awaited.iter().filter(|moving| !moving.is_frozen()).for_each(|step| self.distrust(step));
+        self.distrust(self.state().moves.awaited());
         self
     }
 
@@ -202,19 +209,11 @@ impl Rules {
         if !placed.rules.moving().is_some_and(Moving::is_frozen) {
             state.in_force.unfrozen = epoch;
         }
-        let awaited = awaited(&before, &placed.rules);
-        state.remember(Arc::clone(&placed.rules));
-        let settling = awaited.iter().filter(|step| !step.is_frozen());
-        let ids: BTreeSet<_> = settling.clone().map(|step| step.id.clone()).collect();
-        state.unsettled.retain(|(id, _)| ids.contains(id));
-        // Of those that were decided once more, by hand, nobody will say that they are settled.
-        let dropped = before.awaited().iter().filter(|step| !step.is_frozen());
-        dropped.filter(|step| !ids.contains(&step.id)).for_each(|step| self.trust(step));
-        for step in settling.filter(|step| !before.awaited().contains(step)) {
-            state.unsettled.extend(ends(step));
-            self.distrust(step);
-        }
-        state.in_force.placed = placed.awaiting(awaited);
+        let change = state.moves.follow(&placed.rules);
+        change.dropped.iter().for_each(|step| self.trust(step, &state.moves));
+        self.distrust(&change.decided);
+        state.in_force.placed = placed;
+        state.renew();
         state.in_force.held = None;
         state.from_log = from_log;
         state.untaken = None;
@@ -225,39 +224,44 @@ impl Rules {
         true
     }
 
-    /// Sources of settling moves of which it is not known yet that what the move prepared there has ended.
+    /// Sources of decided moves of which it is not known yet that what the move prepared there has ended.
     pub(crate) fn unsettled(&self) -> BTreeSet<(MoveId, SourceId)> {
-        self.state().unsettled.clone()
+        self.state().moves.ends().clone()
     }
 
     /// A look that began when this was known to be unsettled found nothing of the move there: it was prepared before it was decided, so it has
     /// ended, and by the decision it was committed. When that is so at both sources statements for its slots are let go.
     pub(crate) fn ended_at(&self, id: &MoveId, source: &SourceId) {
         let mut state = self.state();
-        if !state.unsettled.remove(&(id.clone(), source.clone()))
-            || state.unsettled.iter().any(|(other, _)| other == id)
-        {
-            return;
-        }
-        let rules = &state.in_force.placed.rules;
-        let settled = rules.awaited().iter().find(|step| step.id == *id).cloned();
-        let left = rules.awaited().iter().filter(|step| step.id != *id).cloned().collect();
-        state.in_force.placed = state.in_force.placed.clone().awaiting(left);
+        // Whoever plans by the next version plans behind it.
+        let version = self.version() + 1;
+        let Some(step) = state.moves.ended_at(id, source, version) else { return };
         // From now on a replica must have what was committed by now.
-        settled.iter().for_each(|step| self.trust(step));
+        self.trust(&step, &state.moves);
+        state.renew();
         drop(state);
         self.tell();
         tracing::info!(%id, "a move of slots is settled");
     }
 
+    /// Everything that is open in this router was planned as of `version` or later: what was settled by then is over.
+    pub(crate) fn forget(&self, version: u64) {
+        let mut state = self.state();
+        if state.moves.forget(version) {
+            state.renew();
+            drop(state);
+            self.tell();
+        }
+    }
+
     /// Whether anything that a move has prepared may be left of what was in force here.
     pub(crate) fn remembers_a_move(&self) -> bool {
-        self.state().versions.iter().any(|version| version.moving().is_some())
+        self.state().moves.are_remembered()
     }
 
     /// What becomes of what a move has prepared, by the versions that were in force here.
     pub(crate) fn fate(&self, id: &MoveId) -> MoveFate {
-        id.fate(self.state().versions.iter().map(Arc::as_ref))
+        self.state().moves.fate(id)
     }
 
     /// Whether no word of these rules is to be acted by.
@@ -265,12 +269,16 @@ impl Rules {
         self.state().in_force.held.is_some()
     }
 
-    fn distrust(&self, step: &Moving) {
-        self.of(step).for_each(|source| source.distrust_replicas());
+    /// Of steps that are decided, replicas are left alone at both ends.
+    fn distrust(&self, steps: &[Arc<Moving>]) {
+        let decided = steps.iter().filter(|step| !step.is_frozen());
+        decided.flat_map(|step| self.of(step)).for_each(|source| source.distrust_replicas());
     }
 
-    fn trust(&self, step: &Moving) {
+    /// This one is over, but not what else is decided.
+    fn trust(&self, step: &Moving, moves: &Moves) {
         self.of(step).for_each(|source| source.trust_replicas());
+        self.distrust(moves.awaited());
     }
 
     fn of(&self, step: &Moving) -> impl Iterator<Item = &Arc<Source>> {
@@ -372,39 +380,19 @@ impl Rules {
             age_ms: state.confirmed.elapsed().as_millis(),
             untaken: state.untaken.clone(),
             held: state.in_force.held.clone(),
-            awaited: state.in_force.placed.rules.awaited().to_vec(),
+            awaited: state.moves.awaited().to_vec(),
         }
     }
 }
 
 impl State {
-    /// Of the first rules all that settles is unsettled.
-    fn remember(&mut self, rules: Arc<Topology>) {
-        if self.versions.is_empty() {
-            let settling = rules.awaited().iter().filter(|step| !step.is_frozen());
-            self.unsettled = settling.flat_map(|step| ends(step)).collect();
-        }
-        if self.versions.len() == REMEMBERED_MAX {
-            self.versions.pop_front();
-        }
-        self.versions.push_back(rules);
+    /// What workers go by follows from what is known of moves.
+    fn renew(&mut self) {
+        let all = self.moves.all();
+        self.in_force.unsettled = self.moves.awaited().len();
+        self.in_force.settled_since = self.moves.settled_since();
+        self.in_force.placed = self.in_force.placed.clone().awaiting(all);
     }
-}
-
-/// Both ends of a move.
-fn ends(step: &Moving) -> [(MoveId, SourceId); 2] {
-    [(step.id.clone(), step.from.clone()), (step.id.clone(), step.to.clone())]
-}
-
-/// The moves whose slots wait under rules that follow others: the one that is under way by these, and those that are decided and were not seen
-/// settled, though the rules may say no more of them.
-fn awaited(before: &Topology, now: &Topology) -> Vec<Arc<Moving>> {
-    let own = now.moving().cloned().map(Arc::new);
-    let decided = before.awaited().iter().filter(|step| {
-        now.moving().is_none_or(|moving| moving.id != step.id) && step.is_done_in(now)
-    });
-    let settling = decided.map(|step| Arc::new(step.decided()));
-    own.into_iter().chain(settling).collect()
 }
 
 /// The rules are too old to go by.
@@ -413,6 +401,12 @@ const OLD: &str = "HF3222";
 /// What a transaction is told whose rows may have got other places since it began.
 pub(crate) fn moved() -> Refusal {
     let cause = "the shard rules changed while the transaction was open: rows have other places. It is rolled back";
+    Refusal::new("HF3223", "40001", cause, "Begin it again")
+}
+
+/// What a transaction is told whose snapshot is, or may be, older than rows that have come to another place.
+pub(crate) fn seen_before() -> Refusal {
+    let cause = "rows that it would read have moved, or are about to, since the transaction took its snapshot (its isolation is not READ COMMITTED), and so it would not see them where they are. It is rolled back";
     Refusal::new("HF3223", "40001", cause, "Begin it again")
 }
 

@@ -14,6 +14,7 @@ use crate::{
     counts::Counts,
     deadlock::Deadlocks,
     follow::{Follower, watch_file},
+    ledger::Turn,
     rules::Rules,
     source::Source,
 };
@@ -37,8 +38,15 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     /// Connections of clients, logged in or not.
     clients: AtomicUsize,
-    /// For each worker the oldest epoch by which something that it has planned may be unfinished.
-    oldest: Box<[AtomicU64]>,
+    /// For each worker the oldest by which something that it has planned may be unfinished.
+    oldest: Box<[Oldest]>,
+}
+
+/// A [`Turn`] that a worker has told.
+#[derive(Debug, Default)]
+struct Oldest {
+    epoch: AtomicU64,
+    version: AtomicU64,
 }
 
 /// A client's connection, counted until it is dropped.
@@ -75,7 +83,7 @@ impl Shared {
         let counts = Counts::new(sources.iter().map(|source| source.name()));
         Self {
             live: watch::Sender::new(Live::of(&config)),
-            oldest: (0..config.workers).map(|_| AtomicU64::new(0)).collect(),
+            oldest: (0..config.workers).map(|_| Oldest::default()).collect(),
             config,
             sources,
             rules,
@@ -92,21 +100,34 @@ impl Shared {
         self.live.borrow().limits
     }
 
-    /// A worker says by how old an epoch something that it has planned may be unfinished. It has taken the rules that are new itself, so that what
-    /// it will plan is no older.
-    pub(crate) fn tell_oldest(&self, worker: usize, epoch: u64) {
-        self.oldest[worker].store(epoch, Ordering::Release);
+    /// A worker says by what something that it has planned may be unfinished. It has taken what is new itself, so that what it will plan is no
+    /// older.
+    pub(crate) fn tell_oldest(&self, worker: usize, turn: Turn) {
+        self.oldest[worker].epoch.store(turn.epoch, Ordering::Release);
+        self.oldest[worker].version.store(turn.version, Ordering::Release);
+    }
+
+    /// A worker has ended, and left nothing unfinished.
+    pub(crate) fn tell_end(&self, worker: usize) {
+        self.tell_oldest(worker, Turn { epoch: u64::MAX, version: u64::MAX });
     }
 
     /// The oldest epoch by which something may be unfinished in this router.
     pub(crate) fn oldest(&self) -> u64 {
-        let told = self.oldest.iter().map(|oldest| oldest.load(Ordering::Acquire));
+        let told = self.oldest.iter().map(|oldest| oldest.epoch.load(Ordering::Acquire));
+        told.min().unwrap_or(0)
+    }
+
+    /// The same of versions.
+    pub(crate) fn oldest_version(&self) -> u64 {
+        let told = self.oldest.iter().map(|oldest| oldest.version.load(Ordering::Acquire));
         told.min().unwrap_or(0)
     }
 
     /// Whether all workers but the first have ended, and left nothing unfinished.
     pub(crate) fn others_left(&self) -> bool {
-        self.oldest.iter().skip(1).all(|oldest| oldest.load(Ordering::Acquire) == u64::MAX)
+        let mut others = self.oldest.iter().skip(1);
+        others.all(|oldest| oldest.epoch.load(Ordering::Acquire) == u64::MAX)
     }
 
     /// Tells the coordinators that this router has nothing open and will plan nothing any more.

@@ -25,7 +25,7 @@ use crate::{
     frontend::{self, Greeted, Identity},
     global_write::Decider,
     haste::{Haste, Pace},
-    ledger::{Ledger, Planned},
+    ledger::{Ledger, Planned, Turn},
     meaning::Meanings,
     orphans::View,
     refusal::Refusal,
@@ -67,6 +67,7 @@ pub(crate) struct Worker {
     rules_version: Cell<u64>,
     keeps_since: Cell<u64>,
     unfrozen: Cell<u64>,
+    settled_since: Cell<u64>,
     ledger: Ledger,
     pace: Rc<Pace>,
 }
@@ -106,6 +107,7 @@ impl Worker {
             rules_version: Cell::new(u64::MAX),
             keeps_since: Cell::new(0),
             unfrozen: Cell::new(0),
+            settled_since: Cell::new(0),
             ledger: Ledger::new(),
             pace,
             shared,
@@ -157,7 +159,8 @@ impl Worker {
             let now = rules.in_force();
             self.keeps_since.set(now.keeps_since);
             self.unfrozen.set(now.unfrozen);
-            self.ledger.turn_to(now.placed.rules.epoch());
+            self.settled_since.set(now.settled_since);
+            self.ledger.turn_to(Turn { epoch: now.placed.rules.epoch(), version });
             self.meanings.borrow_mut().follow(now);
         }
     }
@@ -170,14 +173,19 @@ impl Worker {
 
     /// Whether what was planned so may go on by the rules that count now.
     pub(crate) fn keeps(&self, planned: &Planned) -> bool {
-        planned.epoch() >= self.keeps_since.get()
+        planned.turn().epoch >= self.keeps_since.get()
     }
 
     /// The epoch whose rules say, against those that are in force when it is decided, whether what was planned so may commit. Of what is kept
     /// that is the newest one under which no slot was frozen that it may have touched: by one under which slots are frozen, work that
     /// began before would pass for such as has not touched them.
     pub(crate) fn commits_by(&self, planned: &Planned) -> u64 {
-        planned.epoch().max(self.unfrozen.get())
+        planned.turn().epoch.max(self.unfrozen.get())
+    }
+
+    /// Whether a snapshot that was taken for what was planned so may be older than the end of a move, so that it has rows where they were.
+    pub(crate) fn may_see_before_moves(&self, planned: &Planned) -> bool {
+        planned.turn().version < self.settled_since.get()
     }
 
     /// An entry for what is planned now, until it is finished.
@@ -366,7 +374,7 @@ pub(crate) fn run(
             shared.leave().await;
         }
         if done() {
-            shared.tell_oldest(number, u64::MAX);
+            shared.tell_end(number);
         }
     });
     Ok(())
@@ -381,7 +389,12 @@ async fn keep_ledger(worker: Rc<Worker>, number: usize) {
         worker.follow_rules();
         let oldest = worker.ledger.oldest();
         worker.shared.tell_oldest(number, oldest);
-        if worker.ledger.enter().epoch() > oldest {
+        let settled = worker.settled_since.get() > 0;
+        if settled {
+            rules.forget(worker.shared.oldest_version());
+        }
+        let now = worker.ledger.now();
+        if now.epoch > oldest.epoch || settled {
             let _news_or_not = timeout(WORK_LOOK, news.changed()).await;
         } else if news.changed().await.is_err() {
             return;

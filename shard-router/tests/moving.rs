@@ -304,6 +304,50 @@ async fn work_that_began_before_goes_on_where_the_rows_are_and_is_told_as_open()
     place.until_shown("oldest", "3").await;
 }
 
+/// A transaction that is not READ COMMITTED has one snapshot at each source. One that was taken before the move has rows where they were, and
+/// not where they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_older_than_a_move_is_not_read_from() {
+    let place = Place::new(Limits { pool_size: 8, ..Limits::default() }).await;
+    place.apply(&rules(false, &place.step("frozen"))).await;
+    let begun = async |level: &str, id: i32| {
+        let client = place.connect().await;
+        client.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}")).await.expect("right");
+        client.query_one("SELECT n FROM t WHERE id = $1", &[&id]).await.expect("not frozen");
+        client
+    };
+    let [early, at_from, at_to, bystander] = [
+        begun("REPEATABLE READ", 20).await,
+        begun("REPEATABLE READ", 20).await,
+        begun("SERIALIZABLE", 600).await,
+        begun("REPEATABLE READ", 600).await,
+    ];
+    let committed = [begun("READ COMMITTED", 20).await, begun("READ COMMITTED", 600).await];
+    // Waiting would not help it.
+    let refused = ("HF3223".to_owned(), "40001".to_owned());
+    let one = "SELECT n FROM t WHERE id = 10";
+    let count = "SELECT count(*) FROM t";
+    assert_eq!(told(&early.simple_query(one).await.expect_err("its snapshot")), refused);
+    place.prepare().await;
+    place.apply(&rules(true, &place.step("settling"))).await;
+    place.until_shown("moving", "").await;
+    assert_eq!(told(&at_from.simple_query(count).await.expect_err("its snapshot")), refused);
+    assert_eq!(told(&at_to.query(one, &[]).await.expect_err("its snapshot")), refused);
+    let other = "SELECT n FROM t WHERE id = 601";
+    assert_eq!(rows(&bystander, other).await.len(), 1, "these have not moved");
+    for client in &committed {
+        assert_eq!(rows(client, count).await[0].get(0), Some("6"));
+        assert_eq!(client.query(one, &[]).await.expect("each sees what is there").len(), 1);
+        client.batch_execute("COMMIT").await.expect("right");
+    }
+    for client in [&early, &at_from, &at_to, &bystander] {
+        client.batch_execute("ROLLBACK").await.expect("right");
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.expect("right");
+        assert_eq!(rows(client, count).await[0].get(0), Some("6"), "a new one");
+        client.batch_execute("COMMIT").await.expect("right");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn work_that_began_before_slots_were_frozen_does_not_outlive_their_move() {
     let place = Place::new(Limits::default()).await;

@@ -105,7 +105,7 @@ fn moving(epoch: u64, last: u16, state: &str) -> Placed {
 #[test]
 fn slots_wait_until_what_the_move_prepared_has_ended_at_both_sources() {
     let rules = Rules::new(placed(510, 1), true);
-    let waits = || !rules.in_force().placed.rules.awaited().is_empty();
+    let waits = || rules.in_force().unsettled > 0;
     let id = MoveId::parse("m").expect("a name");
     let [from, to] = ["pg-1", "pg-2"].map(|name| SourceId::parse(name).expect("a name"));
     rules.take(moving(2, 510, "frozen"), true);
@@ -123,6 +123,14 @@ fn slots_wait_until_what_the_move_prepared_has_ended_at_both_sources() {
     let before = rules.version();
     rules.ended_at(&id, &from);
     assert!(!waits() && rules.version() > before);
+    // Not for a snapshot that is older; until there is none.
+    let since = rules.in_force().settled_since;
+    assert_eq!((since, rules.in_force().placed.rules.awaited().len()), (rules.version(), 1));
+    rules.forget(since - 1);
+    assert_eq!(rules.in_force().settled_since, since);
+    rules.forget(since);
+    assert!(rules.in_force().placed.rules.awaited().is_empty());
+    assert_eq!(rules.in_force().settled_since, 0);
 }
 
 #[test]
@@ -130,7 +138,7 @@ fn a_step_whose_decision_was_not_seen_is_settled_all_the_same_and_one_that_was_t
     for (rules_behind, waits) in [(placed(509, 4), true), (placed(510, 3), false)] {
         let rules = Rules::new(moving(2, 510, "frozen"), true);
         rules.take(rules_behind, true);
-        assert_eq!(rules.in_force().placed.rules.awaited().len(), usize::from(waits));
+        assert_eq!(rules.in_force().unsettled, usize::from(waits));
         assert_eq!(rules.unsettled().is_empty(), !waits);
     }
     let rules = Rules::new(moving(3, 509, "settling"), true);
@@ -141,7 +149,7 @@ fn a_step_whose_decision_was_not_seen_is_settled_all_the_same_and_one_that_was_t
 fn as_many_versions_are_remembered_as_the_limit_and_not_one_more() {
     let rules = Rules::new(moving(1, 510, "frozen"), true);
     let id = MoveId::parse("m").expect("a name");
-    let last = REMEMBERED_MAX as u64;
+    let last = moves::REMEMBERED_MAX as u64;
     (2..=last).for_each(|epoch| assert!(rules.take(placed(510, epoch), true)));
     assert_eq!(rules.fate(&id), MoveFate::RollBack);
     rules.take(placed(510, last + 1), true);

@@ -122,6 +122,7 @@ impl Session {
     fn leave_global(&mut self) {
         self.global = None;
         self.status = IDLE;
+        self.read_committed = None;
         self.wrote = false;
         self.changes = 0;
         self.dooming = false;

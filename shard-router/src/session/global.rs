@@ -84,6 +84,9 @@ impl Session {
 
     /// What the status says of the transaction, each time that a server says it.
     pub(super) fn status_told(&mut self) {
+        if self.status == IDLE {
+            self.read_committed = None;
+        }
         match self.status {
             IDLE if self.expected.is_empty() => {
                 self.opening.clear();

@@ -171,6 +171,8 @@ pub(crate) struct Session {
     wrote: bool,
     /// The entry of what is under way; as of when the first of it was planned.
     planned: Option<Planned>,
+    /// Whether each statement of the transaction has a snapshot of its own, once that was asked.
+    read_committed: Option<bool>,
     /// While the statement at hand waits for slots that are on their way.
     held: Option<Box<Held>>,
     /// Set while more than one source takes part.
@@ -245,6 +247,7 @@ impl Session {
             opening: Opening::default(),
             wrote: false,
             planned: None,
+            read_committed: None,
             held: None,
             global: None,
             dooming: false,

@@ -35,6 +35,7 @@ impl Session {
     pub(super) fn outdated(&mut self) -> Option<Refusal> {
         if self.planned.is_none() || self.is_free() {
             self.planned = Some(self.worker.plan());
+            self.read_committed = None;
         }
         if self.status == FAILED {
             return None;
@@ -77,28 +78,56 @@ impl Session {
         self.worker.meanings.borrow().held().cloned()
     }
 
+    /// Whether there is a transaction, of the client or of a batch, in which something was planned before the statement at hand.
+    fn is_within_work(&self) -> bool {
+        let alone = self.status == IDLE && !self.batch_ran && self.scatters.is_empty();
+        !self.is_free() && !alone
+    }
+
+    /// Whether a snapshot of the transaction may be older than the end of a move: it would see rows where they were, and not where they are.
+    fn may_see_before_moves(&self) -> bool {
+        let planned = self.planned.as_ref().filter(|_| self.bound.is_some());
+        planned.is_some_and(|planned| self.worker.may_see_before_moves(planned))
+            && self.is_within_work()
+            && self.read_committed != Some(true)
+    }
+
     /// Whether the statement at hand must wait for slots that are on their way, if it would touch some. Not if it belongs to work that began
     /// before they were frozen: whoever moves them waits for its end.
     pub(super) fn slots(&self) -> Slots {
-        let meanings = self.worker.meanings.borrow();
-        let awaited = meanings.awaited();
-        if awaited.is_empty() {
+        // Whatever it would be, its server ignores it.
+        if self.status == FAILED {
             return Slots::Known;
         }
-        let alone = self.status == IDLE && !self.batch_ran && self.scatters.is_empty();
-        let now = meanings.rules().map(|rules| rules.epoch());
-        let began = self.planned.as_ref().map(crate::ledger::Planned::epoch);
-        let before = !self.is_free() && !alone && began < now;
-        match before && awaited.iter().all(|step| step.is_frozen()) {
-            true => Slots::Known,
-            false => Slots::Awaited,
+        let meanings = self.worker.meanings.borrow();
+        if self.may_see_before_moves() {
+            return Slots::Awaited;
         }
+        let awaited = meanings.awaited();
+        let began = self.planned.as_ref().map(|planned| planned.turn().epoch);
+        let before = || {
+            let now = meanings.rules().map(|rules| rules.epoch());
+            began < now && self.is_within_work() && awaited.iter().all(|step| step.is_frozen())
+        };
+        if awaited.is_empty() || before() { Slots::Known } else { Slots::Awaited }
     }
 
     /// The statement at hand has to wait, and has perhaps for a while.
     /// # Errors
-    /// It has waited long enough, or its client wants it no more. Nothing was done.
+    /// It has waited long enough, or its client wants it no more: nothing was done. Or it is of a transaction that would see rows where they were.
     pub(super) fn hold_up(&mut self) -> Result<Taken, Refusal> {
+        if self.is_within_work() && self.bound.is_some() {
+            // Only if each statement has a snapshot of its own is there anything to wait for.
+            self.end_turn();
+            match self.read_committed {
+                Some(true) => {}
+                None if self.status == IN_TRANSACTION && !self.expected.is_empty() => {
+                    return Ok(Taken::Later);
+                }
+                None if self.status == IN_TRANSACTION => {}
+                None | Some(false) => return Err(crate::rules::seen_before()),
+            }
+        }
         if self.held.is_none() {
             let (since, limits) = (Instant::now(), self.worker.limits());
             let cancels = self.ticket.waits();
@@ -128,8 +157,22 @@ impl Session {
         Ok(Taken::Held)
     }
 
+    /// Asks the server at work, which is in the midst of a transaction and quiet, whether each statement there has a snapshot of its own.
+    async fn ask_isolation(&mut self) {
+        let limit = self.worker.limits().commit_timeout;
+        let Some(bound) = &mut self.bound else { return };
+        let told = global::within(limit, &mut bound.server, &["SHOW transaction_isolation"]).await;
+        let level = told.ok().and_then(|reply| reply.rows.into_iter().flatten().next().flatten());
+        // One that does not answer is lost, which is told with what is asked of it next.
+        self.read_committed = Some(level.is_some_and(|level| level.starts_with("read ")));
+    }
+
     /// Waits for other rules, as long as it may, while everything else of the session goes on.
     pub(super) async fn hold(&mut self) -> Result<(), End> {
+        if self.read_committed.is_none() && self.is_within_work() && self.bound.is_some() {
+            self.ask_isolation().await;
+            return Ok(());
+        }
         let worker = Rc::clone(&self.worker);
         let (Some(held), Some(rules)) = (&self.held, &worker.shared().rules) else { return Ok(()) };
         let (until, cancels) = (held.until, Arc::clone(&held.cancels));

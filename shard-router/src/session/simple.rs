@@ -225,8 +225,10 @@ impl Session {
             rows.push(row("reason", line.reason.to_owned()));
             rows.extend(line.rewritten.map(|sql| row("sent instead", sql)));
         }
-        if plan.awaits {
-            let steps: Vec<&str> = rules.awaited().iter().map(|step| step.id.as_str()).collect();
+        let meanings = self.worker.meanings.borrow();
+        if plan.awaits && !meanings.awaited().is_empty() {
+            let awaited = meanings.awaited().iter();
+            let steps: Vec<&str> = awaited.map(|step| step.id.as_str()).collect();
             rows.push(row("waits", format!("a slot of it is being moved ({})", steps.join(", "))));
         }
         rows.push(row("epoch", plan.epoch.to_string()));
