@@ -10,7 +10,7 @@ use fixture::{
     raw::{self, Raw},
 };
 use futures::future::join_all;
-use holdfast_shard_router::config::{Limits, RouterConfig, SourceConfig};
+use holdfast_shard_router::config::{Endpoint, Limits, RouterConfig, SourceConfig};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
@@ -32,7 +32,8 @@ fn rules(moved: bool, moving: &str) -> String {
 struct Place {
     router: Running,
     shards: [Client; 2],
-    _server: std::sync::Arc<Server>,
+    /// Kept as long as anybody uses it.
+    _server: Option<std::sync::Arc<Server>>,
     folder: tempfile::TempDir,
     admin: Client,
     /// Of the step that moves them; databases of one server share the names of what is prepared.
@@ -43,21 +44,29 @@ impl Place {
     /// One server with a database for each source.
     async fn new(limits: Limits) -> Self {
         let server = Server::shared().await;
+        let sources = [server.source("pg-1"), server.source("pg-2")];
+        let place = Self::over([&server, &server], sources, limits).await;
+        Self { _server: Some(server), ..place }
+    }
+
+    /// A new database for each source, at these servers.
+    async fn over(servers: [&Server; 2], sources: [SourceConfig; 2], limits: Limits) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory can be made");
         let file = folder.path().join("rules.toml");
         std::fs::write(&file, rules(false, "")).expect("the folder is ours");
-        let (mut sources, mut shards) = (Vec::new(), Vec::new());
-        for name in ["pg-1", "pg-2"] {
+        let (mut known, mut shards) = (Vec::new(), Vec::new());
+        for (server, source) in servers.into_iter().zip(sources) {
             let database = server.database().await;
             let client = server.connect(&database).await.expect("it runs");
             let sql = "CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL DEFAULT 0)";
             client.batch_execute(sql).await.expect("it is new");
             shards.push(client);
             let (user, database) = (Some("postgres".to_owned()), Some(database));
-            sources.push(SourceConfig { user, database, ..server.source(name) });
+            known.push(SourceConfig { user, database, ..source });
         }
-        let config =
-            RouterConfig { rules: Some(file), sources, limits, ..one_source(server.source("x")) };
+        let id = format!("m-{}", servers[0].database().await);
+        let usual = one_source(servers[0].source("x"));
+        let config = RouterConfig { rules: Some(file), sources: known, limits, ..usual };
         let router = Running::start(config).await;
         let admin = router.connect("any").await;
         for id in ROWS {
@@ -65,8 +74,7 @@ impl Place {
             admin.batch_execute(&sql).await.expect("a row");
         }
         let shards = shards.try_into().expect("two");
-        let id = format!("m-{}", server.database().await);
-        Self { router, shards, _server: server, folder, admin, id }
+        Self { router, shards, _server: None, folder, admin, id }
     }
 
     /// The step under way, in this state.
@@ -403,4 +411,104 @@ async fn a_client_that_cancels_or_goes_away_waits_no_more() {
     place.until_shown("waiting", "0").await;
     place.apply(&rules(false, "")).await;
     assert_eq!(place.at(0, 10).await, Some(0), "nothing was done for either");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_not_read_from_before_it_has_what_has_moved() {
+    let (one, two) = tokio::join!(Server::start(), Server::start());
+    let replica = two.replica().await;
+    let address = |server: &Server| Endpoint::parse(&format!("127.0.0.1:{}", server.port));
+    let addresses = vec![address(&two), address(&replica)];
+    let sources = [one.source("pg-1"), SourceConfig { addresses, ..two.source("pg-2") }];
+    let limits = Limits { pool_size: 8, ..Limits::default() };
+    let place = Place::over([&one, &two], sources, limits).await;
+    // Whether the replica is read from.
+    let used = async || {
+        let servers = rows(&place.admin, "SHOW HOLDFAST SERVERS").await;
+        let port = replica.port.to_string();
+        let of = |row: &&SimpleQueryRow| row.get("address").is_some_and(|it| it.ends_with(&port));
+        let row = servers.iter().find(of).expect("it is one of them");
+        row.get("age_ms").is_some_and(|age| !age.is_empty())
+    };
+    let until_used = async || {
+        let deadline = Instant::now() + PATIENCE;
+        while !used().await {
+            assert!(Instant::now() < deadline, "the replica is not used");
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    until_used().await;
+    let client = place.connect().await;
+    client.batch_execute("SET holdfast.max_staleness = '600s'").await.expect("a time");
+    place.apply(&rules(false, &place.step("frozen"))).await;
+    let on_replica = replica.connect("postgres").await.expect("it runs");
+    on_replica.batch_execute("SELECT pg_wal_replay_pause()").await.expect("it pauses");
+    place.prepare().await;
+    place.apply(&rules(true, &place.step("settling"))).await;
+    place.until_shown("moving", "").await;
+    // Young enough for the session, and without the rows.
+    for _ in 0..20 {
+        assert_eq!(rows(&client, "SELECT n FROM t WHERE id = 10").await.len(), 1);
+        let count = rows(&client, "SELECT count(*) FROM t").await;
+        assert_eq!(count[0].get(0), Some("6"));
+    }
+    assert!(!used().await);
+    on_replica.batch_execute("SELECT pg_wal_replay_resume()").await.expect("it goes on");
+    until_used().await;
+    for _ in 0..20 {
+        assert_eq!(rows(&client, "SELECT n FROM t WHERE id = 10").await.len(), 1);
+    }
+}
+
+/// The entry of a lookup lies by the slot of its value, in the group of its owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_by_a_lookup_whose_entry_moves_waits_too() {
+    let place = Place::new(Limits { frozen_wait: PATIENCE, ..Limits::default() }).await;
+    let lookup = "[lookup.phone]\ntable = \"t\"\ncolumn = \"phone\"\n";
+    let known = holdfast_route::Topology::parse(&rules(false, lookup)).expect("good rules");
+    let slot = |value: &str| known.entry_place("phone", value).expect("a place").slot.number();
+    let values: Vec<String> = (0..100_000).map(|n| n.to_string()).collect();
+    let find = |moves: bool| values.iter().find(|value| (10..=12).contains(&slot(value)) == moves);
+    let (moving, still) = (find(true).expect("one moves"), find(false).expect("others do not"));
+    for shard in &place.shards {
+        let column = "ALTER TABLE t ADD COLUMN phone text UNIQUE";
+        shard.batch_execute(&format!("{column}; {}", known.lookup_sql())).await.expect("right");
+        for value in [moving, still] {
+            let sql = "INSERT INTO holdfast.lookup VALUES ('phone', $1, '20')";
+            shard.execute(sql, &[value]).await.expect("an entry");
+        }
+    }
+    place.apply(&rules(false, lookup)).await;
+    place.apply(&rules(false, &format!("{lookup}{}", place.step("frozen")))).await;
+    let client = place.connect().await;
+    let ask = |value: &str| format!("SELECT holdfast.locate('phone', '{value}')");
+    assert_eq!(rows(&client, &ask(still)).await[0].get("key"), Some("20"));
+    let (simple, prepared) = (ask(moving), place.connect().await);
+    let (answer, other, ()) =
+        tokio::join!(rows(&client, &simple), prepared.query(&simple, &[]), async {
+            place.until_shown("waiting", "2").await;
+            place.apply(&rules(false, lookup)).await;
+        });
+    assert_eq!(answer[0].get("key"), Some("20"));
+    assert_eq!(other.expect("right").len(), 1);
+}
+
+/// A portal over several sources is planned when it is bound, and holds no server before it is executed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_portal_that_was_bound_before_rows_moved_is_not_executed() {
+    let place = Place::new(Limits::default()).await;
+    let mut raw = Raw::login(place.router.port, "any").await;
+    raw.ask(&[raw::query("BEGIN")]).await;
+    let count = [raw::parse("", "SELECT count(*) FROM t"), raw::bind("p", "", &[]), raw::sync()];
+    assert_eq!(raw::status(&raw.ask(&count).await), 'T');
+    assert_eq!(place.shown("oldest").await, "1");
+    place.apply(&rules(false, &place.step("frozen"))).await;
+    assert_eq!(place.shown("oldest").await, "1", "it may be executed any time");
+    // Nobody has waited for it.
+    place.prepare().await;
+    place.apply(&rules(true, &place.step("settling"))).await;
+    let told = raw.ask(&[raw::execute("p", 0), raw::sync()]).await;
+    assert_eq!(raw::field(&told, b'C'), "40001", "{told:?}");
+    raw.ask(&[raw::query("ROLLBACK")]).await;
+    place.until_shown("oldest", "3").await;
 }

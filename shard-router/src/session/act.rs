@@ -131,6 +131,7 @@ impl Session {
     }
 
     pub(super) fn leave_transaction(&mut self) {
+        self.drop_scatters();
         self.deferred.clear();
         self.deferred_bytes = 0;
         self.opening.clear();

@@ -151,6 +151,7 @@ impl Session {
         let (answered, fate) = match (&mut *expected, tag) {
             (Expect::Query, b'Z') => {
                 self.status = status(body)?;
+                self.end_portals();
                 self.copying_in = false;
                 (true, if self.sequence.is_some() { Fate::Drop } else { Fate::Pass })
             }
@@ -204,6 +205,7 @@ impl Session {
             }
             (Expect::Sync, b'Z') => {
                 self.status = status(body)?;
+                self.end_portals();
                 (true, Fate::Pass)
             }
             (Expect::Turn, b'Z') => {
@@ -242,6 +244,13 @@ impl Session {
             self.status_told();
         }
         Ok(fate)
+    }
+
+    /// Portals over several sources end with their transaction, as those at servers do.
+    fn end_portals(&mut self) {
+        if self.status == IDLE && !self.scatters.is_empty() {
+            self.scatters.clear();
+        }
     }
 
     /// An error of a server, which goes on as it came, unless the router itself made the server say it.

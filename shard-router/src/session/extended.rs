@@ -485,10 +485,7 @@ impl Session {
         self.skipping = false;
         if self.status == super::IDLE {
             self.portals.clear();
-            if !self.scatters.is_empty() {
-                self.scatters.clear();
-                self.ticket.points_nowhere();
-            }
+            self.drop_scatters();
         }
         if self.bound.is_some() && (self.batch_open || !self.expected.is_empty()) {
             frame::put_bare(&mut self.to_server, b'S');

@@ -402,6 +402,9 @@ impl Session {
             }
             Verb::Within => self.everywhere(&span.sql).await,
         };
+        if span.verb != Verb::Within {
+            self.drop_scatters();
+        }
         match said {
             Ok(tag) => self.say_complete(&tag),
             Err(stopped) => {

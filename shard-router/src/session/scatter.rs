@@ -295,6 +295,14 @@ impl Session {
         Ok(())
     }
 
+    /// Portals end with their transaction.
+    pub(super) fn drop_scatters(&mut self) {
+        if !self.scatters.is_empty() {
+            self.scatters.clear();
+            self.ticket.points_nowhere();
+        }
+    }
+
     /// Whether it runs on the servers of a transaction: the client's, or one of its own.
     fn is_within(&self, scatter: &Scatter) -> bool {
         scatter.plan.access != Access::Read || self.status != IDLE
