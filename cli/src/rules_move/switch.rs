@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_millis(5);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How long they are asked.
 const ASK_MAX: Duration = Duration::from_secs(60);
+/// What part of the longest pause writers are waited for. A transaction that began while slots are frozen may have written to others here, and then
+/// wait for frozen ones: it would be waited for in vain, and is let go soon.
+const BARRIER_SHARE: u32 = 8;
 /// Of a cause that is kept in the log.
 const WHY_BYTES_MAX: usize = 300;
 /// The code of a refusal because others changed the rules meanwhile.
@@ -339,7 +342,8 @@ impl Take<'_> {
             sleep(LOOK).await;
         }
         let routers = began.elapsed();
-        if let Err(failed) = pair.from.barrier(&pair.relations, end).await {
+        let soon = Instant::now() + self.pause_max / BARRIER_SHARE;
+        if let Err(failed) = pair.from.barrier(&pair.relations, soon.min(end)).await {
             return Err(match &failed {
                 Failed::Refused(_) => NotNow::Again(format!(
                     "a transaction that writes to these tables is open at source {} for long ({failed})",
