@@ -413,3 +413,25 @@ async fn entries_of_lookups_that_lie_elsewhere_or_are_not_kept_are_told_of() -> 
     assert_found(stage.findings()?, &[(here, "HF1028", &astray)]);
     Ok(())
 }
+
+/// A foreign key to what the rules do not name is kept by nobody once the rows that have it are spread.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_keys_of_spread_rows_to_tables_that_the_rules_do_not_name_are_told_of()
+-> anyhow::Result<()> {
+    let stage = Stage::set(RULES).await?;
+    stage
+        .both(&format!(
+            "{ACCOUNT}; {CURRENCY}; CREATE SCHEMA bank; CREATE TABLE bank.branch (id int PRIMARY KEY); \
+             ALTER TABLE account ADD branch int CONSTRAINT of_branch REFERENCES bank.branch; \
+             ALTER TABLE currency ADD branch int REFERENCES bank.branch"
+        ))
+        .await?;
+    let outside = "foreign key of_branch of table account leads to table bank.branch, which the rules do not name, \
+                   so a row and the one that it leads to may be on two sources. Name bank.branch in the rules, or drop the foreign key";
+    assert_found(stage.findings()?, &[("pg-1", "HF1027", outside)]);
+
+    let one_source = RULES.replace("source = \"pg-2\"", "source = \"pg-1\"");
+    stage.folder.write("rules.toml", one_source)?;
+    assert_found(stage.findings()?, &[]);
+    Ok(())
+}

@@ -66,6 +66,12 @@ pub(super) fn judge(looked: &[Looked<'_>], rules: &Topology, decides: bool) -> V
             if let Some(placement @ Placement::Sharded(sharded)) = rules.tables().get(*table) {
                 let spread = rules.spread(placement).len() > 1;
                 keys(&mut findings, source, table, there, sharded, spread);
+                for (key, to) in there.leads_outside.iter().filter(|_| spread) {
+                    let text = format!(
+                        "foreign key {key} of table {table} leads to table {to}, which the rules do not name, so a row and the one that it leads to may be on two sources. Name {to} in the rules, or drop the foreign key"
+                    );
+                    findings.tell(CANNOT_HOLD, source, text);
+                }
             }
             for key in &there.foreign_keys {
                 foreign_key(&mut findings, source, table, key, rules);

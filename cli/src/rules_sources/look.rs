@@ -37,7 +37,8 @@ const CONSTRAINTS: &str = "SELECT c.conrelid, pg_catalog.pg_get_constraintdef(c.
     ARRAY (SELECT a.attname::text FROM pg_catalog.unnest(c.conkey) WITH ORDINALITY AS k (number, n) \
       JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.number ORDER BY k.n), \
     ARRAY (SELECT a.attname::text FROM pg_catalog.unnest(c.confkey) WITH ORDINALITY AS k (number, n) \
-      JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.number ORDER BY k.n) \
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.number ORDER BY k.n), \
+    c.confrelid::pg_catalog.regclass::text \
     FROM pg_catalog.pg_constraint c \
     WHERE c.conrelid = ANY ($1) AND c.contype IN ('c', 'f', 'x') AND c.conparentid = 0 ORDER BY c.conrelid, c.conname";
 const EXTENSIONS: &str =
@@ -71,6 +72,8 @@ pub(super) struct Table {
     /// The columns of each key that makes rows unique.
     pub(super) keys: Vec<BTreeSet<String>>,
     pub(super) foreign_keys: Vec<ForeignKey>,
+    /// Foreign keys to tables that the rules do not name, and these tables.
+    pub(super) leads_outside: Vec<(String, String)>,
     /// Those that are carried out.
     pub(super) triggers: BTreeSet<String>,
 }
@@ -144,8 +147,8 @@ async fn catalog(
     for row in transaction.query(CONSTRAINTS, &[&ids]).await? {
         let Some(table) = found.tables.get_mut(&by_id[&row.get(0)]) else { continue };
         table.parts.insert(row.get(1));
-        let to = row.get::<_, Option<u32>>(4).and_then(|id| by_id.get(&id));
-        if let Some(to) = to {
+        let Some(to) = row.get::<_, Option<u32>>(4) else { continue };
+        if let Some(to) = by_id.get(&to) {
             let (own, other): (Vec<String>, Vec<String>) = (row.get(5), row.get(6));
             table.foreign_keys.push(ForeignKey {
                 name: row.get(2),
@@ -153,6 +156,8 @@ async fn catalog(
                 columns: own.into_iter().zip(other).collect(),
                 deferrable: row.get(3),
             });
+        } else {
+            table.leads_outside.push((row.get(2), row.get(7)));
         }
     }
     for row in transaction.query(TRIGGERS, &[&ids]).await? {
