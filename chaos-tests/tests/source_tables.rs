@@ -132,7 +132,9 @@ async fn a_source_that_refuses_a_password_is_told_of_with_the_account_and_no_sec
 -> anyhow::Result<()> {
     let stage = Stage::set(RULES).await?;
     stage.both(&format!("{ACCOUNT}; {CURRENCY}")).await?;
-    let clerk = format!("CREATE USER clerk PASSWORD '{SECRET}'; GRANT SELECT ON account TO clerk");
+    let clerk = format!(
+        "CREATE USER clerk PASSWORD '{SECRET}'; GRANT SELECT ON account, currency TO clerk"
+    );
     stage.two.batch_execute(&clerk).await?;
     let file: String = stage.one.query_one("SHOW hba_file", &[]).await?.get(0);
     let before = fs::read_to_string(&file)?;
@@ -403,6 +405,10 @@ async fn entries_of_lookups_that_lie_elsewhere_or_are_not_kept_are_told_of() -> 
     };
     let entry = "INSERT INTO holdfast.lookup VALUES ('phone', '+49', 'A-1'), ('gone', 'x', 'A-1')";
     right.batch_execute(entry).await?;
+    // Its owner, slot 638, past the router.
+    let owner =
+        "SET session_replication_role = replica; INSERT INTO account VALUES ('A-1', 7, '+49')";
+    stage.two.batch_execute(owner).await?;
     assert_found(stage.findings()?, &[]);
     wrong.batch_execute(entry).await?;
     let astray = format!(
@@ -433,5 +439,123 @@ async fn foreign_keys_of_spread_rows_to_tables_that_the_rules_do_not_name_are_to
     let one_source = RULES.replace("source = \"pg-2\"", "source = \"pg-1\"");
     stage.folder.write("rules.toml", one_source)?;
     assert_found(stage.findings()?, &[]);
+    Ok(())
+}
+
+/// Whoever reads a copy is told by any source, so all of them must say the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_a_reference_table_that_differ_are_told_of() -> anyhow::Result<()> {
+    let stage = Stage::set(RULES).await?;
+    let Stage { one, two, .. } = &stage;
+    one.batch_execute(&format!(
+        "{ACCOUNT}; CREATE TABLE currency (code text PRIMARY KEY, rate float8, since timestamptz)"
+    ))
+    .await?;
+    // The same columns in another order; and another account's habits.
+    two.batch_execute(&format!(
+        "{ACCOUNT}; CREATE TABLE currency (since timestamptz, rate float8, code text PRIMARY KEY)"
+    ))
+    .await?;
+    two.batch_execute("ALTER DATABASE \"pg-2\" SET DateStyle = 'German'; ALTER DATABASE \"pg-2\" SET TimeZone = 'Asia/Tokyo'")
+        .await?;
+    let euro =
+        "INSERT INTO currency (code, rate, since) VALUES ('EUR', 1.1, '1999-01-01 00:00:00+00')";
+    stage.both(euro).await?;
+    assert_found(stage.findings()?, &[]);
+
+    two.batch_execute("UPDATE currency SET rate = 1.2").await?;
+    let told = |what: &str| {
+        format!(
+            "table currency is a copy, and not as that of source pg-1: {what}. Make them alike; whoever reads it is told by any source"
+        )
+    };
+    let differs = told("1 rows at both, and some differ");
+    assert_found(stage.findings()?, &[("pg-2", "HF1028", &differs)]);
+    one.batch_execute("INSERT INTO currency (code) VALUES ('CHF')").await?;
+    let differs = told("1 rows here, 2 there");
+    assert_found(stage.findings()?, &[("pg-2", "HF1028", &differs)]);
+
+    // So many rows are read; of more, nothing is said but that there are more.
+    for (max, all) in [("2", true), ("1", false)] {
+        let (code, told) = stage.told(&["check", "rules.toml", "--rows-max", max])?;
+        let read = told["read"].as_array().context("what was read")?;
+        let there = |one: &&Value| one["table"] == "currency" && one["source"] == "pg-1";
+        let read = read.iter().find(there).context("it was read")?;
+        assert_eq!((code, &read["all"]), (Some(i32::from(all)), &json!(all)), "{told}");
+    }
+    Ok(())
+}
+
+/// An entry at one source and its owner at another are laid side by side.
+#[tokio::test(flavor = "multi_thread")]
+async fn values_without_entries_and_entries_without_owners_are_told_of() -> anyhow::Result<()> {
+    let rules = format!("{RULES}\n[lookup.phone]\ntable = \"account\"\ncolumn = \"phone\"\n");
+    let stage = Stage::set(&rules).await?;
+    let phone = "ALTER TABLE account ADD phone bigint UNIQUE";
+    let rules = Topology::parse(&rules).expect("good rules");
+    stage.both(&format!("{ACCOUNT}; {CURRENCY}; {phone}; {}", rules.lookup_sql())).await?;
+    // Written past the router, by somebody who may.
+    let owners = "SET session_replication_role = replica; INSERT INTO account SELECT id, 0, phone FROM (VALUES";
+    let accounts: Vec<(String, i64)> = (1..=2_500).map(|n| (format!("A-{n}"), 4_900 + n)).collect();
+    let (mut rows, mut entries) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    let table = &rules.tables()["account"];
+    for (id, phone) in &accounts {
+        let holdfast_route::Home::On(source, _) = rules.home(table, [Some(&**id)].into_iter())
+        else {
+            anyhow::bail!("{id} belongs somewhere")
+        };
+        rows[usize::from(source.as_str() == "pg-2")].push(format!("('{id}', {phone})"));
+        let place = rules.entry_place("phone", &phone.to_string()).context("it has one")?;
+        entries[usize::from(place.source.0 == 1)].push(format!("('phone', '{phone}', '{id}')"));
+    }
+    for (source, n) in [(&stage.one, 0), (&stage.two, 1)] {
+        let rows = rows[n].join(", ");
+        let entries = entries[n].join(", ");
+        source
+            .batch_execute(&format!(
+                "{owners} {rows}) AS v (id, phone); INSERT INTO account VALUES ('no phone {n}', 0, NULL); \
+                 INSERT INTO holdfast.lookup VALUES {entries}"
+            ))
+            .await?;
+    }
+    stage.both("DELETE FROM account WHERE phone IS NULL").await?;
+    assert_found(stage.findings()?, &[]);
+
+    // Of one value the entry is gone, of one the owner, and one has another owner than its entry says.
+    stage
+        .both("DELETE FROM holdfast.lookup WHERE value = '4901'; UPDATE account SET phone = NULL WHERE phone = 4902; \
+               UPDATE holdfast.lookup SET owner = 'A-9' WHERE value = '4903'")
+        .await?;
+    let at = |id: &str| match rules.home(table, [Some(id)].into_iter()) {
+        holdfast_route::Home::On(source, _) => source.as_str().to_owned(),
+        _ => String::new(),
+    };
+    let entry_at = rules
+        .entry_place("phone", "4902")
+        .map_or("", |place| ["pg-1", "pg-2"][usize::from(place.source.0)]);
+    let mut wanted = vec![
+        (
+            at("A-1"),
+            "rows of table account whose phone has no entry in lookup phone: 1, the first phone = '4901'. Make the entries; nobody finds the rows by it until then",
+        ),
+        (
+            entry_at.to_owned(),
+            "entries of lookup phone without an owner: 1, the first value = '4902'. Delete them; nobody else can have the value until then",
+        ),
+        (
+            at("A-3"),
+            "rows of table account whose phone has an entry in lookup phone that leads to another owner: 1, the first phone = '4903'. Correct the entries",
+        ),
+    ];
+    wanted.sort();
+    let (code, found) = stage.findings()?;
+    let mut found: Vec<_> =
+        found.iter().map(|(source, _, text)| (source.clone(), &**text)).collect();
+    found.sort();
+    assert_eq!((code, found), (Some(1), wanted));
+
+    // Of more than may be read, nothing is said.
+    let (code, _) = stage.told(&["check", "rules.toml", "--rows-max", "1000"])?;
+    assert_eq!(code, Some(0));
     Ok(())
 }

@@ -9,6 +9,15 @@ use tokio_postgres::{Client, error::SqlState};
 
 use crate::router;
 
+/// Has rows written and read alike at every source, whatever the account's settings are, and none of them hidden.
+pub(crate) const ALIKE: &str = "SET search_path = ''; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 1; \
+    SET bytea_output = 'hex'; SET TimeZone = 'UTC'; SET xmloption = 'content'; SET row_security = off";
+
+/// The hash of a row as it is written ([`ALIKE`]), by the same function at every source.
+pub(crate) fn row_hash(row: &str) -> String {
+    format!("pg_catalog.hashtextextended({row}::text COLLATE \"C\", 0)")
+}
+
 /// Lets itself in at a source within `limit`; the task carries the connection, and ends with the client.
 /// # Errors
 /// Why nobody is let in, for people.

@@ -8,7 +8,10 @@ use std::collections::BTreeSet;
 use holdfast_route::{Placement, Topology};
 use tokio_postgres::Client;
 
-use crate::{rules_sources::ENTRIES, source::Failed};
+use crate::{
+    rules_sources::ENTRIES,
+    source::{Failed, row_hash},
+};
 
 /// The schema of what a move needs at a source: notes, staged rows, functions.
 pub(super) const SCHEMA: &str = "holdfast_move";
@@ -219,7 +222,7 @@ impl Relation {
     /// All rows: what leads to the slot, the hash.
     pub(super) fn hash_sql(&self) -> String {
         let leads = self.leads_of_row();
-        format!("SELECT {leads}, {} FROM {} AS {ROW}", hash(ROW), self.name)
+        format!("SELECT {leads}, {} FROM {} AS {ROW}", row_hash(ROW), self.name)
     }
 
     /// Takes some notes up: what leads to the slot of the row as it is now, the key that was noted, the key and the row, if there is one.
@@ -254,7 +257,7 @@ impl Relation {
         let Self { name, .. } = self;
         format!(
             "SELECT s.place, pg_catalog.count(*), pg_catalog.sum({})::text FROM (SELECT place, CAST(body AS {name}) AS v FROM {} OFFSET 0) AS s GROUP BY s.place",
-            hash("s.v"),
+            row_hash("s.v"),
             self.staged()
         )
     }
@@ -273,7 +276,7 @@ impl Relation {
              put AS (INSERT INTO {name} AS {ROW} ({columns}) OVERRIDING SYSTEM VALUE SELECT {values} FROM s RETURNING {} AS h) \
              SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(h), 0)::text FROM put",
             self.staged(),
-            hash(ROW)
+            row_hash(ROW)
         )
     }
 
@@ -287,7 +290,7 @@ impl Relation {
              gone AS (DELETE FROM {name} AS {ROW} USING k WHERE {same} RETURNING {} AS h) \
              SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(h), 0)::text FROM gone",
             self.notes(),
-            hash(ROW)
+            row_hash(ROW)
         )
     }
 
@@ -301,9 +304,4 @@ impl Relation {
         let names: Vec<&str> = relations.iter().map(|relation| &*relation.name).collect();
         format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", names.join(", "))
     }
-}
-
-/// The hash of a row as it is written, by the same function at every source.
-fn hash(row: &str) -> String {
-    format!("pg_catalog.hashtextextended({row}::text COLLATE \"C\", 0)")
 }

@@ -10,7 +10,7 @@ use super::{
     Fault,
     relation::{Relation, SCHEMA},
 };
-use crate::source::{self, Failed, within};
+use crate::source::{self, ALIKE, Failed, within};
 
 /// For one source to let in, or to answer what costs nothing.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -23,10 +23,8 @@ const LOCK_MAX_MS: u32 = 1_000;
 const LOCK_TRIES: u32 = 20;
 /// Held by one move at a source as long as it is connected.
 const LOCK_KEY: i64 = 0x686f_6c64_6d6f_7665;
-/// Rows are written and read alike at every source, whatever the account's settings are. Rows are found by their keys, one by one, and never by reading a
-/// table: what a pause takes depends on the rows that move, and on no statistics.
-const SETTINGS: &str = "SET search_path = ''; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 1; \
-    SET bytea_output = 'hex'; SET TimeZone = 'UTC'; SET xmloption = 'content'; SET row_security = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET statement_timeout = 0; \
+/// Rows are found by their keys, one by one, and never by reading a table: what a pause takes depends on the rows that move, and on no statistics.
+const SETTINGS: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; SET statement_timeout = 0; \
     SET idle_in_transaction_session_timeout = 0; SET default_transaction_isolation = 'read committed'; SET lock_timeout = 1000";
 /// The names of prepared transactions of moves.
 pub(super) const PREFIX: &str = "holdfast-move:";
@@ -86,7 +84,7 @@ impl Side {
         let found = super::relation::look(&self.client, rules, tables).await;
         let found = found.map_err(|failed| self.lost(&failed))?;
         let found = found.map_err(|words| self.in_the_way(&words))?;
-        self.run(SETTINGS).await?;
+        self.run(&format!("{ALIKE}; {SETTINGS}")).await?;
         Ok(found)
     }
 

@@ -1,8 +1,10 @@
 //! `holdfast rules check --sources` and `plan --sources`: whether each source has what the rules send there, and which rows lie elsewhere, told
 //! before rules are applied and behind a move.
 
+mod contents;
 mod judge;
 mod look;
+mod lookups;
 mod order;
 mod rows;
 
@@ -178,6 +180,13 @@ impl Survey {
             CopyOrder::default()
         });
         let mut survey = Self { findings, moves: Vec::new(), copy_order, read: Vec::new() };
+        // Only of rules in force: what differs for a moment, while somebody writes, is in the way of nothing that is planned.
+        if let [rules] = rules {
+            let (differing, read) =
+                contents::compare(&looked, &router.sources, rules, args.rows_max).await;
+            survey.findings.extend(differing);
+            survey.read.extend(read);
+        }
         for Looked { source, found, .. } in looked {
             if let Ok(found) = found {
                 survey.take_rows(source, found.rows);
@@ -192,10 +201,7 @@ impl Survey {
             self.findings.push(Finding { code: ASTRAY, source: source.to_owned(), text });
         };
         for (table, failed) in rows.unread {
-            tell(format!(
-                "rows of table {table} could not be read: {failed}. The account needs SELECT on it, and an answer within {} s",
-                ANSWER_MAX.as_secs()
-            ));
+            tell(rows::unread(&table, &failed));
         }
         for (Way { rules, table, to }, astray) in rows.astray {
             if rules == 0 {

@@ -9,11 +9,11 @@ use holdfast_route::{Home, Placement, Slot, Topology};
 use serde::Serialize;
 use tokio_postgres::{Client, Row};
 
-use super::{Ask, ENTRIES, look::Table};
+use super::{ANSWER_MAX, Ask, ENTRIES, look::Table};
 use crate::source::{Failed, within};
 
 /// Rows that are fetched at once, and are in memory.
-const FETCHED_MAX: i32 = 1_000;
+pub(super) const FETCHED_MAX: i32 = 1_000;
 
 /// What the rows of a source told.
 #[derive(Debug, Default)]
@@ -88,6 +88,14 @@ pub(super) async fn read(
         }
     }
     rows
+}
+
+/// What is told of a table that cannot be read.
+pub(super) fn unread(table: &str, failed: &Failed) -> String {
+    format!(
+        "rows of table {table} could not be read: {failed}. The account needs SELECT on it, and an answer within {} s",
+        ANSWER_MAX.as_secs()
+    )
 }
 
 /// How the rules that are asked find the rows of `table`, as far as one can be astray.
