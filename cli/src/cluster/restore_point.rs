@@ -358,13 +358,86 @@ fn show(
 
 #[cfg(test)]
 mod tests {
+    use holdfast_shard_router::config::Endpoint;
+
     use super::*;
+    use crate::demo::{
+        ports,
+        postgres::{self, Installation, new_password},
+        scratch::{POSTGRES, Scratch},
+    };
 
     #[tokio::test]
     async fn no_restore_point_waits_for_a_source_that_says_nothing() {
         let (_silent, config) = crate::router::silent_source();
         let told = look(&config, Duration::from_millis(20)).await.err().expect("nobody answers");
         assert!(told.starts_with("source pg-1: no answer within 20 ms"), "{told}");
+    }
+
+    /// Why there is no point of the server at `port`, to a user with this password.
+    async fn refused(port: u16, user: &str, password: &str) -> String {
+        let config = SourceConfig {
+            name: "pg-1".into(),
+            addresses: vec![Endpoint::parse(&format!("127.0.0.1:{port}"))],
+            database: Some(postgres::DATABASE.to_owned()),
+            user: Some(user.to_owned()),
+            password: Some(password.to_owned()),
+            weak_authentication: false,
+            tls: None,
+        };
+        look(&config, ANSWER_MAX).await.err().unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn a_source_that_can_note_no_point_is_told_of_with_its_cause() {
+        let played = Scratch::during(false, async |folder| {
+            let data = folder.join(POSTGRES);
+            std::fs::create_dir(&data)?;
+            let (installation, password) = (Installation::find()?, new_password());
+            let template = installation.make_template(&data, &password).await?;
+            let mut server = template.start("pg-1", ports::free(1)?[0], folder).await?;
+            let port = server.port();
+            let client = server.connect("postgres").await?;
+            client.batch_execute("CREATE USER clerk PASSWORD 'of a clerk'").await?;
+            let unkept = refused(port, postgres::USER, &password).await;
+            assert!(
+                unkept.contains("archive_mode is off, so nothing could be restored"),
+                "{unkept}"
+            );
+            client.batch_execute("ALTER SYSTEM SET wal_level = 'replica'").await?;
+            client.batch_execute("ALTER SYSTEM SET archive_mode = 'on'").await?;
+            client.batch_execute("ALTER SYSTEM SET archive_command = 'true'").await?;
+            server.stop().await?;
+            let gone = refused(port, postgres::USER, &password).await;
+            assert!(
+                gone.starts_with("source pg-1: user holdfast has no answer: error connecting"),
+                "{gone}"
+            );
+            server.start().await?;
+            assert_eq!(refused(port, postgres::USER, &password).await, "");
+            let wrong = refused(port, postgres::USER, "another").await;
+            assert!(wrong.contains("password authentication failed"), "{wrong}");
+            assert_eq!(
+                refused(port, "clerk", "of a clerk").await,
+                "source pg-1: this user may not. GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO it"
+            );
+            let client = server.connect(postgres::DATABASE).await?;
+            let grant =
+                "GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO clerk";
+            client.batch_execute(grant).await?;
+            assert_eq!(refused(port, "clerk", "of a clerk").await, "");
+            server.stop().await?;
+            let signal = data.join("pg-1").join("standby.signal");
+            std::fs::write(&signal, "")?;
+            installation.hand_over(&signal)?;
+            server.start().await?;
+            assert_eq!(
+                refused(port, postgres::USER, &password).await,
+                "source pg-1: it is a replica. Give the router the address of the primary"
+            );
+            server.stop().await
+        });
+        played.await.expect("PostgreSQL is installed (make deps)");
     }
 
     #[test]
