@@ -13,25 +13,22 @@ use tokio_postgres::{Error, Row};
 /// Locks and reads the accounts that the instructions name and those that the holds lie on, in the order of their ids, so that
 /// two batches never wait for each other in a circle. No id ever changes, so the weaker row lock is enough. One index look-up an
 /// account: the inner query depends on the outer row, and its lock keeps the planner from making a join of both.
-const LOCK_ACCOUNTS: &str = "
-    SELECT a.id, a.currency, a.state, a.balance_minor, a.held_out_minor, a.held_in_minor
-    FROM (SELECT h.account AS id
-          FROM unnest($2::text[], $3::int[]) AS c (gid, branch)
-          CROSS JOIN LATERAL (SELECT account FROM bank.journal
-                              WHERE gid = c.gid AND branch = c.branch OFFSET 0) AS h
-          UNION
-          SELECT unnest($1::text[]) COLLATE \"C\"
-          ORDER BY id) AS c
-    CROSS JOIN LATERAL (SELECT * FROM bank.account WHERE id = c.id FOR NO KEY UPDATE) AS a";
-
-/// What the journal has of the branches: it tells of their holds. OFFSET 0 keeps the planner at one index look-up a branch, whatever
-/// it believed of the table when it planned.
-const READ_HOLDS: &str = "
-    SELECT c.gid, c.branch, j.account, j.kind, j.balance_delta, j.held_out_delta, j.held_in_delta
-    FROM unnest($1::text[], $2::int[]) AS c (gid, branch)
-    CROSS JOIN LATERAL (SELECT account, kind, balance_delta, held_out_delta, held_in_delta
-                        FROM bank.journal
-                        WHERE gid = c.gid AND branch = c.branch OFFSET 0) AS j";
+///
+/// Beside an account stands what the journal has of one branch: it tells of its hold. Whoever could add to that has claimed the branch
+/// at the barrier before, so it need not be read behind the lock. OFFSET 0 keeps the planner at one index look-up a branch, whatever it
+/// believed of the table when it planned.
+const LOAD: &str = "
+    SELECT a.id, a.currency, a.state, a.balance_minor, a.held_out_minor, a.held_in_minor,
+           c.gid, c.branch, c.account, c.kind, c.balance_delta, c.held_out_delta, c.held_in_delta
+    FROM (SELECT j.account, b.gid, b.branch, j.kind, j.balance_delta, j.held_out_delta, j.held_in_delta
+          FROM unnest($2::text[], $3::int[]) AS b (gid, branch)
+          CROSS JOIN LATERAL (SELECT account, kind, balance_delta, held_out_delta, held_in_delta
+                              FROM bank.journal
+                              WHERE gid = b.gid AND branch = b.branch OFFSET 0) AS j
+          UNION ALL
+          SELECT unnest($1::text[]) COLLATE \"C\", NULL, NULL, NULL, NULL, NULL, NULL
+          ORDER BY account) AS c
+    LEFT JOIN LATERAL (SELECT * FROM bank.account WHERE id = c.account FOR NO KEY UPDATE) AS a ON true";
 
 /// One row for each account that changed, however many branches changed it. The LIMIT cuts nothing: it has the planner expect few
 /// rows, and so look each account up by its id instead of reading through all of them.
@@ -85,18 +82,8 @@ impl Batch {
         }
         accounts.sort_unstable();
         accounts.dedup();
-        let (lock, read) =
-            future::try_join(local.prepare_cached(LOCK_ACCOUNTS), local.prepare_cached(READ_HOLDS))
-                .await?;
-        // Both are sent before either is answered.
-        let (accounts, holds) =
-            future::try_join(local.query(&lock, &[&accounts, &gids, &branches]), async {
-                if gids.is_empty() {
-                    return Ok(Vec::new());
-                }
-                local.query(&read, &[&gids, &branches]).await
-            })
-            .await?;
+        let load = local.prepare_cached(LOAD).await?;
+        let rows = local.query(&load, &[&accounts, &gids, &branches]).await?;
 
         let mut batch = Self {
             book: Book::default(),
@@ -104,20 +91,24 @@ impl Batch {
             damaged: BTreeMap::new(),
             postings: Vec::new(),
         };
-        for row in &accounts {
-            match account_from(row) {
-                Ok(account) => {
-                    batch.before.insert(account.id().clone(), account.counters());
-                    batch.book.add_account(account);
-                }
-                Err((id, refusal)) => {
-                    batch.damaged.insert(id, refusal);
+        let mut told: BTreeMap<BranchKey, Option<Vec<Posting>>> = BTreeMap::new();
+        let mut last = None;
+        for row in &rows {
+            let id: Option<&str> = row.get(0);
+            // Rows of one account are together.
+            if id.is_some() && id != last {
+                last = id;
+                match account_from(row) {
+                    Ok(account) => {
+                        batch.before.insert(account.id().clone(), account.counters());
+                        batch.book.add_account(account);
+                    }
+                    Err((id, refusal)) => {
+                        batch.damaged.insert(id, refusal);
+                    }
                 }
             }
-        }
-        let mut told: BTreeMap<BranchKey, Option<Vec<Posting>>> = BTreeMap::new();
-        for row in &holds {
-            let branch = branch_from(row);
+            let Some(branch) = branch_from(row) else { continue };
             let posting = posting_from(&branch, row);
             let postings = told.entry(branch).or_insert_with(|| Some(Vec::new()));
             // A row that nobody understands may be the end of the hold: then there is no hold that may end.
@@ -224,20 +215,22 @@ pub(crate) fn account_from(row: &Row) -> Result<Account, (AccountId, Refusal)> {
         .map_err(|damage| (id.clone(), Refusal::damaged(id, &damage)))
 }
 
-fn branch_from(row: &Row) -> BranchKey {
-    let branch = u32::try_from(row.get::<_, i32>(1)).expect("only those asked for were read");
-    BranchKey::new(row.get(0), branch)
+/// The branch that a row of [`LOAD`] tells of. `None` where it tells of an account alone.
+fn branch_from(row: &Row) -> Option<BranchKey> {
+    let gid: &str = row.get::<_, Option<&str>>(6)?;
+    let branch = u32::try_from(row.get::<_, i32>(7)).expect("only those asked for were read");
+    Some(BranchKey::new(gid, branch))
 }
 
-/// What a row of the journal says of its branch. `None` for one that the ledger did not write.
+/// What a row of [`LOAD`] says of its branch. `None` for one that the ledger did not write.
 fn posting_from(branch: &BranchKey, row: &Row) -> Option<Posting> {
     Some(Posting {
         branch: branch.clone(),
-        account: AccountId::parse(row.get(2)).ok()?,
-        kind: Kind::named(row.get(3))?,
-        balance_delta: row.get(4),
-        held_out_delta: row.get(5),
-        held_in_delta: row.get(6),
+        account: AccountId::parse(row.get(8)).ok()?,
+        kind: Kind::named(row.get(9))?,
+        balance_delta: row.get(10),
+        held_out_delta: row.get(11),
+        held_in_delta: row.get(12),
     })
 }
 

@@ -101,6 +101,20 @@ async fn a_batch_of_refusals_writes_nothing() {
     assert_eq!(bank.number("SELECT count(*) FROM bank.journal WHERE kind <> 'opening'").await, 0);
 }
 
+#[tokio::test]
+async fn a_hold_whose_account_is_gone_says_so_and_harms_no_other() {
+    let bank = Bank::with(&[("alice", 1_00), ("bob", 1_00)]).await;
+    let holds = ["alice", "bob"].map(|id| debit(Op::Try, id, id, "1.00"));
+    assert_eq!(bank.carry_out(&holds).await, vec![Answer::Done; 2]);
+    let connection = bank.connection().await;
+    connection.batch_execute("DELETE FROM bank.account WHERE id = 'alice'").await.unwrap();
+    let ends = ["alice", "bob"].map(|id| debit(Op::Confirm, id, id, "1.00"));
+    let answers = bank.carry_out(&ends).await;
+    assert_eq!(refused(&answers[0]).0, "account_unknown");
+    assert_eq!(answers[1], Answer::Done);
+    assert_eq!(bank.counters("bob").await, (0, 0, 0));
+}
+
 /// A source without statistics is planned for as if it were small, and a small one is read through sooner than looked up in.
 #[tokio::test]
 async fn a_batch_looks_accounts_up_and_never_reads_through_all_of_them() {
