@@ -18,6 +18,7 @@ use std::{
 
 use futures::future::{join_all, select_all};
 use holdfast_raft::{Leadership, Position};
+use metrics::{Gauge, gauge};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout_at},
@@ -59,12 +60,24 @@ impl HoldFault {
 }
 
 /// Who holds the commits of a node: one at a time.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Holder(Arc<Mutex<Option<String>>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Holder {
+    by: Arc<Mutex<Option<String>>>,
+    held: Gauge,
+}
 
 /// Nobody else holds them as long as this is kept.
 #[derive(Debug)]
 pub(crate) struct Turn(Holder);
+
+impl Default for Holder {
+    /// Nobody, and that is measured.
+    fn default() -> Self {
+        let held = gauge!("holdfast_commits_held");
+        held.set(0.0);
+        Self { by: Arc::default(), held }
+    }
+}
 
 impl Holder {
     /// The turn of `by`.
@@ -76,6 +89,7 @@ impl Holder {
             return Err(HoldFault::Taken);
         }
         *holder = Some(by.to_owned());
+        self.held.set(1.0);
         Ok(Turn(self.clone()))
     }
 
@@ -85,13 +99,15 @@ impl Holder {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *self.0.lock() = None;
+        let mut holder = self.0.lock();
+        *holder = None;
+        self.0.held.set(0.0);
     }
 }
 
@@ -189,4 +205,28 @@ fn leads_no_longer(group: u32) -> HoldFault {
 async fn last(coordinator: &Coordinator, group: u32) -> Result<Position, HoldFault> {
     let confirmed = coordinator.group(group).log.read_barrier().await;
     confirmed.map_err(|fault| HoldFault::over(format!("group {group}: {fault}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn whether_commits_are_held_is_measured_and_nobody_else_ends_it() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let metrics = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            let held = || metrics.render().contains("holdfast_commits_held 1");
+            let holder = Holder::default();
+            assert!(metrics.render().contains("holdfast_commits_held 0"), "{}", metrics.render());
+            let turn = holder.turn("nightly").expect("nobody else holds them");
+            assert!(held() && holder.is("nightly"));
+            assert_eq!(holder.turn("another").err(), Some(HoldFault::Taken));
+            assert!(held());
+            drop(turn);
+            assert!(!held() && !holder.is("nightly"));
+        });
+    }
 }
