@@ -123,11 +123,11 @@ impl House {
             client
                 .batch_execute(&format!(
                     "CREATE TABLE account (id bigint PRIMARY KEY, balance bigint NOT NULL, owner text NOT NULL);
-                     INSERT INTO account SELECT id, 1000, repeat('x', 60) FROM generate_series(0, {} - 1) AS id WHERE id % {SLOTS} {halves};
-                     VACUUM ANALYZE account",
+                     INSERT INTO account SELECT id, 1000, repeat('x', 60) FROM generate_series(0, {} - 1) AS id WHERE id % {SLOTS} {halves}",
                     args.rows
                 ))
                 .await?;
+            client.batch_execute("VACUUM ANALYZE account").await?;
         }
         let ports = ports::free(2)?;
         let lease = [("HOLDFAST_LIMITS_ROUTER_LEASE_MAX_MS", LEASE_MS.to_string())];

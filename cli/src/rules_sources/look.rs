@@ -45,8 +45,10 @@ const EXTENSIONS: &str =
     "SELECT extname::text, extversion FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql'";
 const TRIGGERS: &str = "SELECT t.tgrelid, t.tgname::text FROM pg_catalog.pg_trigger t \
     WHERE t.tgrelid = ANY ($1) AND NOT t.tgisinternal AND t.tgenabled <> 'D'";
+/// A copy of a server, such as a promoted replica, has its identifier too; it was not started at the same microsecond.
 const SERVER: &str = "SELECT pg_catalog.current_setting('max_prepared_transactions'), \
-    s.system_identifier::text || ' ' || pg_catalog.current_database() FROM pg_catalog.pg_control_system() s";
+    s.system_identifier::text || pg_catalog.to_char(pg_catalog.pg_postmaster_start_time(), ' J SSSS.US ') || pg_catalog.current_database() \
+    FROM pg_catalog.pg_control_system() s";
 
 /// What was found at a source.
 #[derive(Debug, Default)]
