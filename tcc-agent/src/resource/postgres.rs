@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     database::Database,
     failure::{Failure, describe, describe_pool, judge},
-    queue::{Batch, Queue},
+    queue::{Batch, Patience, Queue},
     suspects::Suspects,
 };
 use crate::{
@@ -35,7 +35,8 @@ use crate::{
 /// After so many lost connections in a row, the rest of a batch is not tried any more.
 const LOST_IN_A_ROW_MAX: usize = 2;
 /// A call waits no longer for others to share its local transaction, nor behind a slow one while a connection is free.
-const WAIT_MAX: Duration = Duration::from_millis(20);
+const PATIENCE: Patience =
+    Patience { of_one: Duration::from_millis(20), of_all: Duration::from_millis(200) };
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 /// The bounds of an executor. Each at least 1.
@@ -180,7 +181,7 @@ impl<P: Participant> PostgresResource<P> {
                 limits.waiting_max,
                 limits.batch_max,
                 limits.batch_bytes_max,
-                WAIT_MAX,
+                PATIENCE,
             ),
             begin,
             batch_timeout: Duration::from_millis(limits.batch_timeout_ms.max(1)),

@@ -5,7 +5,8 @@
 //! so long that the one in hand must be slow: then it holds up nobody else. While calls come densely, the next batch waits for most of
 //! as many as were answered by the last one and waited at its end: whoever was answered asks again, and whoever missed it goes along.
 //! Otherwise callers fall apart into groups that never meet, each in a batch of its own. No call waits longer for company than a bound,
-//! and a lone one does not wait at all.
+//! nor all of them together longer than another: the more are there, the less it is worth to wait for the rest. What follows a decision
+//! holds nobody up, so only what comes before one counts. A lone call does not wait at all.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -20,7 +21,10 @@ use tokio::{
     time::{Duration, Instant, sleep_until},
 };
 
-use crate::{handler::Asked, participant::Gid};
+use crate::{
+    handler::Asked,
+    participant::{Gid, Op},
+};
 
 /// How far past the size of a batch a worker looks for calls whose branch is not busy.
 const LOOK_AHEAD_FACTOR: usize = 4;
@@ -38,8 +42,16 @@ pub(crate) struct Queue {
     waiting_max: usize,
     batch_max: AtomicUsize,
     batch_bytes_max: usize,
-    /// The eldest call waits no longer than this for others, nor for the end of a batch while a connection is free.
-    wait_max: Duration,
+    patience: Patience,
+}
+
+/// How long calls wait for others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// The eldest waits no longer than this, nor for the end of a batch while a connection is free.
+    pub(crate) of_one: Duration,
+    /// Those that hold up a decision wait no longer than this for company, the time of each added up.
+    pub(crate) of_all: Duration,
 }
 
 #[derive(Default)]
@@ -69,7 +81,7 @@ impl Queue {
         waiting_max: usize,
         batch_max: usize,
         batch_bytes_max: usize,
-        wait_max: Duration,
+        patience: Patience,
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
@@ -77,7 +89,7 @@ impl Queue {
             waiting_max,
             batch_max: AtomicUsize::new(batch_max.max(1)),
             batch_bytes_max,
-            wait_max,
+            patience,
         })
     }
 
@@ -155,7 +167,22 @@ impl Queue {
             }
             _ => 1,
         };
-        (state.waiting.len() < enough).then(|| *eldest + self.wait_max)
+        if state.waiting.len() >= enough {
+            return None;
+        }
+        let latest = *eldest + self.patience.of_one;
+        let impatient = if state.in_hand == 0 { self.impatient_at(state) } else { None };
+        Some(impatient.map_or(latest, |at| at.min(latest)))
+    }
+
+    /// When the calls that hold up a decision will have waited long enough for company, the time of each added up. `None`: there
+    /// is no such call.
+    fn impatient_at(&self, state: &State) -> Option<Instant> {
+        let now = Instant::now();
+        let holding_up = || state.waiting.iter().filter(|(_, asked)| holds_up(asked.call.op));
+        let count = u32::try_from(holding_up().count()).ok().filter(|count| *count > 0)?;
+        let waited = holding_up().map(|(since, _)| now - *since).sum();
+        Some(now + self.patience.of_all.saturating_sub(waited) / count)
     }
 
     fn pick(self: &Arc<Self>, state: &mut State) -> Option<Batch> {
@@ -204,6 +231,14 @@ impl Queue {
     }
 }
 
+/// Whether a decision waits for this call. What follows one goes on when its turn comes.
+const fn holds_up(op: Op) -> bool {
+    match op {
+        Op::Try | Op::Action | Op::Prepare => true,
+        Op::Confirm | Op::Cancel | Op::Compensate | Op::Commit | Op::Rollback => false,
+    }
+}
+
 impl Drop for Batch {
     fn drop(&mut self) {
         let mut state = self.queue.state();
@@ -221,19 +256,23 @@ impl Drop for Batch {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use holdfast_branch::Op;
 
     use super::*;
     use crate::participant::Call;
 
     /// Longer than a test takes, on any machine.
     const LONG: Duration = Duration::from_secs(3_600);
+    const PATIENT: Patience = Patience { of_one: LONG, of_all: LONG };
 
     fn calls(numbers: std::ops::Range<u32>) -> Vec<Asked> {
+        calls_to(Op::Try, numbers)
+    }
+
+    fn calls_to(op: Op, numbers: std::ops::Range<u32>) -> Vec<Asked> {
         let call = |branch| Call {
             gid: Gid::parse("g1").unwrap(),
             branch,
-            op: Op::Try,
+            op,
             payload: Bytes::new(),
             deadline_ms: 0,
             headers: Default::default(),
@@ -251,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_arrives_beside_a_batch_waits_for_the_next_until_there_is_enough() {
-        let queue = Queue::new(100, 16, 1 << 20, LONG);
+        let queue = Queue::new(100, 16, 1 << 20, PATIENT);
         queue.put(calls(1..2));
         let first = queue.take().await.unwrap();
         queue.put(calls(2..5));
@@ -269,7 +308,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_batch_holds_up_the_calls_behind_it_for_a_moment_only() {
         const SHORT: Duration = Duration::from_millis(20);
-        let queue = Queue::new(100, 16, 1 << 20, SHORT);
+        let queue = Queue::new(100, 16, 1 << 20, Patience { of_one: SHORT, ..PATIENT });
         queue.put(calls(1..2));
         let _slow = queue.take().await.unwrap();
         let begun = Instant::now();
@@ -280,7 +319,7 @@ mod tests {
 
     #[tokio::test]
     async fn while_calls_come_densely_the_next_batch_waits_for_most_of_as_many_as_the_last_had() {
-        let queue = Queue::new(100, 64, 1 << 20, LONG);
+        let queue = Queue::new(100, 64, 1 << 20, PATIENT);
         queue.put(calls(0..16));
         drop(queue.take().await.unwrap());
         queue.put(calls(0..13));
@@ -291,7 +330,7 @@ mod tests {
 
     #[tokio::test]
     async fn callers_that_missed_a_batch_are_together_with_those_that_did_not_in_the_next() {
-        let queue = Queue::new(100, 64, 1 << 20, LONG);
+        let queue = Queue::new(100, 64, 1 << 20, PATIENT);
         queue.put(calls(0..10));
         let first = queue.take().await.unwrap();
         queue.put(calls(10..16));
@@ -304,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_waits_for_more_company_than_a_batch_may_have() {
-        let queue = Queue::new(100, 40, 1 << 20, LONG);
+        let queue = Queue::new(100, 40, 1 << 20, PATIENT);
         queue.put(calls(0..60));
         assert_eq!(queue.take().await.unwrap().asked.len(), 40);
         queue.put(calls(0..19));
@@ -316,7 +355,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_waits_for_company_for_a_moment_only_and_where_calls_are_few_not_at_all() {
         const SHORT: Duration = Duration::from_millis(20);
-        let queue = Queue::new(100, 64, 1 << 20, SHORT);
+        let queue = Queue::new(100, 64, 1 << 20, Patience { of_one: SHORT, ..PATIENT });
         let few = u32::try_from(DENSE_MIN).unwrap() - 1;
         queue.put(calls(0..few));
         drop(queue.take().await.unwrap());
@@ -334,8 +373,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_more_calls_wait_the_sooner_they_go_without_the_rest() {
+        const OF_ALL: Duration = Duration::from_millis(120);
+        for (there, each_waits) in [(4, OF_ALL / 4), (12, OF_ALL / 12)] {
+            let patience = Patience { of_all: OF_ALL, ..PATIENT };
+            let queue = Queue::new(100, 64, 1 << 20, patience);
+            queue.put(calls(0..16));
+            drop(queue.take().await.unwrap());
+            let begun = Instant::now();
+            queue.put(calls(0..there));
+            assert_eq!(queue.take().await.unwrap().asked.len(), there as usize);
+            assert!(begun.elapsed() >= each_waits, "{there} waited {:?}", begun.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_follows_a_decision_waits_for_company_and_goes_with_what_holds_one_up() {
+        let patience = Patience { of_all: Duration::ZERO, ..PATIENT };
+        let queue = Queue::new(100, 64, 1 << 20, patience);
+        queue.put(calls(0..16));
+        drop(queue.take().await.unwrap());
+        queue.put(calls_to(Op::Confirm, 0..8));
+        assert!(at_once(&queue).await.is_none(), "nobody is held up");
+        queue.put(calls(16..17));
+        assert_eq!(at_once(&queue).await.unwrap().asked.len(), 9);
+    }
+
+    #[tokio::test]
     async fn another_size_of_batches_counts_from_the_next_one_on() {
-        let queue = Queue::new(100, 2, 1 << 20, LONG);
+        let queue = Queue::new(100, 2, 1 << 20, PATIENT);
         queue.put(calls(1..10));
         let first = queue.take().await.unwrap();
         queue.set_batch_max(5);
@@ -345,7 +411,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_a_batch_hands_out_what_waits_together() {
-        let queue = Queue::new(100, 16, 1 << 20, LONG);
+        let queue = Queue::new(100, 16, 1 << 20, PATIENT);
         queue.put(calls(1..2));
         let first = queue.take().await.unwrap();
         queue.put(calls(2..4));
