@@ -272,10 +272,18 @@ async fn ask(client: Client, rows: u32, stopped: Arc<AtomicBool>) -> Vec<Asked> 
     while !stopped.load(Ordering::Relaxed) {
         let id = i64::from(rand::random_range(0..rows));
         let at = Instant::now();
-        let well = match writes {
-            true => client.execute(&write, &[&id]).await.is_ok_and(|count| count == 1),
-            false => client.query_one(&read, &[&id]).await.is_ok(),
+        let done = match writes {
+            true => client.execute(&write, &[&id]).await,
+            false => client.query(&read, &[&id]).await.map(|rows| rows.len() as u64),
         };
+        let well = matches!(done, Ok(1));
+        if !well {
+            let words = done.map_or_else(
+                |error| error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string),
+                |rows| format!("{rows} rows"),
+            );
+            note(&format!("key {id}: {words}\n"));
+        }
         asked.push(Asked { at, took: at.elapsed(), well });
         writes = !writes;
     }

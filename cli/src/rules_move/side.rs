@@ -18,14 +18,19 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 pub(super) const WORK_MAX: Duration = Duration::from_secs(600);
 /// Between two tries to end what somebody else is about to end.
 const BUSY: Duration = Duration::from_millis(5);
-/// For a lock that others wait behind, and how often it is asked for.
-const LOCK_MAX_MS: u32 = 1_000;
-const LOCK_TRIES: u32 = 20;
+/// For a lock that others wait behind, and how often it is asked for. Shorter than PostgreSQL's `deadlock_timeout`, so that a circle ends with the
+/// move's statement and not with a client's.
+const LOCK_MAX_MS: u32 = 200;
+const LOCK_TRIES: u32 = 100;
 /// Held by one move at a source as long as it is connected.
 const LOCK_KEY: i64 = 0x686f_6c64_6d6f_7665;
 /// Rows are found by their keys, one by one, and never by reading a table: what a pause takes depends on the rows that move, and on no statistics.
 const SETTINGS: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; SET statement_timeout = 0; \
-    SET idle_in_transaction_session_timeout = 0; SET default_transaction_isolation = 'read committed'; SET lock_timeout = 1000";
+    SET idle_in_transaction_session_timeout = 0; SET default_transaction_isolation = 'read committed'; SET lock_timeout = 200";
+/// What takes the triggers of moves away.
+const TRIGGERS: &str = "SELECT pg_catalog.format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) \
+    FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+    WHERE n.nspname = $1 AND NOT t.tgisinternal AND t.tgparentid = 0";
 /// The names of prepared transactions of moves.
 pub(super) const PREFIX: &str = "holdfast-move:";
 
@@ -110,7 +115,10 @@ impl Side {
         if !self.one(there, &[&SCHEMA]).await?.get::<_, bool>(0) {
             return Ok(());
         }
-        // The triggers go with their functions.
+        // Triggers first, each by itself: whoever writes has the table and then wants its notes, so who has the notes must not want the table.
+        for trigger in self.rows(TRIGGERS, &[&SCHEMA]).await? {
+            self.locked(&format!("BEGIN; {}; COMMIT", trigger.get::<_, &str>(0))).await?;
+        }
         let sql = format!(
             "BEGIN; SET LOCAL client_min_messages = warning; DROP SCHEMA {SCHEMA} CASCADE; COMMIT"
         );
