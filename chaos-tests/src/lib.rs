@@ -55,5 +55,5 @@ pub use postgres::Postgres;
 pub use process::{Process, Program};
 pub use secure::Secure;
 pub use service::{Asked, Service};
-pub use sharded::{ROUTERS, RULES, Sharded};
+pub use sharded::{ROUTERS, RULES, Sharded, texts};
 pub use until::{SOON, until};

@@ -3,7 +3,8 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
-use tokio_postgres::{Client, Config, NoTls};
+use holdfast_client::wire::ApplyRulesRequest;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use crate::{
     Cluster, Postgres, Process, Shape, binary, http, ports,
@@ -247,6 +248,20 @@ impl Sharded {
         Ok(total)
     }
 
+    /// Puts rules into force that follow those of an epoch, wherever rows lie; gives their own.
+    /// # Errors
+    /// The coordinators refuse.
+    pub async fn apply_rules(&self, text: &str, expected_epoch: u64) -> anyhow::Result<u64> {
+        let request = ApplyRulesRequest {
+            text: text.to_owned(),
+            expected_epoch,
+            reason: "a test".to_owned(),
+            rows_are_moved: true,
+            ..ApplyRulesRequest::default()
+        };
+        Ok(self.cluster.client().await?.apply_rules(request).await?.epoch)
+    }
+
     /// How many names are prepared on the server.
     /// # Errors
     /// What PostgreSQL says.
@@ -254,4 +269,18 @@ impl Sharded {
         let sql = "SELECT count(*) FROM pg_prepared_xacts";
         Ok(self.postgres.connect("postgres").await?.query_one(sql, &[]).await?.get(0))
     }
+}
+
+/// Each row of an answer, as text; NULL is empty.
+/// # Errors
+/// What PostgreSQL says.
+pub async fn texts(client: &Client, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
+    let said = client.simple_query(sql).await?;
+    let row = |said| match said {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|at| row.get(at).unwrap_or_default().to_owned()).collect())
+        }
+        _ => None,
+    };
+    Ok(said.into_iter().filter_map(row).collect())
 }

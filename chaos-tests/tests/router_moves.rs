@@ -4,7 +4,7 @@
 use anyhow::{Context as _, ensure};
 use futures::SinkExt as _;
 use holdfast_chaos_tests::{RULES, SOON, Sharded, until};
-use holdfast_client::wire::{ApplyRulesRequest, RouterLease};
+use holdfast_client::wire::RouterLease;
 use nix::sys::signal::Signal;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -25,14 +25,7 @@ fn step(id: &str, from: &str, to: &str, state: &str) -> String {
 }
 
 async fn apply(place: &Sharded, text: &str, expected_epoch: u64) -> anyhow::Result<()> {
-    let request = ApplyRulesRequest {
-        text: text.to_owned(),
-        expected_epoch,
-        reason: "a test".to_owned(),
-        rows_are_moved: true,
-        ..ApplyRulesRequest::default()
-    };
-    let epoch = place.cluster.client().await?.apply_rules(request).await?.epoch;
+    let epoch = place.apply_rules(text, expected_epoch).await?;
     ensure!(epoch == expected_epoch + 1, "epoch {epoch}");
     Ok(())
 }

@@ -2,9 +2,9 @@
 //! that nobody vouches for.
 
 use anyhow::{Context as _, ensure};
-use holdfast_chaos_tests::{RULES, SOON, Sharded, until};
-use holdfast_client::wire::{ApplyRulesRequest, RevertRulesRequest};
-use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
+use holdfast_chaos_tests::{RULES, SOON, Sharded, texts, until};
+use holdfast_client::wire::RevertRulesRequest;
+use tokio_postgres::{Client, error::SqlState};
 
 /// So short that the test sees a router refuse, and so long that a busy machine keeps it.
 const AGE_MAX: &str = "rules_age_max_ms = 8000";
@@ -12,18 +12,6 @@ const AGE_MAX: &str = "rules_age_max_ms = 8000";
 fn code(error: &tokio_postgres::Error) -> String {
     let message = error.as_db_error().map_or("", |db| db.message());
     message.split(' ').next().unwrap_or_default().to_owned()
-}
-
-/// Each row of an answer, as text.
-async fn rows(client: &Client, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
-    let said = client.simple_query(sql).await?;
-    let row = |said| match said {
-        SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|at| row.get(at).unwrap_or_default().to_owned()).collect())
-        }
-        _ => None,
-    };
-    Ok(said.into_iter().filter_map(row).collect())
 }
 
 async fn set(client: &Client, id: &str, to: i64) -> Result<u64, tokio_postgres::Error> {
@@ -43,29 +31,18 @@ fn changed_over() -> String {
         .replace("source = X", "source = \"pg-2\"")
 }
 
-async fn apply(place: &Sharded, text: &str, expected_epoch: u64) -> anyhow::Result<u64> {
-    let request = ApplyRulesRequest {
-        text: text.to_owned(),
-        expected_epoch,
-        reason: "a test".to_owned(),
-        rows_are_moved: true,
-        ..ApplyRulesRequest::default()
-    };
-    Ok(place.cluster.client().await?.apply_rules(request).await?.epoch)
-}
-
 /// Waits until a router goes by this epoch.
 async fn goes_by(place: &Sharded, at: usize, epoch: u64, from: &str) -> anyhow::Result<()> {
     let client = place.connect(at).await?;
     let what = format!("router {at} goes by epoch {epoch}");
     until(&what, SOON, async || {
-        let shown = rows(&client, "SHOW HOLDFAST RULES").await.ok()?;
+        let shown = texts(&client, "SHOW HOLDFAST RULES").await.ok()?;
         (shown[0][0] == epoch.to_string() && shown[0][1] == from).then_some(())
     })
     .await?;
-    let slots = rows(&client, "SHOW HOLDFAST SLOTS").await?;
+    let slots = texts(&client, "SHOW HOLDFAST SLOTS").await?;
     ensure!(slots.iter().all(|row| row[5] == epoch.to_string()), "{slots:?}");
-    let route = rows(&client, "EXPLAIN (ROUTE) SELECT * FROM account WHERE id = 'a-1'").await?;
+    let route = texts(&client, "EXPLAIN (ROUTE) SELECT * FROM account WHERE id = 'a-1'").await?;
     ensure!(route.contains(&vec!["epoch".to_owned(), epoch.to_string()]), "{route:?}");
     Ok(())
 }
@@ -114,7 +91,7 @@ async fn a_new_epoch_ends_no_session_and_no_transaction(
     set(client, &here[0], 1).await?;
     set(client, &there[0], 1_999).await?;
     // The same places in other words: a transaction that is open goes on.
-    ensure!(apply(place, &format!("# the same\n{RULES}"), 0).await? == 1);
+    ensure!(place.apply_rules(&format!("# the same\n{RULES}"), 0).await? == 1);
     for at in 0..2 {
         goes_by(place, at, 1, "log").await?;
     }
@@ -141,7 +118,7 @@ async fn a_layout_that_changes_fails_what_is_open(
     balance(reader, &here[3]).await?;
     // Not begun anywhere yet, so it is for the rules to come.
     idle.batch_execute("BEGIN").await?;
-    ensure!(apply(place, &changed_over(), 1).await? == 2);
+    ensure!(place.apply_rules(&changed_over(), 1).await? == 2);
     for at in 0..2 {
         goes_by(place, at, 2, "log").await?;
     }
@@ -214,21 +191,22 @@ async fn rules_that_a_router_cannot_take_hold_it(place: &Sharded) -> anyhow::Res
     let third = "\n[source.pg-3]\naddress = \"127.0.0.1:5433\"\n";
     // A source that keeps nothing yet changes no place: the router goes on, and shows why it is behind.
     ensure!(
-        apply(place, &RULES.replace("[table.currency]\nreference = true\n", third), 3).await? == 4
+        place.apply_rules(&RULES.replace("[table.currency]\nreference = true\n", third), 3).await?
+            == 4
     );
     until("epoch 4 is known and not taken", SOON, async || {
-        (rows(&client, "SHOW HOLDFAST RULES").await.ok()?[0][3] == "4").then_some(())
+        (texts(&client, "SHOW HOLDFAST RULES").await.ok()?[0][3] == "4").then_some(())
     })
     .await?;
     balance(&client, "a-1").await?;
     let moved = RULES.replace("source = \"pg-2\"", "source = \"pg-3\"") + third;
-    ensure!(apply(place, &moved, 4).await? == 5);
+    ensure!(place.apply_rules(&moved, 4).await? == 5);
     let held =
         until("epoch 5 holds the router", SOON, async || balance(&client, "a-1").await.err());
     ensure!(code(&held.await?) == "HF3224");
     let ready = place.readiness(0).await?;
     ensure!(ready.status == 503, "{ready:?}");
-    ensure!(apply(place, RULES, 5).await? == 6);
+    ensure!(place.apply_rules(RULES, 5).await? == 6);
     for at in 0..2 {
         goes_by(place, at, 6, "log").await?;
     }
@@ -248,7 +226,7 @@ async fn a_router_that_nobody_vouches_for_refuses(
         balance(&client, &here[3]).await.err()
     });
     ensure!(code(&refused.await?) == "HF3222");
-    rows(&client, "SHOW HOLDFAST RULES").await.context("it still says why")?;
+    texts(&client, "SHOW HOLDFAST RULES").await.context("it still says why")?;
     place.cluster.start_nodes().await?;
     until("somebody vouches for them again", SOON, async || {
         (balance(&client, &here[3]).await.ok()? == 1_000).then_some(())

@@ -13,8 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use holdfast_chaos_tests::{ROUTERS, RULES, SOON, Shape, Sharded, holdfast, until};
-use holdfast_client::wire::ApplyRulesRequest;
+use holdfast_chaos_tests::{ROUTERS, RULES, SOON, Shape, Sharded, holdfast, texts, until};
 use holdfast_fault::{Role, Site};
 use holdfast_route::{Algorithm, Key, Topology};
 use nix::sys::signal::Signal;
@@ -96,12 +95,7 @@ impl Stage {
     async fn set() -> anyhow::Result<Self> {
         let shape = Shape { router_lease_max_ms: LEASE_MS, ..Shape::default() };
         let place = Sharded::shaped(&format!("rules_age_max_ms = {LEASE_MS}\n"), shape).await?;
-        let request = ApplyRulesRequest {
-            text: rules(511),
-            reason: "the first rules".to_owned(),
-            ..ApplyRulesRequest::default()
-        };
-        place.cluster.client().await?.apply_rules(request).await?;
+        place.apply_rules(&rules(511), 0).await?;
         for at in 0..ROUTERS {
             let client = place.connect(at).await?;
             until("the router goes by the rules of the log", SOON, async || {
@@ -307,17 +301,6 @@ async fn look(
     Ok(())
 }
 
-async fn texts(client: &Client, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
-    let said = client.simple_query(sql).await?;
-    let row = |said| match said {
-        SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|at| row.get(at).unwrap_or_default().to_owned()).collect())
-        }
-        _ => None,
-    };
-    Ok(said.into_iter().filter_map(row).collect())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_move_under_load_while_the_leader_dies_and_every_look_finds_every_row_once()
 -> anyhow::Result<()> {
@@ -475,14 +458,7 @@ async fn rows_of_any_kind_go_as_they_are() -> anyhow::Result<()> {
         rules(last)
             .replace("[table.currency]", "[table.entry]\ngroup = \"account\"\n\n[table.currency]")
     };
-    let client = stage.place.cluster.client().await?;
-    let request = ApplyRulesRequest {
-        text: with_entries(511),
-        expected_epoch: 1,
-        reason: "with entries".to_owned(),
-        ..ApplyRulesRequest::default()
-    };
-    client.apply_rules(request).await?;
+    stage.place.apply_rules(&with_entries(511), 1).await?;
     let all = "SELECT (e.id, e.amount, e.doubled, e.at, e.day, e.span, e.ratio, e.raw, e.doc, e.words, e.\"Odd name, with \"\"quotes\"\"\")::text FROM entry e";
     let read = async || -> anyhow::Result<Vec<String>> {
         let mut rows = Vec::new();
@@ -516,13 +492,7 @@ async fn entries_of_lookups_go_with_the_slots_of_their_values() -> anyhow::Resul
         source.batch_execute("ALTER TABLE account ADD COLUMN phone text").await?;
         source.batch_execute(&sql).await?;
     }
-    let request = ApplyRulesRequest {
-        text: with_lookup(511),
-        expected_epoch: 1,
-        reason: "accounts are found by phone".to_owned(),
-        ..ApplyRulesRequest::default()
-    };
-    stage.place.cluster.client().await?.apply_rules(request).await?;
+    stage.place.apply_rules(&with_lookup(511), 1).await?;
     let client = stage.place.connect(1).await?;
     until("the router has the lookup", SOON, async || {
         texts(&client, "SELECT holdfast.locate('phone', 'nobody')").await.ok()
