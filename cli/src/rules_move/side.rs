@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use holdfast_route::MoveId;
 use holdfast_shard_router::config::SourceConfig;
 use tokio::time::sleep;
 use tokio_postgres::{Client, Row, error::SqlState, types::ToSql};
@@ -31,8 +32,6 @@ const SETTINGS: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; S
 const TRIGGERS: &str = "SELECT pg_catalog.format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass) \
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
     WHERE n.nspname = $1 AND NOT t.tgisinternal AND t.tgparentid = 0";
-/// The names of prepared transactions of moves.
-pub(super) const PREFIX: &str = "holdfast-move:";
 
 /// One of the two sources of a leg.
 pub(super) struct Side {
@@ -168,8 +167,10 @@ impl Side {
     /// HF1030: the source does not answer.
     pub(super) async fn prepared(&self) -> Result<Vec<String>, Fault> {
         let sql = "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() AND pg_catalog.starts_with(gid, $1)";
-        let rows =
-            self.query(sql, &[&PREFIX], ANSWER_MAX).await.map_err(|failed| self.lost(&failed))?;
+        let rows = self
+            .query(sql, &[&MoveId::PREPARED], ANSWER_MAX)
+            .await
+            .map_err(|failed| self.lost(&failed))?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 

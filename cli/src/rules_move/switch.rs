@@ -282,10 +282,23 @@ impl Take<'_> {
         let settling = text(&moved, State::Settling)?;
         let why = format!("{}: {evidence}", scribe.say.reason);
         // Where nobody can say what became of it, what is prepared stays: routers end it as the log says.
+        let undecided = |cause: String| Fault::Undecided { what: what.clone(), cause };
         let written = scribe.write(&settling, &why).await;
-        match written.map_err(|fault| Fault::Undecided { what, cause: fault.to_string() })? {
-            Written::InForce => {}
+        let decided = match written.map_err(|fault| undecided(fault.to_string()))? {
+            Written::InForce => Some(true),
+            // An answer may have been lost: then the entry is there, and others behind it. The versions alone say so.
             Written::Others => {
+                let fate = scribe.fate(&names[0]).await;
+                fate.map_err(|fault| undecided(fault.to_string()))?
+            }
+        };
+        match decided {
+            Some(true) => {}
+            None => {
+                let cause = "others changed the rules since, and no rules that are kept say so";
+                return Err(undecided(cause.to_owned()).into());
+            }
+            Some(false) => {
                 for (side, name) in [&pair.from, &pair.to].into_iter().zip(&names) {
                     side.end(name, false).await?;
                 }
