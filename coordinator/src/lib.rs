@@ -41,6 +41,7 @@ mod coordinator;
 mod dispatcher;
 mod endpoints;
 mod fault;
+mod fields;
 #[doc(hidden)]
 pub mod fuzzing;
 mod group;

@@ -5,14 +5,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use holdfast_proto::v1::{Attempt, HistoryRecord};
+use holdfast_proto::v1::HistoryRecord;
 
 use crate::{
     limit,
     open_sheet::OpenSheet,
-    sheet::{self, Head, Press, finished_ms, gid_of},
+    recorded::Recorded,
+    sheet::{self, Block, Head, Press, gid_of},
     shelf::{Shelf, ShelfError},
-    term,
 };
 
 /// Blocks whose gids are remembered while records come again.
@@ -74,11 +74,11 @@ pub struct Archive {
 
 /// Why the sheet that is filled takes no more for now.
 #[derive(Debug)]
-enum Stopped {
+enum Stopped<R> {
     /// This one belongs to the next sheet.
-    Full(HistoryRecord),
+    Full(R),
     /// This one is no newer than what the shelf has, so it may be there.
-    Doubted(HistoryRecord),
+    Doubted(R),
 }
 
 #[derive(Debug, Default)]
@@ -111,7 +111,7 @@ impl Archive {
             inner.unseal_newest();
             inner.open_number = last.number;
             for record in last.all(&*shelf)? {
-                inner.push(record);
+                inner.push(&record);
             }
             inner.dirty = false;
         }
@@ -124,9 +124,9 @@ impl Archive {
     /// new. A full sheet is written on the way. Who searches may wait until each was made, so that none needs memory beside the others.
     /// # Errors
     /// [`ShelfError`]; what was taken in before stays.
-    pub fn add(
+    pub fn add<R: Recorded>(
         &self,
-        records: impl IntoIterator<Item = HistoryRecord>,
+        records: impl IntoIterator<Item = R>,
     ) -> Result<usize, ShelfError> {
         let mut added = 0;
         let mut records = records.into_iter();
@@ -142,8 +142,8 @@ impl Archive {
                     next = Some(record);
                 }
                 Some(Stopped::Doubted(record)) => {
-                    if !self.is_on_shelf(gid_of(&record))? {
-                        self.held().push(record);
+                    if !self.is_on_shelf(record.gid())? {
+                        self.held().push(&record);
                         added += 1;
                     }
                     next = records.next();
@@ -153,16 +153,11 @@ impl Archive {
         Ok(added)
     }
 
-    /// Adds to a transaction that is not on a full sheet yet what its leader saw of its calls. False: it is not there.
-    pub fn attach(&self, gid: &str, node: u64, attempts: Vec<Attempt>, left_out: u32) -> bool {
-        let seen = HistoryRecord {
-            attempts,
-            attempts_left_out: left_out,
-            attempts_node: node,
-            ..Default::default()
-        };
+    /// Adds to a transaction that is not on a full sheet yet what its leader saw of its calls; `write` appends it as
+    /// [`Recorded::write_seen`] does. False: it is not there.
+    pub fn attach(&self, gid: &str, write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut inner = self.held();
-        let attached = inner.open.attach(gid, &seen);
+        let attached = inner.open.attach(gid, write);
         inner.dirty |= attached;
         attached
     }
@@ -210,22 +205,26 @@ impl Archive {
             }
             inner.sheets.iter().cloned().collect()
         };
-        let block = self.block_with(&sheets, gid)?;
-        Ok(block.into_iter().flatten().find(|record| gid_of(record) == gid).map(Arc::new))
+        Ok(self.find_among(&sheets, gid)?.map(|(_, record)| Arc::new(record)))
     }
 
-    /// The block of the newest of `sheets` that has a record of `gid`.
-    fn block_with(
+    /// The newest record of `gid` on `sheets`, and the block that has it.
+    fn find_among(
         &self,
         sheets: &[Arc<Head>],
         gid: &str,
-    ) -> Result<Option<Vec<HistoryRecord>>, ShelfError> {
-        let terms = [vec![term::gid(gid)]];
-        for head in sheets.iter().rev().filter(|head| head.may_have_any(&terms[0])) {
-            for place in head.places(&*self.shelf, &terms)? {
-                let block = head.block(&*self.shelf, Head::block_of(place))?;
-                if block.iter().any(|record| gid_of(record) == gid) {
-                    return Ok(Some(block));
+    ) -> Result<Option<(Block, HistoryRecord)>, ShelfError> {
+        for head in sheets.iter().rev() {
+            let term = head.scheme().gid(gid);
+            if !head.may_have_any(&[term]) {
+                continue;
+            }
+            for place in head.places(&*self.shelf, &[vec![term]])? {
+                let block = head.block(&*self.shelf, head.block_of(place))?;
+                if let Some(record) = block.read(head.within_block(place))?
+                    && gid_of(&record) == gid
+                {
+                    return Ok(Some((block, record)));
                 }
             }
         }
@@ -262,9 +261,11 @@ impl Archive {
             return Ok(true);
         }
         let sheets: Vec<_> = self.held().sheets.iter().cloned().collect();
-        let Some(block) = self.block_with(&sheets, gid)? else { return Ok(false) };
+        let Some((block, _)) = self.find_among(&sheets, gid)? else { return Ok(false) };
+        let gids: Result<_, _> =
+            block.all().map(|one| one.map(|record| gid_of(&record).to_owned())).collect();
         again.truncate(AGAIN_BLOCKS_MAX - 1);
-        again.push_front(block.iter().map(|record| gid_of(record).to_owned()).collect());
+        again.push_front(gids?);
         Ok(true)
     }
 
@@ -278,7 +279,7 @@ impl Archive {
                 return Ok(());
             }
             // Held, since its buffers are not copied: a search waits for some milliseconds.
-            sheet::encode(inner.open_number, &inner.open.in_order(), &mut press)
+            sheet::encode(inner.open_number, &inner.open, &mut press)
         };
         if let Err(fault) = self.shelf.write(changes) {
             self.held().dirty = true;
@@ -325,32 +326,32 @@ impl Inner {
     }
 
     /// Pushes `record` and what follows it until one cannot be pushed without more ado. Repeats of what is on this sheet are passed over.
-    fn push_all(
+    fn push_all<R: Recorded>(
         &mut self,
-        record: HistoryRecord,
-        rest: &mut impl Iterator<Item = HistoryRecord>,
-    ) -> (usize, Option<Stopped>) {
+        record: R,
+        rest: &mut impl Iterator<Item = R>,
+    ) -> (usize, Option<Stopped<R>>) {
         let on_shelf_ms = self.sheets.back().map(|last| last.last_ms);
         let mut taken = 0;
         for record in std::iter::once(record).chain(rest) {
-            let ms = finished_ms(&record);
+            let ms = record.finished_ms();
             if self.open.is_full(ms) {
                 return (taken, Some(Stopped::Full(record)));
             }
-            if self.open.has(gid_of(&record)) {
+            if self.open.has(record.gid()) {
                 continue;
             }
             if on_shelf_ms.is_some_and(|last_ms| ms <= last_ms) {
                 return (taken, Some(Stopped::Doubted(record)));
             }
-            self.push(record);
+            self.push(&record);
             taken += 1;
         }
         (taken, None)
     }
 
-    fn push(&mut self, record: HistoryRecord) {
-        self.newest_ms = self.newest_ms.max(finished_ms(&record));
+    fn push(&mut self, record: &impl Recorded) {
+        self.newest_ms = self.newest_ms.max(record.finished_ms());
         self.open.push(record);
         self.dirty = true;
     }

@@ -4,11 +4,11 @@
 //!
 //! ```text
 //! sheet = head     count, first and last time, fences, and a filter of all terms (kept in memory)
-//!       + blocks   the records, 32 each, compressed
+//!       + blocks   the records, 64 each, compressed
 //!       + pages    term -> places of the records that have it, sorted by term
 //! ```
 //!
-//! A *term* is a 64-bit hash of something to search by: the gid, a tag with its value, a participant, a status, a mode, a currency
+//! A *term* is a hash of something to search by: the gid, a tag with its value, a participant, a status, a mode, a currency
 //! with the size class of an amount. A search goes from the newest sheet to the oldest, passes over those whose filter knows no such term,
 //! and checks every record that the pages name: a hash decides nothing, it only saves reading. So a transaction costs no
 //! random write, and a search for what is rare touches few sheets, however many there are.
@@ -25,6 +25,8 @@ mod amount;
 mod archive;
 mod filter;
 mod open_sheet;
+mod pages;
+mod recorded;
 mod search;
 mod sheet;
 mod shelf;
@@ -33,9 +35,11 @@ mod term;
 
 pub use amount::{Amount, AmountRange};
 pub use archive::{Archive, Figures, Retention};
+pub use recorded::Recorded;
 pub use search::{Cursor, Page, Query};
 pub use shelf::{Change, MemoryShelf, Pair, Shelf, ShelfError};
 pub use sled_shelf::SledShelf;
+pub use term::{Terms, terms_of};
 
 /// Bounds. Each is tested at the limit and one past it.
 pub mod limit {
@@ -44,7 +48,7 @@ pub mod limit {
     /// Records after which a sheet is full in any case.
     pub const SHEET_RECORDS_MAX: usize = 16_384;
     /// Records in a block.
-    pub const BLOCK_RECORDS: usize = 32;
+    pub const BLOCK_RECORDS: usize = 64;
     /// Terms of one record; further tags cannot be searched by.
     pub const TERMS_MAX: usize = 256;
     /// Bytes of a sheet's filter in memory.

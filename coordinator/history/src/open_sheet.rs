@@ -3,20 +3,14 @@
 //! Kept as messages, a sheet of records is a hundred thousand small pieces of memory, made for each sheet and given back behind it. As bytes a
 //! record is a few, smaller, and written as it lies here.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{collections::HashMap, hash::BuildHasher, ops::Range, sync::Arc};
 
 use foldhash::fast::RandomState;
 use holdfast_proto::v1::HistoryRecord;
 use prost::Message;
 
-use crate::{
-    limit,
-    sheet::{self, finished_ms, gid_of},
-    term,
-};
+use crate::{limit, recorded::Recorded, sheet, term::Terms};
 
-/// The field of [`HistoryRecord`] that holds the transaction.
-const TRANSACTION_TAG: u32 = 1;
 /// Bytes that are kept for the next sheet; what is beyond goes back.
 const BYTES_KEPT_MAX: usize = 16 << 20;
 
@@ -24,20 +18,26 @@ const BYTES_KEPT_MAX: usize = 16 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct OpenSheet {
     entries: Vec<Entry>,
-    by_gid: HashMap<Arc<str>, usize, RandomState>,
+    /// The newest entry with a gid of this hash.
+    by_gid: HashMap<u64, u32, RandomState>,
+    /// Hashes a gid for `by_gid`.
+    hashed: RandomState,
+    gids: String,
     bytes: Vec<u8>,
-    terms: Vec<u64>,
+    terms: Vec<u32>,
 }
 
 /// Where the parts of a record lie.
 #[derive(Debug)]
 struct Entry {
     finished_ms: u64,
-    gid: Arc<str>,
+    gid: Range<usize>,
     transaction: Range<usize>,
     /// What its leader saw of its calls.
-    attempts: Range<usize>,
+    seen: Range<usize>,
     terms: Range<usize>,
+    /// The one before whose gid has the same hash.
+    before: Option<u32>,
 }
 
 impl OpenSheet {
@@ -46,7 +46,7 @@ impl OpenSheet {
     }
 
     pub(crate) fn has(&self, gid: &str) -> bool {
-        self.by_gid.contains_key(gid)
+        self.find(gid).is_some()
     }
 
     /// When the oldest of them finished.
@@ -63,42 +63,56 @@ impl OpenSheet {
     }
 
     /// Takes in a record that is not here.
-    pub(crate) fn push(&mut self, mut record: HistoryRecord) {
-        let (finished_ms, gid) = (finished_ms(&record), Arc::<str>::from(gid_of(&record)));
-        let terms = self.terms.len()..{
-            self.terms.extend(term::all_of(&record));
-            self.terms.len()
-        };
-        let transaction = self.bytes.len()..{
-            if let Some(transaction) = record.transaction.take() {
-                prost::encoding::message::encode(TRANSACTION_TAG, &transaction, &mut self.bytes);
-            }
-            self.bytes.len()
-        };
-        let attempts = self.write(&record);
-        self.by_gid.insert(Arc::clone(&gid), self.entries.len());
-        self.entries.push(Entry { finished_ms, gid, transaction, attempts, terms });
+    pub(crate) fn push(&mut self, record: &impl Recorded) {
+        let at = u32::try_from(self.entries.len()).expect("a sheet is bounded");
+        let before = self.by_gid.insert(self.hashed.hash_one(record.gid()), at);
+        let from = (self.gids.len(), self.bytes.len(), self.terms.len());
+        self.gids.push_str(record.gid());
+        record.tell(&mut Terms::into(&mut self.terms));
+        record.write_transaction(&mut self.bytes);
+        let between = self.bytes.len();
+        record.write_seen(&mut self.bytes);
+        self.entries.push(Entry {
+            finished_ms: record.finished_ms(),
+            gid: from.0..self.gids.len(),
+            transaction: from.1..between,
+            seen: between..self.bytes.len(),
+            terms: from.2..self.terms.len(),
+            before,
+        });
     }
 
-    /// Puts what was seen of the calls of `gid` beside it; `seen` has no transaction. False: it is not here.
-    pub(crate) fn attach(&mut self, gid: &str, seen: &HistoryRecord) -> bool {
-        let Some(at) = self.by_gid.get(gid).copied() else { return false };
-        self.entries[at].attempts = self.write(seen);
+    /// Puts what was seen of the calls of `gid`, as `write` appends it, in place of what is known of them. False: it is not here.
+    pub(crate) fn attach(&mut self, gid: &str, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let Some(at) = self.find(gid) else { return false };
+        let from = self.bytes.len();
+        write(&mut self.bytes);
+        self.entries[at].seen = from..self.bytes.len();
         true
     }
 
-    fn write(&mut self, part: &HistoryRecord) -> Range<usize> {
-        let from = self.bytes.len();
-        part.encode(&mut self.bytes).expect("a buffer grows");
-        from..self.bytes.len()
+    pub(crate) fn get(&self, gid: &str) -> Option<HistoryRecord> {
+        self.find(gid).map(|at| self.read(&self.entries[at]))
     }
 
-    pub(crate) fn get(&self, gid: &str) -> Option<HistoryRecord> {
-        self.by_gid.get(gid).map(|at| self.read(&self.entries[*at]))
+    fn find(&self, gid: &str) -> Option<usize> {
+        let mut next = self.by_gid.get(&self.hashed.hash_one(gid)).copied();
+        while let Some(at) = next {
+            let entry = &self.entries[at as usize];
+            if self.gid(entry) == gid {
+                return Some(at as usize);
+            }
+            next = entry.before;
+        }
+        None
+    }
+
+    fn gid(&self, entry: &Entry) -> &str {
+        &self.gids[entry.gid.clone()]
     }
 
     fn parts(&self, entry: &Entry) -> [&[u8]; 2] {
-        [&self.bytes[entry.transaction.clone()], &self.bytes[entry.attempts.clone()]]
+        [&self.bytes[entry.transaction.clone()], &self.bytes[entry.seen.clone()]]
     }
 
     fn read(&self, entry: &Entry) -> HistoryRecord {
@@ -107,6 +121,11 @@ impl OpenSheet {
             record.merge(part).expect("it was written here");
         }
         record
+    }
+
+    /// Its place in the history: by the time of finishing, then by gid.
+    fn place(&self, entry: &Entry) -> (u64, &str) {
+        (entry.finished_ms, self.gid(entry))
     }
 
     /// Newest first, at most `limit` of those that are meant by their place, have a term of each of `sets`, and fit.
@@ -119,41 +138,46 @@ impl OpenSheet {
     ) -> Vec<Arc<HistoryRecord>> {
         let may_fit = |entry: &&Entry| {
             let terms = &self.terms[entry.terms.clone()];
-            is_meant(entry.finished_ms, &entry.gid)
-                && sets.iter().all(|set| set.iter().any(|term| terms.contains(term)))
+            let has = |term: &u64| terms.iter().any(|one| u64::from(*one) == *term);
+            is_meant(entry.finished_ms, self.gid(entry))
+                && sets.iter().all(|set| set.iter().any(has))
         };
         let mut found: Vec<&Entry> = self.entries.iter().filter(may_fit).collect();
-        found.sort_unstable_by(|one, other| other.place().cmp(&one.place()));
+        found.sort_unstable_by(|one, other| self.place(other).cmp(&self.place(one)));
         let read = found.into_iter().map(|entry| self.read(entry));
         read.filter(fits).take(limit).map(Arc::new).collect()
     }
 
-    /// All of them in the order of the history.
-    pub(crate) fn in_order(&self) -> Vec<sheet::Encoded<'_>> {
-        let mut entries: Vec<&Entry> = self.entries.iter().collect();
-        entries.sort_unstable_by(|one, other| one.place().cmp(&other.place()));
-        let encoded = entries.into_iter().map(|entry| sheet::Encoded {
+    /// Puts the numbers of all of them into `order`, in the order of the history. They mostly arrived in the order of their time.
+    pub(crate) fn in_order(&self, order: &mut Vec<u32>) {
+        order.clear();
+        order.extend(0..self.entries.len() as u32);
+        let ms = |at: &u32| self.entries[*at as usize].finished_ms;
+        let gid = |at: &u32| self.gid(&self.entries[*at as usize]);
+        order.sort_by_key(ms);
+        for same in order.chunk_by_mut(|one, other| ms(one) == ms(other)) {
+            same.sort_unstable_by(|one, other| gid(one).cmp(gid(other)));
+        }
+    }
+
+    /// The one with this number, as it lies here.
+    pub(crate) fn encoded(&self, number: u32) -> sheet::Encoded<'_> {
+        let entry = &self.entries[number as usize];
+        sheet::Encoded {
             finished_ms: entry.finished_ms,
             parts: self.parts(entry),
             terms: &self.terms[entry.terms.clone()],
-        });
-        encoded.collect()
+        }
     }
 
     /// Begins anew, in the same buffers.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
         self.by_gid.clear();
+        self.gids.clear();
         self.terms.clear();
         self.bytes.clear();
         self.bytes.shrink_to(BYTES_KEPT_MAX);
-    }
-}
-
-impl Entry {
-    /// Its place in the history: by the time of finishing, then by gid.
-    fn place(&self) -> (u64, &str) {
-        (self.finished_ms, &self.gid)
     }
 }
 
@@ -177,14 +201,39 @@ mod tests {
     fn a_record_reads_as_it_was_and_the_attempts_that_are_told_last_count() {
         let mut sheet = OpenSheet::default();
         let whole = HistoryRecord { transaction: record("a", 7).transaction, ..seen("done") };
-        sheet.push(whole.clone());
-        sheet.push(record("b", 7));
+        sheet.push(&whole);
+        sheet.push(&record("b", 7));
         assert_eq!(sheet.get("a").as_ref(), Some(&whole));
         assert_eq!((sheet.get("b"), sheet.get("c")), (Some(record("b", 7)), None));
-        assert!(sheet.attach("a", &seen("unknown")) && !sheet.attach("c", &seen("done")));
+        let write = |outcome: &str| seen(outcome).encode_to_vec();
+        assert!(sheet.attach("a", |to| to.extend(write("unknown"))));
+        assert!(!sheet.attach("c", |to| to.extend(write("done"))));
         let told = sheet.get("a").unwrap();
         assert_eq!(told.attempts, seen("unknown").attempts, "and not both");
         assert_eq!(told.transaction, whole.transaction);
+    }
+
+    #[test]
+    fn gids_whose_hashes_are_alike_are_told_apart() {
+        let mut sheet = OpenSheet::default();
+        ["a", "b", "c"].iter().for_each(|gid| sheet.push(&record(gid, 7)));
+        // As if all three had the hash of the last.
+        (sheet.entries[1].before, sheet.entries[2].before) = (Some(0), Some(1));
+        let alike = sheet.hashed.hash_one("a");
+        sheet.by_gid.insert(alike, 2);
+        assert_eq!(sheet.get("a"), Some(record("a", 7)));
+        assert_eq!(sheet.find("c"), Some(2));
+    }
+
+    #[test]
+    fn their_order_is_by_time_and_then_by_gid_however_they_arrived() {
+        let mut sheet = OpenSheet::default();
+        for (gid, ms) in [("d", 5), ("b", 7), ("a", 7), ("c", 6)] {
+            sheet.push(&record(gid, ms));
+        }
+        let mut order = vec![9];
+        sheet.in_order(&mut order);
+        assert_eq!(order, [0, 3, 2, 1]);
     }
 
     #[test]
@@ -192,7 +241,7 @@ mod tests {
         let mut sheet = OpenSheet::default();
         let mut large = record("a", 7);
         large.transaction.as_mut().unwrap().reason = "r".repeat(BYTES_KEPT_MAX + 1);
-        sheet.push(large);
+        sheet.push(&large);
         assert!(sheet.bytes.capacity() > BYTES_KEPT_MAX);
         sheet.clear();
         assert_eq!((sheet.len(), sheet.has("a"), sheet.oldest_ms()), (0, false, None));

@@ -5,10 +5,10 @@ use std::{fmt, sync::Arc};
 use holdfast_proto::{Pairs, v1::HistoryRecord};
 
 use crate::{
-    AmountRange, Archive, limit,
-    sheet::{Head, finished_ms, gid_of},
+    Amount, AmountRange, Archive, limit,
+    sheet::{Block, Head, finished_ms, gid_of},
     shelf::ShelfError,
-    term,
+    term::Scheme,
 };
 
 /// What to look for; everything that is said must hold.
@@ -75,19 +75,20 @@ impl fmt::Display for Cursor {
 }
 
 impl Query {
-    /// Sets of terms: a record that fits has at least one of each. `classed`: on a sheet that knows the classes of amounts.
-    fn sets(&self, classed: bool) -> Vec<Vec<u64>> {
+    /// Sets of terms, as `scheme` tells them: a record that fits has at least one of each. `classed`: on a sheet that knows the classes of
+    /// amounts.
+    fn sets(&self, scheme: Scheme, classed: bool) -> Vec<Vec<u64>> {
         let mut sets = Vec::new();
-        sets.extend(self.tags.iter().map(|(name, value)| vec![term::tag(name, value)]));
-        sets.extend(self.participant.iter().map(|name| vec![term::participant(name)]));
+        sets.extend(self.tags.iter().map(|(name, value)| vec![scheme.tag(name, value)]));
+        sets.extend(self.participant.iter().map(|name| vec![scheme.participant(name)]));
         if let Some(range) = self.amount {
-            sets.push(amounts(range, classed));
+            sets.push(amounts(range, scheme, classed));
         }
         if !self.statuses.is_empty() {
-            sets.push(self.statuses.iter().map(|one| term::status(*one)).collect());
+            sets.push(self.statuses.iter().map(|one| scheme.status(*one)).collect());
         }
         if !self.modes.is_empty() {
-            sets.push(self.modes.iter().map(|one| term::mode(*one)).collect());
+            sets.push(self.modes.iter().map(|one| scheme.mode(*one)).collect());
         }
         sets
     }
@@ -113,7 +114,8 @@ impl Query {
                 .as_ref()
                 .is_none_or(|name| known.branches.iter().any(|branch| branch.participant == *name))
             && self.amount.is_none_or(|range| {
-                term::amount_of(known).is_some_and(|amount| range.contains(amount))
+                let amount = Pairs::find(&known.tags, Amount::TAG).and_then(Amount::parse);
+                amount.is_some_and(|amount| range.contains(amount))
             })
     }
 
@@ -126,13 +128,13 @@ impl Query {
 }
 
 /// Terms of which an amount in `range` has one.
-fn amounts(range: AmountRange, classed: bool) -> Vec<u64> {
+fn amounts(range: AmountRange, scheme: Scheme, classed: bool) -> Vec<u64> {
     let AmountRange { least, most } = range;
     if let Some((level, classes)) = range.classes().filter(|_| classed) {
-        return classes.map(|class| term::amount_class(least.currency, (level, class))).collect();
+        return classes.map(|class| scheme.amount_class(least.currency, (level, class))).collect();
     }
     let classes = least.size_class()..=most.size_class();
-    classes.map(|class| term::amount(least.currency, class)).collect()
+    classes.map(|class| scheme.amount(least.currency, class)).collect()
 }
 
 impl Archive {
@@ -141,10 +143,11 @@ impl Archive {
     /// [`ShelfError`].
     pub fn search(&self, query: &Query) -> Result<Page, ShelfError> {
         let limit = query.limit.clamp(1, limit::PAGE_MAX);
-        let (plain, classed) = (query.sets(false), query.sets(true));
+        let by_bytes = [false, true].map(|classed| query.sets(Scheme::Bytes, classed));
+        let by_words = query.sets(Scheme::Words, true);
         let (sheets, records) = self.look(|open| {
             let is_meant = |ms, gid: &str| query.is_meant(ms, gid);
-            open.search(is_meant, &classed, |record| query.fits(record), limit)
+            open.search(is_meant, &by_words, |record| query.fits(record), limit)
         });
         let mut page = Page { records, next: None };
         if page.records.len() == limit {
@@ -152,7 +155,10 @@ impl Archive {
         }
         let mut left = limit::BLOCKS_READ_MAX;
         for head in sheets.iter().rev().filter(|head| query.meets(head.first_ms, head.last_ms)) {
-            let sets = if head.has_amount_classes() { &classed } else { &plain };
+            let sets = match head.scheme() {
+                Scheme::Bytes => &by_bytes[usize::from(head.has_amount_classes())],
+                Scheme::Words => &by_words,
+            };
             if !sets.iter().all(|set| head.may_have_any(set)) {
                 continue;
             }
@@ -179,12 +185,12 @@ impl Archive {
         page: &mut Page,
     ) -> Result<Option<Cursor>, ShelfError> {
         let limit = query.limit.clamp(1, limit::PAGE_MAX);
-        let mut read: Option<(u32, Vec<HistoryRecord>)> = None;
+        let mut read: Option<(u32, Block)> = None;
         let mut looked_at: Option<Cursor> = None;
         // Pages of terms cost about as much as blocks.
         *left = left.saturating_sub(1);
         for place in head.places(&*self.shelf, sets)?.into_iter().rev() {
-            let number = Head::block_of(place);
+            let number = head.block_of(place);
             if read.as_ref().is_none_or(|(before, _)| *before != number) {
                 if *left == 0 && looked_at.is_some() {
                     return Ok(looked_at);
@@ -192,14 +198,11 @@ impl Archive {
                 *left = left.saturating_sub(1);
                 read = Some((number, head.block(&*self.shelf, number)?));
             }
-            let Some((_, block)) = &mut read else { continue };
-            let Some(record) = block.get_mut(place as usize % limit::BLOCK_RECORDS) else {
-                continue;
-            };
-            looked_at = Some(Cursor::of(record));
-            if query.fits(record) {
-                // No place is looked at twice.
-                page.records.push(Arc::new(std::mem::take(record)));
+            let Some((_, block)) = &read else { continue };
+            let Some(record) = block.read(head.within_block(place))? else { continue };
+            looked_at = Some(Cursor::of(&record));
+            if query.fits(&record) {
+                page.records.push(Arc::new(record));
                 if page.records.len() == limit {
                     return Ok(looked_at);
                 }

@@ -1,29 +1,38 @@
 //! One sheet: how records become blocks, pages and a head, and how they are found in them again.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
-use holdfast_proto::v1::{HistoryBlock, HistoryPage, HistoryRecord, HistorySheetHead, HistoryTerm};
+use holdfast_proto::v1::{HistoryPage, HistoryRecord, HistorySheetHead};
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
-use prost::{Message, encoding::WireType};
+use prost::{
+    Message,
+    encoding::{WireType, decode_key, decode_varint},
+};
 
 use crate::{
     filter::Filter,
     limit,
+    open_sheet::OpenSheet,
+    pages,
     shelf::{Change, Shelf, ShelfError},
+    term::Scheme,
 };
 
-/// Terms on a page.
-const PAGE_TERMS: usize = 512;
 /// Bytes that a block or a page may unfold to; what says more is not ours.
 const UNFOLDED_MAX: usize = 256 * 1024 * 1024;
-/// The field of [`HistoryBlock`] that holds its records.
+/// The field of [`HistoryBlock`](holdfast_proto::v1::HistoryBlock) that holds its records.
 const BLOCK_RECORDS_TAG: u32 = 1;
-/// The field of [`HistoryPage`] that holds its terms.
-const PAGE_TERMS_TAG: u32 = 1;
-/// The format that is written. In the first one amounts have no classes, only their size.
-const FORMAT: u32 = 2;
+/// The format that is written. In the first one amounts have no classes, only their size; until the second one terms had 64 bits, pages were
+/// compressed messages, and blocks half as large.
+const FORMAT: u32 = 3;
 /// The oldest that is read.
 const FORMAT_MIN: u32 = 1;
+/// The oldest that knows classes of amounts.
+const FORMAT_OF_CLASSES: u32 = 2;
+/// The oldest with pages and terms as they are written today.
+const FORMAT_OF_PAGES: u32 = 3;
+/// Records in a block before that.
+const BLOCK_RECORDS_BEFORE: usize = 32;
 
 /// What memory keeps of a sheet.
 #[derive(Debug)]
@@ -63,55 +72,49 @@ pub(crate) struct Encoded<'s> {
     pub(crate) finished_ms: u64,
     /// Of a [`HistoryRecord`]; one behind the other they are the whole.
     pub(crate) parts: [&'s [u8]; 2],
-    pub(crate) terms: &'s [u64],
+    pub(crate) terms: &'s [u32],
 }
 
-/// A term, and the place of a record that has it.
-type Place = (u64, u32);
-
-/// The changes that put a sheet of `records`, in the order of the history, on a shelf.
-pub(crate) fn encode(
-    number: u64,
-    records: &[Encoded<'_>],
-    press: &mut Press,
-) -> (Head, Vec<Change>) {
-    let mut changes = Vec::new();
-    for (n, chunk) in (0..).zip(records.chunks(limit::BLOCK_RECORDS)) {
-        write_block(chunk, &mut press.bytes);
+/// The changes that put `sheet` on a shelf, in the order of the history.
+pub(crate) fn encode(number: u64, sheet: &OpenSheet, press: &mut Press) -> (Head, Vec<Change>) {
+    let mut changes = Vec::with_capacity(sheet.len() / limit::BLOCK_RECORDS + 64);
+    let mut order = std::mem::take(&mut press.order);
+    sheet.in_order(&mut order);
+    let mut keys = std::mem::take(&mut press.keys);
+    keys.clear();
+    for (n, chunk) in (0_u32..).zip(order.chunks(limit::BLOCK_RECORDS)) {
+        let first = n * limit::BLOCK_RECORDS as u32;
+        for (place, record) in (first..).zip(chunk.iter().map(|at| sheet.encoded(*at))) {
+            write_record(&record, &mut press.bytes);
+            keys.extend(record.terms.iter().map(|term| pages::key(*term, place)));
+        }
         changes.push((key(b'b', number, Some(n)), Some(press.fold())));
     }
     let blocks = u32::try_from(changes.len()).expect("a sheet is bounded");
-    let mut places = std::mem::take(&mut press.places);
-    places.clear();
-    places.extend(
-        (0..)
-            .zip(records)
-            .flat_map(|(place, record)| record.terms.iter().map(move |term| (*term, place))),
-    );
-    places.sort_unstable();
-    let terms = || places.chunk_by(|one, other| one.0 == other.0);
-    let filter = Filter::of(terms().count(), terms().map(|one| one[0].0));
+    keys.sort_unstable();
+    // Two branches of one record may be served by the same participant.
+    keys.dedup();
+    let filter = Filter::of(pages::terms(&keys).count(), pages::terms(&keys));
     let mut fences = Vec::new();
-    let mut terms = terms().peekable();
-    while let Some(first) = terms.peek() {
-        let number_of_page = fences.len() as u32;
-        fences.push(first[0].0);
-        write_page(terms.by_ref().take(PAGE_TERMS), &mut press.bytes);
-        changes.push((key(b'x', number, Some(number_of_page)), Some(press.fold())));
-    }
-    press.places = places;
+    pages::write(&keys, &mut press.bytes, |first, page| {
+        changes.push((key(b'x', number, Some(fences.len() as u32)), Some(page.to_vec())));
+        fences.push(first);
+    });
+    press.bytes.clear();
     let bytes = changes.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len));
+    let finished_ms = |at: Option<&u32>| at.map_or(0, |at| sheet.encoded(*at).finished_ms);
     let head = Head {
         number,
-        records: records.len(),
-        first_ms: records.first().map_or(0, |first| first.finished_ms),
-        last_ms: records.last().map_or(0, |last| last.finished_ms),
+        records: sheet.len(),
+        first_ms: finished_ms(order.first()),
+        last_ms: finished_ms(order.last()),
         bytes: bytes.sum::<usize>() as u64,
         format: FORMAT,
         blocks,
         fences,
         filter,
     };
+    (press.order, press.keys) = (order, keys);
     changes.push((key(b'h', number, None), Some(head.to_bytes())));
     (head, changes)
 }
@@ -140,7 +143,7 @@ impl Head {
         if !(FORMAT_MIN..=FORMAT).contains(&head.format) {
             return Err(bad("has a format that this version does not know"));
         }
-        let filter = Filter::from_bytes(head.filter.to_vec());
+        let filter = Filter::from_bytes(head.filter.to_vec(), scheme_of(head.format));
         Ok(Self {
             number,
             records: head.records as usize,
@@ -156,7 +159,12 @@ impl Head {
 
     /// Whether amounts can be found by their classes, not by their size alone.
     pub(crate) fn has_amount_classes(&self) -> bool {
-        self.format > FORMAT_MIN
+        self.format >= FORMAT_OF_CLASSES
+    }
+
+    /// How its terms are told.
+    pub(crate) fn scheme(&self) -> Scheme {
+        scheme_of(self.format)
     }
 
     /// False: no record of the sheet has any of `terms`.
@@ -206,7 +214,11 @@ impl Head {
         let Some(bytes) = shelf.get(&key(b'x', self.number, Some(page as u32)))? else {
             return Ok(Vec::new());
         };
-        let page: HistoryPage = unfold(&bytes)?;
+        if self.format >= FORMAT_OF_PAGES {
+            return pages::places(&bytes, term).ok_or_else(|| bad_part("cannot be read"));
+        }
+        let page = unfold(&bytes)?;
+        let page = HistoryPage::decode(&*page).map_err(|_| bad_part("cannot be read"))?;
         let Ok(at) = page.terms.binary_search_by_key(&term, |one| one.term) else {
             return Ok(Vec::new());
         };
@@ -217,20 +229,30 @@ impl Head {
         Ok(places.collect())
     }
 
-    /// The block that holds the record at `place`, by its number.
-    pub(crate) fn block_of(place: u32) -> u32 {
-        place / limit::BLOCK_RECORDS as u32
+    fn block_records(&self) -> u32 {
+        let records = if self.format >= FORMAT_OF_PAGES {
+            limit::BLOCK_RECORDS
+        } else {
+            BLOCK_RECORDS_BEFORE
+        };
+        records as u32
     }
 
-    /// The records of a block; none if the sheet is gone.
-    pub(crate) fn block(
-        &self,
-        shelf: &dyn Shelf,
-        block: u32,
-    ) -> Result<Vec<HistoryRecord>, ShelfError> {
+    /// The block that holds the record at `place`, by its number.
+    pub(crate) fn block_of(&self, place: u32) -> u32 {
+        place / self.block_records()
+    }
+
+    /// Where in its block the record at `place` lies.
+    pub(crate) fn within_block(&self, place: u32) -> usize {
+        (place % self.block_records()) as usize
+    }
+
+    /// A block; an empty one if the sheet is gone.
+    pub(crate) fn block(&self, shelf: &dyn Shelf, block: u32) -> Result<Block, ShelfError> {
         match shelf.get(&key(b'b', self.number, Some(block)))? {
-            Some(bytes) => Ok(unfold::<HistoryBlock>(&bytes)?.records),
-            None => Ok(Vec::new()),
+            Some(bytes) => Block::of(unfold(&bytes)?),
+            None => Ok(Block::default()),
         }
     }
 
@@ -238,7 +260,9 @@ impl Head {
     pub(crate) fn all(&self, shelf: &dyn Shelf) -> Result<Vec<HistoryRecord>, ShelfError> {
         let mut records = Vec::with_capacity(self.records);
         for block in 0..self.blocks {
-            records.extend(self.block(shelf, block)?);
+            for record in self.block(shelf, block)?.all() {
+                records.push(record?);
+            }
         }
         Ok(records)
     }
@@ -249,27 +273,58 @@ impl Head {
     }
 }
 
-/// Writes a [`HistoryBlock`] of `records`.
-fn write_block(records: &[Encoded<'_>], to: &mut Vec<u8>) {
-    for record in records {
-        prost::encoding::encode_key(BLOCK_RECORDS_TAG, WireType::LengthDelimited, to);
-        let length: usize = record.parts.iter().map(|part| part.len()).sum();
-        prost::encoding::encode_varint(length as u64, to);
-        record.parts.iter().for_each(|part| to.extend_from_slice(part));
+fn scheme_of(format: u32) -> Scheme {
+    if format >= FORMAT_OF_PAGES { Scheme::Words } else { Scheme::Bytes }
+}
+
+/// Some records, of which each is read when somebody asks for it: most searches want one of a block.
+#[derive(Debug, Default)]
+pub(crate) struct Block {
+    bytes: Vec<u8>,
+    records: Vec<Range<usize>>,
+}
+
+impl Block {
+    /// Of a [`HistoryBlock`](holdfast_proto::v1::HistoryBlock) in bytes.
+    fn of(bytes: Vec<u8>) -> Result<Self, ShelfError> {
+        let bad = || bad_part("cannot be read");
+        let mut records = Vec::with_capacity(limit::BLOCK_RECORDS);
+        let mut left = bytes.as_slice();
+        while !left.is_empty() {
+            let key = decode_key(&mut left).map_err(|_| bad())?;
+            let length = decode_varint(&mut left).map_err(|_| bad())?;
+            let length = usize::try_from(length).ok().filter(|length| *length <= left.len());
+            let length = length.filter(|_| key == (BLOCK_RECORDS_TAG, WireType::LengthDelimited));
+            let from = bytes.len() - left.len();
+            let until = from + length.ok_or_else(bad)?;
+            records.push(from..until);
+            left = &bytes[until..];
+        }
+        Ok(Self { bytes, records })
+    }
+
+    /// The record at this place of the block.
+    pub(crate) fn read(&self, at: usize) -> Result<Option<HistoryRecord>, ShelfError> {
+        self.records.get(at).map(|range| self.decoded(range)).transpose()
+    }
+
+    /// Each of its records.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Result<HistoryRecord, ShelfError>> {
+        self.records.iter().map(|range| self.decoded(range))
+    }
+
+    fn decoded(&self, range: &Range<usize>) -> Result<HistoryRecord, ShelfError> {
+        let record = &self.bytes[range.clone()];
+        HistoryRecord::decode(record).map_err(|_| bad_part("cannot be read"))
     }
 }
 
-/// Writes a [`HistoryPage`] of `terms`, each with its places.
-fn write_page<'p>(terms: impl IntoIterator<Item = &'p [Place]>, to: &mut Vec<u8>) {
-    let mut one = HistoryTerm::default();
-    for places in terms {
-        one.term = places[0].0;
-        one.places.clear();
-        let mut before = 0;
-        one.places
-            .extend(places.iter().map(|(_, place)| place - std::mem::replace(&mut before, *place)));
-        prost::encoding::message::encode(PAGE_TERMS_TAG, &one, to);
-    }
+/// Writes a record of a [`HistoryBlock`](holdfast_proto::v1::HistoryBlock).
+fn write_record(record: &Encoded<'_>, to: &mut Vec<u8>) {
+    prost::encoding::encode_key(BLOCK_RECORDS_TAG, WireType::LengthDelimited, to);
+    let length: usize = record.parts.iter().map(|part| part.len()).sum();
+    prost::encoding::encode_varint(length as u64, to);
+    record.parts.iter().for_each(|part| to.extend_from_slice(part));
 }
 
 /// The buffers in which sheets are made, one after the other.
@@ -279,7 +334,10 @@ pub(crate) struct Press {
     bytes: Vec<u8>,
     folded: Vec<u8>,
     table: CompressTable,
-    places: Vec<Place>,
+    /// Records in the order of the history.
+    order: Vec<u32>,
+    /// Terms with places.
+    keys: Vec<u64>,
 }
 
 impl fmt::Debug for Press {
@@ -303,34 +361,44 @@ impl Press {
     }
 }
 
-fn unfold<M: Message + Default>(bytes: &[u8]) -> Result<M, ShelfError> {
-    let bad = |what: &str| ShelfError(format!("a part of a sheet {what}"));
-    let (size, folded) = lz4_flex::block::uncompressed_size(bytes).map_err(|_| bad("is cut"))?;
+fn bad_part(what: &str) -> ShelfError {
+    ShelfError(format!("a part of a sheet {what}"))
+}
+
+fn unfold(bytes: &[u8]) -> Result<Vec<u8>, ShelfError> {
+    let cut = |_| bad_part("is cut");
+    let (size, folded) = lz4_flex::block::uncompressed_size(bytes).map_err(cut)?;
     if size > UNFOLDED_MAX || size / 255 > folded.len() {
-        return Err(bad("says that it is larger than it can be"));
+        return Err(bad_part("says that it is larger than it can be"));
     }
-    let unfolded = lz4_flex::decompress(folded, size).map_err(|_| bad("cannot be unfolded"))?;
-    M::decode(unfolded.as_slice()).map_err(|_| bad("cannot be read"))
+    lz4_flex::decompress(folded, size).map_err(|_| bad_part("cannot be unfolded"))
 }
 
 #[cfg(test)]
 mod tests {
+    use holdfast_proto::v1::HistoryBlock;
+
     use super::*;
 
     #[test]
-    fn blocks_and_pages_are_written_as_their_messages_are() {
+    fn a_block_is_written_as_its_message_is_and_each_record_read_by_itself() {
         let record = |node| HistoryRecord { attempts_node: node, ..HistoryRecord::default() };
-        let parts = [1, 2].map(|node| record(node).encode_to_vec());
-        let encoded = |part| Encoded { finished_ms: 0, parts: [part, &[]], terms: &[] };
+        let records = [1, 2].map(record);
         let mut press = Press::default();
-        write_block(&[encoded(&parts[0]), encoded(&parts[1])], &mut press.bytes);
-        let block = HistoryBlock { records: [1, 2].map(record).into() };
-        assert_eq!(unfold::<HistoryBlock>(&press.fold()).unwrap(), block);
-        // The second part is shorter: nothing of the first is in it.
-        let terms: [&[Place]; 2] = [&[(5, 2), (5, 9), (5, 10)], &[(7, 0)]];
-        write_page(terms, &mut press.bytes);
-        let term = |term, places: &[u32]| HistoryTerm { term, places: places.to_vec() };
-        let page = HistoryPage { terms: vec![term(5, &[2, 7, 1]), term(7, &[0])] };
-        assert_eq!(unfold::<HistoryPage>(&press.fold()).unwrap(), page);
+        for record in &records {
+            let bytes = record.encode_to_vec();
+            let encoded = Encoded { finished_ms: 0, parts: [&bytes, &[]], terms: &[] };
+            write_record(&encoded, &mut press.bytes);
+        }
+        let bytes = unfold(&press.fold()).unwrap();
+        assert_eq!(bytes, HistoryBlock { records: records.clone().into() }.encode_to_vec());
+        let block = Block::of(bytes.clone()).unwrap();
+        assert_eq!(block.read(1).unwrap().as_ref(), Some(&records[1]));
+        assert_eq!(block.read(2).unwrap(), None);
+        let all: Result<Vec<_>, _> = block.all().collect();
+        assert_eq!(all.unwrap(), records);
+        assert!(Block::of(bytes[..bytes.len() - 1].to_vec()).is_err(), "it is cut");
+        assert!(Block::of([&[0x12, 0], &*bytes].concat()).is_err(), "another field");
+        assert!(Block::of(vec![0x0a, 0xff, 0xff, 0x03]).is_err(), "longer than it is");
     }
 }

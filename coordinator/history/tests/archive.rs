@@ -9,8 +9,8 @@ use std::{
 };
 
 use holdfast_history::{
-    Amount, AmountRange, Archive, Change, Cursor, MemoryShelf, Pair, Query, Retention, Shelf,
-    ShelfError, SledShelf, limit,
+    Amount, AmountRange, Archive, Change, Cursor, MemoryShelf, Pair, Query, Recorded, Retention,
+    Shelf, ShelfError, SledShelf, limit,
 };
 use holdfast_proto::{
     Pairs,
@@ -160,7 +160,7 @@ fn records_that_come_again_in_a_run_are_not_read_one_by_one() {
 }
 
 #[test]
-fn a_narrow_range_of_amounts_reads_little_and_also_finds_what_an_older_version_wrote() {
+fn a_narrow_range_of_amounts_reads_little() {
     let shelf = Arc::new(CountingShelf::default());
     let archive = Archive::open(shelf.clone(), Retention::default()).unwrap();
     // Even cents from 0 to 100,000: each range of 5 has a handful of each sheet's records at most.
@@ -183,17 +183,57 @@ fn a_narrow_range_of_amounts_reads_little_and_also_finds_what_an_older_version_w
     shelf.reads.store(0, Ordering::Relaxed);
     assert_eq!(all(&archive, &query), wanted);
     let reads = shelf.reads.load(Ordering::Relaxed);
-    assert!(reads <= 40, "{reads} reads; all blocks are {}", count / 32);
+    assert!(reads <= 40, "{reads} reads; all blocks are {}", count as usize / limit::BLOCK_RECORDS);
+}
 
-    // As the version before wrote it: heads that say so, and sizes alone to find by. The sizes are there still.
-    archive.flush(0).unwrap();
-    for (key, value) in shelf.scan(b"h").unwrap() {
-        assert_eq!(value[..2], [0x08, 0x02], "a head begins with its format");
-        let older = [&[0x08, 0x01], &value[2..]].concat();
-        shelf.write(vec![(key, Some(older))]).unwrap();
+/// Two sheets as the version before wrote them, the first with 300 records and the last with one more.
+const FORMAT_2: &[u8] = include_bytes!("format-2.sheets");
+
+fn older() -> MemoryShelf {
+    let shelf = MemoryShelf::default();
+    let mut left = FORMAT_2;
+    let mut part = || {
+        let (length, rest) = left.split_first_chunk()?;
+        let (part, rest) = rest.split_at(u32::from_le_bytes(*length) as usize);
+        left = rest;
+        Some(part.to_vec())
+    };
+    while let Some(key) = part() {
+        let value = part();
+        shelf.write(vec![(key, value)]).expect("the shelf works");
     }
-    let reopened = Archive::open(shelf, Retention::default()).unwrap();
-    assert_eq!(all(&reopened, &query), wanted);
+    shelf
+}
+
+#[test]
+fn what_older_versions_wrote_is_found_by_everything_and_goes_on_being_filled() {
+    for format in [2, 1] {
+        let shelf = Arc::new(older());
+        for (key, value) in shelf.scan(b"h").unwrap() {
+            assert_eq!(value[..2], [0x08, 0x02], "a head begins with its format");
+            // In the first format amounts had no classes; their sizes are there still.
+            let head = [&[0x08, format], &value[2..]].concat();
+            shelf.write(vec![(key, Some(head))]).unwrap();
+        }
+        let archive = Archive::open(shelf, Retention::default()).unwrap();
+        assert_eq!(fill(&archive, 0..400), 99, "of these many are there already");
+        let page = Query { limit: 7, ..Query::default() };
+        assert_eq!(all(&archive, &page), expected(400, |_, _| true));
+        let tags = vec![("run".to_owned(), "payroll-7".to_owned())];
+        let run = Query { tags, ..page.clone() };
+        assert_eq!(all(&archive, &run), expected(400, |n, _| n % 100 == 7));
+        let participant = Some("deposit@shard-3".to_owned());
+        let rolled_back = Query { participant, statuses: vec![8], modes: vec![1], ..page.clone() };
+        let wanted = |n: u64| n % 8 == 3 && n.is_multiple_of(10) && !n.is_multiple_of(3);
+        assert_eq!(all(&archive, &rolled_back), expected(400, |n, _| wanted(n)));
+        let [least, most] = ["250.50 EUR", "251.50 EUR"].map(|text| Amount::parse(text).unwrap());
+        let amount = Query { amount: AmountRange::new(least, most), ..page };
+        assert_eq!(all(&archive, &amount), expected(400, |n, _| matches!(n, 250 | 251)));
+        for n in [0, 31, 32, 64, 299, 300, 301, 399] {
+            let found = archive.get(&format!("g-{n:08}")).unwrap();
+            assert_eq!(found.as_deref(), Some(&record(n)), "format {format}");
+        }
+    }
 }
 
 #[test]
@@ -219,7 +259,10 @@ fn as_many_blocks_are_read_for_a_page_as_allowed_and_then_it_is_short_and_goes_o
     let reads = shelf.reads.load(Ordering::Relaxed);
     // A page of terms for each sheet beside the blocks.
     let most = limit::BLOCKS_READ_MAX + archive.figures().sheets as usize;
-    assert!((limit::BLOCKS_READ_MAX - 32..=most).contains(&reads), "{reads} reads");
+    assert!(
+        (limit::BLOCKS_READ_MAX - limit::BLOCK_RECORDS..=most).contains(&reads),
+        "{reads} reads"
+    );
     // Behind the limit it goes on, and finds the oldest of all.
     assert_eq!(all(&archive, &query), ["g-00000000"]);
 }
@@ -280,7 +323,7 @@ fn files_that_cannot_be_opened_are_moved_aside_and_a_new_history_begins() {
 fn a_sheet_of_another_format_is_not_guessed_at() {
     let shelf = Arc::new(MemoryShelf::default());
     let key = [b"h".as_slice(), &0_u64.to_be_bytes()].concat();
-    shelf.write(vec![(key, Some(vec![0x08, 0x03]))]).unwrap();
+    shelf.write(vec![(key, Some(vec![0x08, 0x04]))]).unwrap();
     let fault = Archive::open(shelf, Retention::default()).unwrap_err();
     assert!(fault.to_string().contains("format"), "{fault}");
 }
@@ -340,8 +383,13 @@ fn attempts_are_added_while_the_sheet_is_filled_and_kept() {
     let archive = on_disk(&folder);
     fill(&archive, 0..10);
     let attempt = Attempt { branch: 1, attempt: 2, outcome: "done".into(), ..Default::default() };
-    assert!(archive.attach("g-00000003", 2, vec![attempt.clone()], 0));
-    assert!(!archive.attach("nobody", 2, vec![attempt.clone()], 0));
+    let seen = HistoryRecord {
+        attempts: vec![attempt.clone()],
+        attempts_node: 2,
+        ..HistoryRecord::default()
+    };
+    assert!(archive.attach("g-00000003", |to| seen.write_seen(to)));
+    assert!(!archive.attach("nobody", |to| seen.write_seen(to)));
     archive.flush(0).unwrap();
     drop(archive);
     let record = on_disk(&folder).get("g-00000003").unwrap().unwrap();

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use holdfast_proto::v1;
 use holdfast_txn::{BranchId, Op, Timestamp};
 
-use crate::branch_call::op_on_the_wire;
+use crate::{branch_call::op_on_the_wire, fields};
+
+/// Numbers of the fields of a [`v1::HistoryRecord`].
+const ATTEMPTS: u32 = 2;
+const LEFT_OUT: u32 = 3;
+const NODE: u32 = 4;
 
 /// One call, and what came of it.
 #[derive(Debug)]
@@ -55,11 +60,44 @@ impl Attempts {
         });
         (told.collect(), self.left_out)
     }
+
+    /// Appends them as the fields of a [`v1::HistoryRecord`] that say what `node` saw.
+    pub(crate) fn write(&self, node: u64, to: &mut Vec<u8>) {
+        for one in &self.kept {
+            fields::message(ATTEMPTS, to, |to| {
+                fields::number(1, one.branch.0.into(), to);
+                fields::number(2, op_on_the_wire(one.op) as u64, to);
+                fields::number(3, one.number.into(), to);
+                fields::number(4, one.at.0, to);
+                fields::number(5, one.took_ms.into(), to);
+                fields::text(6, one.outcome, to);
+                fields::text(7, &one.instance, to);
+            });
+        }
+        fields::number(LEFT_OUT, self.left_out.into(), to);
+        fields::number(NODE, node, to);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
+
+    /// They are written as they are told.
+    fn assert_written(attempts: &Attempts) {
+        let (told, left_out) = attempts.told();
+        let record = v1::HistoryRecord {
+            attempts: told,
+            attempts_left_out: left_out,
+            attempts_node: 300,
+            ..Default::default()
+        };
+        let mut written = Vec::new();
+        attempts.write(300, &mut written);
+        assert_eq!(written, record.encode_to_vec());
+    }
 
     #[test]
     fn at_the_limit_all_are_kept_and_one_more_takes_the_middle_away() {
@@ -76,10 +114,12 @@ mod tests {
         let most = Attempts::MAX as u32;
         (1..=most).for_each(|number| attempts.add(attempt(number)));
         assert_eq!((attempts.told().0.len() as u32, attempts.told().1), (most, 0));
+        assert_written(&attempts);
         attempts.add(attempt(most + 1));
         let (told, left_out) = attempts.told();
         assert_eq!((told.len() as u32, left_out), (most, 1));
         assert_eq!((told[0].attempt, told.last().map(|one| one.attempt)), (1, Some(most + 1)));
         assert!(told.iter().all(|one| one.attempt != most / 2 + 1));
+        assert_written(&attempts);
     }
 }

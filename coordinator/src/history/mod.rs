@@ -10,6 +10,7 @@
 //! leaves one. With `history.records_max = 0` nothing is written at all.
 
 mod background;
+mod ended;
 mod merged;
 mod requests;
 mod writer;
@@ -41,7 +42,7 @@ const QUEUE_MAX: usize = 65_536;
 /// Searches at once; one more is told to try again.
 const SEARCHES_MAX: usize = 8;
 /// From the first of the news to when they are taken. Waking for each one cost the writer more than all of its work.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(50);
 
 /// What the writer is told.
 #[derive(Debug)]
@@ -259,13 +260,30 @@ fn part_of(all: Retention, groups: u32) -> Retention {
     }
 }
 
-/// What arrived together, at most `most`, waiting `at_most` for the first and a moment for the others.
-fn together(heard: &Receiver<News>, most: usize, at_most: Duration) -> Option<Vec<News>> {
-    let mut news = match heard.recv_timeout(at_most) {
-        Ok(first) => vec![first],
-        Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
+/// What arrived together, at most `most`, waiting `at_most` for the first and a moment for the others. `before`: how many it were the last
+/// time. While they go on coming they are waited for asleep, so that nobody who tells one has a thread to wake.
+fn together(
+    heard: &Receiver<News>,
+    before: usize,
+    most: usize,
+    at_most: Duration,
+) -> Option<Vec<News>> {
+    let mut news = Vec::new();
+    if before > 0 {
+        // As many as are taken at once: more are there already.
+        if before < most {
+            std::thread::sleep(GATHER);
+        }
+        news.extend(heard.try_iter().take(most));
+        if !news.is_empty() {
+            return Some(news);
+        }
+    }
+    match heard.recv_timeout(at_most) {
+        Ok(first) => news.push(first),
+        Err(RecvTimeoutError::Timeout) => return Some(news),
         Err(RecvTimeoutError::Disconnected) => return None,
-    };
+    }
     if !matches!(news[0], News::Stop) {
         std::thread::sleep(GATHER);
     }
@@ -303,6 +321,19 @@ mod tests {
         history.everything();
         assert!(history.lagging.load(Ordering::Acquire), "one more does not");
         assert_eq!(heard.try_iter().count(), QUEUE_MAX);
+    }
+
+    #[test]
+    fn as_many_are_taken_together_as_allowed_and_one_more_is_taken_the_next_time() {
+        let (history, heard) = unread();
+        let taken =
+            |before| together(&heard, before, 4, Duration::from_millis(1)).map(|it| it.len());
+        (0..9).for_each(|_| history.everything());
+        assert_eq!([0, 4, 4, 1, 0].map(taken), [4, 4, 1, 0, 0].map(Some));
+        history.everything();
+        assert_eq!(taken(3), Some(1));
+        drop(history);
+        assert_eq!([0, 3].map(taken), [None, None]);
     }
 
     #[test]

@@ -12,12 +12,11 @@ use std::{
 };
 
 use holdfast_history::{Archive, Retention, ShelfError, SledShelf};
-use holdfast_proto::v1::HistoryRecord;
 use holdfast_txn::{Gid, GlobalTransaction, Timestamp};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
-use super::{News, QUEUE_MAX, Shared, together};
-use crate::{dispatcher::attempts::Attempts, replica::SharedState, rpc::show};
+use super::{News, QUEUE_MAX, Shared, ended::Ended, together};
+use crate::{dispatcher::attempts::Attempts, replica::SharedState};
 
 /// News that are worked off together.
 const TOGETHER_MAX: usize = 4_096;
@@ -83,8 +82,11 @@ impl Writer {
         let (records, lagged) =
             (counter!("holdfast_history_records_total"), counter!("holdfast_history_lags_total"));
         let mut flushed_at = Instant::now();
+        let mut before = 0;
         loop {
-            let Some(news) = together(heard, TOGETHER_MAX, QUIET) else { return Ok(()) };
+            let news = together(heard, before, TOGETHER_MAX, QUIET);
+            let Some(news) = news else { return Ok(()) };
+            before = news.len();
             let (mut stops, mut retains) = (false, false);
             let off = self.shared.is_off();
             // What finishes while nothing is written stays lacking until it is again.
@@ -128,19 +130,12 @@ impl Writer {
         let Gathered { finished, attempts } = std::mem::take(gathered);
         let mut attempts = attempts;
         let added = archive.add(finished.into_iter().map(|transaction| {
-            let mut record = record(&transaction);
-            if !attempts.is_empty()
-                && let Some(seen) = attempts.remove(&transaction.gid)
-            {
-                record.attempts_node = self.node;
-                (record.attempts, record.attempts_left_out) = seen.told();
-            }
-            record
+            let seen = if attempts.is_empty() { None } else { attempts.remove(&transaction.gid) };
+            Ended { transaction, seen: seen.map(|seen| (seen, self.node)) }
         }))?;
         // Those whose transaction was told earlier.
         for (gid, seen) in attempts {
-            let (seen, left_out) = seen.told();
-            archive.attach(gid.as_str(), self.node, seen, left_out);
+            archive.attach(gid.as_str(), |to| seen.write(self.node, to));
         }
         Ok(added as u64)
     }
@@ -178,7 +173,8 @@ impl Writer {
             let of_last = batch.iter().filter(|one| same(one)).count();
             skipped = if last_ms == from { skipped + of_last } else { of_last };
             from = last_ms;
-            added += archive.add(batch.iter().map(|one| record(one)))?;
+            let ended = |transaction| Ended { transaction, seen: None };
+            added += archive.add(batch.into_iter().map(ended))?;
         }
     }
 
@@ -201,10 +197,6 @@ fn measure(archive: &Archive) {
     gauge!("holdfast_history_records").set(figures.records as f64);
     gauge!("holdfast_history_disk_bytes").set(figures.disk_bytes as f64);
     gauge!("holdfast_history_memory_bytes").set(figures.memory_bytes as f64);
-}
-
-fn record(transaction: &GlobalTransaction) -> HistoryRecord {
-    HistoryRecord { transaction: Some(show::transaction(transaction)), ..Default::default() }
 }
 
 fn describe() {

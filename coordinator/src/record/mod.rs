@@ -10,7 +10,7 @@ mod command;
 mod golden;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use bytes::Bytes;
 use holdfast_proto::v1;

@@ -218,7 +218,7 @@ fn branches() -> impl Strategy<Value = Branch> {
     })
 }
 
-fn transactions() -> impl Strategy<Value = GlobalTransaction> {
+pub(crate) fn transactions() -> impl Strategy<Value = GlobalTransaction> {
     let statuses = || select(Status::ALL.to_vec());
     let instants = || any::<u64>().prop_map(Timestamp);
     let decisions = option::of(decisions());

@@ -1,0 +1,102 @@
+//! Fields of a message, written into bytes from where their values are: for what is written so often that a message in between costs more than
+//! its bytes. As every writer of proto3 does it, a number that is 0 and a text that is empty are left out.
+
+use prost::encoding::WireType;
+
+/// Bytes of the longest length.
+const VARINT_MAX: usize = 10;
+
+/// A number: of the kinds `bool`, `enum`, `uint32` and `uint64`.
+pub(crate) fn number(field: u32, value: u64, to: &mut Vec<u8>) {
+    if value != 0 {
+        key(field, WireType::Varint, to);
+        varint(value, to);
+    }
+}
+
+/// A text.
+pub(crate) fn text(field: u32, value: &str, to: &mut Vec<u8>) {
+    if !value.is_empty() {
+        any_text(field, value, to);
+    }
+}
+
+/// A text, also where it is empty: of an entry of a map.
+pub(crate) fn any_text(field: u32, value: &str, to: &mut Vec<u8>) {
+    key(field, WireType::LengthDelimited, to);
+    varint(value.len() as u64, to);
+    to.extend_from_slice(value.as_bytes());
+}
+
+/// A message, whose fields `write` appends; one that is empty is there nevertheless.
+pub(crate) fn message(field: u32, to: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    key(field, WireType::LengthDelimited, to);
+    // Its length is not known yet, and one byte holds that of most.
+    let at = to.len();
+    to.push(0);
+    write(to);
+    let written = at + 1..to.len();
+    let length = written.len();
+    if length < 0x80 {
+        to[at] = length as u8;
+        return;
+    }
+    // Where it does not, what was written makes room.
+    varint(length as u64, to);
+    let more = to.len() - written.end - 1;
+    let mut prefix = [0; VARINT_MAX];
+    prefix[..=more].copy_from_slice(&to[written.end..]);
+    to.truncate(written.end + more);
+    to.copy_within(written.clone(), at + 1 + more);
+    to[at..=at + more].copy_from_slice(&prefix[..=more]);
+}
+
+/// A number as every varint is. Most fit into one byte.
+pub(crate) fn varint(mut value: u64, to: &mut Vec<u8>) {
+    while value >= 0x80 {
+        to.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    to.push(value as u8);
+}
+
+fn key(field: u32, kind: WireType, to: &mut Vec<u8>) {
+    varint(u64::from(field) << 3 | kind as u64, to);
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::v1::{Attempt, HistoryRecord, Transaction};
+    use prost::Message as _;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_written_as_prost_writes_it_however_long_its_length_is() {
+        for length in [0, 1, 120, 127, 128, 200, 16_383, 16_384, 70_000] {
+            let reason = "r".repeat(length);
+            let transaction = Transaction { reason: reason.clone(), ..Transaction::default() };
+            let record = HistoryRecord { transaction: Some(transaction), ..Default::default() };
+            let mut written = vec![7];
+            message(1, &mut written, |to| text(9, &reason, to));
+            assert_eq!(written[1..], record.encode_to_vec(), "{length}");
+        }
+    }
+
+    #[test]
+    fn numbers_and_texts_are_written_as_prost_writes_them() {
+        for value in [0, 1, 127, 128, u64::MAX] {
+            let attempt = Attempt {
+                branch: value as u32,
+                took_ms: value,
+                instance: "i".repeat((value % 3) as usize),
+                ..Attempt::default()
+            };
+            let mut written = Vec::new();
+            number(1, attempt.branch.into(), &mut written);
+            number(5, attempt.took_ms, &mut written);
+            text(7, &attempt.instance, &mut written);
+            assert_eq!(written, attempt.encode_to_vec());
+        }
+    }
+}
