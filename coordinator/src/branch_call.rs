@@ -1,5 +1,6 @@
 //! One call to a participant: what it carries outward, and what its answer means.
 
+use bytes::Bytes;
 use holdfast_proto::{Pairs, v1};
 use holdfast_txn::{BranchId, GlobalTransaction, Op, Refusal, Timestamp, limit::REASON_BYTES_MAX};
 
@@ -22,12 +23,18 @@ pub(crate) struct Asking {
     pub(crate) taken_up: bool,
 }
 
-/// The call for an operation that the transaction owes; `None` if it has no such branch.
+/// The headers of a transaction's calls, each of which carries them: a clone is a count of each.
+pub(crate) fn headers(transaction: &GlobalTransaction) -> Vec<Bytes> {
+    transaction.options.headers.iter().collect::<Pairs>().into()
+}
+
+/// The call for an operation that the transaction owes, with these headers; `None` if it has no such branch.
 pub(crate) fn build(
     transaction: &GlobalTransaction,
     branch: BranchId,
     op: Op,
     asking: Asking,
+    headers: &[Bytes],
     now: Timestamp,
 ) -> Option<v1::Call> {
     let payload = transaction.payload(branch, op)?.clone();
@@ -46,7 +53,7 @@ pub(crate) fn build(
         op: op_on_the_wire(op).into(),
         payload,
         deadline_ms: deadline.0,
-        headers: options.headers.iter().collect::<Pairs>().into(),
+        headers: headers.to_vec(),
         attempt: asking.attempt,
         repeat: asking.attempt > 1 || asking.taken_up,
         // A refusal that nobody was told of is told by the participant's row. Only people who were told can have removed the

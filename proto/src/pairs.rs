@@ -14,6 +14,10 @@ use prost::encoding::{
 const NAME: u32 = 1;
 const VALUE: u32 = 2;
 
+/// Entries that lie in one piece of memory, and the bytes that it has at first.
+const FEW: usize = 4;
+const FEW_BYTES: usize = 128;
+
 /// Names and values, each written once. Read from the wire, a name may come twice, and then the last one counts.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Pairs(Vec<Bytes>);
@@ -93,10 +97,34 @@ impl Pairs {
     }
 }
 
-/// Names are different ones.
+/// Names are different ones. All entries lie in one piece of memory: whoever encodes a message takes a count of each, and for the first count
+/// of a piece there is more to be made.
 impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Pairs {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
-        Self(pairs.into_iter().map(|(name, value)| write(name.as_ref(), value.as_ref())).collect())
+        let mut pairs = pairs.into_iter().peekable();
+        if pairs.peek().is_none() {
+            return Self::default();
+        }
+        let mut all = Vec::with_capacity(FEW_BYTES);
+        let mut ends = [0; FEW];
+        let mut count = 0;
+        while count < FEW
+            && let Some((name, value)) = pairs.next()
+        {
+            append(name.as_ref(), value.as_ref(), &mut all);
+            ends[count] = all.len();
+            count += 1;
+        }
+        let mut entries = Vec::with_capacity(count + pairs.size_hint().0);
+        let mut all = Bytes::from(all);
+        let mut begin = 0;
+        for end in &ends[..count - 1] {
+            entries.push(all.split_to(end - begin));
+            begin = *end;
+        }
+        entries.push(all);
+        entries.extend(pairs.map(|(name, value)| write(name.as_ref(), value.as_ref())));
+        Self(entries)
     }
 }
 
@@ -122,17 +150,20 @@ impl fmt::Debug for Pairs {
 }
 
 fn write(name: &str, value: &str) -> Bytes {
-    let fields = [(NAME, name), (VALUE, value)];
     let len = |(number, text): (u32, &str)| {
         key_len(number) + encoded_len_varint(text.len() as u64) + text.len()
     };
-    let mut entry = Vec::with_capacity(fields.map(len).iter().sum());
-    for (number, text) in fields {
-        encode_key(number, WireType::LengthDelimited, &mut entry);
-        encode_varint(text.len() as u64, &mut entry);
-        entry.extend_from_slice(text.as_bytes());
-    }
+    let mut entry = Vec::with_capacity(len((NAME, name)) + len((VALUE, value)));
+    append(name, value, &mut entry);
     entry.into()
+}
+
+fn append(name: &str, value: &str, to: &mut Vec<u8>) {
+    for (number, text) in [(NAME, name), (VALUE, value)] {
+        encode_key(number, WireType::LengthDelimited, to);
+        encode_varint(text.len() as u64, to);
+        to.extend_from_slice(text.as_bytes());
+    }
 }
 
 /// The name and the value; a field that is missing is an empty text.

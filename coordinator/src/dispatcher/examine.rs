@@ -1,5 +1,6 @@
 //! Looks at transactions one by one: makes the calls they owe, or proposes what was heard of them.
 
+use bytes::Bytes;
 use holdfast_fault::{Site, reached};
 use holdfast_txn::{
     BranchId, Command, Gid, GlobalTransaction, Machine, Next, Op, Status, Timestamp,
@@ -141,6 +142,9 @@ impl Dispatcher {
         now: Timestamp,
         now_ms: u64,
     ) {
+        if open.headers.is_empty() {
+            open.headers = branch_call::headers(transaction);
+        }
         for index in 0..open.calls.len() {
             let call = &open.calls[index];
             let may_go = match call.stage {
@@ -154,7 +158,8 @@ impl Dispatcher {
                 let taken_up = open.recovering || open.retried;
                 let stage = (call.stage, open.recovering, taken_up);
                 let traced = open.traced.as_deref();
-                let stage = self.make_call(transaction, about, stage, traced, (now, now_ms));
+                let carried = (open.headers.as_slice(), traced);
+                let stage = self.make_call(transaction, about, stage, carried, (now, now_ms));
                 let call = &mut open.calls[index];
                 call.asked += u32::from(matches!(stage, Stage::UnderWay { .. }));
                 call.stage = stage;
@@ -167,12 +172,13 @@ impl Dispatcher {
         transaction: &GlobalTransaction,
         (branch, op, asked): (BranchId, Op, u32),
         (stage, recovering, taken_up): (Stage, bool, bool),
-        traced: Option<&Traced>,
+        (headers, traced): (&[Bytes], Option<&Traced>),
         (now, now_ms): (Timestamp, u64),
     ) -> Stage {
         let attempt = asked.saturating_add(1);
         let asking = Asking { attempt, taken_up };
-        let Some(mut call) = branch_call::build(transaction, branch, op, asking, now) else {
+        let call = branch_call::build(transaction, branch, op, asking, headers, now);
+        let Some(mut call) = call else {
             tracing::error!(gid = %transaction.gid, %branch, "a call is owed to a branch that is not there");
             return Stage::Paused {
                 until_ms: now_ms + transaction.options.retry.ceiling_ms.max(1),

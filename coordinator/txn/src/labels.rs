@@ -58,14 +58,22 @@ impl Labels {
 /// Bits of a length that one character holds: all below the surrogates.
 const BITS: u32 = 15;
 
-/// A text behind its length, which two characters tell.
-fn append(all: &mut String, text: &str) {
+/// Bytes in front of a text, at most: two characters that tell its length. Where it is below 128, as that of most is, they take two.
+const LENGTH_BYTES_MAX: usize = 6;
+/// Labels that are put in order, and bytes that are laid out, without memory of their own.
+const FEW: usize = 4;
+const FEW_BYTES: usize = 256;
+
+/// Lays out a text behind its length, which two characters tell, at `at`; says where it ends.
+fn lay_out(text: &str, all: &mut [u8], mut at: usize) -> usize {
     let length = u32::try_from(text.len()).ok().filter(|length| length >> (2 * BITS) == 0);
     let length = length.expect("a label is below 1 GiB, as every message is");
     for part in [length >> BITS, length & ((1 << BITS) - 1)] {
-        all.push(char::from_u32(part).expect("15 bits are no surrogate"));
+        let character = char::from_u32(part).expect("15 bits are no surrogate");
+        at += character.encode_utf8(&mut all[at..]).len();
     }
-    all.push_str(text);
+    all[at..at + text.len()].copy_from_slice(text.as_bytes());
+    at + text.len()
 }
 
 /// The first text, and what follows it.
@@ -76,24 +84,52 @@ fn first_of(all: &str) -> Option<(&str, &str)> {
     characters.as_str().split_at_checked(length)
 }
 
+impl Labels {
+    /// Of names in order; of those with the same name the last one counts.
+    fn of_sorted<'l>(sorted: impl Iterator<Item = (&'l str, &'l str)> + Clone) -> Self {
+        let bytes = |(name, value): (&str, &str)| name.len() + value.len() + 2 * LENGTH_BYTES_MAX;
+        let most: usize = sorted.clone().map(bytes).sum();
+        let (mut few, mut many) = ([0; FEW_BYTES], Vec::new());
+        let all = if most <= FEW_BYTES {
+            &mut few[..]
+        } else {
+            many.resize(most, 0);
+            &mut many[..]
+        };
+        let mut end = 0;
+        let mut sorted = sorted.peekable();
+        while let Some((name, value)) = sorted.next() {
+            if sorted.peek().is_none_or(|next| next.0 != name) {
+                end = lay_out(name, all, end);
+                end = lay_out(value, all, end);
+            }
+        }
+        let all = str::from_utf8(&all[..end]).expect("texts and characters are a text");
+        Self((!all.is_empty()).then(|| all.into()))
+    }
+}
+
 /// Of those with the same name the last one counts.
 impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(labels: I) -> Self {
-        let mut pairs: Vec<(N, V)> = labels.into_iter().collect();
-        // Stable, so that the last of a name is the last of its neighbors.
-        pairs.sort_by(|one, other| one.0.as_ref().cmp(other.0.as_ref()));
-        let bytes = |(name, value): &(N, V)| name.as_ref().len() + value.as_ref().len();
-        // A length takes two bytes where it is below 128, as most are, and six at most.
-        let mut all = String::with_capacity(pairs.iter().map(|pair| bytes(pair) + 8).sum());
-        for (at, (name, value)) in pairs.iter().enumerate() {
-            let is_last = pairs.get(at + 1).is_none_or(|next| next.0.as_ref() != name.as_ref());
-            if is_last {
-                append(&mut all, name.as_ref());
-                append(&mut all, value.as_ref());
-            }
+        let mut labels = labels.into_iter();
+        let mut few: [Option<(N, V)>; FEW] = std::array::from_fn(|_| labels.next());
+        if few[FEW - 1].is_none() {
+            // Stable, so that the last of a name is the last of its neighbors. Places that are left come first.
+            few.sort_by(|one, other| {
+                let [one, other] = [one, other].map(|one| one.as_ref().map(texts));
+                one.map(|(name, _)| name).cmp(&other.map(|(name, _)| name))
+            });
+            return Self::of_sorted(few.iter().flatten().map(texts));
         }
-        Self((!all.is_empty()).then(|| all.into()))
+        let mut many: Vec<(N, V)> = few.into_iter().flatten().chain(labels).collect();
+        many.sort_by(|one, other| one.0.as_ref().cmp(other.0.as_ref()));
+        Self::of_sorted(many.iter().map(texts))
     }
+}
+
+fn texts<N: AsRef<str>, V: AsRef<str>>((name, value): &(N, V)) -> (&str, &str) {
+    (name.as_ref(), value.as_ref())
 }
 
 impl fmt::Debug for Labels {
@@ -131,7 +167,7 @@ mod tests {
 
     #[test]
     fn lengths_on_either_side_of_the_bits_of_a_character_are_told() {
-        for length in [0, 1, 127, 128, 32_767, 32_768, 70_000] {
+        for length in [0, 1, 127, 128, 230, 231, 232, 233, 32_767, 32_768, 70_000] {
             let long = "ü".repeat(length / 2) + &"x".repeat(length % 2);
             let labels: Labels = [("a", long.as_str()), ("b", "2")].into_iter().collect();
             assert_eq!(labels.get("a"), Some(long.as_str()), "{length}");
