@@ -190,7 +190,6 @@ impl LogStore {
             preparer,
             retired,
             open,
-            committed: vec![None; logs],
             _lock: claim.lock,
         };
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
@@ -423,8 +422,9 @@ impl RaftLogStorage<Consensus> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        // The writer takes it from here with what it writes next.
         self.index().facts.committed = committed;
-        self.send(Command::Committed { log: self.log, upto: committed }).await
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {

@@ -86,11 +86,6 @@ pub(crate) enum Command {
         log: u8,
         upto: LogId,
     },
-    /// Written with whatever is written next; by itself not worth a sync.
-    Committed {
-        log: u8,
-        upto: Option<LogId>,
-    },
     Close {
         done: oneshot::Sender<()>,
     },
@@ -124,8 +119,6 @@ pub(crate) struct Writer<D> {
     pub(crate) preparer: Preparer,
     pub(crate) retired: Retired,
     pub(crate) open: Open,
-    /// Committed marks that wait for company.
-    pub(crate) committed: Vec<Option<Option<LogId>>>,
     /// Held as long as something may be written.
     pub(crate) _lock: File,
 }
@@ -285,17 +278,20 @@ impl<D: Disk> Writer<D> {
                 self.put(log, Kind::Purge, **upto.committed_leader_id(), upto.index, &[]);
                 self.facts[usize::from(log)].purge(upto);
             }
-            Command::Committed { log, upto } => self.committed[usize::from(log)] = Some(upto),
             Command::Close { done } => return Some(done),
         }
         None
     }
 
+    /// How far each log is committed rides with whatever is written. By itself it is not worth a sync, nor a waking of this thread, so
+    /// nobody sends it: it is read where [`LogStore`](super::LogStore) notes it. One that is ahead of what was put here waits for it.
     fn put_committed(&mut self) {
         for log in 0..self.logs() {
-            if let Some(upto) = self.committed[usize::from(log)].take() {
+            let at = usize::from(log);
+            let upto = self.shared.indexes[at].lock().expect("no holder panics").facts.committed;
+            if upto != self.facts[at].committed && upto <= self.facts[at].last {
                 self.put_marked(log, Kind::Committed, upto);
-                self.facts[usize::from(log)].committed = upto;
+                self.facts[at].committed = upto;
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::{StoreError, read_stopped, store::segment};
 
@@ -21,6 +23,35 @@ async fn what_was_written_is_there_after_a_restart() -> anyhow::Result<()> {
     assert_eq!(log.read_vote().await?, Some(vote(3)));
     assert_eq!(log.read_committed().await?, Some(log_id(3, 40)));
     log.close().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn how_far_the_log_is_committed_rides_with_the_next_write_and_writes_nothing_by_itself()
+-> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut log = open(dir.path())?;
+    append(&mut log, (0..5).map(|index| entry(3, index, 10)).collect()).await?;
+    let syncs = log.shared().fsyncs.load(Ordering::Relaxed);
+    log.save_committed(Some(log_id(3, 3))).await?;
+    append(&mut log, vec![entry(3, 5, 10)]).await?;
+    assert_eq!(
+        log.shared().fsyncs.load(Ordering::Relaxed),
+        syncs + 1,
+        "the append alone is worth a sync"
+    );
+    // Ahead of what is here, as a follower may be told: it waits for the entries.
+    log.save_committed(Some(log_id(3, 7))).await?;
+    log.save_vote(&vote(3)).await?;
+    let crashed = copy_of(dir.path())?;
+    let mut after = open(crashed.path())?;
+    assert_eq!(after.read_committed().await?, Some(log_id(3, 3)));
+    after.close().await;
+    append(&mut log, vec![entry(3, 6, 10), entry(3, 7, 10)]).await?;
+    log.close().await;
+    let mut after = open(dir.path())?;
+    assert_eq!(after.read_committed().await?, Some(log_id(3, 7)));
+    after.close().await;
     Ok(())
 }
 
