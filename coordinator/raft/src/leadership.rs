@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use openraft::{
     Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver as _, errors::Fatal,
+    metrics::RaftServerMetrics,
 };
 use tokio::sync::{Notify, watch};
 
@@ -22,8 +23,13 @@ pub struct Leadership {
     pub leads_here: bool,
 }
 
-/// What openraft says of itself, all the time.
+/// What openraft says of itself with each entry that moves on.
 pub(crate) type Metrics = openraft::alias::WatchReceiverOf<Consensus, RaftMetrics<Consensus>>;
+
+/// The part of it that changes with the vote, the leader, this node's part in it, and the membership. It is told a moment before the
+/// [`Metrics`] that it belongs to.
+pub(crate) type ServerMetrics =
+    openraft::alias::WatchReceiverOf<Consensus, RaftServerMetrics<Consensus>>;
 
 /// Finds the addresses of members: the log knows, and where it does not yet, the configuration.
 #[derive(Clone, Debug)]
@@ -92,9 +98,25 @@ pub(crate) fn leadership(
     }
 }
 
-/// Keeps `leadership` up to date until openraft is gone.
+/// Whether nothing that [`leadership`] looks at can change without a change of the server's part, or a silence. Otherwise it is to be
+/// looked at with the next of all metrics: they belong to another server's part than this, or a leader has not applied its own entry yet.
+fn settled(
+    metrics: &RaftMetrics<Consensus>,
+    server: &RaftServerMetrics<Consensus>,
+    leadership: &Leadership,
+) -> bool {
+    let together = metrics.vote == server.vote
+        && metrics.state == server.state
+        && metrics.current_leader == server.current_leader
+        && metrics.membership_config.log_id() == server.membership_config.log_id();
+    together && (metrics.state != ServerState::Leader || leadership.leads_here)
+}
+
+/// Keeps `leadership` up to date until openraft is gone. The metrics change several times with each entry, which concerns nobody here:
+/// while a term goes on, only the server's part of them is watched.
 pub(crate) async fn follow(
     mut metrics: Metrics,
+    mut server: ServerMetrics,
     directory: Directory,
     peers: Peers,
     silence_max: Duration,
@@ -102,10 +124,13 @@ pub(crate) async fn follow(
     sender: watch::Sender<Leadership>,
 ) {
     loop {
-        let (now, broken) = {
+        let (now, fault, settled) = {
+            let server = server.borrow_and_update();
             let now = metrics.borrow_and_update();
             peers.record(&now.membership_config);
-            (leadership(&now, &directory, silence_max), broken(&now))
+            let leadership = leadership(&now, &directory, silence_max);
+            let settled = settled(&now, &server, &leadership);
+            (leadership, broken(&now), settled)
         };
         sender.send_if_modified(|published| {
             if *published == now {
@@ -125,21 +150,27 @@ pub(crate) async fn follow(
             *published = now;
             true
         });
-        if let Some(fatal) = broken {
+        if let Some(fatal) = fault {
             end_broken(&fatal).await;
         }
-        tokio::select! {
-            changed = metrics.changed() => if changed.is_err() {
-                sender.send_if_modified(|published| {
-                    let led = published.leads_here || published.leader.is_some();
-                    published.leader = None;
-                    published.leads_here = false;
-                    led
-                });
-                return;
-            },
+        let gone = tokio::select! {
+            changed = server.changed() => changed.is_err(),
+            changed = metrics.changed(), if !settled => changed.is_err(),
             // Silence shows only by looking again, and only a leader has to.
-            () = heartbeat.notified() => {}
+            () = heartbeat.notified() => false,
+        };
+        if gone {
+            let fault = broken(&metrics.borrow_and_update());
+            if let Some(fatal) = fault {
+                end_broken(&fatal).await;
+            }
+            sender.send_if_modified(|published| {
+                let led = published.leads_here || published.leader.is_some();
+                published.leader = None;
+                published.leads_here = false;
+                led
+            });
+            return;
         }
     }
 }

@@ -204,6 +204,7 @@ fn assemble<S: StateMachine>(
         let (sender, leadership) = watch::channel(Leadership::default());
         let watch = follow(
             group.raft.metrics(),
+            group.raft.server_metrics(),
             directory.clone(),
             peers.clone(),
             2 * election_max,
