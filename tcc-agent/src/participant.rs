@@ -167,4 +167,11 @@ pub trait Participant: Send + Sync + 'static {
         local: LocalTransaction<'_>,
         calls: &[Call],
     ) -> Result<Vec<Answer>, tokio_postgres::Error>;
+
+    /// Whether [`carry_out`](Self::carry_out) acts by the local transaction alone, and leaves nothing when that is rolled back. Then it may run
+    /// beside the barrier, which saves a round trip: it also sees calls that the barrier does not admit, and whatever it did of them is
+    /// rolled back before the others are carried out.
+    fn acts_locally(&self) -> bool {
+        false
+    }
 }

@@ -302,6 +302,35 @@ async fn a_duplicate_that_looks_new_is_a_repeat_and_spoils_nothing_for_its_batch
     assert!(effects(&watcher, "gone", 1).await.is_empty());
 }
 
+/// A participant that acts locally runs beside the barrier, and so sees what the barrier does not admit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ran_beside_the_barrier_is_rolled_back_where_it_admits_not_all_of_a_batch() {
+    let server = Postgres::start();
+    let watcher = server.connect().await;
+    points::prepare(&watcher).await;
+    let resource = resource(&server, 1);
+    // Each looks new, and a confirm without its try is nobody's right call.
+    let calls = vec![
+        call("good", 1, Op::Try, 30),
+        call("stray", 1, Op::Confirm, 1),
+        call("good", 2, Op::Try, 12),
+    ];
+    let answers = together(&resource, calls).await;
+    assert_eq!((&answers[0], &answers[2]), (&Answer::Done, &Answer::Done));
+    let stray = &answers[1];
+    assert!(
+        matches!(stray, Answer::Unknown { message } if message.starts_with("HF4102")),
+        "{stray:?}"
+    );
+    assert!(effects(&watcher, "stray", 1).await.is_empty());
+    assert_eq!(effects(&watcher, "good", 2).await, ["try"]);
+    let left = watcher.query_one("SELECT amount FROM points", &[]).await.unwrap();
+    assert_eq!(left.get::<_, i64>(0), 1000 - 42, "nothing was taken twice");
+    let counts = resource.counts();
+    let told = (counts.local_transactions, counts.branches, counts.disorders, counts.splits);
+    assert_eq!(told, (1, 3, 1, 0), "{counts:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_come_and_go_while_it_runs_and_every_call_is_answered() {
     let server = Postgres::start();

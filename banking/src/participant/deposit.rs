@@ -1,5 +1,7 @@
 //! The deposit module: debits, credits and transfers on the accounts of one data source.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use holdfast_fault::{Site, reached};
 use holdfast_ledger::{Amount, BranchKey, Direction, Instruction, Refusal};
@@ -27,6 +29,7 @@ impl Participant for Deposit {
             return Ok(read.into_iter().filter_map(Result::err).collect());
         }
         let mut batch = Batch::load(local, &instructions).await?;
+        let mut tally = Tally::default();
         let answers = calls
             .iter()
             .zip(read)
@@ -34,21 +37,26 @@ impl Participant for Deposit {
                 let answer = match read {
                     Ok((branch, instruction)) => match batch.decide(&branch, &instruction) {
                         Ok(()) => {
-                            count_transfer(call.op, &instruction, &batch, &branch);
+                            tally.transfer(call.op, &instruction, &batch, &branch);
                             Answer::Done
                         }
                         Err(refusal) => refused(&refusal),
                     },
                     Err(answer) => answer,
                 };
-                count(call.op, &answer);
+                tally.call(call.op, &answer);
                 answer
             })
             .collect();
+        tally.count();
         reached(Site::BankDecided);
         batch.write(local).await?;
         reached(Site::BankWritten);
         Ok(answers)
+    }
+
+    fn acts_locally(&self) -> bool {
+        true
     }
 }
 
@@ -136,27 +144,48 @@ fn refused(refusal: &Refusal) -> Answer {
     Answer::Refused { code: refusal.code().to_owned(), message: refusal.to_string() }
 }
 
-/// A transfer is counted where its money leaves: at once on one shard, at the confirm of the debit across shards. A local
-/// transaction that PostgreSQL makes us repeat is counted each time: these are measures of work, the audit is the measure of money.
-fn count_transfer(op: Op, instruction: &Instruction, batch: &Batch, branch: &BranchKey) {
-    let path = if op == Op::Action && matches!(instruction, Instruction::Transfer { .. }) {
-        "one_shard"
-    } else if op == Op::Confirm
-        && batch.hold(branch).is_some_and(|hold| hold.direction == Direction::Out)
-    {
-        "cross_shard"
-    } else {
-        return;
-    };
-    metrics::counter!("holdfast_bank_transfers_total", "path" => path).increment(1);
+/// What a batch adds to the metrics; each of them is looked up once for all calls.
+///
+/// A local transaction that PostgreSQL makes us repeat is counted each time: these are measures of work, the audit is the measure of money.
+#[derive(Default)]
+struct Tally {
+    /// By operation and answer.
+    calls: BTreeMap<(&'static str, &'static str), u64>,
+    /// By path.
+    transfers: BTreeMap<&'static str, u64>,
 }
 
-fn count(op: Op, answer: &Answer) {
-    let answer = match answer {
-        Answer::Done => "done",
-        Answer::Refused { .. } => "refused",
-        Answer::Working | Answer::Unknown { .. } => "open",
-    };
-    metrics::counter!("holdfast_bank_calls_total", "op" => op.as_str(), "answer" => answer)
-        .increment(1);
+impl Tally {
+    /// A transfer is counted where its money leaves: at once on one shard, at the confirm of the debit across shards.
+    fn transfer(&mut self, op: Op, instruction: &Instruction, batch: &Batch, branch: &BranchKey) {
+        let path = if op == Op::Action && matches!(instruction, Instruction::Transfer { .. }) {
+            "one_shard"
+        } else if op == Op::Confirm
+            && batch.hold(branch).is_some_and(|hold| hold.direction == Direction::Out)
+        {
+            "cross_shard"
+        } else {
+            return;
+        };
+        *self.transfers.entry(path).or_default() += 1;
+    }
+
+    fn call(&mut self, op: Op, answer: &Answer) {
+        let answer = match answer {
+            Answer::Done => "done",
+            Answer::Refused { .. } => "refused",
+            Answer::Working | Answer::Unknown { .. } => "open",
+        };
+        *self.calls.entry((op.as_str(), answer)).or_default() += 1;
+    }
+
+    fn count(self) {
+        for ((op, answer), by) in self.calls {
+            metrics::counter!("holdfast_bank_calls_total", "op" => op, "answer" => answer)
+                .increment(by);
+        }
+        for (path, by) in self.transfers {
+            metrics::counter!("holdfast_bank_transfers_total", "path" => path).increment(by);
+        }
+    }
 }

@@ -12,7 +12,7 @@ pub(super) enum Failure {
     Lost(String),
     /// No call is to blame: there is no connection, or no barrier.
     Down(String),
-    /// Rolled back because a call that was taken for new was not.
+    /// Rolled back because a call that was taken for new was not, or the barrier does not admit it.
     Known(String),
 }
 

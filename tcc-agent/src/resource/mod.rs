@@ -1,5 +1,6 @@
 //! The kinds of resource that a library participant can stand on.
 
+mod counts;
 mod database;
 mod failure;
 mod login;
@@ -8,8 +9,9 @@ mod queue;
 mod suspects;
 mod xa;
 
+pub use counts::Counts;
 pub use database::Database;
 pub use failure::words;
 pub use login::WeakLogin;
-pub use postgres::{Counts, Limits, PostgresResource};
+pub use postgres::{Limits, PostgresResource};
 pub use xa::XaResource;

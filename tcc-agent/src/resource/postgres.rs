@@ -3,15 +3,12 @@
 use std::{
     fmt,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use deadpool_postgres::{Hook, HookError, Object, Pool, Runtime};
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future};
 use holdfast_branch::{
     LATE_CODE, LATE_MESSAGE, Outcome, Record, Settlement, Verdict, decide, decide_anew, settle,
 };
@@ -21,6 +18,7 @@ use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    counts::{Counters, Counts},
     database::Database,
     failure::{Failure, describe, describe_pool, judge},
     queue::{Batch, Patience, Queue},
@@ -72,47 +70,6 @@ impl Default for Limits {
             statement_timeout_ms: 10_000,
             batch_timeout_ms: 30_000,
         }
-    }
-}
-
-/// What an executor has done since it started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Local transactions that were committed.
-    pub local_transactions: u64,
-    /// Calls that they answered.
-    pub branches: u64,
-    /// Calls that had ended before and were answered from their row.
-    pub repeats: u64,
-    /// Undos of what never took effect.
-    pub empty_cancels: u64,
-    /// Tries and actions behind their undo.
-    pub late_tries: u64,
-    /// Calls that the participant refused.
-    pub refusals: u64,
-    /// Calls that no coordinator should make.
-    pub disorders: u64,
-    /// Batches that were carried out again one call at a time.
-    pub splits: u64,
-}
-
-#[derive(Default)]
-struct Counters {
-    local_transactions: AtomicU64,
-    branches: AtomicU64,
-    repeats: AtomicU64,
-    empty_cancels: AtomicU64,
-    late_tries: AtomicU64,
-    refusals: AtomicU64,
-    disorders: AtomicU64,
-    splits: AtomicU64,
-}
-
-/// Adds to a counter here and to the metric of that name.
-fn count(counter: &AtomicU64, metric: &'static str, by: u64) {
-    if by > 0 {
-        counter.fetch_add(by, Ordering::Relaxed);
-        metrics::counter!(metric).increment(by);
     }
 }
 
@@ -217,18 +174,7 @@ impl<P: Participant> PostgresResource<P> {
     /// What was done since the start.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let counters = &self.executor.counters;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            local_transactions: read(&counters.local_transactions),
-            branches: read(&counters.branches),
-            repeats: read(&counters.repeats),
-            empty_cancels: read(&counters.empty_cancels),
-            late_tries: read(&counters.late_tries),
-            refusals: read(&counters.refusals),
-            disorders: read(&counters.disorders),
-            splits: read(&counters.splits),
-        }
+        self.executor.counters.read()
     }
 
     /// Takes no more calls, answers those it has, and waits until that is done.
@@ -333,7 +279,7 @@ impl<P: Participant> Executor<P> {
                 }
             }
             Err(Failure::Conflict(_) | Failure::Spoiled(_)) if calls.len() > 1 => {
-                count(&self.counters.splits, "holdfast_agent_splits_total", 1);
+                self.counters.split();
                 let asked = calls.into_iter().zip(replies);
                 self.carry_alone(asked.map(|(call, reply)| Asked { call, reply }).collect()).await;
             }
@@ -451,9 +397,20 @@ impl<P: Participant> Executor<P> {
         new: bool,
     ) -> Result<Vec<Answer>, Failure> {
         let failed = |error: tokio_postgres::Error| judge(&error, connection.is_closed());
+        let local = LocalTransaction::within(connection);
+        let mut beside = None;
         let found = if new {
             let entered = barrier_store::enter_new(connection, statements, &self.begin, calls);
-            entered.await.map_err(|error| match error.code() {
+            let entered = if self.participant.acts_locally() {
+                // Polled in this order, the barrier's statements stand before the participant's in the local transaction.
+                let (entered, carried) =
+                    future::join(entered, self.participant.carry_out(local, calls)).await;
+                beside = Some(carried);
+                entered
+            } else {
+                entered.await
+            };
+            entered.map_err(|error| match error.code() {
                 Some(&SqlState::UNIQUE_VIOLATION) => Failure::Known(describe(&error)),
                 _ => failed(error),
             })?
@@ -467,8 +424,12 @@ impl<P: Participant> Executor<P> {
 
         let admitted: Vec<usize> =
             (0..calls.len()).filter(|&index| matches!(verdicts[index], Verdict::Proceed)).collect();
-        let local = LocalTransaction::within(connection);
-        let mut carried = if admitted.is_empty() {
+        let mut carried = if let Some(carried) = beside {
+            if admitted.len() < calls.len() {
+                return Err(Failure::Known("the barrier admits only some of the calls".to_owned()));
+            }
+            carried.map_err(failed)?
+        } else if admitted.is_empty() {
             Vec::new()
         } else if admitted.len() == calls.len() {
             self.participant.carry_out(local, calls).await.map_err(failed)?
@@ -505,38 +466,8 @@ impl<P: Participant> Executor<P> {
         reached(Site::AgentBeforeCommit);
         barrier_store::leave(connection, calls, &found, &settlements).await.map_err(failed)?;
         reached(Site::AgentCommittedUntold);
-        self.tally(calls, &verdicts, &answers);
+        self.counters.add(calls, &verdicts, &answers);
         Ok(answers)
-    }
-
-    fn tally(&self, calls: &[Call], verdicts: &[Verdict], answers: &[Answer]) {
-        let of = |wanted: fn(&Verdict) -> bool| {
-            verdicts.iter().filter(|verdict| wanted(verdict)).count() as u64
-        };
-        let counters = &self.counters;
-        let branches = calls.len() as u64;
-        count(&counters.local_transactions, "holdfast_agent_local_transactions_total", 1);
-        count(&counters.branches, "holdfast_agent_branches_total", branches);
-        metrics::histogram!("holdfast_agent_branches_per_local_transaction")
-            .record(u32::try_from(branches).unwrap_or(u32::MAX));
-        let repeats = of(|verdict| matches!(verdict, Verdict::Repeat(_)));
-        count(&counters.repeats, "holdfast_agent_repeats_total", repeats);
-        let empty = of(|verdict| matches!(verdict, Verdict::Empty));
-        count(&counters.empty_cancels, "holdfast_agent_empty_cancels_total", empty);
-        let late = of(|verdict| matches!(verdict, Verdict::Late));
-        count(&counters.late_tries, "holdfast_agent_late_tries_total", late);
-        let disorders = of(|verdict| matches!(verdict, Verdict::Disorder(_)));
-        count(&counters.disorders, "holdfast_agent_disorders_total", disorders);
-        let refused = verdicts.iter().zip(answers).filter(|(verdict, answer)| {
-            matches!((verdict, answer), (Verdict::Proceed, Answer::Refused { .. }))
-        });
-        count(&counters.refusals, "holdfast_agent_refusals_total", refused.count() as u64);
-        for (call, verdict) in calls.iter().zip(verdicts) {
-            if let Verdict::Disorder(disorder) = verdict {
-                let code = disorder.code();
-                tracing::error!(gid = %call.gid, branch = call.branch, op = %call.op, code, "{disorder}");
-            }
-        }
     }
 }
 

@@ -128,4 +128,8 @@ impl Participant for Points {
         }
         Ok(answers)
     }
+
+    fn acts_locally(&self) -> bool {
+        true
+    }
 }
