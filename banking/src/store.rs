@@ -7,8 +7,8 @@ use holdfast_ledger::{
     Account, AccountId, AccountState, Book, BranchKey, Counters, Currency, Hold, Instruction, Kind,
     Posting, Refusal, decide,
 };
-use holdfast_tcc_agent::LocalTransaction;
-use tokio_postgres::{Error, Row};
+use holdfast_tcc_agent::{LocalTransaction, Parameter};
+use tokio_postgres::{Error, Row, Statement, types::ToSql};
 
 /// Locks and reads the accounts that the instructions name and those that the holds lie on, in the order of their ids, so that
 /// two batches never wait for each other in a circle. No id ever changes, so the weaker row lock is enough. One index look-up an
@@ -31,13 +31,17 @@ const LOAD: &str = "
     LEFT JOIN LATERAL (SELECT * FROM bank.account WHERE id = c.account FOR NO KEY UPDATE) AS a ON true";
 
 /// One row for each account that changed, however many branches changed it. The LIMIT cuts nothing: it has the planner expect few
-/// rows, and so look each account up by its id instead of reading through all of them.
+/// rows, and so look each account up by its id instead of reading through all of them. Every account is locked, so it is there; were it
+/// not, the division would fail, and with it the whole local transaction.
 const WRITE_ACCOUNTS: &str = "
-    UPDATE bank.account AS a
-    SET balance_minor = c.balance, held_out_minor = c.held_out, held_in_minor = c.held_in
-    FROM (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])
-              AS c (id, balance, held_out, held_in) LIMIT cardinality($1)) AS c
-    WHERE a.id = c.id";
+    WITH written AS (
+        UPDATE bank.account AS a
+        SET balance_minor = c.balance, held_out_minor = c.held_out, held_in_minor = c.held_in
+        FROM (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])
+                  AS c (id, balance, held_out, held_in) LIMIT cardinality($1)) AS c
+        WHERE a.id = c.id
+        RETURNING 1)
+    SELECT 1 / (count(*) = cardinality($1))::int FROM written";
 
 const INSERT_JOURNAL: &str = "
     INSERT INTO bank.journal
@@ -148,57 +152,69 @@ impl Batch {
         self.book.hold(branch)
     }
 
-    /// Writes everything that was decided, in one round trip. Nothing is sent when nothing was decided.
-    pub(crate) async fn write(&self, local: LocalTransaction<'_>) -> Result<(), Error> {
+    /// Has everything that was decided written with the commit. Nothing is sent when nothing was decided.
+    pub(crate) async fn write(self, local: LocalTransaction<'_>) -> Result<(), Error> {
         if self.postings.is_empty() {
             return Ok(());
         }
-        future::try_join(self.write_accounts(local), self.write_journal(local)).await?;
-        Ok(())
+        let (accounts, journal) = future::try_join(
+            local.prepare_cached(WRITE_ACCOUNTS),
+            local.prepare_cached(INSERT_JOURNAL),
+        )
+        .await?;
+        self.write_accounts(local, accounts).await?;
+        self.write_journal(local, journal).await
     }
 
-    async fn write_accounts(&self, local: LocalTransaction<'_>) -> Result<(), Error> {
-        let changed: Vec<(&str, Counters)> = self
-            .before
-            .iter()
-            .filter_map(|(id, before)| {
-                let after = self.book.account(id)?.counters();
-                (after != *before).then_some((id.as_str(), after))
-            })
-            .collect();
-        if changed.is_empty() {
+    async fn write_accounts(
+        &self,
+        local: LocalTransaction<'_>,
+        write: Statement,
+    ) -> Result<(), Error> {
+        let (mut ids, mut balances) = (Vec::new(), Vec::new());
+        let (mut held_out, mut held_in) = (Vec::new(), Vec::new());
+        for (id, before) in &self.before {
+            let Some(after) = self.book.account(id).map(Account::counters) else { continue };
+            if after == *before {
+                continue;
+            }
+            ids.push(id.as_str().to_owned());
+            balances.push(after.balance);
+            held_out.push(after.held_out);
+            held_in.push(after.held_in);
+        }
+        if ids.is_empty() {
             return Ok(());
         }
-        let ids: Vec<&str> = changed.iter().map(|row| row.0).collect();
-        let balances: Vec<i64> = changed.iter().map(|row| row.1.balance).collect();
-        let held_out: Vec<i64> = changed.iter().map(|row| row.1.held_out).collect();
-        let held_in: Vec<i64> = changed.iter().map(|row| row.1.held_in).collect();
-        let write = local.prepare_cached(WRITE_ACCOUNTS).await?;
-        let rows = local.execute(&write, &[&ids, &balances, &held_out, &held_in]).await?;
-        assert_eq!(rows, changed.len() as u64, "every changed account is locked, so it is there");
-        metrics::counter!("holdfast_bank_account_rows_written_total").increment(rows);
-        Ok(())
+        metrics::counter!("holdfast_bank_account_rows_written_total").increment(ids.len() as u64);
+        let columns =
+            vec![parameter(ids), parameter(balances), parameter(held_out), parameter(held_in)];
+        local.execute_last(write, columns).await
     }
 
-    async fn write_journal(&self, local: LocalTransaction<'_>) -> Result<(), Error> {
-        let rows = &self.postings;
-        let accounts: Vec<&str> = rows.iter().map(|row| row.account.as_str()).collect();
-        let gids: Vec<&str> = rows.iter().map(|row| &*row.branch.gid).collect();
-        let branches: Vec<i32> = rows.iter().map(|row| number(&row.branch)).collect();
-        let ops: Vec<&str> = rows.iter().map(|row| row.kind.op()).collect();
-        let kinds: Vec<&str> = rows.iter().map(|row| row.kind.name()).collect();
-        let balances: Vec<i64> = rows.iter().map(|row| row.balance_delta).collect();
-        let held_out: Vec<i64> = rows.iter().map(|row| row.held_out_delta).collect();
-        let held_in: Vec<i64> = rows.iter().map(|row| row.held_in_delta).collect();
-        let insert = local.prepare_cached(INSERT_JOURNAL).await?;
-        local
-            .execute(
-                &insert,
-                &[&accounts, &gids, &branches, &ops, &kinds, &balances, &held_out, &held_in],
-            )
-            .await?;
-        Ok(())
+    async fn write_journal(
+        self,
+        local: LocalTransaction<'_>,
+        insert: Statement,
+    ) -> Result<(), Error> {
+        let rows = self.postings;
+        let columns = vec![
+            parameter(rows.iter().map(|row| row.account.as_str().to_owned()).collect::<Vec<_>>()),
+            parameter(rows.iter().map(|row| row.branch.gid.to_string()).collect::<Vec<_>>()),
+            parameter(rows.iter().map(|row| number(&row.branch)).collect::<Vec<_>>()),
+            parameter(rows.iter().map(|row| row.kind.op()).collect::<Vec<_>>()),
+            parameter(rows.iter().map(|row| row.kind.name()).collect::<Vec<_>>()),
+            parameter(rows.iter().map(|row| row.balance_delta).collect::<Vec<_>>()),
+            parameter(rows.iter().map(|row| row.held_out_delta).collect::<Vec<_>>()),
+            parameter(rows.iter().map(|row| row.held_in_delta).collect::<Vec<_>>()),
+        ];
+        local.execute_last(insert, columns).await
     }
+}
+
+/// A column of a statement.
+fn parameter<T: ToSql + Sync + Send + 'static>(values: Vec<T>) -> Parameter {
+    Box::new(values)
 }
 
 /// An account from its row: id, currency, state, balance, `held_out`, `held_in`. An unsound one comes back as the refusal to give.

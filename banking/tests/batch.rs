@@ -115,6 +115,23 @@ async fn a_hold_whose_account_is_gone_says_so_and_harms_no_other() {
     assert_eq!(bank.counters("bob").await, (0, 0, 0));
 }
 
+/// Somebody's trigger swallows the update of an account: the journal must not tell of what the account does not show.
+#[tokio::test]
+async fn a_batch_of_which_an_account_was_not_written_is_not_committed() {
+    let bank = Bank::with(&[("alice", 1_00), ("bob", 1_00)]).await;
+    let connection = bank.connection().await;
+    let swallow = "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+                   CREATE TRIGGER swallow BEFORE UPDATE ON bank.account FOR EACH ROW WHEN (OLD.id = 'alice')
+                   EXECUTE FUNCTION swallow()";
+    connection.batch_execute(swallow).await.unwrap();
+    let resource = PostgresResource::new(bank.config(), Deposit, &Limits::default());
+    let answer = resource.call(debit(Op::Try, "g1", "alice", "0.40")).await;
+    assert!(matches!(answer, Answer::Unknown { .. }), "{answer:?}");
+    assert_eq!(resource.call(debit(Op::Try, "g2", "bob", "0.40")).await, Answer::Done);
+    assert_eq!(bank.number("SELECT count(*) FROM bank.hold").await, 1);
+    assert_eq!(bank.counters("alice").await, (1_00, 0, 0));
+}
+
 /// A source without statistics is planned for as if it were small, and a small one is read through sooner than looked up in.
 #[tokio::test]
 async fn a_batch_looks_accounts_up_and_never_reads_through_all_of_them() {

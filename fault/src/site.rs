@@ -99,7 +99,7 @@ sites! {
     AgentCallsReceived = "agent-calls-received" @ Agent,
     /// The barrier's rows are there, in a local transaction that is open.
     AgentBarrierEntered = "agent-barrier-entered" @ Agent,
-    /// The participant has done its part, in a local transaction that is open.
+    /// The participant has done its part, in a local transaction that is open; what goes with the commit is not sent.
     AgentBeforeCommit = "agent-before-commit" @ Agent,
     /// The local transaction is committed; no answer was given.
     AgentCommittedUntold = "agent-committed-untold" @ Agent,
@@ -107,8 +107,6 @@ sites! {
     AgentAnswered = "agent-answered" @ Agent,
     /// The bank has decided on a batch, and written nothing.
     BankDecided = "bank-decided" @ Agent,
-    /// The bank has written holds and postings, and not committed.
-    BankWritten = "bank-written" @ Agent,
     /// A transaction has written to several sources, and none is prepared.
     RouterBeforePrepare = "router-before-prepare" @ Router,
     /// A source is about to be told to prepare; the n-th time, those before it have been told.

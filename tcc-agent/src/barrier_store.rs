@@ -1,13 +1,13 @@
 //! The barrier's rows in PostgreSQL: claimed, read and settled for a whole batch at a time, within the local transaction.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, task::Poll};
 
 use deadpool_postgres::ClientWrapper;
-use futures::future;
+use futures::{future, poll};
 use holdfast_branch::{Op, Outcome, Record, Row, Settlement, claims};
 use tokio_postgres::{Client, Error, Statement};
 
-use crate::participant::Call;
+use crate::participant::{Call, LastStatement};
 
 /// The plain SQL that installs the barrier, for `psql` and for migration tools.
 pub const BARRIER_SQL: &str = include_str!("../sql/barrier.sql");
@@ -222,8 +222,36 @@ fn row_of(row: &tokio_postgres::Row) -> Result<Row, Error> {
     Ok(Row { op: operation(row.try_get(2)?), by: operation(row.try_get(3)?), outcome })
 }
 
-/// Writes what became of every call and commits: one round trip. Every error but a lost connection means: nothing was committed.
+/// Executes the participant's `last` statements, writes what became of every call, and commits: one round trip. Every error but a lost
+/// connection means: nothing was committed.
 pub(crate) async fn leave(
+    client: &ClientWrapper,
+    calls: &[Call],
+    found: &[Found],
+    settlements: &[Settlement],
+    last: Vec<LastStatement>,
+) -> Result<(), Error> {
+    let last = last.into_iter().map(|LastStatement { statement, parameters }| async move {
+        client.execute_raw(&statement, parameters).await
+    });
+    let mut last = future::try_join_all(last);
+    // The first poll sends them. What cannot be sent must not let the commit go without it.
+    let told = match poll!(&mut last) {
+        Poll::Ready(told) => Poll::Ready(told?),
+        Poll::Pending => Poll::Pending,
+    };
+    let left = settle(client, calls, found, settlements);
+    if told.is_ready() {
+        return left.await;
+    }
+    // A transaction in which one of them failed is not committed; the first failure is the cause of all.
+    let (last, left) = future::join(last, left).await;
+    last?;
+    left
+}
+
+/// Writes what became of every call and commits.
+async fn settle(
     client: &ClientWrapper,
     calls: &[Call],
     found: &[Found],

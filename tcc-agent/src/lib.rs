@@ -23,7 +23,9 @@ pub use holdfast_security::{Credentials, ServerTls};
 pub use announce::{BadConfig, ServeConfig};
 pub use barrier_store::{BARRIER_SQL, install};
 pub use handler::{Asked, Handler, Reply, ask};
-pub use participant::{Answer, BadGid, Call, Gid, LocalTransaction, Op, Pairs, Participant};
+pub use participant::{
+    Answer, BadGid, Call, Gid, LocalTransaction, Op, Pairs, Parameter, Participant,
+};
 pub use resource::{Counts, Database, Limits, PostgresResource, WeakLogin, XaResource, words};
 pub use serve::serve;
 pub use sidecar::{Sidecar, SidecarConfig};

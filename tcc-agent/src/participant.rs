@@ -1,13 +1,17 @@
 //! What a participant is asked and what it may answer; the trait that a bank's module implements on PostgreSQL.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use deadpool_postgres::ClientWrapper;
 pub use holdfast_branch::Op;
 pub use holdfast_proto::Pairs;
-use tokio_postgres::Statement;
+use tokio_postgres::{Statement, types::ToSql};
 
 /// A global transaction's id: 1 to 35 characters of `[A-Za-z0-9-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,6 +123,28 @@ pub enum Answer {
 #[derive(Clone, Copy)]
 pub struct LocalTransaction<'a> {
     client: &'a ClientWrapper,
+    last: Option<&'a Last>,
+}
+
+/// Statements that go together with the commit.
+#[derive(Default)]
+pub(crate) struct Last(Mutex<Vec<LastStatement>>);
+
+pub(crate) struct LastStatement {
+    pub(crate) statement: Statement,
+    pub(crate) parameters: Vec<Parameter>,
+}
+
+/// A parameter of a statement that is sent later.
+pub type Parameter = Box<dyn ToSql + Sync + Send>;
+
+/// Statements of one local transaction that go together with its commit.
+const LAST_MAX: usize = 8;
+
+impl Last {
+    pub(crate) fn take(self) -> Vec<LastStatement> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<'a> LocalTransaction<'a> {
@@ -126,7 +152,33 @@ impl<'a> LocalTransaction<'a> {
     /// a `BEGIN` and a `COMMIT` of their own.
     #[must_use]
     pub const fn within(client: &'a ClientWrapper) -> Self {
-        Self { client }
+        Self { client, last: None }
+    }
+
+    /// As [`within`](Self::within); what goes with the commit is gathered in `last`.
+    pub(crate) const fn ending_in(client: &'a ClientWrapper, last: &'a Last) -> Self {
+        Self { client, last: Some(last) }
+    }
+
+    /// Has `statement` executed among the last of the local transaction, in the order of these calls and together with the commit: one
+    /// round trip for all. Its rows and their number are told to nobody, so a statement of which they matter must fail by itself where they
+    /// are not right; then nothing is committed. Without an executor it is executed at once.
+    /// # Errors
+    /// Without an executor, what PostgreSQL says.
+    /// # Panics
+    /// One more than eight of them.
+    pub async fn execute_last(
+        &self,
+        statement: Statement,
+        parameters: Vec<Parameter>,
+    ) -> Result<(), tokio_postgres::Error> {
+        let Some(Last(last)) = self.last else {
+            return self.client.execute_raw(&statement, parameters).await.map(drop);
+        };
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(last.len() < LAST_MAX, "at most {LAST_MAX} statements go with a commit");
+        last.push(LastStatement { statement, parameters });
+        Ok(())
     }
 
     /// The prepared statement of this text, prepared once per connection. `sql` must be constant text: the cache never forgets.

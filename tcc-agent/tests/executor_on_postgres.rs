@@ -16,7 +16,8 @@ use std::{
 use async_trait::async_trait;
 use holdfast_branch::Op;
 use holdfast_tcc_agent::{
-    Answer, Asked, Call, Handler, Limits, LocalTransaction, Participant, PostgresResource, Reply,
+    Answer, Asked, Call, Handler, Limits, LocalTransaction, Parameter, Participant,
+    PostgresResource, Reply,
 };
 use points::{KILL, PANIC, POISON, Points, SWALLOW, UNCLEAR, call, effects, resource};
 use postgres::{Postgres, until};
@@ -72,6 +73,78 @@ impl Participant for PlansSeen {
         self.0.fetch_max(plans, Ordering::Relaxed);
         Ok(vec![Answer::Done; calls.len()])
     }
+}
+
+/// Writes its effects with the commit. An amount of [`POISON`] breaks the table's check; one of [`UNCLEAR`] cannot even be sent.
+struct Late;
+
+#[async_trait]
+impl Participant for Late {
+    async fn carry_out(
+        &self,
+        local: LocalTransaction<'_>,
+        calls: &[Call],
+    ) -> Result<Vec<Answer>, tokio_postgres::Error> {
+        let write = "INSERT INTO effects (gid, branch, op, amount) VALUES ($1, $2, $3, $4)";
+        for call in calls {
+            let amount: i64 = std::str::from_utf8(&call.payload).unwrap().parse().unwrap();
+            let amount: Parameter =
+                if amount == UNCLEAR { Box::new("no number") } else { Box::new(amount) };
+            let gid: Parameter = Box::new(call.gid.as_str().to_owned());
+            let columns =
+                vec![gid, Box::new(call.branch as i32), Box::new(call.op.as_str()), amount];
+            local.execute_last(local.prepare_cached(write).await?, columns).await?;
+        }
+        Ok(vec![Answer::Done; calls.len()])
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_with_the_commit_is_there_with_it_and_what_fails_of_it_keeps_all_from_being_committed()
+ {
+    let server = Postgres::start();
+    let watcher = server.connect().await;
+    points::prepare(&watcher).await;
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let resource = PostgresResource::new(server.config(), Late, &limits);
+    for (gid, bad) in [("check", POISON), ("sent", UNCLEAR)] {
+        let mut calls: Vec<Call> =
+            (1..=7).map(|branch| call(gid, branch, Op::Try, i64::from(branch))).collect();
+        calls[3] = call(gid, 4, Op::Try, bad);
+        let answers = together(&resource, calls).await;
+        for (branch, answer) in (1..).zip(&answers) {
+            let told = effects(&watcher, gid, branch).await;
+            if branch == 4 {
+                assert!(matches!(answer, Answer::Unknown { .. }), "{gid}: {answer:?}");
+                assert!(told.is_empty(), "{gid}: {told:?}");
+            } else {
+                assert_eq!(
+                    (answer, told),
+                    (&Answer::Done, vec!["try".to_owned()]),
+                    "{gid} {branch}"
+                );
+            }
+        }
+        // The barrier has no row of it either: the same call is carried out once its cause is gone.
+        assert_eq!(resource.call(call(gid, 4, Op::Try, 4)).await, Answer::Done);
+        assert_eq!(effects(&watcher, gid, 4).await, ["try"]);
+    }
+    assert_eq!(resource.counts().splits, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_statements_as_allowed_go_with_a_commit_and_one_more_is_unknown() {
+    let server = Postgres::start();
+    let watcher = server.connect().await;
+    points::prepare(&watcher).await;
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let resource = PostgresResource::new(server.config(), Late, &limits);
+    let calls =
+        |gid: &str, count| (1..=count).map(|branch| call(gid, branch, Op::Try, 1)).collect();
+    assert_eq!(together(&resource, calls("eight", 8)).await, vec![Answer::Done; 8]);
+    let nine = together(&resource, calls("nine", 9)).await;
+    assert!(nine.iter().all(|answer| matches!(answer, Answer::Unknown { .. })), "{nine:?}");
+    assert!(effects(&watcher, "nine", 1).await.is_empty());
 }
 
 /// Small batches first: PostgreSQL would take a plan of their own for cheaper, and go on to plan for each batch.

@@ -51,7 +51,6 @@ impl Participant for Deposit {
         tally.count();
         reached(Site::BankDecided);
         batch.write(local).await?;
-        reached(Site::BankWritten);
         Ok(answers)
     }
 

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     barrier_store::{self, CODE_CHARACTERS_MAX, MESSAGE_CHARACTERS_MAX, kept},
     handler::{Asked, Handler},
-    participant::{Answer, Call, LocalTransaction, Participant},
+    participant::{Answer, Call, Last, LocalTransaction, Participant},
 };
 
 /// After so many lost connections in a row, the rest of a batch is not tried any more.
@@ -397,7 +397,8 @@ impl<P: Participant> Executor<P> {
         new: bool,
     ) -> Result<Vec<Answer>, Failure> {
         let failed = |error: tokio_postgres::Error| judge(&error, connection.is_closed());
-        let local = LocalTransaction::within(connection);
+        let last = Last::default();
+        let local = LocalTransaction::ending_in(connection, &last);
         let mut beside = None;
         let found = if new {
             let entered = barrier_store::enter_new(connection, statements, &self.begin, calls);
@@ -464,7 +465,8 @@ impl<P: Participant> Executor<P> {
             answers.push(carried.unwrap_or_else(|| answer_of(verdict)));
         }
         reached(Site::AgentBeforeCommit);
-        barrier_store::leave(connection, calls, &found, &settlements).await.map_err(failed)?;
+        let left = barrier_store::leave(connection, calls, &found, &settlements, last.take());
+        left.await.map_err(failed)?;
         reached(Site::AgentCommittedUntold);
         self.counters.add(calls, &verdicts, &answers);
         Ok(answers)
