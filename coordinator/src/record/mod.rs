@@ -6,6 +6,7 @@
 mod books;
 mod closed_sets;
 mod command;
+mod direct;
 #[cfg(test)]
 mod golden;
 mod snapshot;
@@ -122,7 +123,10 @@ pub(crate) fn decode_entry(bytes: &Bytes) -> Result<(Timestamp, Vec<Command>), R
     readable(entry.format)?;
     let mut commands = Vec::with_capacity(entry.commands.len());
     for command in entry.commands {
-        commands.push(command::of_record(v1::RecordedCommand::decode(command)?)?);
+        commands.push(match direct::command(&command) {
+            Some(command) => command,
+            None => command::of_record(v1::RecordedCommand::decode(command)?)?,
+        });
     }
     Ok((Timestamp(entry.at_ms), commands))
 }

@@ -9,7 +9,12 @@ use holdfast_txn::{
     Proposal, Recovery, Refusal, Remedy, Report, RetryPolicy, RulesVersion, Snapshot, Status,
     Timestamp, Trail, TriedBy,
 };
-use proptest::{collection::vec, option, prelude::*, sample::select};
+use proptest::{
+    collection::vec,
+    option,
+    prelude::*,
+    sample::{Index, select},
+};
 use prost::Message as _;
 
 use super::*;
@@ -265,6 +270,34 @@ proptest! {
         let added: usize = encoded.iter().map(EncodedCommand::len_in_entry).sum();
         prop_assert_eq!(bytes.len(), alone + added);
         prop_assert_eq!(decode_entry(&bytes), Ok((Timestamp(at), commands)));
+    }
+
+    /// However bytes differ from what is written: what is read without the message is what the message says.
+    #[test]
+    fn what_is_read_directly_is_what_the_message_says(
+        command in commands(),
+        changes in vec((any::<Index>(), any::<u8>()), 0..3),
+        doubled in option::of((any::<Index>(), any::<Index>())),
+    ) {
+        let by_message = |bytes: &[u8]| command::of_record(v1::RecordedCommand::decode(bytes).ok()?).ok();
+        let mut bytes = EncodedCommand::of(&command).bytes.to_vec();
+        let is_usual = match &command {
+            Command::Begin { .. } => true,
+            Command::Report { reports, .. } => reports.iter().all(|report| report.answer == Answer::Done),
+            _ => false,
+        };
+        prop_assert_eq!(direct::command(&bytes), is_usual.then_some(command));
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some((from, to)) = doubled {
+            let (from, to) = (from.index(bytes.len()), to.index(bytes.len()));
+            bytes.extend_from_within(from.min(to)..from.max(to));
+        }
+        if let Some(read) = direct::command(&bytes) {
+            prop_assert_eq!(Some(read), by_message(&bytes));
+        }
     }
 
     #[test]
