@@ -11,7 +11,7 @@
 //! Every number is a varint. Nearly all terms are of one record: a distance of three bytes and a place of two. A status, which nearly every
 //! record has, takes two bytes a run. They are not compressed: what is left is chance.
 
-use prost::encoding::decode_varint;
+use prost::encoding::{decode_varint, encode_varint};
 
 use crate::limit;
 
@@ -60,30 +60,22 @@ pub(crate) fn write(keys: &[u64], page: &mut Vec<u8>, mut tell: impl FnMut(u64, 
 
 fn write_entry(distance: u64, same: &[u64], to: &mut Vec<u8>) {
     if let [only] = same {
-        write_varint(distance << 1, to);
-        write_varint(only & PLACE_MASK, to);
+        encode_varint(distance << 1, to);
+        encode_varint(only & PLACE_MASK, to);
         return;
     }
-    write_varint(distance << 1 | 1, to);
+    encode_varint(distance << 1 | 1, to);
     let runs = || same.chunk_by(|one, other| one + 1 == *other);
-    write_varint(runs().count() as u64, to);
+    encode_varint(runs().count() as u64, to);
     let mut before = 0;
     for run in runs() {
         let place = run[0] & PLACE_MASK;
-        write_varint((place - before) << 1 | u64::from(run.len() > 1), to);
+        encode_varint((place - before) << 1 | u64::from(run.len() > 1), to);
         if run.len() > 1 {
-            write_varint(run.len() as u64 - 2, to);
+            encode_varint(run.len() as u64 - 2, to);
         }
         before = place;
     }
-}
-
-fn write_varint(mut number: u64, to: &mut Vec<u8>) {
-    while number >= 0x80 {
-        to.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    to.push(number as u8);
 }
 
 /// Places of `term` on a page, in order. `None`: the bytes are no page.

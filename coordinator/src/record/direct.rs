@@ -10,6 +10,7 @@ use holdfast_txn::{
     Answer, BranchId, BranchSpec, Command, Gid, Labels, Mode, Op, Options, Order, Participant,
     Recovery, Report, RetryPolicy, TriedBy,
 };
+use prost::encoding::{WireType, decode_key, decode_varint};
 
 use super::closed_sets::Numbered;
 
@@ -164,6 +165,10 @@ fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
     place.is_none().then(|| *place = Some(value))
 }
 
+fn varint(from: &mut &[u8]) -> Option<u64> {
+    decode_varint(from).ok()
+}
+
 fn text_of(bytes: &[u8]) -> Option<&str> {
     str::from_utf8(bytes).ok()
 }
@@ -180,9 +185,7 @@ fn member<T: Numbered>(number: u64) -> Option<T> {
 struct Fields<'a>(&'a [u8]);
 
 enum Value<'a> {
-    /// Of wire type 0.
     Number(u64),
-    /// Of wire type 2.
     Bytes(&'a [u8]),
 }
 
@@ -203,11 +206,10 @@ impl<'a> Iterator for Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn field(&mut self) -> Option<(u32, Value<'a>)> {
-        let key = varint(&mut self.0)?;
-        let field = u32::try_from(key >> 3).ok()?;
-        let value = match key & 7 {
-            0 => Value::Number(varint(&mut self.0)?),
-            2 => {
+        let (field, kind) = decode_key(&mut self.0).ok()?;
+        let value = match kind {
+            WireType::Varint => Value::Number(varint(&mut self.0)?),
+            WireType::LengthDelimited => {
                 let length = usize::try_from(varint(&mut self.0)?).ok()?;
                 let (bytes, rest) = self.0.split_at_checked(length)?;
                 self.0 = rest;
@@ -216,38 +218,5 @@ impl<'a> Fields<'a> {
             _ => return None,
         };
         Some((field, value))
-    }
-}
-
-/// A number of seven bits a byte, the least first.
-fn varint(from: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..63).step_by(7) {
-        let (&byte, rest) = from.split_first()?;
-        *from = rest;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    // Of 64 bits, the tenth byte has one.
-    let (&byte, rest) = from.split_first()?;
-    *from = rest;
-    (byte <= 1).then_some(number | u64::from(byte) << 63)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_largest_number_is_read_and_one_bit_more_is_not() {
-        let read = |bytes: &[u8]| varint(&mut &bytes[..]);
-        assert_eq!(
-            read(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
-            Some(u64::MAX)
-        );
-        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]), None);
-        assert_eq!((read(&[0xac, 2]), read(&[0xac]), read(&[])), (Some(300), None, None));
     }
 }
