@@ -1,9 +1,9 @@
 //! The two kinds of command that nearly all of a log consists of, begins and reports, read straight from their bytes.
 //!
 //! A generated message has a string for each name and a list for each repetition, all of which are thrown away once the command is made
-//! of them: on a follower that was half of what reading costs, and reading a third of its work. Here is read only what is written as
-//! this version writes it, each field once and in its usual form; whatever else it may be is left to the message (`None`), which alone
-//! knows what is wrong with bytes. What is read here is what the message would say (a property).
+//! of them. Here is read only what is written as this version writes it, each field once and in its usual form; whatever else it may be
+//! is left to the message (`None`), which alone knows what is wrong with bytes. What is read here is what the message would say (a
+//! property).
 
 use bytes::Bytes;
 use holdfast_txn::{
