@@ -236,12 +236,10 @@ pub(crate) async fn leave(
     });
     let mut last = future::try_join_all(last);
     // The first poll sends them. What cannot be sent must not let the commit go without it.
-    let told = match poll!(&mut last) {
-        Poll::Ready(told) => Poll::Ready(told?),
-        Poll::Pending => Poll::Pending,
-    };
+    let sent = poll!(&mut last);
     let left = settle(client, calls, found, settlements);
-    if told.is_ready() {
+    if let Poll::Ready(told) = sent {
+        told?;
         return left.await;
     }
     // A transaction in which one of them failed is not committed; the first failure is the cause of all.
