@@ -34,7 +34,7 @@ use crate::{
 const LOST_IN_A_ROW_MAX: usize = 2;
 /// A call waits no longer for others to share its local transaction, nor behind a slow one while a connection is free.
 const PATIENCE: Patience =
-    Patience { of_one: Duration::from_millis(20), of_all: Duration::from_millis(200) };
+    Patience { of_one: Duration::from_millis(20), of_all: Duration::from_millis(150) };
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
 /// The bounds of an executor. Each at least 1.
