@@ -81,13 +81,26 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
     let (setup, cells, idle, taken) = measured?;
     cleaned?;
     let goals = goals(&cells, idle, taken);
-    let told = show::Told { setup, cells: &cells, bars: &[], columns: &COLUMNS, goals: &goals };
+    let columns: &[&str] = if args.transfer { &TRANSFER_COLUMNS } else { &COLUMNS };
+    let told = show::Told { setup, cells: &cells, bars: &[], columns, goals: &goals };
     told.show(args.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Shown to people; JSON has all.
 const COLUMNS: [&str; 4] = ["per_s", "mean_us", "p50_us", "cpu_us"];
+/// With `--transfer`; `cpu_us` is the router's.
+const TRANSFER_COLUMNS: [&str; 9] = [
+    "per_s",
+    "p50_us",
+    "cpu_us",
+    "leader_cpu_us",
+    "followers_cpu_us",
+    "postgres_cpu_us",
+    "client_cpu_us",
+    "log_syncs",
+    "log_commands",
+];
 
 async fn measure(
     args: &RouterArgs,

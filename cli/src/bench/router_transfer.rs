@@ -17,9 +17,10 @@ use tokio::{sync::Mutex, time::Instant};
 use tokio_postgres::{Client, Error, Statement};
 
 use super::{
-    figures::{self, Cells},
+    figures::{self, Cells, Figures},
     goal::{Bound, Goal},
     load::{self, Shape},
+    meters::{counters, cpu_us, family_cpu_us},
     router_sides::{BRANCHES, Pooler, Sides},
 };
 use crate::demo::{
@@ -39,6 +40,18 @@ const CHANGE: &str =
     "UPDATE pgbench_accounts SET abalance = abalance + $3 WHERE bid = $1 AND aid = $2";
 const ROUTER: &str = "transfer router";
 const HAND: &str = "transfer by hand";
+
+/// What the processes have used so far, us, and what the leader has put into its log.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    router: f64,
+    leader: f64,
+    followers: f64,
+    postgres: f64,
+    client: f64,
+    syncs: f64,
+    commands: f64,
+}
 
 /// Coordinators, and a router that has them decide.
 pub(crate) struct Deciding {
@@ -90,6 +103,7 @@ impl Deciding {
         for coordinator in &mut self.coordinators {
             coordinator.process.check()?;
         }
+        let leads = self.leader().await?;
         for clients in CLIENTS {
             let measured = Duration::from_secs(seconds.into()).max(MEASURED_MIN);
             let shape = Shape { clients, warm_up: WARM_UP, measured };
@@ -98,21 +112,55 @@ impl Deciding {
                 order.reverse();
             }
             for side in order {
-                let sample = match side {
+                let meters = async || self.read(sides, leads).await;
+                let figures = match side {
                     ROUTER => {
                         let opened = (0..clients).map(|_| Routed::open(self.router.port));
-                        run(shape, try_join_all(opened).await?, &self.branches).await?
+                        run(shape, try_join_all(opened).await?, &self.branches, meters).await?
                     }
                     _ => {
                         let opened = (0..clients).map(|_| ByHand::open(sides));
-                        run(shape, try_join_all(opened).await?, &self.branches).await?
+                        run(shape, try_join_all(opened).await?, &self.branches, meters).await?
                     }
                 };
-                ensure!(sample.failed == 0, "{side}: {} transfers failed", sample.failed);
-                cells.add(side, clients, figures::of(&sample));
+                ensure!(figures["failed"] == 0.0, "{side}: transfers failed: {figures:?}");
+                cells.add(side, clients, figures);
             }
         }
         Ok(())
+    }
+
+    /// The leader's place.
+    async fn leader(&self) -> anyhow::Result<usize> {
+        for (at, coordinator) in self.coordinators.iter().enumerate() {
+            if status(&coordinator.grpc).await.is_some_and(|status| status.role == "leader") {
+                return Ok(at);
+            }
+        }
+        anyhow::bail!("no coordinator leads")
+    }
+
+    async fn read(&self, sides: &Sides, leads: usize) -> anyhow::Result<Reading> {
+        let used = |pid: Option<u32>| cpu_us(pid.context("a process ended by itself")?);
+        let mut coordinators = Vec::new();
+        for coordinator in &self.coordinators {
+            coordinators.push(used(coordinator.process.pid())?);
+        }
+        let servers = sides.servers[1..].iter();
+        let postgres = servers.map(|server| family_cpu_us(server.pid().context("no server")?));
+        let log = counters(&self.coordinators[leads].http).await?;
+        let counter = |name: &str| log.get(name).copied().unwrap_or(0.0);
+        let kinds = ["blocking", "lazy"]
+            .map(|kind| counter(&format!("holdfast_proposals_total{{kind=\"{kind}\"}}")));
+        Ok(Reading {
+            router: used(self.router.pid())?,
+            leader: coordinators[leads],
+            followers: coordinators.iter().sum::<f64>() - coordinators[leads],
+            postgres: postgres.sum::<anyhow::Result<f64>>()?,
+            client: cpu_us(std::process::id())?,
+            syncs: counter("holdfast_log_fsyncs_total"),
+            commands: kinds.iter().sum(),
+        })
     }
 }
 
@@ -177,7 +225,8 @@ async fn run<W: Way>(
     shape: Shape,
     ways: Vec<W>,
     branches: &Arc<[Vec<i32>; 2]>,
-) -> anyhow::Result<load::Sample> {
+    meters: impl AsyncFnMut() -> anyhow::Result<Reading>,
+) -> anyhow::Result<Figures> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let ways: Arc<Vec<Mutex<W>>> = Arc::new(ways.into_iter().map(Mutex::new).collect());
     let branches = Arc::clone(branches);
@@ -201,7 +250,19 @@ async fn run<W: Way>(
             }
         }
     };
-    Ok(load::run(shape, load::without_meters, ask).await?.0)
+    let (sample, before, after) = load::run(shape, meters, ask).await?;
+    let each = |of: fn(&Reading) -> f64| (of(&after) - of(&before)) / sample.between_readings;
+    let mut figures = figures::of(&sample);
+    figures.extend([
+        ("cpu_us", each(|reading| reading.router)),
+        ("leader_cpu_us", each(|reading| reading.leader)),
+        ("followers_cpu_us", each(|reading| reading.followers)),
+        ("postgres_cpu_us", each(|reading| reading.postgres)),
+        ("client_cpu_us", each(|reading| reading.client)),
+        ("log_syncs", each(|reading| reading.syncs)),
+        ("log_commands", each(|reading| reading.commands)),
+    ]);
+    Ok(figures)
 }
 
 /// By way of the router: one connection, and nothing to know about shards.
