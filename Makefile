@@ -111,7 +111,7 @@ chaos: deps ## Break everything once: 2,000 seeds, 20,000 statements, 20 seeds o
 
 # For example: make fuzz SECONDS=600 TARGETS="json raft_rpc"
 SECONDS_EACH := $(or $(SECONDS),60)
-TARGETS ?= log_record raft_snapshot raft_rpc entry state request json filter token sql rules router_before_login router_after_login router_server
+TARGETS ?= log_record raft_snapshot raft_rpc entry state request json filter token sql rules copy_data config router_before_login router_after_login router_server
 fuzz: ## Fuzz each reader of foreign bytes for SECONDS seconds (nightly compiler and cargo-fuzz; see fuzz/README.md)
 	@command -v c++ >/dev/null || { echo "A C++ compiler is missing: apt-get install g++" >&2; exit 1; }
 	@cargo +nightly --version >/dev/null 2>&1 || { echo "A nightly compiler is missing: rustup toolchain install nightly" >&2; exit 1; }

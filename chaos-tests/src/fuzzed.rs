@@ -27,7 +27,7 @@ const fn of_connections(name: &'static str, read: fn(&[u8])) -> Target {
     Target { name, read, mutations: 30 }
 }
 
-/// Every one. The configuration's reader is part of the program, and replays its corpus there.
+/// Every one but the configuration's reader, which is the command's own and replays its corpus there.
 pub const TARGETS: [Target; 15] = [
     of_bytes("log_record", raft::record),
     of_bytes("raft_snapshot", raft::snapshot),

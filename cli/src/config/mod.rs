@@ -5,8 +5,7 @@ mod at_start;
 mod bank;
 mod coordinator;
 mod encryption;
-#[cfg(test)]
-mod fuzzed;
+pub(crate) mod fuzzed;
 mod mistake;
 mod origin;
 mod port_owner;
