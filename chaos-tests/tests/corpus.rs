@@ -96,9 +96,10 @@ fn each_target_has_a_program_and_each_folder_a_reader() -> anyhow::Result<()> {
     }
     ensure!(programs.remove(CONFIGURATION), "no program reads the configuration");
     ensure!(programs == names, "fuzz_targets and TARGETS differ");
-    for name in &names {
+    let reads = names.iter().map(|name| (name.as_str(), format!("of(\"{name}\")")));
+    for (name, reader) in reads.chain([(CONFIGURATION, "read_configuration(bytes)".to_owned())]) {
         let program = fs::read_to_string(fuzz().join(format!("fuzz_targets/{name}.rs")))?;
-        ensure!(program.contains(&format!("of(\"{name}\")")), "{name}.rs reads for another");
+        ensure!(program.contains(&reader), "{name}.rs reads for another");
     }
     Ok(())
 }
