@@ -5,6 +5,7 @@ use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
     ops::Range,
+    os::{linux::net::SocketAddrExt as _, unix::net},
     sync::Mutex,
 };
 
@@ -22,8 +23,14 @@ fn range() -> Range<u16> {
 
 const ATTEMPTS_MAX: usize = 2_000;
 
-/// Given out by this program already; stories run side by side.
-static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+/// Locks of the ports that this program has drawn, for as long as it runs. A demo or a drill that runs beside its stories locks its own by
+/// the same names (unix(7), abstract).
+static GIVEN: Mutex<Vec<net::UnixListener>> = Mutex::new(Vec::new());
+
+fn lock(port: u16) -> Option<net::UnixListener> {
+    let name = net::SocketAddr::from_abstract_name(format!("holdfast-port-{port}")).ok()?;
+    net::UnixListener::bind_addr(&name).ok()
+}
 
 /// So many ports that were free a moment ago, all different.
 /// # Errors
@@ -37,8 +44,10 @@ pub fn free(count: usize) -> anyhow::Result<Vec<u16>> {
             break;
         }
         let port = rng.random_range(range());
-        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            given.insert(port);
+        if let Some(lock) = lock(port)
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+        {
+            given.push(lock);
             chosen.insert(port);
         }
     }

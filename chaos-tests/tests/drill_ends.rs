@@ -1,6 +1,6 @@
 //! A drill always ends: its runner is killed in the middle of a fault, and within the drill's time limit nothing of the fault is left.
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use holdfast_chaos_tests::{Cluster, Load, SOON, Shape, demo::processes_of, holdfast, http, until};
@@ -10,10 +10,39 @@ use tokio::{
     time::Instant,
 };
 
-fn drill(arguments: &[&str], tmp: &std::path::Path) -> anyhow::Result<Child> {
-    let mut command = Command::new(holdfast()?);
-    command.args(["drill", "run"]).args(arguments).env("TMPDIR", tmp).kill_on_drop(true);
-    Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+/// A drill that is to be killed before its end.
+struct Runner {
+    child: Child,
+    said: std::path::PathBuf,
+}
+
+impl Runner {
+    /// Begins it; its files and what it says are kept in `tmp`.
+    fn start(arguments: &[&str], tmp: &std::path::Path) -> anyhow::Result<Self> {
+        let said = tmp.join("runner.log");
+        let log = std::fs::File::create(&said)?;
+        let mut command = Command::new(holdfast()?);
+        command.args(["drill", "run"]).args(arguments).env("TMPDIR", tmp).kill_on_drop(true);
+        Ok(Self { child: command.stdout(log.try_clone()?).stderr(log).spawn()?, said })
+    }
+
+    /// Looks for its blow, which it must not have survived by itself.
+    async fn until<T>(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut look: impl AsyncFnMut() -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let seen = until(what, within, async || {
+            if let Some(seen) = look().await {
+                return Some(Ok(seen));
+            }
+            let ended = self.child.try_wait().transpose()?;
+            Some(Err(anyhow::anyhow!("the drill is over before {what}: {ended:?}")))
+        });
+        let seen = seen.await.and_then(std::convert::identity);
+        seen.with_context(|| std::fs::read_to_string(&self.said).unwrap_or_default())
+    }
 }
 
 /// What is held at a drill door.
@@ -32,18 +61,18 @@ async fn a_fault_in_a_running_cluster_ends_within_its_limit_when_the_runner_is_k
     let doors_named = doors.join(",");
     let arguments =
         ["partition-leader", "--doors", &doors_named, "--limit-ms", "5000", "--clients", "4"];
-    let mut runner = drill(&arguments, cluster.folder.path())?;
-    let struck = until("a fault is held", SOON, async || {
+    let mut runner = Runner::start(&arguments, cluster.folder.path())?;
+    let look = async || {
         for door in &doors {
             if held(door).await.is_some_and(|held| !held.is_empty()) {
                 return Some((*door).to_owned());
             }
         }
         None
-    })
-    .await?;
+    };
+    let struck = runner.until("a fault is held", SOON, look).await?;
     let began = Instant::now();
-    runner.kill().await?;
+    runner.child.kill().await?;
     until("nothing is held", limit + SOON, async || {
         held(&struck).await.filter(|held| held.is_empty()).map(drop)
     })
@@ -66,12 +95,10 @@ async fn a_cluster_that_a_drill_started_goes_with_its_runner_though_a_process_st
     std::fs::create_dir(&tmp)?;
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(&tmp, std::fs::Permissions::from_mode(0o755))?;
-    let mut runner = drill(&["pause-leader", "--limit-ms", "4000"], &tmp)?;
-    until("a coordinator stands still", 4 * SOON, async || {
-        stopped(&tmp).ok().filter(|count| *count > 0)
-    })
-    .await?;
-    runner.kill().await.context("killing the runner")?;
+    let mut runner = Runner::start(&["pause-leader", "--limit-ms", "4000"], &tmp)?;
+    let look = async || stopped(&tmp).ok().filter(|count| *count > 0);
+    runner.until("a coordinator stands still", 4 * SOON, look).await?;
+    runner.child.kill().await.context("killing the runner")?;
     until("nothing of it runs", Duration::from_secs(4) + SOON, async || {
         processes_of(&tmp).ok().filter(Vec::is_empty).map(drop)
     })

@@ -151,6 +151,10 @@ async fn strike_all(
     let mut course = Course { drill, terms, fleet, work, began, alarms: Vec::new(), seen: (0, 0) };
     let (mut repeats, mut surge, mut aborted) = (Vec::new(), None, None);
     let surges = drill.surge.filter(|_| fleet.own.is_some()).map(Some);
+    progress.now("Waiting for the first commit");
+    if let Err(Aborted(why)) = course.first_commit().await {
+        return Ok(Struck { repeats, surge, aborted: Some(why), alarms: Vec::new() });
+    }
     for (turn, with) in (0..terms.repeat).map(|_| None).chain(surges).enumerate() {
         progress.now(&match with {
             None => format!("{} {} of {}", drill.name, turn + 1, terms.repeat),
@@ -234,17 +238,33 @@ impl Course<'_> {
         })
     }
 
+    /// Waits for the first commit: a cluster that has only just been started may take a while, and one that says why it refuses is
+    /// believed sooner. The error budget counts from there.
+    async fn first_commit(&mut self) -> Result<(), Aborted> {
+        let from = Instant::now();
+        while self.committed() == 0 {
+            let patience = if self.work.complaint().is_some() { STEADY } else { WELL_MAX };
+            if from.elapsed() > patience {
+                return Err(self.nothing_committed(patience, "before"));
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        self.seen = (self.committed(), ms(self.began.elapsed()));
+        Ok(())
+    }
+
+    fn nothing_committed(&self, within: Duration, when: &str) -> Aborted {
+        let complaint = self.work.complaint().map_or(String::new(), |said| format!(": {said}"));
+        let ms = within.as_millis();
+        Aborted(format!("nothing was committed in {ms} ms {when} the fault{complaint}"))
+    }
+
     /// Transactions commit.
     async fn steady(&mut self, when: &str) -> anyhow::Result<()> {
         let before = self.committed();
         self.watch(STEADY).await?;
         if self.committed() == before {
-            let complaint = self.work.complaint().map_or(String::new(), |said| format!(": {said}"));
-            return Err(Aborted(format!(
-                "nothing was committed in {} ms {when} the fault{complaint}",
-                STEADY.as_millis()
-            ))
-            .into());
+            return Err(self.nothing_committed(STEADY, when).into());
         }
         Ok(())
     }
