@@ -131,7 +131,9 @@ async fn a_node_takes_its_disk_back_when_whoever_took_it_dies_before_the_node_is
     until("the node has its disk again and serves", 2 * SOON, async || {
         let back = moved_aside(folder).ok()? == 0 && data.join("IDENTITY").exists();
         let status = cluster.status(at).await?;
-        (back && status.role == "follower" && status.leader != 0).then_some(())
+        // On a busy machine it may be elected by then.
+        let serves = ["follower", "leader"].contains(&status.role.as_str()) && status.leader != 0;
+        (back && serves).then_some(())
     })
     .await?;
     load.more(20).await?;
@@ -159,6 +161,13 @@ enum Seen {
     Anew,
     /// Many more connections to its database are open.
     Full,
+}
+
+impl Kind {
+    /// A busy machine takes a while to open connections, and all of them have to be seen together.
+    fn limit(self) -> Duration {
+        if self.seen == Seen::Full { 3 * LIMIT } else { LIMIT }
+    }
 }
 
 const fn kind(fault: &'static str, measure: i64, seen: Seen) -> Kind {
@@ -210,7 +219,8 @@ async fn ends_by_itself(cluster: &Cluster, door: &str, kind: Kind) -> anyhow::Re
     };
     let many = open().await.context("it counts")? + MANY;
     let pid = until("it answers", SOON, async || pid_behind(door).await).await?;
-    let limit_ms = LIMIT.as_millis();
+    let limit = kind.limit();
+    let limit_ms = limit.as_millis();
     let order = json!({ "fault": kind.fault, "measure": kind.measure, "limit_ms": limit_ms });
     let told = http::post(door, "/v1/drill", &order).await?;
     ensure!(told.status == 200, "{:#}", told.json());
@@ -225,7 +235,7 @@ async fn ends_by_itself(cluster: &Cluster, door: &str, kind: Kind) -> anyhow::Re
         there.then_some(())
     })
     .await?;
-    until("nothing of it is left", LIMIT + 2 * SOON, async || {
+    until("nothing of it is left", limit + 2 * SOON, async || {
         let nothing_held = held(door).await?.is_empty();
         let now = pid_behind(door).await?;
         let over = match kind.seen {
@@ -253,8 +263,9 @@ async fn a_fault_of_each_kind_ends_within_its_limit_though_nobody_ends_it() -> a
             let lasted = ends_by_itself(&cluster, door, *kind).await;
             let lasted = lasted.with_context(|| format!("{kind:?}"))?;
             // It was ordered before it was watched, and a busy machine looks late; a process that died has to start as well.
-            ensure!(lasted < LIMIT + SOON, "{kind:?} lasted {lasted:?}");
-            println!("{:<12} {:>6} ms of {}", kind.fault, lasted.as_millis(), LIMIT.as_millis());
+            let limit = kind.limit();
+            ensure!(lasted < limit + SOON, "{kind:?} lasted {lasted:?}");
+            println!("{:<12} {:>6} ms of {}", kind.fault, lasted.as_millis(), limit.as_millis());
             load.more(10).await.with_context(|| format!("behind {kind:?}"))?;
         }
     }
