@@ -1,9 +1,10 @@
 //! The transactions that a machine knows: open ones, and the recently finished ones in the order in which they finished.
 //!
-//! Kept apart, because nearly every look-up is for an open one: of those there are a few hundred under full load, beside
-//! hundreds of thousands that are over.
+//! Kept apart, because nearly every look-up is for one that was begun lately: of those there are a few hundred under full load, beside
+//! hundreds of thousands that are over, and perhaps a million that stay open for a day.
 
 use std::{
+    array,
     collections::{BTreeMap, VecDeque},
     ops::Bound,
     sync::Arc,
@@ -13,14 +14,20 @@ use crate::{Gid, GlobalTransaction};
 
 type ByGid = BTreeMap<Gid, Arc<GlobalTransaction>>;
 
-/// Each gid is in one of the two maps, never in both.
+/// Each gid is in one of the maps.
 #[derive(Default)]
 pub(super) struct Known {
-    open: ByGid,
+    /// Open ones that were begun since the last time that there were [`RECENT_MAX`] of them.
+    recent: ByGid,
+    /// All other open ones.
+    lasting: ByGid,
     finished: ByGid,
     /// What is in `finished`, the first to finish first. It never changes again, so both see the same.
     order: VecDeque<Arc<GlobalTransaction>>,
 }
+
+/// More than are under way between callers and participants that answer; moving so many takes some milliseconds.
+const RECENT_MAX: usize = 4_096;
 
 impl Known {
     /// All of these, the finished ones in the order in which they finished. A million at once are sorted and put in place together, which
@@ -32,16 +39,16 @@ impl Known {
             some.into_iter().map(|transaction| (transaction.gid.clone(), transaction)).collect()
         };
         let order = finished.iter().cloned().collect();
-        Self { open: by_gid(open), finished: by_gid(finished), order }
+        Self { recent: ByGid::new(), lasting: by_gid(open), finished: by_gid(finished), order }
     }
 
     pub(super) fn get(&self, gid: &Gid) -> Option<&Arc<GlobalTransaction>> {
-        self.open.get(gid).or_else(|| self.finished.get(gid))
+        [&self.recent, &self.lasting, &self.finished].into_iter().find_map(|some| some.get(gid))
     }
 
     /// An open one, for a change in its place. One that ends by it goes to [`Self::finish`].
     pub(super) fn open_mut(&mut self, gid: &Gid) -> Option<&mut Arc<GlobalTransaction>> {
-        self.open.get_mut(gid)
+        self.recent.get_mut(gid).or_else(|| self.lasting.get_mut(gid))
     }
 
     /// A new one, in whatever status it is. Its gid must not be known.
@@ -50,14 +57,18 @@ impl Known {
             self.order.push_back(Arc::clone(&transaction));
             self.finished.insert(gid, transaction)
         } else {
-            self.open.insert(gid, transaction)
+            if self.recent.len() >= RECENT_MAX {
+                self.lasting.extend(std::mem::take(&mut self.recent));
+            }
+            self.recent.insert(gid, transaction)
         };
         debug_assert!(before.is_none(), "a gid is never taken twice");
     }
 
     /// An open one is over.
     pub(super) fn finish(&mut self, gid: &Gid) {
-        let (gid, ended) = self.open.remove_entry(gid).expect("only an open one ends");
+        let open = self.recent.remove_entry(gid).or_else(|| self.lasting.remove_entry(gid));
+        let (gid, ended) = open.expect("only an open one ends");
         self.order.push_back(Arc::clone(&ended));
         self.finished.insert(gid, ended);
     }
@@ -73,7 +84,7 @@ impl Known {
     }
 
     pub(super) fn open_count(&self) -> usize {
-        self.open.len()
+        self.recent.len() + self.lasting.len()
     }
 
     pub(super) fn finished_count(&self) -> usize {
@@ -82,7 +93,7 @@ impl Known {
 
     /// Open ones in gid order.
     pub(super) fn open(&self) -> impl Iterator<Item = &Arc<GlobalTransaction>> {
-        self.open.values()
+        in_gid_order([&self.recent, &self.lasting], Bound::Unbounded)
     }
 
     /// Finished ones in the order in which they finished, from the first on for which `skipped` says no. Halves its way there:
@@ -101,15 +112,83 @@ impl Known {
         after: Option<&Gid>,
     ) -> impl Iterator<Item = &'a Arc<GlobalTransaction>> + use<'a> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut open = self.open.range((start, Bound::Unbounded)).peekable();
-        let mut finished = self.finished.range((start, Bound::Unbounded)).peekable();
-        std::iter::from_fn(move || {
-            let open_is_next = match (open.peek(), finished.peek()) {
-                (Some((one, _)), Some((other, _))) => one < other,
-                (one, _) => one.is_some(),
+        in_gid_order([&self.recent, &self.lasting, &self.finished], start)
+    }
+}
+
+/// What is in all of these, from `start` on.
+fn in_gid_order<'a, const COUNT: usize>(
+    maps: [&'a ByGid; COUNT],
+    start: Bound<&Gid>,
+) -> impl Iterator<Item = &'a Arc<GlobalTransaction>> + use<'a, COUNT> {
+    let mut each = maps.map(|map| map.range((start, Bound::Unbounded)));
+    let mut next: [_; COUNT] = array::from_fn(|at| each[at].next());
+    std::iter::from_fn(move || {
+        let first = (0..COUNT).filter(|&at| next[at].is_some());
+        let first = first.min_by_key(|&at| next[at].map(|(gid, _)| gid))?;
+        std::mem::replace(&mut next[first], each[first].next()).map(|(_, transaction)| transaction)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Answer, BranchId, BranchSpec, Command, Machine, Mode, Op, Options, Participant, Report,
+        Timestamp,
+    };
+
+    fn gid(number: usize) -> Gid {
+        // Those begun first do not come first.
+        Gid::parse(&format!("g{:04}-{number}", number * 7_919 % 10_000)).unwrap()
+    }
+
+    fn begun(count: usize) -> Machine {
+        let mut machine = Machine::new();
+        for number in 0..count {
+            let participant = Participant::parse("bank@shard-1").unwrap();
+            let payload = bytes::Bytes::from_static(b"1");
+            let spec = BranchSpec { participant, payload, after: None, pivot: false };
+            let begin = Command::Begin {
+                gid: gid(number),
+                mode: Mode::Saga,
+                options: Options::of(Mode::Saga),
+                branches: vec![spec],
+                enlisted: false,
             };
-            let next = if open_is_next { open.next() } else { finished.next() };
-            next.map(|(_, transaction)| transaction)
-        })
+            machine.apply(Timestamp(1), begin).unwrap();
+        }
+        machine
+    }
+
+    fn sizes(machine: &Machine) -> [usize; 3] {
+        let Known { recent, lasting, finished, .. } = &machine.transactions;
+        [recent.len(), lasting.len(), finished.len()]
+    }
+
+    #[test]
+    fn what_is_open_long_makes_room_and_is_found_changed_and_listed_as_before() {
+        assert_eq!(sizes(&begun(RECENT_MAX)), [RECENT_MAX, 0, 0]);
+        let mut machine = begun(RECENT_MAX + 2);
+        assert_eq!(sizes(&machine), [2, RECENT_MAX, 0]);
+        for number in [0, RECENT_MAX] {
+            let done = Report { branch: BranchId(1), op: Op::Action, answer: Answer::Done };
+            let report = Command::Report { gid: gid(number), reports: vec![done] };
+            machine.apply(Timestamp(2), report).unwrap();
+            assert!(machine.get(&gid(number)).unwrap().status.is_final());
+        }
+        assert_eq!(sizes(&machine), [1, RECENT_MAX - 1, 2]);
+        assert_eq!(machine.open(), RECENT_MAX);
+        let mut all: Vec<Gid> = (0..RECENT_MAX + 2).map(gid).collect();
+        all.sort();
+        let listed = |after: Option<&Gid>| -> Vec<Gid> {
+            machine.list(after).map(|transaction| transaction.gid.clone()).collect()
+        };
+        assert_eq!(listed(None), all);
+        assert_eq!(listed(Some(&all[2_000])), all[2_001..]);
+        // A node that has it by snapshot holds it otherwise and tells the same.
+        let restored = Machine::restore(machine.snapshot());
+        assert_eq!(sizes(&restored), [0, RECENT_MAX, 2]);
+        assert_eq!(restored.state_hash(), machine.state_hash());
     }
 }
