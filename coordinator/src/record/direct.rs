@@ -7,12 +7,12 @@
 
 use bytes::Bytes;
 use holdfast_txn::{
-    Answer, BranchId, BranchSpec, Command, Gid, Labels, Mode, Op, Options, Order, Participant,
-    Recovery, Report, RetryPolicy, TriedBy,
+    Answer, BranchId, BranchSpec, Command, Gid, Labels, Mode, Op, Options, Order, Recovery, Report,
+    RetryPolicy, TriedBy,
 };
 use prost::encoding::{WireType, decode_key, decode_varint};
 
-use super::closed_sets::Numbered;
+use super::{closed_sets::Numbered, names};
 
 /// The command that `bytes` say, if they are a begin or a report.
 pub(super) fn command(bytes: &[u8]) -> Option<Command> {
@@ -104,7 +104,7 @@ fn spec(bytes: &[u8]) -> Option<BranchSpec> {
     for field in Fields(bytes) {
         match field? {
             (1, Value::Bytes(text)) => {
-                once(&mut participant, Participant::parse(text_of(text)?).ok()?)?;
+                once(&mut participant, names::participant(text_of(text)?).ok()?)?;
             }
             // A copy: a slice would keep the whole entry in memory for as long as the transaction is open.
             (2, Value::Bytes(bytes)) => once(&mut payload, Bytes::copy_from_slice(bytes))?,

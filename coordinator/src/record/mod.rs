@@ -9,6 +9,7 @@ mod command;
 mod direct;
 #[cfg(test)]
 mod golden;
+mod names;
 mod snapshot;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -140,5 +141,5 @@ fn gid(text: &str) -> Result<Gid, RecordError> {
 }
 
 fn participant(text: &str) -> Result<Participant, RecordError> {
-    Ok(Participant::parse(text)?)
+    Ok(names::participant(text)?)
 }
