@@ -1,16 +1,22 @@
 //! Fields of a message, written into bytes from where their values are: for what is written so often that a message in between costs more than
 //! its bytes. As every writer of proto3 does it, a number that is 0 and a text that is empty are left out.
 
-use prost::encoding::{WireType, encode_key, encode_varint};
+use holdfast_proto::write_varint;
+use prost::encoding::WireType;
 
 /// Bytes of the longest length.
 const VARINT_MAX: usize = 10;
 
+/// Which field it is, and how its value is written.
+fn key(field: u32, wire: WireType, to: &mut Vec<u8>) {
+    write_varint(u64::from(field << 3 | wire as u32), to);
+}
+
 /// A number: of the kinds `bool`, `enum`, `uint32` and `uint64`.
 pub(crate) fn number(field: u32, value: u64, to: &mut Vec<u8>) {
     if value != 0 {
-        encode_key(field, WireType::Varint, to);
-        encode_varint(value, to);
+        key(field, WireType::Varint, to);
+        write_varint(value, to);
     }
 }
 
@@ -23,14 +29,14 @@ pub(crate) fn text(field: u32, value: &str, to: &mut Vec<u8>) {
 
 /// A text, also where it is empty: of an entry of a map.
 pub(crate) fn any_text(field: u32, value: &str, to: &mut Vec<u8>) {
-    encode_key(field, WireType::LengthDelimited, to);
-    encode_varint(value.len() as u64, to);
+    key(field, WireType::LengthDelimited, to);
+    write_varint(value.len() as u64, to);
     to.extend_from_slice(value.as_bytes());
 }
 
 /// A message, whose fields `write` appends; one that is empty is there nevertheless.
 pub(crate) fn message(field: u32, to: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    encode_key(field, WireType::LengthDelimited, to);
+    key(field, WireType::LengthDelimited, to);
     // Its length is not known yet, and one byte holds that of most.
     let at = to.len();
     to.push(0);
@@ -42,7 +48,7 @@ pub(crate) fn message(field: u32, to: &mut Vec<u8>, write: impl FnOnce(&mut Vec<
         return;
     }
     // Where it does not, what was written makes room.
-    encode_varint(length as u64, to);
+    write_varint(length as u64, to);
     let more = to.len() - written.end - 1;
     let mut prefix = [0; VARINT_MAX];
     prefix[..=more].copy_from_slice(&to[written.end..]);

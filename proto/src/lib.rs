@@ -3,8 +3,10 @@
 //! One package, `holdfast.v1`, generated from `proto/holdfast/v1/*.proto`, where every field is documented.
 
 mod pairs;
+mod varint;
 
 pub use pairs::Pairs;
+pub use varint::write_varint;
 
 /// Messages and services of `holdfast.v1`.
 #[allow(

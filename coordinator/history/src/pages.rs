@@ -11,7 +11,8 @@
 //! Every number is a varint. Nearly all terms are of one record: a distance of three bytes and a place of two. A status, which nearly every
 //! record has, takes two bytes a run. They are not compressed: what is left is chance.
 
-use prost::encoding::{decode_varint, encode_varint};
+use holdfast_proto::write_varint;
+use prost::encoding::decode_varint;
 
 use crate::limit;
 
@@ -30,6 +31,37 @@ pub(crate) fn key(term: u32, place: u32) -> u64 {
 
 fn term_of(key: u64) -> u64 {
     key >> PLACE_BITS
+}
+
+/// Bits by which keys are put in order at once, and how often that is done for all of a term.
+const DIGIT_BITS: u32 = 11;
+const DIGITS: usize = u32::BITS.div_ceil(DIGIT_BITS) as usize;
+
+fn digit(key: u64, number: usize) -> usize {
+    (key >> (PLACE_BITS + number as u32 * DIGIT_BITS)) as usize & ((1 << DIGIT_BITS) - 1)
+}
+
+/// Sorts `keys`, which came in the order of their places: by terms alone, digit by digit. Four of five have one of a few terms, and
+/// comparing them was a tenth of what a history costs.
+pub(crate) fn sort(keys: &mut Vec<u64>, spare: &mut Vec<u64>) {
+    debug_assert!(keys.is_sorted_by_key(|key| key & PLACE_MASK), "they come by their places");
+    let mut counts = [[0_u32; 1 << DIGIT_BITS]; DIGITS];
+    for key in keys.iter() {
+        counts.iter_mut().enumerate().for_each(|(at, counts)| counts[digit(*key, at)] += 1);
+    }
+    spare.resize(keys.len(), 0);
+    for (at, counts) in counts.iter_mut().enumerate() {
+        let mut begin = 0;
+        for count in counts.iter_mut() {
+            begin += std::mem::replace(count, begin);
+        }
+        for key in keys.iter() {
+            let place = &mut counts[digit(*key, at)];
+            spare[*place as usize] = *key;
+            *place += 1;
+        }
+        std::mem::swap(keys, spare);
+    }
 }
 
 /// Every term of `keys`, which are sorted, once.
@@ -60,19 +92,19 @@ pub(crate) fn write(keys: &[u64], page: &mut Vec<u8>, mut tell: impl FnMut(u64, 
 
 fn write_entry(distance: u64, same: &[u64], to: &mut Vec<u8>) {
     if let [only] = same {
-        encode_varint(distance << 1, to);
-        encode_varint(only & PLACE_MASK, to);
+        write_varint(distance << 1, to);
+        write_varint(only & PLACE_MASK, to);
         return;
     }
-    encode_varint(distance << 1 | 1, to);
+    write_varint(distance << 1 | 1, to);
     let runs = || same.chunk_by(|one, other| one + 1 == *other);
-    encode_varint(runs().count() as u64, to);
+    write_varint(runs().count() as u64, to);
     let mut before = 0;
     for run in runs() {
         let place = run[0] & PLACE_MASK;
-        encode_varint((place - before) << 1 | u64::from(run.len() > 1), to);
+        write_varint((place - before) << 1 | u64::from(run.len() > 1), to);
         if run.len() > 1 {
-            encode_varint(run.len() as u64 - 2, to);
+            write_varint(run.len() as u64 - 2, to);
         }
         before = place;
     }
@@ -151,6 +183,23 @@ mod tests {
                 let found = at.and_then(|at| places(&pages[at].1, term.into())).unwrap_or_default();
                 prop_assert_eq!(found, expected.get(&term).cloned().unwrap_or_default());
             }
+        }
+
+        #[test]
+        fn keys_that_came_by_their_places_are_sorted_as_numbers(
+            terms in collection::vec((prop_oneof![0..4_u32, any::<u32>()], 0..3_u32), 0..400),
+        ) {
+            let mut place = 0;
+            let keys = terms.iter().map(|(term, step)| {
+                place += step;
+                key(*term, place)
+            });
+            let mut keys: Vec<u64> = keys.collect();
+            let mut expected = keys.clone();
+            expected.sort_unstable();
+            // What a sheet before this one left behind.
+            sort(&mut keys, &mut vec![7; 500]);
+            prop_assert_eq!(keys, expected);
         }
 
         #[test]

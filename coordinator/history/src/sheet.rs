@@ -2,7 +2,10 @@
 
 use std::{fmt, ops::Range};
 
-use holdfast_proto::v1::{HistoryPage, HistoryRecord, HistorySheetHead};
+use holdfast_proto::{
+    v1::{HistoryPage, HistoryRecord, HistorySheetHead},
+    write_varint,
+};
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use prost::{
     Message,
@@ -91,7 +94,7 @@ pub(crate) fn encode(number: u64, sheet: &OpenSheet, press: &mut Press) -> (Head
         changes.push((key(b'b', number, Some(n)), Some(press.fold())));
     }
     let blocks = u32::try_from(changes.len()).expect("a sheet is bounded");
-    keys.sort_unstable();
+    pages::sort(&mut keys, &mut press.spare);
     // Two branches of one record may be served by the same participant.
     keys.dedup();
     let filter = Filter::of(pages::terms(&keys).count(), pages::terms(&keys));
@@ -323,7 +326,7 @@ impl Block {
 fn write_record(record: &Encoded<'_>, to: &mut Vec<u8>) {
     prost::encoding::encode_key(BLOCK_RECORDS_TAG, WireType::LengthDelimited, to);
     let length: usize = record.parts.iter().map(|part| part.len()).sum();
-    prost::encoding::encode_varint(length as u64, to);
+    write_varint(length as u64, to);
     record.parts.iter().for_each(|part| to.extend_from_slice(part));
 }
 
@@ -338,6 +341,8 @@ pub(crate) struct Press {
     order: Vec<u32>,
     /// Terms with places.
     keys: Vec<u64>,
+    /// As many, while those are put in order.
+    spare: Vec<u64>,
 }
 
 impl fmt::Debug for Press {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use holdfast_history::{Recorded, Terms};
+use holdfast_proto::write_varint;
 use holdfast_txn::{Branch, GlobalTransaction};
-use prost::encoding::encode_varint;
 
 use crate::{
     dispatcher::attempts::Attempts,
@@ -87,7 +87,7 @@ fn write_branch(number: u32, known: &Branch, to: &mut Vec<u8>) {
     }
     if let Some(after) = known.spec.after.as_ref().filter(|after| !after.is_empty()) {
         fields::message(6, to, |to| {
-            after.iter().for_each(|branch| encode_varint(branch.0.into(), to));
+            after.iter().for_each(|branch| write_varint(branch.0.into(), to));
         });
     }
     fields::number(7, known.spec.pivot.into(), to);

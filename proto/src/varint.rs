@@ -1,0 +1,35 @@
+//! Numbers as every message has them.
+
+/// Bytes of the longest.
+const BYTES_MAX: usize = 10;
+
+/// Appends `value` as a varint: seven bits a byte, the lowest first. As prost writes it, but room is looked for once and not for each byte.
+pub fn write_varint(value: u64, to: &mut Vec<u8>) {
+    if value < 0x80 {
+        to.push(value as u8);
+        return;
+    }
+    let (mut bytes, mut last, mut left) = ([0; BYTES_MAX], 0, value);
+    while left >= 0x80 {
+        bytes[last] = left as u8 | 0x80;
+        (left, last) = (left >> 7, last + 1);
+    }
+    bytes[last] = left as u8;
+    to.extend_from_slice(&bytes[..=last]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_any_length_is_written_as_prost_writes_it() {
+        let powers = (0..64).map(|bit| 1_u64 << bit);
+        for value in powers.flat_map(|power| [power - 1, power, power | 1, !power]) {
+            let (mut written, mut expected) = (vec![7], vec![7]);
+            write_varint(value, &mut written);
+            prost::encoding::encode_varint(value, &mut expected);
+            assert_eq!(written, expected, "{value}");
+        }
+    }
+}
