@@ -171,6 +171,7 @@ impl StateMachine for Replica {
         };
         let mut touched = Vec::with_capacity(commands.len());
         let mut results = Vec::with_capacity(commands.len());
+        let mut finished = Vec::new();
         let mut state = self.state.held();
         for command in commands {
             let gid = command.gid().cloned();
@@ -179,7 +180,7 @@ impl StateMachine for Replica {
                 && !outcome.repeated
             {
                 if let Some(moved) = outcome.moved {
-                    self.tell(&state.machine, &gid, moved);
+                    finished.extend(self.tell(&state.machine, &gid, moved));
                 }
                 let from = outcome.moved.and_then(|moved| moved.from);
                 touched.push(Touch { gid, anew: from == Some(Status::NeedsAttention) });
@@ -191,6 +192,10 @@ impl StateMachine for Replica {
         drop(state);
         reached(Site::ReplicaAppliedUntold);
         self.touched.add(touched);
+        // Every node writes its own history, so that whoever leads next has it.
+        if let Some(history) = self.history.as_ref().filter(|_| !finished.is_empty()) {
+            history.finished(finished);
+        }
         results
     }
 
@@ -217,23 +222,20 @@ impl StateMachine for Replica {
 }
 
 impl Replica {
-    /// Tells a move to those who count it, wait for it, watch it or write it down.
-    fn tell(&self, machine: &Machine, gid: &Gid, moved: Moved) {
+    /// Tells a move to those who count it, wait for it or watch it. Answers the transaction, if it ended by that and is to be written down.
+    fn tell(&self, machine: &Machine, gid: &Gid, moved: Moved) -> Option<Arc<GlobalTransaction>> {
         let told = self.is_somebody_told();
-        // Every node writes its own history, so that whoever leads next has it.
-        let history = self.history.as_ref().filter(|_| moved.to.is_final());
-        if !told && history.is_none() {
-            return;
+        let written = self.history.is_some() && moved.to.is_final();
+        if !told && !written {
+            return None;
         }
-        let Some(transaction) = machine.share(gid) else { return };
+        let transaction = machine.share(gid)?;
         if told {
             self.meters.moved(&transaction, moved);
             self.waiters.moved(&transaction);
             self.watchers.moved(&transaction);
         }
-        if let Some(history) = history {
-            history.finished(transaction);
-        }
+        written.then_some(transaction)
     }
 
     /// Whether a move is counted here, waited for or watched: not on most followers.

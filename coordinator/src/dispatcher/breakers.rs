@@ -3,9 +3,12 @@
 //! A service's name is a label here and nowhere else. It is no secret, and the number of names is bounded: the first so many have
 //! series of their own for as long as the process lives, and the rest share one.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
-use holdfast_txn::Participant;
+use holdfast_txn::{Gid, Participant};
 use metrics::{Gauge, gauge};
 
 use super::sessions::Sessions;
@@ -19,6 +22,13 @@ const OTHERS: &str = "_others";
 pub(super) struct Opened {
     pub(super) instance: bool,
     pub(super) service: bool,
+}
+
+/// Tells transactions apart for a breaker; a collision counts two as one.
+pub(super) fn hash_of(gid: &Gid) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    gid.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The series of every service that was seen.

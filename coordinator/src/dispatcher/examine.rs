@@ -38,6 +38,9 @@ impl Dispatcher {
             }
             left = left.saturating_sub(EXAMINED_PER_HOLD);
         }
+        if !self.seen.is_empty() {
+            self.world.history.attempts(std::mem::take(&mut self.seen));
+        }
     }
 
     fn examine_one(&mut self, machine: &Machine, gid: Gid, now: Timestamp, now_ms: u64) {
@@ -68,7 +71,7 @@ impl Dispatcher {
                 };
                 self.opens.insert(gid, Box::new(kept));
             } else {
-                self.world.history.attempts(gid, open.attempts);
+                self.seen.push((gid, open.attempts));
             }
             return;
         };

@@ -25,7 +25,6 @@ mod timers;
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -41,7 +40,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    breakers::Breakers,
+    attempts::Attempts,
+    breakers::{Breakers, hash_of},
     open::{Open, Stage},
     parked::{CallKey, Parked},
     sessions::{Sessions, Ticket},
@@ -143,6 +143,8 @@ pub(crate) struct Dispatcher {
     /// Boxed: each look takes one out and puts it back.
     opens: HashMap<Gid, Box<Open>, foldhash::fast::RandomState>,
     dirty: VecDeque<Gid>,
+    /// What was seen of the calls of those that ended in this pass, for the history.
+    seen: Vec<(Gid, Attempts)>,
     timers: Timers,
     parked: Parked,
     breakers: Breakers,
@@ -175,6 +177,7 @@ impl Dispatcher {
             sessions,
             opens: HashMap::default(),
             dirty: VecDeque::new(),
+            seen: Vec::new(),
             timers: Timers::default(),
             parked: Parked::new(pass::PARKED_MAX),
             breakers: Breakers::new(group),
@@ -590,11 +593,4 @@ impl Dispatcher {
             }
         }
     }
-}
-
-/// Tells transactions apart for a breaker; a collision counts two as one.
-fn hash_of(gid: &Gid) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    gid.hash(&mut hasher);
-    hasher.finish()
 }

@@ -19,7 +19,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::JoinHandle,
@@ -37,7 +37,7 @@ use writer::Writer;
 
 use crate::{config, dispatcher::attempts::Attempts, replica::SharedState};
 
-/// Things that wait for the writer.
+/// Transactions that wait for the writer, and news of any kind.
 const QUEUE_MAX: usize = 65_536;
 /// Searches at once; one more is told to try again.
 const SEARCHES_MAX: usize = 8;
@@ -47,10 +47,10 @@ const GATHER: Duration = Duration::from_millis(50);
 /// What the writer is told.
 #[derive(Debug)]
 enum News {
-    /// It finished just now.
-    Finished(Arc<GlobalTransaction>),
-    /// What the leader saw of its calls.
-    Attempts(Gid, Attempts),
+    /// They finished just now.
+    Finished(Vec<Arc<GlobalTransaction>>),
+    /// What the leader saw of their calls.
+    Attempts(Vec<(Gid, Attempts)>),
     /// The state was replaced, or a start: take what the machine has.
     Everything,
     /// Another retention counts: take away what is too much now.
@@ -59,9 +59,22 @@ enum News {
     Stop,
 }
 
+impl News {
+    /// Transactions that it is about, one by one.
+    fn transactions(&self) -> usize {
+        match self {
+            Self::Finished(finished) => finished.len(),
+            Self::Attempts(attempts) => attempts.len(),
+            Self::Everything | Self::Retain | Self::Stop => 0,
+        }
+    }
+}
+
 /// The history as everybody on this node shares it.
 pub(crate) struct History {
     news: SyncSender<News>,
+    /// Transactions that the news in the queue are about.
+    waiting: Arc<AtomicUsize>,
     /// News were dropped since the writer last took from the machine.
     lagging: Arc<AtomicBool>,
     shared: Arc<Shared>,
@@ -112,7 +125,7 @@ impl History {
         let retention = Mutex::new(part_of(config.history, config.cluster.groups));
         let off = AtomicBool::new(config.history.records_max == 0);
         let shared = Arc::new(Shared { retention, off, ..Shared::default() });
-        let lagging = Arc::new(AtomicBool::new(true));
+        let (lagging, waiting) = (Arc::new(AtomicBool::new(true)), Arc::default());
         let writer = Writer {
             node: config.node.id,
             folder: config.node.data_dir.join(match group {
@@ -121,6 +134,7 @@ impl History {
             }),
             state,
             lagging: Arc::clone(&lagging),
+            waiting: Arc::clone(&waiting),
             shared: Arc::clone(&shared),
         };
         let run = move || {
@@ -132,17 +146,17 @@ impl History {
             .map_err(|fault| tracing::error!(%fault, "HF2402 no thread for the history"))
             .ok();
         let searches = Arc::new(Semaphore::new(SEARCHES_MAX));
-        Arc::new(Self { news, lagging, shared, searches, thread: Mutex::new(thread) })
+        Arc::new(Self { news, waiting, lagging, shared, searches, thread: Mutex::new(thread) })
     }
 
-    /// It finished. Never waits.
-    pub(crate) fn finished(&self, transaction: Arc<GlobalTransaction>) {
-        self.tell(News::Finished(transaction));
+    /// They finished, in this order. Never waits.
+    pub(crate) fn finished(&self, transactions: Vec<Arc<GlobalTransaction>>) {
+        self.tell(News::Finished(transactions));
     }
 
-    /// What the leader saw of a transaction's calls, once it is finished. Never waits.
-    pub(crate) fn attempts(&self, gid: Gid, attempts: Attempts) {
-        self.tell(News::Attempts(gid, attempts));
+    /// What the leader saw of the calls of transactions, once they are finished. Never waits.
+    pub(crate) fn attempts(&self, attempts: Vec<(Gid, Attempts)>) {
+        self.tell(News::Attempts(attempts));
     }
 
     /// The state was replaced.
@@ -154,8 +168,11 @@ impl History {
         if self.shared.is_off() {
             return;
         }
+        let more = news.transactions();
+        let fits = self.waiting.fetch_add(more, Ordering::AcqRel) + more <= QUEUE_MAX;
         // A writer that is gone has said why; its queue is full soon and stays so.
-        if self.news.try_send(news).is_err() {
+        if !fits || self.news.try_send(news).is_err() {
+            self.waiting.fetch_sub(more, Ordering::AcqRel);
             self.lagging.store(true, Ordering::Release);
         }
     }
@@ -305,6 +322,7 @@ mod tests {
         shared.archive.set(archive.unwrap()).unwrap();
         let history = History {
             news,
+            waiting: Arc::default(),
             lagging: Arc::default(),
             shared,
             searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
@@ -321,6 +339,22 @@ mod tests {
         history.everything();
         assert!(history.lagging.load(Ordering::Acquire), "one more does not");
         assert_eq!(heard.try_iter().count(), QUEUE_MAX);
+    }
+
+    #[test]
+    fn as_many_transactions_wait_as_allowed_and_one_more_is_taken_from_the_machine_instead() {
+        let (history, heard) = unread();
+        let seen = |count: usize| {
+            let one = |number| (Gid::parse(&format!("g{number}")).unwrap(), Attempts::default());
+            (0..count).map(one).collect()
+        };
+        history.attempts(seen(QUEUE_MAX - 1));
+        history.attempts(seen(1));
+        assert!(!history.lagging.load(Ordering::Acquire), "all of them wait");
+        history.attempts(seen(1));
+        assert!(history.lagging.load(Ordering::Acquire), "one more does not");
+        assert_eq!(heard.try_iter().count(), 2);
+        assert_eq!(history.waiting.load(Ordering::Acquire), QUEUE_MAX, "and is not counted");
     }
 
     #[test]

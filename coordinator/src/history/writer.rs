@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::Receiver,
     },
     time::{Duration, Instant},
@@ -18,8 +18,8 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 use super::{News, QUEUE_MAX, Shared, ended::Ended, together};
 use crate::{dispatcher::attempts::Attempts, replica::SharedState};
 
-/// News that are worked off together.
-const TOGETHER_MAX: usize = 4_096;
+/// News that are worked off together; of many transactions each, under load.
+const TOGETHER_MAX: usize = 1_024;
 /// Transactions taken from the machine under one hold of it.
 const PER_HOLD_MAX: usize = 512;
 /// Between two writes of a sheet that is not full.
@@ -40,6 +40,7 @@ pub(super) struct Writer {
     pub(super) folder: PathBuf,
     pub(super) state: SharedState,
     pub(super) lagging: Arc<AtomicBool>,
+    pub(super) waiting: Arc<AtomicUsize>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -87,22 +88,24 @@ impl Writer {
             let news = together(heard, before, TOGETHER_MAX, QUIET);
             let Some(news) = news else { return Ok(()) };
             before = news.len();
+            self.taken(&news);
             let (mut stops, mut retains) = (false, false);
             let off = self.shared.is_off();
             // What finishes while nothing is written stays lacking until it is again.
             if !off && self.lagging.swap(false, Ordering::AcqRel) {
                 // What waits is in the machine as well, and more.
-                stops = heard.try_iter().take(QUEUE_MAX).any(|one| matches!(one, News::Stop));
+                stops = heard.try_iter().take(QUEUE_MAX).any(|one| {
+                    self.taken(std::slice::from_ref(&one));
+                    matches!(one, News::Stop)
+                });
                 lagged.increment(1);
                 records.increment(self.catch_up(archive)? as u64);
             }
             let mut gathered = Gathered::default();
             for one in news {
                 match one {
-                    News::Finished(transaction) => gathered.finished.push(transaction),
-                    News::Attempts(gid, attempts) => {
-                        gathered.attempts.insert(gid, attempts);
-                    }
+                    News::Finished(transactions) => gathered.finished.extend(transactions),
+                    News::Attempts(attempts) => gathered.attempts.extend(attempts),
                     News::Everything if off => {}
                     News::Everything => {
                         records.increment(self.take_in(archive, &mut gathered)?);
@@ -123,6 +126,12 @@ impl Writer {
                 return Ok(());
             }
         }
+    }
+
+    /// They wait no more.
+    fn taken(&self, news: &[News]) {
+        let transactions = news.iter().map(News::transactions).sum();
+        self.waiting.fetch_sub(transactions, Ordering::AcqRel);
     }
 
     /// Adds what was gathered; says how many were new.
