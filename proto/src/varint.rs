@@ -3,7 +3,8 @@
 /// Bytes of the longest.
 const BYTES_MAX: usize = 10;
 
-/// Appends `value` as a varint: seven bits a byte, the lowest first. As prost writes it, but room is looked for once and not for each byte.
+/// Appends `value` as a varint: seven bits a byte, the lowest first. As prost writes it, but room is looked for once and not for each byte,
+/// and as many bytes are copied as the longest has, which is cheaper than to copy as many as this one has.
 pub fn write_varint(value: u64, to: &mut Vec<u8>) {
     if value < 0x80 {
         to.push(value as u8);
@@ -15,7 +16,8 @@ pub fn write_varint(value: u64, to: &mut Vec<u8>) {
         (left, last) = (left >> 7, last + 1);
     }
     bytes[last] = left as u8;
-    to.extend_from_slice(&bytes[..=last]);
+    to.extend_from_slice(&bytes);
+    to.truncate(to.len() - BYTES_MAX + last + 1);
 }
 
 #[cfg(test)]
