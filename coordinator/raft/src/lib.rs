@@ -64,6 +64,7 @@
 //! `holdfast_raft_leader_changes_total`, `holdfast_raft_applied_index`, `holdfast_raft_snapshot_failures_total`.
 
 mod archive;
+mod background;
 #[doc(hidden)]
 pub mod bench;
 mod compaction;
@@ -90,6 +91,7 @@ mod store;
 
 pub use self::{
     archive::{SavedSnapshot, SnapshotContent, found_from, parse_snapshot},
+    background::stand_back,
     config::{Config, GROUPS_MAX, MEMBERS_MAX, Member, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN},
     error::{ChangeError, ControlError, OpenError, ProposeError, StoreError},
     leadership::Leadership,

@@ -13,10 +13,11 @@ use openraft::{
     OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine, Snapshot},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::{
     Position,
+    background::stand_back,
     consensus::{
         Consensus, LogId, Opaque, Payload, Reply, SnapshotMeta, StoredMembership, position,
     },
@@ -94,6 +95,8 @@ impl<S: StateMachine> Replica<S> {
             };
             (meta, applied.machine.snapshot())
         };
+        // Applying goes on from here.
+        stand_back();
         match self.snapshots.draft(&meta, &capture()) {
             Ok(file) => self.snapshots.adopt(meta, file).map(Ok),
             Err(error) => Ok(Err(error)),
@@ -217,8 +220,15 @@ impl<S: StateMachine> RaftSnapshotBuilder<Consensus> for Builder<S> {
             let ended = || io::Error::other("the replica ended before its snapshot was written");
             let applied = self.applied.upgrade().ok_or_else(ended)?;
             let replica = Replica { applied, snapshots: self.snapshots.clone() };
-            let written = tokio::task::spawn_blocking(move || replica.capture_and_write()).await;
-            let error = match written.map_err(io::Error::other)?? {
+            let (tell, told) = oneshot::channel();
+            // A thread that stood back cannot come forward again: it ends with its snapshot.
+            let write = move || drop(tell.send(replica.capture_and_write()));
+            let begun = std::thread::Builder::new().name("snapshot".to_owned()).spawn(write);
+            let written = match begun {
+                Ok(_) => told.await.map_err(io::Error::other)??,
+                Err(error) => Err(error),
+            };
+            let error = match written {
                 Ok((meta, snapshot)) => return Ok(Snapshot { meta, snapshot }),
                 Err(error) => error,
             };

@@ -9,7 +9,6 @@
 //! seldom has a thread to wake, and the thread seldom sleeps. It and those who search stand back: they have a processor when the work
 //! leaves one. With `history.records_max = 0` nothing is written at all.
 
-mod background;
 mod ended;
 mod merged;
 mod requests;
@@ -28,6 +27,7 @@ use std::{
 
 use holdfast_history::{Archive, Figures, Page, Query, Retention, ShelfError};
 use holdfast_proto::v1::HistoryRecord;
+use holdfast_raft::stand_back;
 use holdfast_txn::{Gid, GlobalTransaction};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -138,7 +138,7 @@ impl History {
             shared: Arc::clone(&shared),
         };
         let run = move || {
-            background::stand_back();
+            stand_back();
             writer.run(&heard);
         };
         let thread = std::thread::Builder::new().name("history".to_owned()).spawn(run);
@@ -222,7 +222,7 @@ impl History {
         let (tell, told) = oneshot::channel();
         // A thread that stood back cannot come forward again: it ends with its search.
         let search = move || {
-            background::stand_back();
+            stand_back();
             let read = shared.read(read);
             drop(turn);
             let _asker_left = tell.send(read);

@@ -1,7 +1,8 @@
 //! Threads that leave the processors to the work: whoever applies or answers runs first.
 //!
 //! Where nothing is idle such a thread still has a share, a quarter of a processor beside one thread of the work (setpriority(2), sched(7)).
-//! That is more than writing takes, so the history keeps up, and every search ends. `SCHED_IDLE` would have next to nothing there.
+//! That is more than writing a history or a snapshot takes, so each keeps up, and every search ends. `SCHED_IDLE` would have next to nothing
+//! there.
 
 use preempt_rt::sched::{Pid, Scheduler, SchedulerParams, set_scheduler};
 use rustix::{
@@ -13,14 +14,14 @@ use rustix::{
 const NICER: i32 = 5;
 
 /// Has the thread that calls run behind others from now on. Where the kernel does not allow it, it runs as they do.
-pub(super) fn stand_back() {
+pub fn stand_back() {
     // Whoever runs when it wakes is not interrupted for it.
     let batch = SchedulerParams { priority: 0 };
     if let Err(error) = set_scheduler(Pid::current_thread(), Scheduler::SCHED_BATCH, batch) {
-        tracing::info!(%error, "a thread of the history is scheduled as others are: the kernel did not allow SCHED_BATCH");
+        tracing::info!(%error, "a background thread is scheduled as others are: the kernel did not allow SCHED_BATCH");
     }
     if let Err(error) = be_nicer() {
-        tracing::info!(%error, "a thread of the history is as urgent as others: the kernel did not allow its nice value");
+        tracing::info!(%error, "a background thread is as urgent as others: the kernel did not allow its nice value");
     }
 }
 
