@@ -15,8 +15,30 @@ fn key(field: u32, wire: WireType, to: &mut Vec<u8>) {
 /// A number: of the kinds `bool`, `enum`, `uint32` and `uint64`.
 pub(crate) fn number(field: u32, value: u64, to: &mut Vec<u8>) {
     if value != 0 {
-        key(field, WireType::Varint, to);
-        write_varint(value, to);
+        any_number(field, value, to);
+    }
+}
+
+/// A number, also where it is 0: of a field that may be absent.
+pub(crate) fn any_number(field: u32, value: u64, to: &mut Vec<u8>) {
+    key(field, WireType::Varint, to);
+    write_varint(value, to);
+}
+
+/// A list of numbers, packed.
+pub(crate) fn numbers(field: u32, values: impl Iterator<Item = u32>, to: &mut Vec<u8>) {
+    let mut values = values.peekable();
+    if values.peek().is_some() {
+        message(field, to, |to| values.for_each(|value| write_varint(value.into(), to)));
+    }
+}
+
+/// Bytes.
+pub(crate) fn bytes(field: u32, value: &[u8], to: &mut Vec<u8>) {
+    if !value.is_empty() {
+        key(field, WireType::LengthDelimited, to);
+        write_varint(value.len() as u64, to);
+        to.extend_from_slice(value);
     }
 }
 

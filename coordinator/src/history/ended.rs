@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use holdfast_history::{Recorded, Terms};
-use holdfast_proto::write_varint;
 use holdfast_txn::{Branch, GlobalTransaction};
 
 use crate::{
@@ -85,11 +84,7 @@ fn write_branch(number: u32, known: &Branch, to: &mut Vec<u8>) {
         fields::text(4, &refusal.code, to);
         fields::text(5, &refusal.message, to);
     }
-    if let Some(after) = known.spec.after.as_ref().filter(|after| !after.is_empty()) {
-        fields::message(6, to, |to| {
-            after.iter().for_each(|branch| write_varint(branch.0.into(), to));
-        });
-    }
+    fields::numbers(6, known.spec.after.iter().flatten().map(|branch| branch.0), to);
     fields::number(7, known.spec.pivot.into(), to);
 }
 

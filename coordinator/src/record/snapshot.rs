@@ -2,31 +2,32 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use holdfast_proto::v1;
 use holdfast_txn::{
-    Branch, BranchState, Decision, Digest, GlobalTransaction, Mode, Snapshot, Status, Timestamp,
+    Branch, BranchSpec, BranchState, Decision, Digest, GlobalTransaction, Mode, Options, Snapshot,
+    Status, Timestamp,
 };
-use prost::{Message as _, encoding::message};
+use prost::Message as _;
 
 use super::{
     RecordError, books,
     closed_sets::Numbered,
-    command::{
-        captures_of_record, captures_to_record, options_of_record, options_to_record,
-        refusal_of_record, refusal_to_record, spec_of_record, spec_to_record,
-    },
+    command::{captures_of_record, options_of_record, refusal_of_record, spec_of_record},
     gid, readable,
 };
+use crate::fields;
 
 /// The numbers of these fields of [`v1::MachineSnapshot`].
 const OPEN: u32 = 3;
 const FINISHED: u32 = 4;
 
+/// Transactions by whose size that of all is guessed.
+const SAMPLE: usize = 1_024;
+
 /// Writes `snapshot`, the state after the entry `applied_index`. Equal snapshots give equal bytes.
 ///
-/// One transaction after the other, and never all of their records at once: a million of them take more memory as records than
-/// they do as bytes. It is the encoding of [`v1::MachineSnapshot`], which reads them back.
+/// One transaction after the other, each from where it lies: a million of them take more memory as messages than they do as bytes, and a
+/// message is a dozen small pieces of memory. It is the encoding of [`v1::MachineSnapshot`], which reads them back.
 pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8> {
     let Snapshot { clock, open, finished, books } = snapshot;
     let of_books = books::format_of_all(books);
@@ -36,8 +37,14 @@ pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8
     let head = v1::MachineSnapshot { format, clock_ms: clock.0, ..Default::default() };
     let mut bytes = head.encode_to_vec();
     for (field, some) in [(OPEN, open), (FINISHED, finished)] {
-        for transaction in some {
-            message::encode(field, &to_record(transaction), &mut bytes);
+        let from = bytes.len();
+        for (written, transaction) in some.iter().enumerate() {
+            if written == SAMPLE {
+                // Growing by half again and again would copy most of it, and touch twice the memory.
+                let each = (bytes.len() - from).div_ceil(SAMPLE);
+                bytes.reserve((some.len() - written).saturating_mul(each + each / 8));
+            }
+            fields::message(field, &mut bytes, |to| write(transaction, to));
         }
     }
     let tail = v1::MachineSnapshot {
@@ -82,7 +89,8 @@ pub(super) fn digest(field: &'static str, bytes: &[u8]) -> Result<Digest, Record
     whole.map(Digest).map_err(|_| RecordError::value(field, format!("{} bytes", bytes.len())))
 }
 
-fn to_record(transaction: &GlobalTransaction) -> v1::RecordedTransaction {
+/// The fields of a [`v1::RecordedTransaction`], in the order of their numbers.
+fn write(transaction: &GlobalTransaction, to: &mut Vec<u8>) {
     let GlobalTransaction {
         gid,
         mode,
@@ -101,24 +109,90 @@ fn to_record(transaction: &GlobalTransaction) -> v1::RecordedTransaction {
         pivot_reached,
         reason,
     } = transaction;
-    v1::RecordedTransaction {
-        gid: gid.as_str().to_owned(),
-        mode: mode.number(),
-        options: Some(options_to_record(options)),
-        content: Bytes::copy_from_slice(&content.0),
-        enlisted: *enlisted,
-        status: status.number(),
-        interrupted: interrupted.map_or(0, Status::number),
-        branches: branches.iter().map(branch_to_record).collect(),
-        begun_at_ms: begun_at.0,
-        deadline_ms: deadline.0,
-        decision: decision.map_or(0, Decision::number),
-        decided_at_ms: decided_at.map(|at| at.0),
-        finished_at_ms: finished_at.map(|at| at.0),
-        reason: reason.clone(),
-        pivot_reached: *pivot_reached,
-        captures: captures_to_record(captures),
+    fields::text(1, gid.as_str(), to);
+    fields::number(2, number(*mode), to);
+    fields::message(3, to, |to| write_options(options, to));
+    fields::bytes(4, &content.0, to);
+    fields::number(5, (*enlisted).into(), to);
+    fields::number(6, number(*status), to);
+    fields::number(7, interrupted.map_or(0, number), to);
+    for branch in branches {
+        fields::message(8, to, |to| write_branch(branch, to));
     }
+    fields::number(9, begun_at.0, to);
+    fields::number(10, deadline.0, to);
+    fields::number(11, decision.map_or(0, number), to);
+    if let Some(at) = decided_at {
+        fields::any_number(12, at.0, to);
+    }
+    if let Some(at) = finished_at {
+        fields::any_number(13, at.0, to);
+    }
+    if let Some(reason) = reason {
+        fields::any_text(14, reason, to);
+    }
+    fields::number(15, (*pivot_reached).into(), to);
+    for (branch, payload) in captures.iter() {
+        fields::message(16, to, |to| {
+            fields::number(1, branch.0.into(), to);
+            fields::bytes(2, payload, to);
+        });
+    }
+}
+
+fn write_options(options: &Options, to: &mut Vec<u8>) {
+    let Options {
+        timeout_ms,
+        call_timeout_ms,
+        retry,
+        order,
+        recovery,
+        tried_by,
+        headers,
+        tags,
+        second_phase_grace_ms,
+    } = options;
+    fields::number(1, *timeout_ms, to);
+    fields::number(2, *call_timeout_ms, to);
+    fields::number(3, retry.first_ms, to);
+    fields::number(4, retry.ceiling_ms, to);
+    fields::number(5, retry.attempts_max.into(), to);
+    fields::number(6, number(*order), to);
+    fields::number(7, number(*recovery), to);
+    fields::number(8, number(*tried_by), to);
+    for (field, labels) in [(9, headers), (10, tags)] {
+        for (name, value) in labels.iter() {
+            fields::message(field, to, |to| {
+                fields::any_text(1, name, to);
+                fields::any_text(2, value, to);
+            });
+        }
+    }
+    fields::number(11, *second_phase_grace_ms, to);
+}
+
+fn write_branch(branch: &Branch, to: &mut Vec<u8>) {
+    let Branch { spec: BranchSpec { participant, payload, after, pivot }, state, refusal } = branch;
+    fields::message(1, to, |to| {
+        fields::text(1, participant.as_str(), to);
+        fields::bytes(2, payload, to);
+        if let Some(after) = after {
+            fields::message(3, to, |to| fields::numbers(1, after.iter().map(|one| one.0), to));
+        }
+        fields::number(4, (*pivot).into(), to);
+    });
+    fields::number(2, number(*state), to);
+    if let Some(refusal) = refusal {
+        fields::message(3, to, |to| {
+            fields::text(1, &refusal.code, to);
+            fields::text(2, &refusal.message, to);
+        });
+    }
+}
+
+/// As it is written: none has a negative number.
+fn number(member: impl Numbered) -> u64 {
+    u64::try_from(member.number()).unwrap_or_default()
 }
 
 fn of_record(record: v1::RecordedTransaction) -> Result<GlobalTransaction, RecordError> {
@@ -140,15 +214,6 @@ fn of_record(record: v1::RecordedTransaction) -> Result<GlobalTransaction, Recor
         pivot_reached: record.pivot_reached,
         reason: record.reason,
     })
-}
-
-fn branch_to_record(branch: &Branch) -> v1::RecordedBranch {
-    let Branch { spec, state, refusal } = branch;
-    v1::RecordedBranch {
-        spec: Some(spec_to_record(spec)),
-        state: state.number(),
-        refusal: refusal.as_deref().map(refusal_to_record),
-    }
 }
 
 fn branch_of_record(record: v1::RecordedBranch) -> Result<Branch, RecordError> {
