@@ -68,6 +68,20 @@ impl Cells {
         middle(ratios.collect())
     }
 
+    /// A figure of all rounds together divided by that of another side: what comes once in many rounds counts for as much as it takes.
+    pub(crate) fn together(
+        &self,
+        name: &str,
+        (side, to_side): (&'static str, &'static str),
+        clients: u32,
+    ) -> Option<f64> {
+        let sum = |side| {
+            let rounds = self.rounds.get(&Cell { side, clients })?;
+            rounds.iter().map(|round| round.get(name).copied()).sum::<Option<f64>>()
+        };
+        Some(sum(side)? / sum(to_side).filter(|sum| *sum > 0.0)?)
+    }
+
     /// Every cell with the medians of its figures.
     pub(crate) fn to_json(&self) -> Value {
         let cells = self.order.iter().map(|cell| {
@@ -158,6 +172,8 @@ mod tests {
         }
         assert_eq!(cells.median("ours", 64, "per_s"), Some(30.0));
         assert_eq!(cells.ratio(("ours", "per_s"), ("theirs", "per_s"), 64), Some(3.0));
+        assert_eq!(cells.together("per_s", ("ours", "theirs"), 64), Some(3.5));
+        assert_eq!(cells.together("p50_us", ("ours", "theirs"), 64), None);
         assert_eq!(cells.median("ours", 1, "per_s"), None);
         assert_eq!(cells.ratio(("ours", "p50_us"), ("theirs", "per_s"), 64), None);
         assert_eq!(cells.to_json()[0]["per_s"], 30.0);

@@ -41,8 +41,8 @@ pub(crate) struct ScaleArgs {
     /// Seconds that count in one cell of one round
     #[arg(long, value_name = "N", default_value_t = 3.0)]
     seconds: f64,
-    /// Rounds, of whose figures the median is told
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
+    /// Rounds, of whose figures the median is told; long enough together for snapshots of either cluster to fall into some
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=99))]
     rounds: u32,
     /// Leave the folders with data and logs
     #[arg(long)]
@@ -155,6 +155,11 @@ fn goals(cells: &Cells) -> Vec<Goal> {
         Goal::new(
             format!("TCC beside many open and finished ones / TCC beside none, {CLIENTS} clients"),
             cells.ratio(("full", "per_s"), ("empty", "per_s"), CLIENTS),
+            AtLeast(0.9),
+        ),
+        Goal::new(
+            "the same of all rounds together, snapshots among them",
+            cells.together("per_s", ("full", "empty"), CLIENTS),
             AtLeast(0.9),
         ),
         Goal::new(
