@@ -190,9 +190,9 @@ fn write_branch(branch: &Branch, to: &mut Vec<u8>) {
     }
 }
 
-/// As it is written: none has a negative number.
+/// As an enum is written, whatever its number is.
 fn number(member: impl Numbered) -> u64 {
-    u64::try_from(member.number()).unwrap_or_default()
+    i64::from(member.number()).cast_unsigned()
 }
 
 fn of_record(record: v1::RecordedTransaction) -> Result<GlobalTransaction, RecordError> {
