@@ -49,7 +49,15 @@ pub(crate) fn text(field: u32, value: &str, to: &mut Vec<u8>) {
     }
 }
 
-/// A text, also where it is empty: of an entry of a map.
+/// An entry of a map of texts, which has both, also where they are empty.
+pub(crate) fn entry(field: u32, (name, value): (&str, &str), to: &mut Vec<u8>) {
+    message(field, to, |to| {
+        any_text(1, name, to);
+        any_text(2, value, to);
+    });
+}
+
+/// A text, also where it is empty.
 pub(crate) fn any_text(field: u32, value: &str, to: &mut Vec<u8>) {
     key(field, WireType::LengthDelimited, to);
     write_varint(value.len() as u64, to);

@@ -67,13 +67,7 @@ fn write(known: &GlobalTransaction, to: &mut Vec<u8>) {
     fields::number(7, known.decided_at.map_or(0, |at| at.0), to);
     fields::number(8, known.finished_at.map_or(0, |at| at.0), to);
     fields::text(9, known.reason.as_deref().unwrap_or_default(), to);
-    for (name, value) in known.options.tags.iter() {
-        fields::message(TAGS, to, |to| {
-            // An entry of a map has both, also where they are empty.
-            fields::any_text(1, name, to);
-            fields::any_text(2, value, to);
-        });
-    }
+    known.options.tags.iter().for_each(|tag| fields::entry(TAGS, tag, to));
 }
 
 fn write_branch(number: u32, known: &Branch, to: &mut Vec<u8>) {

@@ -161,12 +161,7 @@ fn write_options(options: &Options, to: &mut Vec<u8>) {
     fields::number(7, number(*recovery), to);
     fields::number(8, number(*tried_by), to);
     for (field, labels) in [(9, headers), (10, tags)] {
-        for (name, value) in labels.iter() {
-            fields::message(field, to, |to| {
-                fields::any_text(1, name, to);
-                fields::any_text(2, value, to);
-            });
-        }
+        labels.iter().for_each(|label| fields::entry(field, label, to));
     }
     fields::number(11, *second_phase_grace_ms, to);
 }
