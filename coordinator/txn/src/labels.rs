@@ -55,22 +55,23 @@ impl Labels {
     }
 }
 
-/// Bits of a length that one character holds: all below the surrogates.
-const BITS: u32 = 15;
+/// Bits of a length that one byte holds, and the bit that says that more follow: all bytes of it are characters.
+const BITS: u32 = 6;
+const MORE: u8 = 1 << BITS;
 
-/// Bytes in front of a text, at most: two characters that tell its length. Where it is below 128, as that of most is, they take two.
-const LENGTH_BYTES_MAX: usize = 6;
+/// Bytes in front of a text, at most, which tell its length. Below 64, as that of most is, one does.
+const LENGTH_BYTES_MAX: usize = usize::BITS.div_ceil(BITS) as usize;
 /// Labels that are put in order, and bytes that are laid out, without memory of their own.
 const FEW: usize = 4;
 const FEW_BYTES: usize = 256;
 
-/// Lays out a text behind its length, which two characters tell, at `at`; says where it ends.
+/// Lays out a text behind its length at `at`; says where it ends.
 fn lay_out(text: &str, all: &mut [u8], mut at: usize) -> usize {
-    let length = u32::try_from(text.len()).ok().filter(|length| length >> (2 * BITS) == 0);
-    let length = length.expect("a label is below 1 GiB, as every message is");
-    for part in [length >> BITS, length & ((1 << BITS) - 1)] {
-        let character = char::from_u32(part).expect("15 bits are no surrogate");
-        at += character.encode_utf8(&mut all[at..]).len();
+    let bits = usize::BITS - text.len().leading_zeros();
+    for left in (0..bits.div_ceil(BITS).max(1)).rev() {
+        let part = (text.len() >> (left * BITS)) as u8 & (MORE - 1);
+        all[at] = part | if left > 0 { MORE } else { 0 };
+        at += 1;
     }
     all[at..at + text.len()].copy_from_slice(text.as_bytes());
     at + text.len()
@@ -78,10 +79,15 @@ fn lay_out(text: &str, all: &mut [u8], mut at: usize) -> usize {
 
 /// The first text, and what follows it.
 fn first_of(all: &str) -> Option<(&str, &str)> {
-    let mut characters = all.chars();
-    let (high, low) = (characters.next()?, characters.next()?);
-    let length = (high as usize) << BITS | low as usize;
-    characters.as_str().split_at_checked(length)
+    let (mut length, mut at) = (0, 0);
+    loop {
+        let part = *all.as_bytes().get(at)?;
+        length = length << BITS | usize::from(part & (MORE - 1));
+        at += 1;
+        if part & MORE == 0 {
+            return all.split_at_checked(at)?.1.split_at_checked(length);
+        }
+    }
 }
 
 impl Labels {
@@ -166,8 +172,8 @@ mod tests {
     }
 
     #[test]
-    fn lengths_on_either_side_of_the_bits_of_a_character_are_told() {
-        for length in [0, 1, 127, 128, 230, 231, 232, 233, 32_767, 32_768, 70_000] {
+    fn lengths_on_either_side_of_the_bits_of_a_byte_are_told() {
+        for length in [0, 1, 63, 64, 230, 231, 232, 233, 4_095, 4_096, 262_143, 262_144] {
             let long = "ü".repeat(length / 2) + &"x".repeat(length % 2);
             let labels: Labels = [("a", long.as_str()), ("b", "2")].into_iter().collect();
             assert_eq!(labels.get("a"), Some(long.as_str()), "{length}");
