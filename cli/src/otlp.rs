@@ -140,10 +140,9 @@ impl Sender {
 
     async fn send(&mut self, batch: Vec<Span>) {
         let count = batch.len() as u64;
-        let request = self.request(batch);
         let mut pause = PAUSE;
         for attempt in 1..=ATTEMPTS_MAX {
-            let asked = timeout(EXPORT_MAX, self.client.export(request.clone())).await;
+            let asked = timeout(EXPORT_MAX, self.client.export(self.request(&batch))).await;
             let fault = match asked {
                 Ok(Ok(reply)) => {
                     let partial = reply.into_inner().partial_success.unwrap_or_default();
@@ -172,13 +171,14 @@ impl Sender {
         }
     }
 
-    fn request(&self, batch: Vec<Span>) -> ExportTraceServiceRequest {
+    /// Made anew for each attempt: most are taken at the first, and a copy for those that are not would cost as much.
+    fn request(&self, batch: &[Span]) -> ExportTraceServiceRequest {
         let scope = InstrumentationScope {
             name: "holdfast".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..Default::default()
         };
-        let spans = batch.into_iter().map(on_the_wire).collect();
+        let spans = batch.iter().map(on_the_wire).collect();
         let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, ..Default::default() }];
         let resource = Some(self.resource.clone());
         let resource_spans = vec![ResourceSpans { resource, scope_spans, ..Default::default() }];
@@ -217,31 +217,32 @@ fn attribute(key: &str, value: String) -> KeyValue {
     KeyValue { key: key.to_owned(), value, ..Default::default() }
 }
 
-fn on_the_wire(span: Span) -> otlp::Span {
+fn on_the_wire(span: &Span) -> otlp::Span {
     let kind = match span.kind {
         Kind::Internal => span::SpanKind::Internal,
         Kind::Client => span::SpanKind::Client,
         Kind::Server => span::SpanKind::Server,
     };
-    let event = |(name, at_ms): (&str, u64)| span::Event {
+    let event = |&(name, at_ms): &(&str, u64)| span::Event {
         time_unix_nano: at_ms * NS_PER_MS,
         name: name.to_owned(),
         ..Default::default()
     };
-    let attributes = span.attributes.into_iter().map(|(key, value)| attribute(key, value));
+    let attributes = span.attributes.iter().map(|(key, value)| attribute(key, value.clone()));
     otlp::Span {
         trace_id: span.context.trace.to_vec(),
         span_id: span.context.span.0.to_vec(),
         parent_span_id: span.parent.0.to_vec(),
         flags: SAMPLED,
-        name: span.name,
+        name: span.name.clone(),
         kind: kind.into(),
         start_time_unix_nano: span.begun_ms * NS_PER_MS,
         end_time_unix_nano: span.ended_ms * NS_PER_MS,
         attributes: attributes.collect(),
-        events: span.events.into_iter().map(event).collect(),
+        events: span.events.iter().map(event).collect(),
         status: span
             .failed
+            .clone()
             .map(|message| Status { message, code: status::StatusCode::Error.into() }),
         ..Default::default()
     }

@@ -143,13 +143,21 @@ impl Context {
     /// As a `traceparent`, sampled.
     #[must_use]
     pub fn header(&self) -> String {
-        format!("00-{}-{}-01", Hex(&self.trace), Hex(&self.span.0))
+        let mut text = String::with_capacity(55);
+        text.push_str("00-");
+        append_hex(&self.trace, &mut text);
+        text.push('-');
+        append_hex(&self.span.0, &mut text);
+        text.push_str("-01");
+        text
     }
 }
 
 impl fmt::Debug for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", Hex(&self.0))
+        let mut text = String::new();
+        append_hex(&self.0, &mut text);
+        f.write_str(&text)
     }
 }
 
@@ -159,12 +167,9 @@ impl fmt::Debug for Context {
     }
 }
 
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
+fn append_hex(bytes: &[u8], to: &mut String) {
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+    to.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]));
 }
 
 /// Lower-case digits alone, as the recommendation has it.
