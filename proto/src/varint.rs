@@ -3,13 +3,20 @@
 /// Bytes of the longest.
 const BYTES_MAX: usize = 10;
 
-/// Appends `value` as a varint: seven bits a byte, the lowest first. As prost writes it, but room is looked for once and not for each byte,
-/// and as many bytes are copied as the longest has, which is cheaper than to copy as many as this one has.
+/// Appends `value` as a varint: seven bits a byte, the lowest first. As prost writes it, but room is looked for once and not for each byte.
+#[inline]
 pub fn write_varint(value: u64, to: &mut Vec<u8>) {
     if value < 0x80 {
         to.push(value as u8);
-        return;
+    } else if value < 0x4000 {
+        to.extend_from_slice(&[value as u8 | 0x80, (value >> 7) as u8]);
+    } else {
+        write_long(value, to);
     }
+}
+
+/// As many bytes are copied as the longest has, which is cheaper than to copy as many as this one has.
+fn write_long(value: u64, to: &mut Vec<u8>) {
     let (mut bytes, mut last, mut left) = ([0; BYTES_MAX], 0, value);
     while left >= 0x80 {
         bytes[last] = left as u8 | 0x80;

@@ -9,7 +9,7 @@ use holdfast_proto::v1::HistoryRecord;
 
 use crate::{
     limit,
-    open_sheet::OpenSheet,
+    open_sheet::{Free, OpenSheet},
     recorded::Recorded,
     sheet::{self, Block, Head, Press, gid_of},
     shelf::{Shelf, ShelfError},
@@ -111,7 +111,7 @@ impl Archive {
             inner.unseal_newest();
             inner.open_number = last.number;
             for record in last.all(&*shelf)? {
-                inner.push(&record);
+                inner.push_new(&record);
             }
             inner.dirty = false;
         }
@@ -143,8 +143,7 @@ impl Archive {
                 }
                 Some(Stopped::Doubted(record)) => {
                     if !self.is_on_shelf(record.gid())? {
-                        self.held().push(&record);
-                        added += 1;
+                        added += usize::from(self.held().push_new(&record));
                     }
                     next = records.next();
                 }
@@ -338,21 +337,25 @@ impl Inner {
             if self.open.is_full(ms) {
                 return (taken, Some(Stopped::Full(record)));
             }
-            if self.open.has(record.gid()) {
-                continue;
-            }
+            let Some(free) = self.open.free(record.gid()) else { continue };
             if on_shelf_ms.is_some_and(|last_ms| ms <= last_ms) {
                 return (taken, Some(Stopped::Doubted(record)));
             }
-            self.push(&record);
+            self.push(&record, free);
             taken += 1;
         }
         (taken, None)
     }
 
-    fn push(&mut self, record: &impl Recorded) {
+    /// Takes it in unless it is in the open sheet; says whether.
+    fn push_new(&mut self, record: &impl Recorded) -> bool {
+        let free = self.open.free(record.gid());
+        free.map(|free| self.push(record, free)).is_some()
+    }
+
+    fn push(&mut self, record: &impl Recorded, free: Free) {
         self.newest_ms = self.newest_ms.max(record.finished_ms());
-        self.open.push(record);
+        self.open.push(record, free);
         self.dirty = true;
     }
 }

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use holdfast_proto::v1::HistoryRecord;
 use prost::Message;
 
-use crate::{limit, recorded::Recorded, sheet, term::Terms};
+use crate::{limit, recorded::Recorded, sheet, term};
 
 /// Bytes that are kept for the next sheet; what is beyond goes back.
 const BYTES_KEPT_MAX: usize = 16 << 20;
@@ -26,6 +26,10 @@ pub(crate) struct OpenSheet {
     bytes: Vec<u8>,
     terms: Vec<u32>,
 }
+
+/// The hash of a gid that is not here.
+#[derive(Debug)]
+pub(crate) struct Free(u64);
 
 /// Where the parts of a record lie.
 #[derive(Debug)]
@@ -45,8 +49,10 @@ impl OpenSheet {
         self.entries.len()
     }
 
-    pub(crate) fn has(&self, gid: &str) -> bool {
-        self.find(gid).is_some()
+    /// The hash of `gid` for [`Self::push`]. `None`: a record with that gid is here.
+    pub(crate) fn free(&self, gid: &str) -> Option<Free> {
+        let hash = self.hashed.hash_one(gid);
+        self.find(gid, hash).is_none().then_some(Free(hash))
     }
 
     /// When the oldest of them finished.
@@ -62,13 +68,14 @@ impl OpenSheet {
                 && self.entries.last().is_some_and(|last| last.finished_ms != ms))
     }
 
-    /// Takes in a record that is not here.
-    pub(crate) fn push(&mut self, record: &impl Recorded) {
+    /// Takes in a record that is not here, as its [`Self::free`] said.
+    pub(crate) fn push(&mut self, record: &impl Recorded, Free(hash): Free) {
         let at = u32::try_from(self.entries.len()).expect("a sheet is bounded");
-        let before = self.by_gid.insert(self.hashed.hash_one(record.gid()), at);
+        let before = self.by_gid.insert(hash, at);
         let from = (self.gids.len(), self.bytes.len(), self.terms.len());
-        self.gids.push_str(record.gid());
-        record.tell(&mut Terms::into(&mut self.terms));
+        let gid = record.gid();
+        self.gids.push_str(gid);
+        term::tell(record, gid, &mut self.terms);
         record.write_transaction(&mut self.bytes);
         let between = self.bytes.len();
         record.write_seen(&mut self.bytes);
@@ -84,7 +91,7 @@ impl OpenSheet {
 
     /// Puts what was seen of the calls of `gid`, as `write` appends it, in place of what is known of them. False: it is not here.
     pub(crate) fn attach(&mut self, gid: &str, write: impl FnOnce(&mut Vec<u8>)) -> bool {
-        let Some(at) = self.find(gid) else { return false };
+        let Some(at) = self.find(gid, self.hashed.hash_one(gid)) else { return false };
         let from = self.bytes.len();
         write(&mut self.bytes);
         self.entries[at].seen = from..self.bytes.len();
@@ -92,11 +99,11 @@ impl OpenSheet {
     }
 
     pub(crate) fn get(&self, gid: &str) -> Option<HistoryRecord> {
-        self.find(gid).map(|at| self.read(&self.entries[at]))
+        self.find(gid, self.hashed.hash_one(gid)).map(|at| self.read(&self.entries[at]))
     }
 
-    fn find(&self, gid: &str) -> Option<usize> {
-        let mut next = self.by_gid.get(&self.hashed.hash_one(gid)).copied();
+    fn find(&self, gid: &str, hash: u64) -> Option<usize> {
+        let mut next = self.by_gid.get(&hash).copied();
         while let Some(at) = next {
             let entry = &self.entries[at as usize];
             if self.gid(entry) == gid {
@@ -197,12 +204,17 @@ mod tests {
         HistoryRecord { attempts: vec![attempt], attempts_node: 3, ..Default::default() }
     }
 
+    fn push(sheet: &mut OpenSheet, record: &HistoryRecord) {
+        let free = sheet.free(record.gid()).expect("it is not here");
+        sheet.push(record, free);
+    }
+
     #[test]
     fn a_record_reads_as_it_was_and_the_attempts_that_are_told_last_count() {
         let mut sheet = OpenSheet::default();
         let whole = HistoryRecord { transaction: record("a", 7).transaction, ..seen("done") };
-        sheet.push(&whole);
-        sheet.push(&record("b", 7));
+        push(&mut sheet, &whole);
+        push(&mut sheet, &record("b", 7));
         assert_eq!(sheet.get("a").as_ref(), Some(&whole));
         assert_eq!((sheet.get("b"), sheet.get("c")), (Some(record("b", 7)), None));
         let write = |outcome: &str| seen(outcome).encode_to_vec();
@@ -216,20 +228,20 @@ mod tests {
     #[test]
     fn gids_whose_hashes_are_alike_are_told_apart() {
         let mut sheet = OpenSheet::default();
-        ["a", "b", "c"].iter().for_each(|gid| sheet.push(&record(gid, 7)));
+        ["a", "b", "c"].iter().for_each(|gid| push(&mut sheet, &record(gid, 7)));
         // As if all three had the hash of the last.
         (sheet.entries[1].before, sheet.entries[2].before) = (Some(0), Some(1));
         let alike = sheet.hashed.hash_one("a");
         sheet.by_gid.insert(alike, 2);
         assert_eq!(sheet.get("a"), Some(record("a", 7)));
-        assert_eq!(sheet.find("c"), Some(2));
+        assert_eq!(sheet.find("c", alike), Some(2));
     }
 
     #[test]
     fn their_order_is_by_time_and_then_by_gid_however_they_arrived() {
         let mut sheet = OpenSheet::default();
         for (gid, ms) in [("d", 5), ("b", 7), ("a", 7), ("c", 6)] {
-            sheet.push(&record(gid, ms));
+            push(&mut sheet, &record(gid, ms));
         }
         let mut order = vec![9];
         sheet.in_order(&mut order);
@@ -241,10 +253,10 @@ mod tests {
         let mut sheet = OpenSheet::default();
         let mut large = record("a", 7);
         large.transaction.as_mut().unwrap().reason = "r".repeat(BYTES_KEPT_MAX + 1);
-        sheet.push(&large);
+        push(&mut sheet, &large);
         assert!(sheet.bytes.capacity() > BYTES_KEPT_MAX);
         sheet.clear();
-        assert_eq!((sheet.len(), sheet.has("a"), sheet.oldest_ms()), (0, false, None));
+        assert_eq!((sheet.len(), sheet.get("a").is_some(), sheet.oldest_ms()), (0, false, None));
         assert!(sheet.bytes.capacity() <= BYTES_KEPT_MAX);
     }
 }

@@ -24,7 +24,7 @@ pub trait Recorded {
     /// Appends the other fields of a [`HistoryRecord`], if anything is known of its calls.
     fn write_seen(&self, to: &mut Vec<u8>);
 
-    /// Tells what it is found by.
+    /// Tells what it is found by beside its gid.
     fn tell(&self, terms: &mut Terms<'_>);
 }
 
@@ -61,7 +61,6 @@ impl Recorded for HistoryRecord {
 
     fn tell(&self, terms: &mut Terms<'_>) {
         let Some(transaction) = &self.transaction else { return };
-        terms.gid(&transaction.gid);
         terms.status(transaction.status);
         terms.mode(transaction.mode);
         Pairs::among(&transaction.tags).for_each(|(name, value)| terms.tag(name, value));

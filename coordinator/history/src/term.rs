@@ -103,8 +103,7 @@ impl<'t> Terms<'t> {
         Self { told, left: limit::TERMS_MAX }
     }
 
-    /// Its gid.
-    pub fn gid(&mut self, gid: &str) {
+    fn gid(&mut self, gid: &str) {
         self.push(Scheme::Words.gid(gid));
     }
 
@@ -145,11 +144,18 @@ impl<'t> Terms<'t> {
     }
 }
 
+/// Appends everything that `record`, whose gid this is, is found by.
+pub(crate) fn tell(record: &impl Recorded, gid: &str, to: &mut Vec<u32>) {
+    let mut terms = Terms::into(to);
+    terms.gid(gid);
+    record.tell(&mut terms);
+}
+
 /// Everything that `record` is found by: what two ways to tell the same must have alike.
 #[must_use]
 pub fn terms_of(record: &impl Recorded) -> Vec<u32> {
     let mut told = Vec::new();
-    record.tell(&mut Terms::into(&mut told));
+    tell(record, record.gid(), &mut told);
     told
 }
 

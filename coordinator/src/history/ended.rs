@@ -46,7 +46,6 @@ impl Recorded for Ended {
 
     fn tell(&self, terms: &mut Terms<'_>) {
         let known = &*self.transaction;
-        terms.gid(known.gid.as_str());
         terms.status(status_to_wire(known.status).into());
         terms.mode(mode_to_wire(known.mode).into());
         known.options.tags.iter().for_each(|(name, value)| terms.tag(name, value));
@@ -56,7 +55,7 @@ impl Recorded for Ended {
 
 /// As [`show::transaction`](crate::rpc::show::transaction) says it.
 fn write(known: &GlobalTransaction, to: &mut Vec<u8>) {
-    fields::text(1, known.gid.as_str(), to);
+    fields::bytes(1, known.gid.text(), to);
     fields::number(2, mode_to_wire(known.mode) as u64, to);
     fields::number(3, status_to_wire(known.status) as u64, to);
     for (number, branch) in known.numbered() {

@@ -66,7 +66,9 @@ impl Gid {
         u32::try_from(hash % u64::from(groups.max(1))).expect("it is below the number of groups")
     }
 
-    fn text(&self) -> &[u8] {
+    /// Its characters, without a look at whether they are a text.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
 }
