@@ -36,10 +36,15 @@ pub(crate) fn numbers(field: u32, values: impl Iterator<Item = u32>, to: &mut Ve
 /// Bytes.
 pub(crate) fn bytes(field: u32, value: &[u8], to: &mut Vec<u8>) {
     if !value.is_empty() {
-        key(field, WireType::LengthDelimited, to);
-        write_varint(value.len() as u64, to);
-        to.extend_from_slice(value);
+        any_bytes(field, value, to);
     }
+}
+
+/// Bytes, also where there are none: of a list.
+pub(crate) fn any_bytes(field: u32, value: &[u8], to: &mut Vec<u8>) {
+    key(field, WireType::LengthDelimited, to);
+    write_varint(value.len() as u64, to);
+    to.extend_from_slice(value);
 }
 
 /// A text.
@@ -59,9 +64,7 @@ pub(crate) fn entry(field: u32, (name, value): (&str, &str), to: &mut Vec<u8>) {
 
 /// A text, also where it is empty.
 pub(crate) fn any_text(field: u32, value: &str, to: &mut Vec<u8>) {
-    key(field, WireType::LengthDelimited, to);
-    write_varint(value.len() as u64, to);
-    to.extend_from_slice(value.as_bytes());
+    any_bytes(field, value.as_bytes(), to);
 }
 
 /// A message, whose fields `write` appends; one that is empty is there nevertheless.

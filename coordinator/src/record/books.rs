@@ -66,28 +66,12 @@ fn remedy_of_record(record: &v1::RecordedRemedy) -> Result<Remedy, RecordError> 
     }
 }
 
-/// A command about no transaction.
-pub(super) fn to_record(command: &Command) -> v1::RecordedCommand {
-    use v1::recorded_command::Command as Kind;
-    let kind = match command {
-        Command::SetRules { text, expected, by, reason } => Kind::SetRules(v1::RecordedRules {
-            text: text.clone(),
-            expected: *expected,
-            by: by.clone(),
-            reason: reason.clone(),
-        }),
-        Command::Note { deed } => Kind::Note(deed_to_record(deed)),
-        about => unreachable!("{:?} is about a transaction", about.gid()),
-    };
-    v1::RecordedCommand { gid: String::new(), command: Some(kind) }
-}
-
 pub(super) fn rules_of_record(record: v1::RecordedRules) -> Command {
     let v1::RecordedRules { text, expected, by, reason } = record;
     Command::SetRules { text, expected, by, reason }
 }
 
-fn deed_to_record(deed: &Deed) -> v1::RecordedDeed {
+pub(super) fn deed_to_record(deed: &Deed) -> v1::RecordedDeed {
     let Deed { by, act, about, words } = deed.clone();
     v1::RecordedDeed { by, act, about, words }
 }

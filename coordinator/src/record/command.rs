@@ -1,4 +1,4 @@
-//! Commands as records, both ways.
+//! Commands read from records.
 
 use bytes::Bytes;
 use holdfast_proto::v1::{recorded_command::Command as Kind, recorded_report::Answer as Said};
@@ -37,66 +37,6 @@ pub(super) fn format_of(command: &Command) -> u32 {
         Command::Operate { act: Act::Propose(remedy), .. } => books::format_of(*remedy),
         Command::Operate { .. } | Command::SetRules { .. } | Command::Note { .. } => 3,
     }
-}
-
-pub(super) fn to_record(command: &Command) -> v1::RecordedCommand {
-    let (gid, kind) = match command {
-        Command::Begin { gid, mode, options, branches, enlisted } => (
-            gid,
-            Kind::Begin(v1::RecordedBegin {
-                mode: mode.number(),
-                options: Some(options_to_record(options)),
-                branches: branches.iter().map(spec_to_record).collect(),
-                enlisted: *enlisted,
-            }),
-        ),
-        Command::AddBranch { gid, branch, spec } => (
-            gid,
-            Kind::AddBranch(v1::RecordedAddBranch {
-                branch: branch.0,
-                spec: Some(spec_to_record(spec)),
-            }),
-        ),
-        Command::Nest { gid, parent, branch, spec } => (
-            gid,
-            Kind::Nest(v1::RecordedNest {
-                parent: parent.0,
-                branch: branch.0,
-                spec: Some(spec_to_record(spec)),
-            }),
-        ),
-        Command::Submit { gid, captures } => {
-            (gid, Kind::Submit(v1::RecordedSubmit { captures: captures_to_record(captures) }))
-        }
-        Command::RollBack { gid, reason } => {
-            (gid, Kind::RollBack(v1::RecordedReason { reason: reason.clone() }))
-        }
-        Command::Report { gid, reports } => (
-            gid,
-            Kind::Report(v1::RecordedReports {
-                reports: reports.iter().map(report_to_record).collect(),
-            }),
-        ),
-        Command::Expire { gid } => (gid, Kind::Expire(v1::RecordedNothing {})),
-        Command::Retry { gid, reason } => {
-            (gid, Kind::Retry(v1::RecordedReason { reason: reason.clone() }))
-        }
-        Command::Fence { gid, reason } => {
-            (gid, Kind::Fence(v1::RecordedReason { reason: reason.clone() }))
-        }
-        Command::Finish { gid, branches, decision } => (
-            gid,
-            Kind::Finish(v1::RecordedFinish {
-                branches: branches.iter().map(|branch| branch.0).collect(),
-                decision: decision.number(),
-            }),
-        ),
-        Command::Operate { gid, act, by, reason } => {
-            (gid, Kind::Operate(books::act_to_record(*act, by, reason)))
-        }
-        Command::SetRules { .. } | Command::Note { .. } => return books::to_record(command),
-    };
-    v1::RecordedCommand { gid: gid.as_str().to_owned(), command: Some(kind) }
 }
 
 pub(super) fn of_record(record: v1::RecordedCommand) -> Result<Command, RecordError> {
@@ -148,17 +88,6 @@ pub(super) fn of_record(record: v1::RecordedCommand) -> Result<Command, RecordEr
     })
 }
 
-fn report_to_record(report: &Report) -> v1::RecordedReport {
-    let answer = match &report.answer {
-        Answer::Done => Said::Done(v1::RecordedNothing {}),
-        Answer::Refused(refusal) => Said::Refused(refusal_to_record(refusal)),
-        Answer::GivenUp { attempts, last } => {
-            Said::GivenUp(v1::RecordedGivenUp { attempts: *attempts, last: last.clone() })
-        }
-    };
-    v1::RecordedReport { branch: report.branch.0, op: report.op.number(), answer: Some(answer) }
-}
-
 fn report_of_record(record: v1::RecordedReport) -> Result<Report, RecordError> {
     let answer = match record.answer.ok_or(RecordError::Missing("answer"))? {
         Said::Done(_) => Answer::Done,
@@ -170,23 +99,8 @@ fn report_of_record(record: v1::RecordedReport) -> Result<Report, RecordError> {
     Ok(Report { branch: BranchId(record.branch), op: Op::read(record.op)?, answer })
 }
 
-pub(super) fn refusal_to_record(refusal: &Refusal) -> v1::RecordedRefusal {
-    v1::RecordedRefusal { code: refusal.code.clone(), message: refusal.message.clone() }
-}
-
 pub(super) fn refusal_of_record(record: v1::RecordedRefusal) -> Refusal {
     Refusal { code: record.code, message: record.message }
-}
-
-pub(super) fn spec_to_record(spec: &BranchSpec) -> v1::RecordedBranchSpec {
-    v1::RecordedBranchSpec {
-        participant: spec.participant.as_str().to_owned(),
-        payload: spec.payload.clone(),
-        after: spec.after.as_ref().map(|after| v1::RecordedAfter {
-            branches: after.iter().map(|branch| branch.0).collect(),
-        }),
-        pivot: spec.pivot,
-    }
 }
 
 pub(super) fn spec_of_record(record: v1::RecordedBranchSpec) -> Result<BranchSpec, RecordError> {
@@ -197,14 +111,6 @@ pub(super) fn spec_of_record(record: v1::RecordedBranchSpec) -> Result<BranchSpe
         after: record.after.map(|after| after.branches.into_iter().map(BranchId).collect()),
         pivot: record.pivot,
     })
-}
-
-pub(super) fn captures_to_record(captures: &Captures) -> Vec<v1::RecordedCapture> {
-    let one = |(branch, payload): (BranchId, &Bytes)| v1::RecordedCapture {
-        branch: branch.0,
-        payload: payload.clone(),
-    };
-    captures.iter().map(one).collect()
 }
 
 pub(super) fn captures_of_record(
@@ -220,33 +126,6 @@ pub(super) fn captures_of_record(
         Ok(captures.into())
     } else {
         Err(RecordError::value("captures", format!("{count} captures, some of the same branch")))
-    }
-}
-
-pub(super) fn options_to_record(options: &Options) -> v1::RecordedOptions {
-    let Options {
-        timeout_ms,
-        call_timeout_ms,
-        retry,
-        order,
-        recovery,
-        tried_by,
-        headers,
-        tags,
-        second_phase_grace_ms,
-    } = options;
-    v1::RecordedOptions {
-        timeout_ms: *timeout_ms,
-        call_timeout_ms: *call_timeout_ms,
-        retry_first_ms: retry.first_ms,
-        retry_ceiling_ms: retry.ceiling_ms,
-        retry_attempts_max: retry.attempts_max,
-        order: order.number(),
-        recovery: recovery.number(),
-        tries: tried_by.number(),
-        headers: headers.iter().collect::<Pairs>().into(),
-        tags: tags.iter().collect::<Pairs>().into(),
-        second_phase_grace_ms: *second_phase_grace_ms,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The two kinds of command that nearly all of a log consists of, begins and reports, read straight from their bytes.
+//! Entries, and the two kinds of command that nearly all of a log consists of, begins and reports, read straight from their bytes.
 //!
 //! A generated message has a string for each name and a list for each repetition, all of which are thrown away once the command is made
 //! of them. Here is read only what is written as this version writes it, each field once and in its usual form; whatever else it may be
@@ -12,7 +12,21 @@ use holdfast_txn::{
 };
 use prost::encoding::{WireType, decode_key, decode_varint};
 
-use super::{closed_sets::Numbered, names};
+use super::{COMMANDS_FIELD, closed_sets::Numbered, names};
+
+/// Format, time and commands of the entry that `bytes` are.
+pub(super) fn entry(bytes: &[u8]) -> Option<(u32, u64, Vec<&[u8]>)> {
+    let (mut format, mut at_ms, mut commands) = (None, None, Vec::new());
+    for field in Fields(bytes) {
+        match field? {
+            (1, Value::Number(number)) => once(&mut format, number.try_into().ok()?)?,
+            (2, Value::Number(number)) => once(&mut at_ms, number)?,
+            (COMMANDS_FIELD, Value::Bytes(command)) => commands.push(command),
+            _ => return None,
+        }
+    }
+    Some((format?, at_ms.unwrap_or_default(), commands))
+}
 
 /// The command that `bytes` say, if they are a begin or a report.
 pub(super) fn command(bytes: &[u8]) -> Option<Command> {

@@ -13,11 +13,14 @@ mod names;
 mod snapshot;
 #[cfg(test)]
 pub(crate) mod tests;
+mod write;
 
 use bytes::Bytes;
 use holdfast_proto::v1;
 use holdfast_txn::{BadGid, BadName, Command, Gid, Participant, Timestamp};
 use prost::Message as _;
+
+use crate::fields;
 
 pub(crate) use snapshot::{decode_snapshot, encode_snapshot};
 
@@ -26,6 +29,11 @@ pub(crate) use snapshot::{decode_snapshot, encode_snapshot};
 ///
 /// Each entry and each snapshot is written in the oldest format that can say it, and every older one is read.
 pub(crate) const FORMAT: u32 = 5;
+
+/// Bytes that few commands are longer than.
+const BYTES_OF_MOST: usize = 256;
+/// Bytes of an entry's format and time, at most.
+const HEAD_BYTES_MAX: usize = 24;
 
 /// Number of the field `commands` in `LogEntry`.
 const COMMANDS_FIELD: u32 = 3;
@@ -81,7 +89,7 @@ impl From<prost::DecodeError> for RecordError {
 /// One command, encoded by its caller, so that the proposer only copies.
 #[derive(Clone, Debug)]
 pub(crate) struct EncodedCommand {
-    bytes: Bytes,
+    bytes: Vec<u8>,
     /// The oldest format that can say it.
     format: u32,
 }
@@ -89,10 +97,9 @@ pub(crate) struct EncodedCommand {
 impl EncodedCommand {
     /// Encodes `command`.
     pub(crate) fn of(command: &Command) -> Self {
-        Self {
-            bytes: command::to_record(command).encode_to_vec().into(),
-            format: command::format_of(command),
-        }
+        let mut bytes = Vec::with_capacity(BYTES_OF_MOST);
+        write::command(command, &mut bytes);
+        Self { bytes, format: command::format_of(command) }
     }
 
     /// Bytes that it adds to an entry.
@@ -112,24 +119,36 @@ pub(crate) fn encode_entry<'a>(
     commands: impl Iterator<Item = &'a EncodedCommand> + Clone,
 ) -> Bytes {
     let format = commands.clone().map(|command| command.format).max().unwrap_or(1);
-    let commands = commands.map(|command| command.bytes.clone()).collect();
-    v1::LogEntry { format, at_ms: at.0, commands }.encode_to_vec().into()
+    let bytes: usize = commands.clone().map(EncodedCommand::len_in_entry).sum();
+    let mut entry = Vec::with_capacity(bytes + HEAD_BYTES_MAX);
+    fields::number(1, format.into(), &mut entry);
+    fields::number(2, at.0, &mut entry);
+    commands.for_each(|command| fields::any_bytes(COMMANDS_FIELD, &command.bytes, &mut entry));
+    entry.into()
 }
 
 /// Reads what [`encode_entry`] wrote.
 /// # Errors
 /// [`RecordError`]; nothing is skipped and nothing is assumed.
 pub(crate) fn decode_entry(bytes: &Bytes) -> Result<(Timestamp, Vec<Command>), RecordError> {
-    let entry = v1::LogEntry::decode(bytes.clone())?;
-    readable(entry.format)?;
-    let mut commands = Vec::with_capacity(entry.commands.len());
-    for command in entry.commands {
-        commands.push(match direct::command(&command) {
+    let message;
+    let (format, at_ms, records) = match direct::entry(bytes) {
+        Some(entry) => entry,
+        None => {
+            message = v1::LogEntry::decode(bytes.clone())?;
+            let records = message.commands.iter().map(|record| &**record).collect();
+            (message.format, message.at_ms, records)
+        }
+    };
+    readable(format)?;
+    let mut commands = Vec::with_capacity(records.len());
+    for record in records {
+        commands.push(match direct::command(record) {
             Some(command) => command,
-            None => command::of_record(v1::RecordedCommand::decode(command)?)?,
+            None => command::of_record(v1::RecordedCommand::decode(record)?)?,
         });
     }
-    Ok((Timestamp(entry.at_ms), commands))
+    Ok((Timestamp(at_ms), commands))
 }
 
 fn readable(format: u32) -> Result<(), RecordError> {

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use holdfast_proto::v1;
 use holdfast_txn::{
-    Branch, BranchSpec, BranchState, Decision, Digest, GlobalTransaction, Mode, Options, Snapshot,
-    Status, Timestamp,
+    Branch, BranchState, Decision, Digest, GlobalTransaction, Mode, Snapshot, Status, Timestamp,
 };
 use prost::Message as _;
 
@@ -13,7 +12,7 @@ use super::{
     RecordError, books,
     closed_sets::Numbered,
     command::{captures_of_record, options_of_record, refusal_of_record, spec_of_record},
-    gid, readable,
+    gid, readable, write,
 };
 use crate::fields;
 
@@ -44,7 +43,7 @@ pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8
                 let each = (bytes.len() - from).div_ceil(SAMPLE);
                 bytes.reserve((some.len() - written).saturating_mul(each + each / 8));
             }
-            fields::message(field, &mut bytes, |to| write(transaction, to));
+            fields::message(field, &mut bytes, |to| fields_of(transaction, to));
         }
     }
     let tail = v1::MachineSnapshot {
@@ -90,7 +89,7 @@ pub(super) fn digest(field: &'static str, bytes: &[u8]) -> Result<Digest, Record
 }
 
 /// The fields of a [`v1::RecordedTransaction`], in the order of their numbers.
-fn write(transaction: &GlobalTransaction, to: &mut Vec<u8>) {
+fn fields_of(transaction: &GlobalTransaction, to: &mut Vec<u8>) {
     let GlobalTransaction {
         gid,
         mode,
@@ -110,18 +109,18 @@ fn write(transaction: &GlobalTransaction, to: &mut Vec<u8>) {
         reason,
     } = transaction;
     fields::text(1, gid.as_str(), to);
-    fields::number(2, number(*mode), to);
-    fields::message(3, to, |to| write_options(options, to));
+    fields::number(2, write::number(*mode), to);
+    fields::message(3, to, |to| write::options(options, to));
     fields::bytes(4, &content.0, to);
     fields::number(5, (*enlisted).into(), to);
-    fields::number(6, number(*status), to);
-    fields::number(7, interrupted.map_or(0, number), to);
+    fields::number(6, write::number(*status), to);
+    fields::number(7, interrupted.map_or(0, write::number), to);
     for branch in branches {
         fields::message(8, to, |to| write_branch(branch, to));
     }
     fields::number(9, begun_at.0, to);
     fields::number(10, deadline.0, to);
-    fields::number(11, decision.map_or(0, number), to);
+    fields::number(11, decision.map_or(0, write::number), to);
     if let Some(at) = decided_at {
         fields::any_number(12, at.0, to);
     }
@@ -132,62 +131,16 @@ fn write(transaction: &GlobalTransaction, to: &mut Vec<u8>) {
         fields::any_text(14, reason, to);
     }
     fields::number(15, (*pivot_reached).into(), to);
-    for (branch, payload) in captures.iter() {
-        fields::message(16, to, |to| {
-            fields::number(1, branch.0.into(), to);
-            fields::bytes(2, payload, to);
-        });
-    }
-}
-
-fn write_options(options: &Options, to: &mut Vec<u8>) {
-    let Options {
-        timeout_ms,
-        call_timeout_ms,
-        retry,
-        order,
-        recovery,
-        tried_by,
-        headers,
-        tags,
-        second_phase_grace_ms,
-    } = options;
-    fields::number(1, *timeout_ms, to);
-    fields::number(2, *call_timeout_ms, to);
-    fields::number(3, retry.first_ms, to);
-    fields::number(4, retry.ceiling_ms, to);
-    fields::number(5, retry.attempts_max.into(), to);
-    fields::number(6, number(*order), to);
-    fields::number(7, number(*recovery), to);
-    fields::number(8, number(*tried_by), to);
-    for (field, labels) in [(9, headers), (10, tags)] {
-        labels.iter().for_each(|label| fields::entry(field, label, to));
-    }
-    fields::number(11, *second_phase_grace_ms, to);
+    write::captures(16, captures, to);
 }
 
 fn write_branch(branch: &Branch, to: &mut Vec<u8>) {
-    let Branch { spec: BranchSpec { participant, payload, after, pivot }, state, refusal } = branch;
-    fields::message(1, to, |to| {
-        fields::text(1, participant.as_str(), to);
-        fields::bytes(2, payload, to);
-        if let Some(after) = after {
-            fields::message(3, to, |to| fields::numbers(1, after.iter().map(|one| one.0), to));
-        }
-        fields::number(4, (*pivot).into(), to);
-    });
-    fields::number(2, number(*state), to);
+    let Branch { spec, state, refusal } = branch;
+    fields::message(1, to, |to| write::spec(spec, to));
+    fields::number(2, write::number(*state), to);
     if let Some(refusal) = refusal {
-        fields::message(3, to, |to| {
-            fields::text(1, &refusal.code, to);
-            fields::text(2, &refusal.message, to);
-        });
+        fields::message(3, to, |to| write::refusal(refusal, to));
     }
-}
-
-/// As an enum is written, whatever its number is.
-fn number(member: impl Numbered) -> u64 {
-    i64::from(member.number()).cast_unsigned()
 }
 
 fn of_record(record: v1::RecordedTransaction) -> Result<GlobalTransaction, RecordError> {

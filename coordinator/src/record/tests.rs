@@ -266,6 +266,10 @@ proptest! {
         let whole = v1::LogEntry::decode(bytes.clone()).unwrap();
         prop_assert_eq!(whole.format, commands.iter().map(command::format_of).max().unwrap_or(1));
         prop_assert_eq!(whole.encoded_len(), bytes.len());
+        for command in &whole.commands {
+            let message = v1::RecordedCommand::decode(command.clone()).unwrap();
+            prop_assert_eq!(&message.encode_to_vec(), command, "written field by field or as a whole");
+        }
         let alone = encode_entry(Timestamp(at), [].iter()).len();
         let added: usize = encoded.iter().map(EncodedCommand::len_in_entry).sum();
         prop_assert_eq!(bytes.len(), alone + added);
@@ -297,6 +301,29 @@ proptest! {
         }
         if let Some(read) = direct::command(&bytes) {
             prop_assert_eq!(Some(read), by_message(&bytes));
+        }
+    }
+
+    #[test]
+    fn an_entry_read_directly_is_what_the_message_says(
+        at in any::<u64>(),
+        commands in vec(commands(), 0..4),
+        changes in vec((any::<Index>(), any::<u8>()), 0..3),
+    ) {
+        let encoded: Vec<_> = commands.iter().map(EncodedCommand::of).collect();
+        let mut bytes = encode_entry(Timestamp(at), encoded.iter()).to_vec();
+        let read = |bytes: &[u8]| {
+            let (format, at_ms, commands) = direct::entry(bytes)?;
+            let commands = commands.into_iter().map(Bytes::copy_from_slice).collect();
+            Some(v1::LogEntry { format, at_ms, commands })
+        };
+        prop_assert_eq!(read(&bytes), v1::LogEntry::decode(&*bytes).ok());
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(read) = read(&bytes) {
+            prop_assert_eq!(v1::LogEntry::decode(&*bytes), Ok(read));
         }
     }
 
@@ -376,7 +403,9 @@ fn a_command_without_a_kind_a_strange_gid_and_a_strange_number_are_refused() {
 #[test]
 fn a_label_that_is_there_twice_or_cut_is_refused() {
     for second in ["\u{a}\u{1}a\u{12}\u{1}b", "\u{a}\u{9}a"] {
-        let mut options = command::options_to_record(&Options::of(Mode::Tcc));
+        let mut bytes = Vec::new();
+        write::options(&Options::of(Mode::Tcc), &mut bytes);
+        let mut options = v1::RecordedOptions::decode(&*bytes).unwrap();
         options.tags = vec!["\u{a}\u{1}a".into(), second.into()];
         assert!(matches!(
             command::options_of_record(options),
