@@ -77,7 +77,7 @@ impl Session {
             refusal_waits: false,
             ..Call::default()
         };
-        let calls = Calls { calls: vec![call] };
+        let calls = Calls::write(vec![call]);
         let message = CoordinatorMessage { message: Some(Outward::Calls(calls)) };
         self.outward.send(Ok(message)).await.expect("the session is open");
         loop {

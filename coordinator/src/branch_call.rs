@@ -1,8 +1,13 @@
 //! One call to a participant: what it carries outward, and what its answer means.
 
 use bytes::Bytes;
-use holdfast_proto::{Pairs, v1};
-use holdfast_txn::{BranchId, GlobalTransaction, Op, Refusal, Timestamp, limit::REASON_BYTES_MAX};
+use holdfast_proto::v1;
+use holdfast_trace::HEADER;
+use holdfast_txn::{
+    BranchId, Gid, GlobalTransaction, Labels, Op, Refusal, Timestamp, limit::REASON_BYTES_MAX,
+};
+
+use crate::fields;
 
 /// What a participant said, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,21 +28,30 @@ pub(crate) struct Asking {
     pub(crate) taken_up: bool,
 }
 
-/// The headers of a transaction's calls, each of which carries them: a clone is a count of each.
-pub(crate) fn headers(transaction: &GlobalTransaction) -> Vec<Bytes> {
-    transaction.options.headers.iter().collect::<Pairs>().into()
+/// A call as it goes out, once a session gave it a number.
+#[derive(Clone, Debug)]
+pub(crate) struct Call<'t> {
+    gid: &'t Gid,
+    pub(crate) branch: BranchId,
+    pub(crate) op: v1::Op,
+    payload: &'t Bytes,
+    deadline: Timestamp,
+    headers: &'t Labels,
+    /// Says which span it is part of, in place of what the caller said.
+    pub(crate) traceparent: Option<String>,
+    pub(crate) asking: Asking,
+    refusal_waits: bool,
 }
 
-/// The call for an operation that the transaction owes, with these headers; `None` if it has no such branch.
+/// The call for an operation that the transaction owes; `None` if it has no such branch.
 pub(crate) fn build(
     transaction: &GlobalTransaction,
     branch: BranchId,
     op: Op,
     asking: Asking,
-    headers: &[Bytes],
     now: Timestamp,
-) -> Option<v1::Call> {
-    let payload = transaction.payload(branch, op)?.clone();
+) -> Option<Call<'_>> {
+    let payload = transaction.payload(branch, op)?;
     let options = &transaction.options;
     // The first phase counts until the deadline. What must happen in any case counts for as long as we wait for it.
     let deadline = if op.is_forward_phase() && transaction.deadline > now {
@@ -45,21 +59,69 @@ pub(crate) fn build(
     } else {
         now.plus_ms(options.call_timeout_ms)
     };
-    Some(v1::Call {
-        // Numbered by the session.
-        call_id: 0,
-        gid: transaction.gid.as_str().to_owned(),
-        branch: branch.0,
-        op: op_on_the_wire(op).into(),
+    Some(Call {
+        gid: &transaction.gid,
+        branch,
+        op: op_on_the_wire(op),
         payload,
-        deadline_ms: deadline.0,
-        headers: headers.to_vec(),
-        attempt: asking.attempt,
-        repeat: asking.attempt > 1 || asking.taken_up,
+        deadline,
+        headers: &options.headers,
+        traceparent: None,
+        asking,
         // A refusal that nobody was told of is told by the participant's row. Only people who were told can have removed the
         // cause, and that is after a retry; so no late duplicate of a call before it can undo what they settled by hand.
         refusal_waits: op == Op::Action && asking.taken_up && transaction.refusal_waits(branch),
     })
+}
+
+#[cfg(test)]
+impl<'t> Call<'t> {
+    /// A first try of the first branch.
+    pub(crate) fn try_of(gid: &'t Gid, payload: &'t Bytes) -> Self {
+        Self {
+            gid,
+            branch: BranchId(1),
+            op: v1::Op::Try,
+            payload,
+            deadline: Timestamp(0),
+            headers: &Labels::EMPTY,
+            traceparent: None,
+            asking: Asking { attempt: 1, taken_up: false },
+            refusal_waits: false,
+        }
+    }
+}
+
+impl Call<'_> {
+    /// Writes it into a [`v1::Calls`], under that number. Straight into its bytes: there are four calls a transaction, and a message in between
+    /// takes its headers apart for each.
+    pub(crate) fn write(&self, call_id: u64, to: &mut Vec<u8>) {
+        fields::message(1, to, |to| {
+            fields::number(1, call_id, to);
+            fields::text(2, self.gid.as_str(), to);
+            fields::number(3, self.branch.0.into(), to);
+            fields::number(4, i64::from(i32::from(self.op)).cast_unsigned(), to);
+            fields::bytes(5, self.payload, to);
+            fields::number(6, self.deadline.0, to);
+            self.headers().for_each(|header| fields::entry(7, header, to));
+            fields::number(8, self.asking.attempt.into(), to);
+            fields::number(9, (self.asking.attempt > 1 || self.asking.taken_up).into(), to);
+            fields::number(10, self.refusal_waits.into(), to);
+        });
+    }
+
+    /// Bytes that [`Self::write`] appends, roughly and rather too many than too few.
+    pub(crate) fn bytes(&self) -> usize {
+        let headers = self.headers().map(|(name, value)| name.len() + value.len() + 16);
+        256 + self.payload.len() + headers.sum::<usize>()
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let own = self.traceparent.as_deref();
+        let is_others =
+            move |(name, _): &(&str, &str)| own.is_none() || !name.eq_ignore_ascii_case(HEADER);
+        self.headers.iter().filter(is_others).chain(own.map(|own| (HEADER, own)))
+    }
 }
 
 pub(crate) fn op_on_the_wire(op: Op) -> v1::Op {
@@ -73,11 +135,6 @@ pub(crate) fn op_on_the_wire(op: Op) -> v1::Op {
         Op::Commit => v1::Op::Commit,
         Op::RollBack => v1::Op::RollBack,
     }
-}
-
-/// Bytes that a call takes in a message, roughly and rather too much than too little.
-pub(crate) fn bytes_of(call: &v1::Call) -> usize {
-    128 + call.payload.len() + Pairs::bytes(&call.headers)
 }
 
 /// What an answer means.
@@ -107,7 +164,70 @@ fn shortened(mut text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_proto::Pairs;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
     use super::*;
+
+    /// As a message in between would have it.
+    fn as_message(call: &Call<'_>, call_id: u64) -> v1::Call {
+        v1::Call {
+            call_id,
+            gid: call.gid.to_string(),
+            branch: call.branch.0,
+            op: call.op.into(),
+            payload: call.payload.clone(),
+            deadline_ms: call.deadline.0,
+            headers: call.headers().collect::<Pairs>().into(),
+            attempt: call.asking.attempt,
+            repeat: call.asking.attempt > 1 || call.asking.taken_up,
+            refusal_waits: call.refusal_waits,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn calls_are_written_as_the_message_is(
+            numbers in any::<(u32, u32, u64, u64)>(),
+            flags in any::<(bool, bool)>(),
+            op in 0..8_i32,
+            payload in prop::collection::vec(any::<u8>(), 0..300),
+            headers in prop::collection::btree_map("[a-z]{0,12}|Traceparent", ".{0,80}", 0..6),
+            traceparent in prop::option::of("[0-9a-f-]{55}"),
+        ) {
+            let (branch, attempt, deadline, call_id) = numbers;
+            let (gid, payload) = (Gid::parse("g1").unwrap(), Bytes::from(payload));
+            let headers: Labels = headers.into_iter().collect();
+            let call = Call {
+                branch: BranchId(branch),
+                op: v1::Op::try_from(op).unwrap(),
+                deadline: Timestamp(deadline),
+                headers: &headers,
+                traceparent,
+                asking: Asking { attempt, taken_up: flags.0 },
+                refusal_waits: flags.1,
+                ..Call::try_of(&gid, &payload)
+            };
+            let mut written = Vec::new();
+            for id in [call_id, 7] {
+                call.write(id, &mut written);
+            }
+            let calls = vec![as_message(&call, call_id), as_message(&call, 7)];
+            prop_assert_eq!(&written, &v1::Calls { calls }.encode_to_vec());
+            prop_assert!(written.len() <= 2 * call.bytes());
+        }
+    }
+
+    #[test]
+    fn a_span_of_its_own_takes_the_place_of_what_the_caller_said_in_whatever_case() {
+        let (gid, payload) = (Gid::parse("g1").unwrap(), Bytes::new());
+        let headers: Labels = [("TraceParent", "theirs"), ("color", "red")].into_iter().collect();
+        let call = Call { headers: &headers, ..Call::try_of(&gid, &payload) };
+        let own = Call { traceparent: Some("own".to_owned()), ..call.clone() };
+        assert!(call.headers().eq([("TraceParent", "theirs"), ("color", "red")]));
+        assert!(own.headers().eq([("color", "red"), (HEADER, "own")]));
+    }
 
     fn answer(verdict: i32, message: &str) -> v1::Answer {
         v1::Answer { call_id: 1, verdict, code: "c".into(), message: message.into() }

@@ -156,6 +156,14 @@ async fn serve(
         if !term.holds() {
             continue;
         }
+        let calls = match v1::Calls::read(calls.into_bytes()) {
+            Ok(calls) => calls,
+            Err(fault) => {
+                // Nobody answers, so they are asked again.
+                tracing::error!(%fault, "calls that this node wrote cannot be read");
+                continue;
+            }
+        };
         for call in calls {
             let (caller, events) = (Arc::clone(&caller), events.clone());
             under_way.spawn(async move {

@@ -2,6 +2,7 @@
 //!
 //! One package, `holdfast.v1`, generated from `proto/holdfast/v1/*.proto`, where every field is documented.
 
+mod calls;
 mod pairs;
 mod varint;
 

@@ -46,7 +46,7 @@ impl Seat {
     }
 
     async fn call(&self, calls: Vec<v1::Call>) {
-        self.say(coordinator_message::Message::Calls(v1::Calls { calls })).await;
+        self.say(coordinator_message::Message::Calls(v1::Calls::write(calls))).await;
     }
 
     /// The next message that is no beat; `None` at the end of the session.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use holdfast_proto::v1;
 use holdfast_txn::Participant;
 use tokio::sync::mpsc;
 
 use super::lanes::{Credit, Term};
-use crate::{branch_call, config::limit};
+use crate::{branch_call::Call, config::limit};
 
 /// One session, unique on this node since it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +18,7 @@ pub(crate) struct SessionId(pub(crate) u64);
 #[derive(Debug)]
 pub(crate) enum Outgoing {
     /// Calls of a leader in this term: dropped if it leads no more when they would go out.
-    Calls { term: Term, calls: Vec<v1::Call> },
+    Calls { term: Term, calls: Calls },
     /// Welcome and beats.
     Message(v1::CoordinatorMessage),
     /// The end, and why.
@@ -61,23 +62,50 @@ pub(crate) enum Kind {
 /// Bytes of calls in one message; far below what a message may hold, so that one slow call delays few.
 pub(super) const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-/// Cuts a batch into messages within the limits of number and size.
-pub(super) fn messages(batch: Vec<v1::Call>) -> Vec<Vec<v1::Call>> {
-    let mut messages = Vec::with_capacity(1);
-    let (mut current, mut bytes) = (Vec::new(), 0);
-    for call in batch {
-        let size = branch_call::bytes_of(&call);
-        let full = current.len() == limit::BATCH_PER_MESSAGE_MAX
-            || (bytes + size > BATCH_BYTES_MAX && !current.is_empty());
-        if full {
-            messages.push(std::mem::take(&mut current));
-            bytes = 0;
+/// Calls of one message, as they lie in it: a [`holdfast_proto::v1::Calls`]. Each is written once, from where it is made.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Calls {
+    ids: Vec<u64>,
+    bytes: Vec<u8>,
+}
+
+impl Calls {
+    /// The numbers of the calls, in their order.
+    pub(crate) fn ids(&self) -> &[u64] {
+        &self.ids
+    }
+
+    /// The message.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.bytes.into()
+    }
+}
+
+/// Calls that wait to go out, in as few messages as the limits of number and size allow.
+#[derive(Debug, Default)]
+pub(super) struct Batch(Vec<Calls>);
+
+impl Batch {
+    /// Adds one, under that number.
+    pub(super) fn push(&mut self, call_id: u64, call: &Call<'_>) {
+        let last = self.0.last().filter(|last| {
+            last.ids.len() < limit::BATCH_PER_MESSAGE_MAX
+                && last.bytes.len() + call.bytes() <= BATCH_BYTES_MAX
+        });
+        if last.is_none() {
+            self.0.push(Calls::default());
         }
-        bytes += size;
-        current.push(call);
+        let last = self.0.last_mut().expect("one was added if there was none");
+        last.ids.push(call_id);
+        call.write(call_id, &mut last.bytes);
     }
-    if !current.is_empty() {
-        messages.push(current);
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
-    messages
+
+    /// All messages, none of which is empty.
+    pub(super) fn take(&mut self) -> Vec<Calls> {
+        std::mem::take(&mut self.0)
+    }
 }

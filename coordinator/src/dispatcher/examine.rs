@@ -1,6 +1,5 @@
 //! Looks at transactions one by one: makes the calls they owe, or proposes what was heard of them.
 
-use bytes::Bytes;
 use holdfast_fault::{Site, reached};
 use holdfast_txn::{
     BranchId, Command, Gid, GlobalTransaction, Machine, Next, Op, Status, Timestamp,
@@ -145,9 +144,6 @@ impl Dispatcher {
         now: Timestamp,
         now_ms: u64,
     ) {
-        if open.headers.is_empty() {
-            open.headers = branch_call::headers(transaction);
-        }
         for index in 0..open.calls.len() {
             let call = &open.calls[index];
             let may_go = match call.stage {
@@ -161,8 +157,7 @@ impl Dispatcher {
                 let taken_up = open.recovering || open.retried;
                 let stage = (call.stage, open.recovering, taken_up);
                 let traced = open.traced.as_deref();
-                let carried = (open.headers.as_slice(), traced);
-                let stage = self.make_call(transaction, about, stage, carried, (now, now_ms));
+                let stage = self.make_call(transaction, about, stage, traced, (now, now_ms));
                 let call = &mut open.calls[index];
                 call.asked += u32::from(matches!(stage, Stage::UnderWay { .. }));
                 call.stage = stage;
@@ -175,12 +170,12 @@ impl Dispatcher {
         transaction: &GlobalTransaction,
         (branch, op, asked): (BranchId, Op, u32),
         (stage, recovering, taken_up): (Stage, bool, bool),
-        (headers, traced): (&[Bytes], Option<&Traced>),
+        traced: Option<&Traced>,
         (now, now_ms): (Timestamp, u64),
     ) -> Stage {
         let attempt = asked.saturating_add(1);
         let asking = Asking { attempt, taken_up };
-        let call = branch_call::build(transaction, branch, op, asking, headers, now);
+        let call = branch_call::build(transaction, branch, op, asking, now);
         let Some(mut call) = call else {
             tracing::error!(gid = %transaction.gid, %branch, "a call is owed to a branch that is not there");
             return Stage::Paused {
@@ -204,7 +199,7 @@ impl Dispatcher {
             traced.carry(&mut call);
         }
         reached(Site::DispatcherBeforeCall);
-        let ticket = self.sessions.ask(session, key, recovering, call, now_ms);
+        let ticket = self.sessions.ask(session, key, recovering, &call, now_ms);
         Stage::UnderWay { ticket, until_ms: now_ms + transaction.options.call_timeout_ms }
     }
 

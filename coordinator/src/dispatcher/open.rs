@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use holdfast_txn::{Answer, BranchId, Op, Report, RetryPolicy, Timestamp};
 
 use super::{
@@ -36,8 +35,6 @@ pub(super) struct Open {
     pub(super) retried: bool,
     /// What was seen of its calls; kept until the end.
     pub(super) attempts: Attempts,
-    /// What its calls carry, once the first was made.
-    pub(super) headers: Vec<Bytes>,
     /// Whose spans it becomes part of, if anybody's.
     pub(super) traced: Option<Box<Traced>>,
     /// How many branches it had when that was found out; `None`: it was not yet.

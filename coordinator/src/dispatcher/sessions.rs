@@ -11,13 +11,14 @@ use holdfast_txn::Participant;
 use tokio::sync::mpsc;
 
 use super::{
-    announced::{About, NewSession, Outgoing, SessionId, messages},
+    announced::{About, Batch, Calls, NewSession, Outgoing, SessionId},
     breakers::Opened,
     lanes::{Credit, Lane, Taken, Term},
     parked::CallKey,
     served::{Served, Turn},
 };
 use crate::{
+    branch_call::Call,
     clock,
     registry::{breaker::Breaker, policy::Policies},
 };
@@ -64,7 +65,7 @@ pub(super) struct Session {
     /// Timed out, with the time at which the credit is taken as lost and given back.
     overdue: VecDeque<(u64, u64)>,
     /// Goes out with the next flush.
-    batch: Vec<v1::Call>,
+    batch: Batch,
     answered: u64,
     silent: u64,
 }
@@ -123,7 +124,7 @@ impl Sessions {
             made: 0,
             asked: HashMap::default(),
             overdue: VecDeque::new(),
-            batch: Vec::new(),
+            batch: Batch::default(),
             answered: 0,
             silent: 0,
         };
@@ -237,7 +238,7 @@ impl Sessions {
         id: SessionId,
         key: CallKey,
         recovering: bool,
-        mut call: v1::Call,
+        call: &Call<'_>,
         now_ms: u64,
     ) -> Ticket {
         let session = self.by_id.get_mut(&id).expect("it was chosen from those that are here");
@@ -251,12 +252,11 @@ impl Sessions {
         }
         session.made += 1;
         let call_id = self.lane.call_id(session.made);
-        call.call_id = call_id;
         if session.batch.is_empty() {
             self.to_flush.push(id);
         }
         session.breaker.asked(now_ms);
-        session.batch.push(call);
+        session.batch.push(call_id, call);
         let asked = Asked { key: Some(key), recovering, _credit: session.credit.take() };
         session.asked.insert(call_id, asked);
         self.in_flight += 1;
@@ -374,7 +374,7 @@ impl Sessions {
         let mut unsent = Vec::new();
         for id in std::mem::take(&mut self.to_flush) {
             let Some(session) = self.by_id.get_mut(&id) else { continue };
-            for calls in messages(std::mem::take(&mut session.batch)) {
+            for calls in session.batch.take() {
                 let fault =
                     match session.outbox.try_send(Outgoing::Calls { term: term.clone(), calls }) {
                         Ok(()) => {
@@ -384,15 +384,15 @@ impl Sessions {
                         Err(fault) => fault,
                     };
                 if let Outgoing::Calls { calls, .. } = fault.into_inner() {
-                    for call in calls {
-                        let Some(asked) = session.asked.remove(&call.call_id) else { continue };
+                    for call_id in calls.ids().iter().copied() {
+                        let Some(asked) = session.asked.remove(&call_id) else { continue };
                         self.in_flight -= 1;
                         if let Some((_, served)) = self.served[session.place].as_mut() {
                             served.gone(asked.recovering);
                             served.unsent();
                         }
                         if let Some(key) = asked.key {
-                            unsent.push((Ticket { session: id, call_id: call.call_id }, key));
+                            unsent.push((Ticket { session: id, call_id }, key));
                         }
                     }
                 }
@@ -405,8 +405,9 @@ impl Sessions {
     pub(super) fn step_down(&mut self) {
         for id in std::mem::take(&mut self.to_flush) {
             let Some(session) = self.by_id.get_mut(&id) else { continue };
-            for call in session.batch.drain(..) {
-                if let Some(asked) = session.asked.remove(&call.call_id) {
+            let batch = session.batch.take();
+            for call_id in batch.iter().flat_map(Calls::ids) {
+                if let Some(asked) = session.asked.remove(call_id) {
                     self.in_flight -= 1;
                     if let Some((_, served)) = self.served[session.place].as_mut() {
                         served.gone(asked.recovering);

@@ -14,10 +14,6 @@ fn key(number: u32) -> CallKey {
     CallKey { gid: Gid::parse("g1").unwrap(), branch: BranchId(number), op: Op::Try }
 }
 
-fn call(payload_bytes: usize) -> v1::Call {
-    v1::Call { payload: Bytes::from(vec![7; payload_bytes]), ..Default::default() }
-}
-
 fn up(sessions: &mut Sessions, id: u64, weight: u32, credit: usize) -> mpsc::Receiver<Outgoing> {
     let (outbox, sent) = mpsc::channel(2);
     sessions.up(new(id, About::default(), weight, credit, outbox), 0);
@@ -54,12 +50,30 @@ fn choose(sessions: &mut Sessions) -> Option<SessionId> {
 }
 
 fn ask(sessions: &mut Sessions, id: SessionId, number: u32, payload_bytes: usize) -> Ticket {
-    sessions.ask(id, key(number), false, call(payload_bytes), 0)
+    let payload = Bytes::from(vec![7; payload_bytes]);
+    let key = key(number);
+    sessions.ask(id, key.clone(), false, &Call::try_of(&key.gid, &payload), 0)
+}
+
+fn ask_empty(
+    sessions: &mut Sessions,
+    id: SessionId,
+    number: u32,
+    recovering: bool,
+    now_ms: u64,
+) -> Ticket {
+    let key = key(number);
+    sessions.ask(id, key.clone(), recovering, &Call::try_of(&key.gid, &Bytes::new()), now_ms)
 }
 
 fn calls_of(sent: &mut mpsc::Receiver<Outgoing>) -> Vec<v1::Call> {
     match sent.try_recv() {
-        Ok(Outgoing::Calls { calls, .. }) => calls,
+        Ok(Outgoing::Calls { calls, .. }) => {
+            let ids = calls.ids().to_vec();
+            let calls = v1::Calls::read(calls.into_bytes()).unwrap();
+            assert!(calls.iter().map(|call| call.call_id).eq(ids));
+            calls
+        }
         other => panic!("calls, not {other:?}"),
     }
 }
@@ -211,7 +225,7 @@ fn shares(sessions: &mut Sessions, count: u32, now_ms: u64) -> [u32; 2] {
     let mut shares = [0; 2];
     for number in 0..count {
         let Some(id) = sessions.choose(&service(), None, false, now_ms) else { break };
-        let ticket = sessions.ask(id, key(number), false, call(0), now_ms);
+        let ticket = ask_empty(sessions, id, number, false, now_ms);
         shares[id.0 as usize - 1] += 1;
         sessions.answered(ticket);
     }
@@ -390,7 +404,7 @@ fn recovery_has_a_bound_of_its_own_and_new_calls_pass_it() {
     let _kept = pair(&mut sessions);
     decide(&mut sessions, |policy| policy.recovery_max = 1);
     let id = sessions.choose(&service(), None, true, 0).unwrap();
-    let ticket = sessions.ask(id, key(1), true, call(0), 0);
+    let ticket = ask_empty(&mut sessions, id, 1, true, 0);
     assert_eq!(sessions.choose(&service(), None, true, 0), None);
     assert!(choose(&mut sessions).is_some());
     sessions.answered(ticket);
@@ -410,7 +424,7 @@ fn a_session_that_falls_silent_is_left_alone_and_probed_and_comes_back_at_once()
     sessions.silent(SessionId(1), 8, 0);
     sessions.well(SessionId(2));
     assert_eq!(shares(&mut sessions, 100, 10), [0, 100]);
-    let ticket = sessions.ask(SessionId(1), key(1), false, call(0), 1_000);
+    let ticket = ask_empty(&mut sessions, SessionId(1), 1, false, 1_000);
     assert_eq!(shares(&mut sessions, 10, 1_001), [0, 10], "one probe");
     sessions.answered(ticket);
     assert!(sessions.well(SessionId(1)), "its answer closes the breaker");
@@ -453,7 +467,7 @@ fn what_a_call_waits_for_is_told_in_a_word() {
     decide(&mut sessions, |policy| policy.concurrency_max = 1);
     assert_eq!(held(&mut sessions, false), Held::Concurrency);
     decide(&mut sessions, |policy| policy.recovery_max = 1);
-    sessions.ask(SessionId(1), key(2), true, call(0), 0);
+    ask_empty(&mut sessions, SessionId(1), 2, true, 0);
     assert_eq!(held(&mut sessions, true), Held::Recovery);
     assert_eq!(held(&mut sessions, false), Held::Credit, "both are taken");
     let breaker = v1::BreakerPolicy { failures: 1, open_ms: 1_000, open_ms_max: 1_000 };

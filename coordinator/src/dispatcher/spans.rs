@@ -3,11 +3,11 @@
 //! The span of a transaction is named by its gid alone, so that the calls of every leader lie below the same one, and whichever leader sees the
 //! end tells it. The span of a call is named by its term too: a new leader counts attempts anew.
 
-use holdfast_proto::{Pairs, v1};
-use holdfast_trace::{Context, HEADER, Kind, Span, spans};
+use holdfast_trace::{Context, Kind, Span, spans};
 use holdfast_txn::{BranchId, Gid, GlobalTransaction, Op, Participant, Timestamp};
 
 use super::attempts::Attempt;
+use crate::branch_call::Call;
 
 /// A transaction whose spans are wanted.
 #[derive(Clone, Debug)]
@@ -32,11 +32,9 @@ impl Traced {
     }
 
     /// Has the call say which span it is part of. What the caller said counts for the transaction alone.
-    pub(super) fn carry(&self, call: &mut v1::Call) {
-        let context = self.call(BranchId(call.branch), call.op, call.attempt);
-        let mut headers = Pairs::from(std::mem::take(&mut call.headers));
-        headers.set(HEADER, &context.header());
-        call.headers = headers.into();
+    pub(super) fn carry(&self, call: &mut Call<'_>) {
+        let context = self.call(call.branch, call.op.into(), call.asking.attempt);
+        call.traceparent = Some(context.header());
     }
 
     /// Tells what came of a call.

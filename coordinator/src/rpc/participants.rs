@@ -132,7 +132,7 @@ fn place(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Status> {
 fn on_the_wire(outgoing: Outgoing) -> Option<Result<v1::CoordinatorMessage, Status>> {
     match outgoing {
         Outgoing::Calls { term, calls } => {
-            term.holds().then(|| Ok(message(Outward::Calls(v1::Calls { calls }))))
+            term.holds().then(|| Ok(message(Outward::Calls(calls.into_bytes()))))
         }
         Outgoing::Message(message) => Some(Ok(message)),
         Outgoing::End(status) => Some(Err(status)),
@@ -416,7 +416,7 @@ mod tests {
         let calling = Arc::new(AtomicU64::new(3));
         let calls = || {
             let term = Term::of(&calling, 3);
-            Outgoing::Calls { term, calls: vec![v1::Call::default()] }
+            Outgoing::Calls { term, calls: Default::default() }
         };
         assert!(on_the_wire(calls()).is_some());
         for other in [4, 0] {

@@ -285,7 +285,8 @@ async fn open(
             };
             let Ok(Some(message)) = message else { return };
             if let Some(v1::coordinator_message::Message::Calls(calls)) = message.message {
-                let answers = calls.calls.iter().filter_map(|call| answer(call)).collect();
+                let calls = v1::Calls::read(calls).expect("calls");
+                let answers = calls.iter().filter_map(|call| answer(call)).collect();
                 let answers = v1::agent_message::Message::Answers(v1::Answers { answers });
                 if sender.send(say(answers)).await.is_err() {
                     return;

@@ -180,7 +180,8 @@ pub(crate) async fn session(
             };
             let Ok(Some(message)) = heard else { return };
             if let Some(v1::coordinator_message::Message::Calls(calls)) = message.message {
-                let answers = calls.calls.iter().filter_map(answer).collect();
+                let calls = v1::Calls::read(calls).expect("calls");
+                let answers = calls.iter().filter_map(answer).collect();
                 let answers = v1::agent_message::Message::Answers(v1::Answers { answers });
                 if sender.send(say(answers)).await.is_err() {
                     return;

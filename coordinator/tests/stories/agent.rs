@@ -130,7 +130,8 @@ impl Told {
                     here = welcome.node;
                 }
                 Some(Outward::Calls(calls)) => {
-                    let Some(answers) = self.answer(here, calls.calls) else { return Ok(()) };
+                    let calls = v1::Calls::read(calls).expect("calls");
+                    let Some(answers) = self.answer(here, calls) else { return Ok(()) };
                     let answers = message_of(Inward::Answers(v1::Answers { answers }));
                     if say.send(answers).await.is_err() {
                         return Ok(());

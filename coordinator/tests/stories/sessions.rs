@@ -162,7 +162,7 @@ async fn an_agent_that_drains_gets_no_further_calls_and_its_answers_count() {
 
 fn calls_of(message: v1::CoordinatorMessage) -> Vec<v1::Call> {
     match message.message {
-        Some(v1::coordinator_message::Message::Calls(calls)) => calls.calls,
+        Some(v1::coordinator_message::Message::Calls(calls)) => v1::Calls::read(calls).unwrap(),
         _ => Vec::new(),
     }
 }
