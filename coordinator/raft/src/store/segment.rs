@@ -33,8 +33,9 @@ use super::{
 /// Bytes before the first record.
 pub(crate) const HEAD_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"HFRAFTL1";
-/// Purged files kept for another life; more are removed.
-const RETIRED_MAX: usize = 1;
+/// Purged files kept for another life; more are removed. A snapshot frees two or three at once under load, and a file made anew is filled
+/// into fresh pages of the kernel's cache, which costs more than everything that will be written into it.
+const RETIRED_MAX: usize = 3;
 
 /// The name of a segment's file while it holds records.
 pub(crate) fn log_name(life: u64) -> String {

@@ -1,4 +1,5 @@
-//! The last snapshot: a checksummed file, replaced only by a newer one that is completely on disk.
+//! The last snapshot: a checksummed file, replaced only by a newer one that is completely on disk, and written into the file of the one before
+//! it.
 //!
 //! ```text
 //!  0  "HFSNAP01"
@@ -94,6 +95,8 @@ struct Place {
     cluster: String,
     group: u32,
     current: Mutex<Option<(SnapshotMeta, SnapshotFile)>>,
+    /// The one before, whose file becomes that of the next: half of what a snapshot costs is fresh pages of the kernel's cache.
+    former: Mutex<Option<SnapshotFile>>,
     files_made: AtomicU64,
 }
 
@@ -124,6 +127,7 @@ impl SnapshotStore {
             cluster: cluster.to_owned(),
             group,
             current: Mutex::new(current),
+            former: Mutex::default(),
             files_made: AtomicU64::new(0),
         };
         Ok(Self { place: Arc::new(place) })
@@ -156,10 +160,40 @@ impl SnapshotStore {
         // Never the same name twice, so that the last user of one file cannot remove another.
         let made = self.place.files_made.fetch_add(1, Ordering::Relaxed);
         let path = self.place.dir.join(format!("{made}.tmp"));
-        let file =
-            File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let mut options = File::options();
+        options.read(true).write(true);
+        let file = match self.take_former()? {
+            Some(former) => {
+                fs::rename(former, &path)?;
+                options.open(&path)?
+            }
+            None => options.create(true).truncate(true).open(&path)?,
+        };
         let unnamed = Some(Arc::new(Unnamed(path.clone())));
         Ok(SnapshotFile { file: Arc::new(file), bytes: 0, path, _unnamed: unnamed })
+    }
+
+    /// The file of the snapshot before the current one, if nobody reads it any more.
+    fn take_former(&self) -> io::Result<Option<PathBuf>> {
+        let former = self.place.former.lock().expect("no holder panics").take();
+        let Some(SnapshotFile { file, path, .. }) = former else { return Ok(None) };
+        if Arc::into_inner(file).is_some() {
+            return Ok(Some(path));
+        }
+        // A peer is being sent it, and needs its bytes as they are. They last as long as somebody reads them.
+        fs::remove_file(path)?;
+        Ok(None)
+    }
+
+    /// Keeps the file of a snapshot that is not the current one any more.
+    fn keep_former(&self, former: SnapshotFile) -> io::Result<()> {
+        let path = former.path.with_extension("old");
+        fs::rename(&former.path, &path)?;
+        let former = SnapshotFile { path, ..former };
+        match self.place.former.lock().expect("no holder panics").replace(former) {
+            Some(older) => fs::remove_file(older.path),
+            None => Ok(()),
+        }
     }
 
     /// Writes a snapshot and makes it the current one, unless a newer one came first. Blocks.
@@ -196,6 +230,8 @@ impl SnapshotStore {
         file.write_all(state)?;
         file.write_all(&hasher.finalize().to_le_bytes())?;
         snapshot.bytes = (front.len() + state.len() + 4) as u64;
+        // The file may have held a longer one.
+        file.set_len(snapshot.bytes)?;
         Ok(snapshot)
     }
 
@@ -227,7 +263,7 @@ impl SnapshotStore {
         if let Some((_, former)) = former
             && former.path != path
         {
-            fs::remove_file(&former.path)?;
+            self.keep_former(former)?;
         }
         Ok((meta, snapshot))
     }
@@ -274,6 +310,8 @@ impl Incoming {
             let cause = format!("{} of {} bytes arrived", self.snapshot.bytes, self.bytes_total);
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, cause));
         }
+        // The file may have held a longer one.
+        self.snapshot.file.set_len(self.bytes_total)?;
         let invalid = |cause| io::Error::new(io::ErrorKind::InvalidData, cause);
         let (meta, _) = check(&self.snapshot.file, &self.cluster, self.group)?.map_err(invalid)?;
         Ok((meta, self.snapshot))
@@ -383,6 +421,8 @@ impl SnapshotStore {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
     use crate::consensus::{StoredMembership, log_id};
 
@@ -413,6 +453,47 @@ mod tests {
         let (found, file) = store.current().expect("nine is there");
         assert_eq!(found, meta(1, 9));
         assert_eq!(file.state("bank", 0)?, b"nine");
+        Ok(())
+    }
+
+    #[test]
+    fn a_snapshot_is_written_into_the_file_of_the_one_before_the_last_however_long_that_was()
+    -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let store = SnapshotStore::open(dir.path(), "bank", 0)?;
+        let file_of = |index, state: &[u8]| -> anyhow::Result<u64> {
+            let (_, file) = store.write(meta(1, index), state)?;
+            assert_eq!(file.state("bank", 0)?, state);
+            Ok(file.file.metadata()?.ino())
+        };
+        let first = file_of(1, &[b'1'; 9_000])?;
+        let second = file_of(2, b"two")?;
+        assert_ne!(first, second, "the last one stays as it is until the next is on disk");
+        assert_eq!(file_of(3, b"three")?, first, "shorter");
+        assert_eq!(file_of(4, &[b'4'; 20_000])?, second, "longer");
+        assert_eq!(names(dir.path()).len(), 2, "{:?}", names(dir.path()));
+        drop(store);
+        let store = SnapshotStore::open(dir.path(), "bank", 0)?;
+        let (found, file) = store.current().expect("the fourth is there");
+        assert_eq!((found, file.state("bank", 0)?), (meta(1, 4), vec![b'4'; 20_000]));
+        assert_eq!(names(dir.path()).len(), 1, "{:?}", names(dir.path()));
+        Ok(())
+    }
+
+    #[test]
+    fn whoever_reads_a_snapshot_reads_it_to_the_end_whatever_is_written_meanwhile()
+    -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let store = SnapshotStore::open(dir.path(), "bank", 0)?;
+        let (_, read) = store.write(meta(1, 1), b"one")?;
+        for index in 2..5 {
+            store.write(meta(1, index), b"another")?;
+            assert_eq!(read.state("bank", 0)?, b"one", "behind snapshot {index}");
+        }
+        let mut incoming = store.receive(read.bytes)?;
+        incoming.add(&read.chunk(0, usize::MAX)?)?;
+        let (found, file) = incoming.finish()?;
+        assert_eq!((found, file.state("bank", 0)?), (meta(1, 1), b"one".to_vec()), "shorter");
         Ok(())
     }
 

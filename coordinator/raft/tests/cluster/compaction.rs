@@ -15,8 +15,8 @@ const ENTRY_BYTES: usize = 32 * 1024;
 const SEGMENT_BYTES: u64 = 128 * 1024;
 /// Entries that a segment of this size holds.
 const IN_A_SEGMENT: usize = 3;
-/// Of 20 entries between two snapshots half are kept, from the midst of a segment; one is open, two wait or are spare.
-const SEGMENTS_MAX: usize = 20 / 2 / IN_A_SEGMENT + 2 + 1 + 2;
+/// Of 20 entries between two snapshots half are kept, from the midst of a segment; one is open, four wait or are spare.
+const SEGMENTS_MAX: usize = 20 / 2 / IN_A_SEGMENT + 2 + 1 + 4;
 
 fn segments(dir: &Path) -> usize {
     std::fs::read_dir(dir.join("log")).unwrap().count()
