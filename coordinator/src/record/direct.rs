@@ -89,28 +89,22 @@ fn options(bytes: &[u8]) -> Option<Options> {
         order: member::<Order>(number(6))?,
         recovery: member::<Recovery>(number(7))?,
         tried_by: member::<TriedBy>(number(8))?,
-        headers: labels(&headers)?,
-        tags: labels(&tags)?,
+        headers: Labels::in_order(headers.into_iter())?,
+        tags: Labels::in_order(tags.into_iter())?,
         second_phase_grace_ms: number(11),
     })
 }
 
-fn label(bytes: &[u8]) -> Option<(&str, &str)> {
+fn label(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (mut name, mut value) = (None, None);
     for field in Fields(bytes) {
         match field? {
-            (1, Value::Bytes(text)) => once(&mut name, text_of(text)?)?,
-            (2, Value::Bytes(text)) => once(&mut value, text_of(text)?)?,
+            (1, Value::Bytes(text)) => once(&mut name, text)?,
+            (2, Value::Bytes(text)) => once(&mut value, text)?,
             _ => return None,
         }
     }
     Some((name.unwrap_or_default(), value.unwrap_or_default()))
-}
-
-/// `None` where some have the same name.
-fn labels(pairs: &[(&str, &str)]) -> Option<Labels> {
-    let labels: Labels = pairs.iter().copied().collect();
-    (labels.len() == pairs.len()).then_some(labels)
 }
 
 fn spec(bytes: &[u8]) -> Option<BranchSpec> {

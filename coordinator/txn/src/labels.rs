@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 /// Names, each once and in order, with a value each. Never changes: a copy is a count, since each open transaction holds two of these,
 /// every call reads one, and most are empty or hold a `traceparent` and a tenant.
 ///
-/// All in one piece of memory, each name and each value behind its length: a million transactions are open at a time, and what is
-/// scattered is paid for at each look.
+/// All in one piece of memory, how many there are and then each name and each value behind its length: a million transactions are open at a
+/// time, and what is scattered is paid for at each look.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Labels(Option<Arc<str>>);
 
@@ -17,7 +17,7 @@ impl Labels {
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.iter().count()
+        self.counted().map_or(0, |(count, _)| count)
     }
 
     /// Whether there is none.
@@ -34,13 +34,17 @@ impl Labels {
 
     /// Names and values in the order of the names, by bytes.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> + Clone {
-        let mut left = self.0.as_deref().unwrap_or_default();
+        let mut left = self.counted().map_or("", |(_, labels)| labels);
         std::iter::from_fn(move || {
             let (name, rest) = first_of(left)?;
             let (value, rest) = first_of(rest)?;
             left = rest;
             Some((name, value))
         })
+    }
+
+    fn counted(&self) -> Option<(usize, &str)> {
+        number_of(self.0.as_deref()?)
     }
 
     /// Copies of all, for a map of another kind.
@@ -55,46 +59,81 @@ impl Labels {
     }
 }
 
-/// Bits of a length that one byte holds, and the bit that says that more follow: all bytes of it are characters.
+/// Bits of a number that one byte holds, and the bit that says that more follow: all bytes of it are characters.
 const BITS: u32 = 6;
 const MORE: u8 = 1 << BITS;
 
-/// Bytes in front of a text, at most, which tell its length. Below 64, as that of most is, one does.
-const LENGTH_BYTES_MAX: usize = usize::BITS.div_ceil(BITS) as usize;
+/// Bytes of a number, at most. Below 64, as most are, it has one.
+const NUMBER_BYTES_MAX: usize = usize::BITS.div_ceil(BITS) as usize;
 /// Labels that are put in order, and bytes that are laid out, without memory of their own.
 const FEW: usize = 4;
 const FEW_BYTES: usize = 256;
 
-/// Lays out a text behind its length at `at`; says where it ends.
-fn lay_out(text: &str, all: &mut [u8], mut at: usize) -> usize {
-    let bits = usize::BITS - text.len().leading_zeros();
+/// Writes a number at `at`; says where it ends.
+fn put_number(number: usize, all: &mut [u8], mut at: usize) -> usize {
+    let bits = usize::BITS - number.leading_zeros();
     for left in (0..bits.div_ceil(BITS).max(1)).rev() {
-        let part = (text.len() >> (left * BITS)) as u8 & (MORE - 1);
+        let part = (number >> (left * BITS)) as u8 & (MORE - 1);
         all[at] = part | if left > 0 { MORE } else { 0 };
         at += 1;
     }
-    all[at..at + text.len()].copy_from_slice(text.as_bytes());
-    at + text.len()
+    at
 }
 
-/// The first text, and what follows it.
-fn first_of(all: &str) -> Option<(&str, &str)> {
-    let (mut length, mut at) = (0, 0);
+/// Writes a text behind its length at `at`; says where it ends.
+fn put_text(text: &[u8], all: &mut [u8], at: usize) -> usize {
+    let from = put_number(text.len(), all, at);
+    all[from..from + text.len()].copy_from_slice(text);
+    from + text.len()
+}
+
+/// The first number, and what follows it.
+fn number_of(all: &str) -> Option<(usize, &str)> {
+    let (mut number, mut at) = (0, 0);
     loop {
         let part = *all.as_bytes().get(at)?;
-        length = length << BITS | usize::from(part & (MORE - 1));
+        number = number << BITS | usize::from(part & (MORE - 1));
         at += 1;
         if part & MORE == 0 {
-            return all.split_at_checked(at)?.1.split_at_checked(length);
+            return Some((number, all.get(at..)?));
         }
     }
 }
 
+/// The first text, and what follows it.
+fn first_of(all: &str) -> Option<(&str, &str)> {
+    let (length, rest) = number_of(all)?;
+    rest.split_at_checked(length)
+}
+
 impl Labels {
+    /// Of names that are in order, each once. `None`: they are not, or something is no text.
+    pub fn in_order<'l>(
+        labels: impl Iterator<Item = (&'l [u8], &'l [u8])> + Clone,
+    ) -> Option<Self> {
+        let rises = labels.clone().is_sorted_by(|one, next| one.0 < next.0);
+        if rises { Self::laid_out(labels) } else { None }
+    }
+
     /// Of names in order; of those with the same name the last one counts.
-    fn of_sorted<'l>(sorted: impl Iterator<Item = (&'l str, &'l str)> + Clone) -> Self {
-        let bytes = |(name, value): (&str, &str)| name.len() + value.len() + 2 * LENGTH_BYTES_MAX;
-        let most: usize = sorted.clone().map(bytes).sum();
+    fn of_sorted(sorted: &[(&str, &str)]) -> Self {
+        let labels = sorted.chunk_by(|one, other| one.0 == other.0).map(|same| {
+            let (name, value) = same[same.len() - 1];
+            (name.as_bytes(), value.as_bytes())
+        });
+        Self::laid_out(labels).expect("texts and characters are a text")
+    }
+
+    /// `None`: something is no text. A number stands in front of each, so no two that are none are one together.
+    fn laid_out<'l>(labels: impl Iterator<Item = (&'l [u8], &'l [u8])> + Clone) -> Option<Self> {
+        let (mut count, mut most) = (0, NUMBER_BYTES_MAX);
+        for (name, value) in labels.clone() {
+            count += 1;
+            most += name.len() + value.len() + 2 * NUMBER_BYTES_MAX;
+        }
+        if count == 0 {
+            return Some(Self::EMPTY);
+        }
         let (mut few, mut many) = ([0; FEW_BYTES], Vec::new());
         let all = if most <= FEW_BYTES {
             &mut few[..]
@@ -102,16 +141,13 @@ impl Labels {
             many.resize(most, 0);
             &mut many[..]
         };
-        let mut end = 0;
-        let mut sorted = sorted.peekable();
-        while let Some((name, value)) = sorted.next() {
-            if sorted.peek().is_none_or(|next| next.0 != name) {
-                end = lay_out(name, all, end);
-                end = lay_out(value, all, end);
-            }
+        let mut end = put_number(count, all, 0);
+        for (name, value) in labels {
+            end = put_text(name, all, end);
+            end = put_text(value, all, end);
         }
-        let all = str::from_utf8(&all[..end]).expect("texts and characters are a text");
-        Self((!all.is_empty()).then(|| all.into()))
+        let all = str::from_utf8(&all[..end]).ok()?;
+        Some(Self(Some(all.into())))
     }
 }
 
@@ -119,18 +155,21 @@ impl Labels {
 impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(labels: I) -> Self {
         let mut labels = labels.into_iter();
-        let mut few: [Option<(N, V)>; FEW] = std::array::from_fn(|_| labels.next());
+        let few: [Option<(N, V)>; FEW] = std::array::from_fn(|_| labels.next());
+        // Stable, so that the last of a name is the last of its neighbors.
         if few[FEW - 1].is_none() {
-            // Stable, so that the last of a name is the last of its neighbors. Places that are left come first.
-            few.sort_by(|one, other| {
-                let [one, other] = [one, other].map(|one| one.as_ref().map(texts));
-                one.map(|(name, _)| name).cmp(&other.map(|(name, _)| name))
-            });
-            return Self::of_sorted(few.iter().flatten().map(texts));
+            let (mut sorted, mut count) = ([("", ""); FEW], 0);
+            for label in few.iter().flatten() {
+                sorted[count] = texts(label);
+                count += 1;
+            }
+            sorted[..count].sort_by_key(|(name, _)| *name);
+            return Self::of_sorted(&sorted[..count]);
         }
-        let mut many: Vec<(N, V)> = few.into_iter().flatten().chain(labels).collect();
-        many.sort_by(|one, other| one.0.as_ref().cmp(other.0.as_ref()));
-        Self::of_sorted(many.iter().map(texts))
+        let many: Vec<(N, V)> = few.into_iter().flatten().chain(labels).collect();
+        let mut sorted: Vec<(&str, &str)> = many.iter().map(texts).collect();
+        sorted.sort_by_key(|(name, _)| *name);
+        Self::of_sorted(&sorted)
     }
 }
 
@@ -167,7 +206,31 @@ mod tests {
             let (mut more, mut many) = (labels, map);
             more.insert("b", "x");
             many.insert("b".to_owned(), "x".to_owned());
-            prop_assert_eq!(more, many.into_iter().collect::<Labels>());
+            prop_assert_eq!(&more, &many.iter().collect::<Labels>());
+            let bytes = |(name, value): (&'_ String, &'_ String)| (name.clone().into_bytes(), value.clone().into_bytes());
+            let bytes: Vec<_> = many.iter().map(bytes).collect();
+            let labels = |bytes: &[(Vec<u8>, Vec<u8>)]| Labels::in_order(bytes.iter().map(|(name, value)| (&name[..], &value[..])));
+            prop_assert_eq!(labels(&bytes), Some(more));
+            let twice: Vec<_> = bytes.iter().chain(&bytes).cloned().collect();
+            prop_assert_eq!(labels(&twice), None);
+        }
+    }
+
+    #[test]
+    fn halves_of_a_character_are_no_text_wherever_they_meet() {
+        let halves = "ü".as_bytes().split_at(1);
+        for bad in [halves, (halves.0, b"x"), (b"x", halves.1)] {
+            assert_eq!(Labels::in_order([bad].into_iter()), None);
+        }
+        let across: [(&[u8], &[u8]); 2] = [(b"a", halves.0), (halves.1, b"x")];
+        assert_eq!(Labels::in_order(across.into_iter()), None);
+    }
+
+    #[test]
+    fn as_many_as_a_byte_counts_and_one_more_are_counted() {
+        for count in [0, 1, 3, 4, 63, 64, 65] {
+            let labels: Labels = (0..count).map(|n| (format!("{n:03}"), "v")).collect();
+            assert_eq!((labels.len(), labels.iter().count()), (count, count));
         }
     }
 
