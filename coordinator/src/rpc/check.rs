@@ -398,8 +398,11 @@ fn options(
     grace(findings, mode, given.second_phase_grace_ms, &mut options);
     let headers = labels(findings, "options.headers", &given.headers);
     for &(name, value) in &headers {
-        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-        if !name.chars().all(token) {
+        let token = |byte: u8| {
+            matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_')
+                || b"!#$%&'*+.^`|~".contains(&byte)
+        };
+        if !name.bytes().all(token) {
             findings.add("options.headers", format_args!("{name:?} is no header name"));
         }
         if value.bytes().any(|byte| !(b' '..=b'~').contains(&byte)) {

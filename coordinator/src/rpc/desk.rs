@@ -190,20 +190,24 @@ impl Desk {
 
     /// The command of an operator, with its name; other commands as they are.
     fn signed(&self, command: Command, request: &Request) -> Result<Command, Fault> {
-        let by = match request {
-            Request::Operate(operate) => self.signature(&operate.dev_name)?,
-            _ => self.signature("")?,
+        let by = || match request {
+            Request::Operate(operate) => self.signature(&operate.dev_name),
+            _ => self.signature(""),
         };
         let acts_are_read = self.inner.coordinator.cluster_format() >= 3;
         Ok(match command {
-            // While a member cannot read it as an operator's act, it is done without a record.
-            Command::Operate { gid, act: OperatorAct::RollBack, reason, .. } if !acts_are_read => {
-                Command::RollBack { gid, reason }
+            Command::Operate { gid, act, reason, .. } => {
+                let by = by()?;
+                // While a member cannot read it as an operator's act, it is done without a record.
+                if act == OperatorAct::RollBack && !acts_are_read {
+                    Command::RollBack { gid, reason }
+                } else {
+                    Command::Operate { gid, act, by, reason }
+                }
             }
-            Command::Operate { gid, act, reason, .. } => Command::Operate { gid, act, by, reason },
             // An operator's retry is an operator's act, as soon as every member can read one.
             Command::Retry { gid, reason } if acts_are_read => {
-                Command::Operate { gid, act: OperatorAct::Retry, by, reason }
+                Command::Operate { gid, act: OperatorAct::Retry, by: by()?, reason }
             }
             other => other,
         })
