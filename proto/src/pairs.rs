@@ -13,6 +13,8 @@ use prost::encoding::{
 /// Numbers of the fields of an entry, as in every map.
 const NAME: u32 = 1;
 const VALUE: u32 = 2;
+/// What a name that is written first begins with: its number, and that its length follows.
+const NAME_KEY: u8 = (NAME << 3) as u8 | WireType::LengthDelimited as u8;
 
 /// Entries that lie in one piece of memory, and the bytes that it has at first.
 const FEW: usize = 4;
@@ -61,6 +63,18 @@ impl Pairs {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         Self::find(&self.0, name)
+    }
+
+    /// The first value under that name in whatever case. Most have a name of another length, and are not read; nobody writes a name twice into one entry.
+    #[must_use]
+    pub fn get_in_any_case(&self, name: &str) -> Option<&str> {
+        let length = name.len();
+        let may_be = |entry: &&Bytes| match ***entry {
+            [NAME_KEY, said, ..] => said >= 0x80 || usize::from(said) == length,
+            _ => true,
+        };
+        let mut named = self.0.iter().filter(may_be).filter_map(|entry| read(entry));
+        named.find_map(|(known, value)| known.eq_ignore_ascii_case(name).then_some(value))
     }
 
     /// Gives the header `name` that value, in place of any with that name in whatever case.
@@ -223,7 +237,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pairs_are_a_map_on_the_wire(map in prop::collection::btree_map(".{0,3}", ".{0,200}", 0..5)) {
+        fn pairs_are_a_map_on_the_wire(map in prop::collection::btree_map(".{0,3}|[Tt]race", ".{0,200}", 0..5)) {
             let pairs: Pairs = map.iter().collect();
             prop_assert_eq!(pairs.len(), map.len());
             let bytes = Pairs::bytes(&pairs.0);
@@ -234,7 +248,11 @@ mod tests {
             let mapped = Mapped { headers: map.clone() }.encode_to_vec();
             let heard = Pairs::from(v1::Call::decode(&*mapped).unwrap().headers);
             prop_assert!(heard.are_well_formed());
-            prop_assert_eq!(heard.iter().map(owned).collect::<BTreeMap<_, _>>(), map);
+            prop_assert_eq!(heard.iter().map(owned).collect::<BTreeMap<_, _>>(), map.clone());
+            for name in ["", "a", "Trace"].into_iter().chain(map.keys().map(String::as_str)) {
+                let mut named = heard.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+                prop_assert_eq!(heard.get_in_any_case(name), named.next().map(|(_, value)| value));
+            }
         }
 
         #[test]

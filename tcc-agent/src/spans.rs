@@ -31,7 +31,8 @@ impl Serving {
         if spans().is_none() {
             return;
         }
-        let Some(parent) = Context::among(call.headers.iter()) else { return };
+        let said = call.headers.get_in_any_case(HEADER);
+        let Some(parent) = said.and_then(Context::parse) else { return };
         let context = parent.within(&[b"serve", instance.as_bytes(), &call_id.to_be_bytes()]);
         call.headers.set(HEADER, &context.header());
         let attributes = vec![
