@@ -19,7 +19,7 @@ const TAGS: u32 = 10;
 
 /// One that is over.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     pub(super) transaction: Arc<GlobalTransaction>,
     /// What this node saw of its calls, and which node it is.
     pub(super) seen: Option<(Attempts, u64)>,
