@@ -75,12 +75,25 @@ fn by_words(kind: u8, parts: &[&[u8]]) -> u32 {
             state = mixed(state ^ u64::from_le_bytes(*word));
         }
         // What is left of the part, and how much, so that two parts seldom read like two others.
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        last[7] = rest.len() as u8 + 1;
-        state = mixed(state ^ u64::from_le_bytes(last));
+        let last = tail(part, rest) | (rest.len() as u64 + 1) << 56;
+        state = mixed(state ^ last);
     }
     (state >> 32) as u32
+}
+
+/// `rest`, of less than eight bytes at the end of `part`, as a number. Without a copy of a length that is not known, which is a call.
+#[inline]
+fn tail(part: &[u8], rest: &[u8]) -> u64 {
+    let bits = 8 * rest.len() as u32;
+    if let Some(eight) = part.last_chunk() {
+        // The last eight bytes, without those that are not of the rest.
+        return u64::from_le_bytes(*eight).checked_shr(64 - bits).unwrap_or(0);
+    }
+    if let (Some(first), Some(last)) = (rest.first_chunk(), rest.last_chunk()) {
+        let [first, last] = [first, last].map(|half| u64::from(u32::from_le_bytes(*half)));
+        return first | last << (bits - 32);
+    }
+    rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 /// Each bit of `word` moves about half of the answer's.
@@ -173,6 +186,18 @@ mod tests {
         }
         assert_eq!(format!("{:016x}", Scheme::Bytes.tag("run", "payroll")), "a55ec6adc712faac");
         assert_eq!(format!("{:08x}", Scheme::Words.tag("run", "payroll")), "c12cd371");
+    }
+
+    #[test]
+    fn a_term_of_a_text_of_any_length_is_hashed_word_by_word() {
+        let text: Vec<u8> = (1..=40).collect();
+        for length in 0..text.len() {
+            let mut padded = [text[..length].to_vec(), vec![0; 8 - length % 8]].concat();
+            *padded.last_mut().unwrap() = length as u8 % 8 + 1;
+            let words = padded.as_chunks::<8>().0.iter();
+            let state = words.fold(3, |state, word| mixed(state ^ u64::from_le_bytes(*word)));
+            assert_eq!(by_words(3, &[&text[..length]]), (state >> 32) as u32, "{length}");
+        }
     }
 
     #[test]
