@@ -82,7 +82,7 @@ pub(crate) struct Encoded<'s> {
 pub(crate) fn encode(number: u64, sheet: &OpenSheet, press: &mut Press) -> (Head, Vec<Change>) {
     let mut changes = Vec::with_capacity(sheet.len() / limit::BLOCK_RECORDS + 64);
     let mut order = std::mem::take(&mut press.order);
-    sheet.in_order(&mut order);
+    sheet.in_order(&mut order, &mut press.alike);
     let mut keys = std::mem::take(&mut press.keys);
     keys.clear();
     for (n, chunk) in (0_u32..).zip(order.chunks(limit::BLOCK_RECORDS)) {
@@ -339,6 +339,8 @@ pub(crate) struct Press {
     table: CompressTable,
     /// Records in the order of the history.
     order: Vec<u32>,
+    /// Those of one time, while they are put in order.
+    alike: Vec<(u64, u32)>,
     /// Terms with places.
     keys: Vec<u64>,
     /// As many, while those are put in order.

@@ -19,8 +19,8 @@ impl Scheme {
         }
     }
 
-    pub(crate) fn gid(self, gid: &str) -> u64 {
-        self.hash(1, &[gid.as_bytes()])
+    pub(crate) fn gid(self, gid: &[u8]) -> u64 {
+        self.hash(1, &[gid])
     }
 
     pub(crate) fn tag(self, name: &str, value: &str) -> u64 {
@@ -116,7 +116,7 @@ impl<'t> Terms<'t> {
         Self { told, left: limit::TERMS_MAX }
     }
 
-    fn gid(&mut self, gid: &str) {
+    fn gid(&mut self, gid: &[u8]) {
         self.push(Scheme::Words.gid(gid));
     }
 
@@ -158,7 +158,7 @@ impl<'t> Terms<'t> {
 }
 
 /// Appends everything that `record`, whose gid this is, is found by.
-pub(crate) fn tell(record: &impl Recorded, gid: &str, to: &mut Vec<u32>) {
+pub(crate) fn tell(record: &impl Recorded, gid: &[u8], to: &mut Vec<u32>) {
     let mut terms = Terms::into(to);
     terms.gid(gid);
     record.tell(&mut terms);
@@ -179,10 +179,10 @@ mod tests {
     #[test]
     fn a_term_never_changes_from_one_version_to_the_next() {
         for scheme in [Scheme::Bytes, Scheme::Words] {
-            assert_eq!(scheme.gid("g1"), scheme.hash(1, &[b"g1"]));
+            assert_eq!(scheme.gid(b"g1"), scheme.hash(1, &[b"g1"]));
             assert_ne!(scheme.tag("a", "bc"), scheme.tag("ab", "c"));
             assert_ne!(scheme.tag("", "abcdefg"), scheme.tag("abcdefg", ""));
-            assert_ne!(scheme.gid("x"), scheme.participant("x"));
+            assert_ne!(scheme.gid(b"x"), scheme.participant("x"));
         }
         assert_eq!(format!("{:016x}", Scheme::Bytes.tag("run", "payroll")), "a55ec6adc712faac");
         assert_eq!(format!("{:08x}", Scheme::Words.tag("run", "payroll")), "c12cd371");
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn few_terms_are_alike() {
         let terms: std::collections::BTreeSet<u64> =
-            (0..100_000).map(|n| Scheme::Words.gid(&format!("01K{n:023}"))).collect();
+            (0..100_000).map(|n| Scheme::Words.gid(format!("01K{n:023}").as_bytes())).collect();
         // Of so many numbers of 32 bits, drawn evenly, one is drawn twice on average.
         assert!(terms.len() > 99_985, "{}", terms.len());
     }
@@ -213,9 +213,9 @@ mod tests {
         let mut told = vec![7];
         let mut terms = Terms::into(&mut told);
         (0..limit::TERMS_MAX - 1).for_each(|n| terms.participant(&n.to_string()));
-        terms.gid("g");
-        terms.gid("h");
+        terms.gid(b"g");
+        terms.gid(b"h");
         assert_eq!(told.len(), limit::TERMS_MAX + 1);
-        assert_eq!(told.last().copied().map(u64::from), Some(Scheme::Words.gid("g")));
+        assert_eq!(told.last().copied().map(u64::from), Some(Scheme::Words.gid(b"g")));
     }
 }

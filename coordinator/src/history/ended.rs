@@ -26,8 +26,8 @@ pub(crate) struct Ended {
 }
 
 impl Recorded for Ended {
-    fn gid(&self) -> &str {
-        self.transaction.gid.as_str()
+    fn gid(&self) -> &[u8] {
+        self.transaction.gid.text()
     }
 
     fn finished_ms(&self) -> u64 {

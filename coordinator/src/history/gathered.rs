@@ -33,7 +33,7 @@ impl Gathered {
         }))?;
         // Those whose transaction was told earlier.
         for (gid, seen) in attempts {
-            archive.attach(gid.as_str(), |to| seen.write(node, to));
+            archive.attach(gid.text(), |to| seen.write(node, to));
         }
         Ok(added as u64)
     }
