@@ -12,19 +12,22 @@ fn key(field: u32, wire: WireType) -> u64 {
     u64::from(field << 3 | wire as u32)
 }
 
-/// A key, and a number behind it: both at once, where they are short enough.
+/// A key, and a number behind it: both at once, where they are short.
 #[inline]
 fn keyed(key: u64, value: u64, to: &mut Vec<u8>) {
-    if key >= 0x80 {
-        write_varint(key, to);
-        write_varint(value, to);
-    } else if value < 0x80 {
+    if key < 0x80 && value < 0x80 {
         to.extend_from_slice(&[key as u8, value as u8]);
-    } else if value < 1 << (VARINT_WORD_BITS - 7) {
+    } else {
+        keyed_long(key, value, to);
+    }
+}
+
+fn keyed_long(key: u64, value: u64, to: &mut Vec<u8>) {
+    if key < 0x80 && value < 1 << (VARINT_WORD_BITS - 7) {
         let (word, length) = varint_word(value);
         write_word(word << 8 | key, length + 1, to);
     } else {
-        to.push(key as u8);
+        write_varint(key, to);
         write_varint(value, to);
     }
 }

@@ -85,6 +85,7 @@ mod rpc {
 mod history {
     #[expect(unused_imports, reason = "of its tests")]
     pub(crate) mod ended;
+    #[expect(unused_imports, reason = "of its tests")]
     pub(crate) mod gathered;
 }
 
