@@ -13,7 +13,7 @@ fn key(field: u32, wire: WireType) -> u64 {
 }
 
 /// A key, and a number behind it: both at once, where they are short.
-#[inline]
+#[inline(always)]
 fn keyed(key: u64, value: u64, to: &mut Vec<u8>) {
     if key < 0x80 && value < 0x80 {
         to.extend_from_slice(&[key as u8, value as u8]);
@@ -22,6 +22,7 @@ fn keyed(key: u64, value: u64, to: &mut Vec<u8>) {
     }
 }
 
+#[inline(never)]
 fn keyed_long(key: u64, value: u64, to: &mut Vec<u8>) {
     if key < 0x80 && value < 1 << (VARINT_WORD_BITS - 7) {
         let (word, length) = varint_word(value);

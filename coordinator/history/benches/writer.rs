@@ -104,6 +104,9 @@ const PER_MS: usize = 25;
 const ROUNDS: usize = 11;
 const BEGUN_MS: u64 = 1_795_399_516_007;
 
+/// More than the caches nearest to a processor hold.
+const CACHE_BYTES: usize = 16 << 20;
+
 /// Forgets what it is given.
 #[derive(Debug)]
 struct NoShelf;
@@ -215,7 +218,7 @@ fn round(clock: &Clock, leads: bool) -> f64 {
     let archive = Archive::open(Arc::new(NoShelf), Retention::default()).expect("it is empty");
     let instances = ["host-7-4711", "host-12-982"].map(Arc::from);
     let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
-    let mut ns = 0;
+    let (mut ns, mut cache) = (0, vec![0_u8; CACHE_BYTES]);
     for first in (0..RECORDS).step_by(TOGETHER) {
         let numbers = first..first + TOGETHER;
         let finished: Vec<_> = numbers.map(|n| Arc::new(transaction(n, &mut chance))).collect();
@@ -223,6 +226,9 @@ fn round(clock: &Clock, leads: bool) -> f64 {
         let remembered = finished.clone();
         let attempts = finished.iter().filter(|_| leads);
         let attempts = attempts.map(|known| (known.gid.clone(), seen(known, &instances))).collect();
+        // What finishes was made by another thread, on another processor: here it is in no cache.
+        cache.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(1));
+        black_box(&mut cache);
         let from_ns = clock.ns();
         let mut gathered = Gathered::default();
         gathered.finished(finished);
