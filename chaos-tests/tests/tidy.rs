@@ -45,7 +45,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("trace", &[]),
     ("coordinator/txn", &[]),
     ("coordinator/raft", &["proto", "security", "fault"]),
-    ("coordinator/history", &["proto"]),
+    // `txn` for its bench, which writes what the coordinator writes.
+    ("coordinator/history", &["proto", "txn"]),
     (
         "coordinator",
         &["proto", "client", "security", "fault", "trace", "txn", "raft", "history", "route"],

@@ -1,18 +1,40 @@
 //! Fields of a message, written into bytes from where their values are: for what is written so often that a message in between costs more than
 //! its bytes. As every writer of proto3 does it, a number that is 0 and a text that is empty are left out.
 
-use holdfast_proto::write_varint;
+use holdfast_proto::{VARINT_WORD_BITS, varint_word, write_varint, write_word};
 use prost::encoding::WireType;
 
 /// Bytes of the longest length.
 const VARINT_MAX: usize = 10;
 
 /// Which field it is, and how its value is written.
-fn key(field: u32, wire: WireType, to: &mut Vec<u8>) {
-    write_varint(u64::from(field << 3 | wire as u32), to);
+fn key(field: u32, wire: WireType) -> u64 {
+    u64::from(field << 3 | wire as u32)
+}
+
+/// A key, and a number behind it: both at once, where they are short.
+#[inline(always)]
+fn keyed(key: u64, value: u64, to: &mut Vec<u8>) {
+    if key < 0x80 && value < 0x80 {
+        to.extend_from_slice(&[key as u8, value as u8]);
+    } else {
+        keyed_long(key, value, to);
+    }
+}
+
+#[inline(never)]
+fn keyed_long(key: u64, value: u64, to: &mut Vec<u8>) {
+    if key < 0x80 && value < 1 << (VARINT_WORD_BITS - 7) {
+        let (word, length) = varint_word(value);
+        write_word(word << 8 | key, length + 1, to);
+    } else {
+        write_varint(key, to);
+        write_varint(value, to);
+    }
 }
 
 /// A number: of the kinds `bool`, `enum`, `uint32` and `uint64`.
+#[inline]
 pub(crate) fn number(field: u32, value: u64, to: &mut Vec<u8>) {
     if value != 0 {
         any_number(field, value, to);
@@ -20,9 +42,9 @@ pub(crate) fn number(field: u32, value: u64, to: &mut Vec<u8>) {
 }
 
 /// A number, also where it is 0: of a field that may be absent.
+#[inline]
 pub(crate) fn any_number(field: u32, value: u64, to: &mut Vec<u8>) {
-    key(field, WireType::Varint, to);
-    write_varint(value, to);
+    keyed(key(field, WireType::Varint), value, to);
 }
 
 /// A list of numbers, packed.
@@ -34,6 +56,7 @@ pub(crate) fn numbers(field: u32, values: impl Iterator<Item = u32>, to: &mut Ve
 }
 
 /// Bytes.
+#[inline]
 pub(crate) fn bytes(field: u32, value: &[u8], to: &mut Vec<u8>) {
     if !value.is_empty() {
         any_bytes(field, value, to);
@@ -41,13 +64,14 @@ pub(crate) fn bytes(field: u32, value: &[u8], to: &mut Vec<u8>) {
 }
 
 /// Bytes, also where there are none: of a list.
+#[inline]
 pub(crate) fn any_bytes(field: u32, value: &[u8], to: &mut Vec<u8>) {
-    key(field, WireType::LengthDelimited, to);
-    write_varint(value.len() as u64, to);
+    keyed(key(field, WireType::LengthDelimited), value.len() as u64, to);
     to.extend_from_slice(value);
 }
 
 /// A text.
+#[inline]
 pub(crate) fn text(field: u32, value: &str, to: &mut Vec<u8>) {
     if !value.is_empty() {
         any_text(field, value, to);
@@ -63,16 +87,17 @@ pub(crate) fn entry(field: u32, (name, value): (&str, &str), to: &mut Vec<u8>) {
 }
 
 /// A text, also where it is empty.
+#[inline]
 pub(crate) fn any_text(field: u32, value: &str, to: &mut Vec<u8>) {
     any_bytes(field, value.as_bytes(), to);
 }
 
 /// A message, whose fields `write` appends; one that is empty is there nevertheless.
+#[inline]
 pub(crate) fn message(field: u32, to: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    key(field, WireType::LengthDelimited, to);
     // Its length is not known yet, and one byte holds that of most.
-    let at = to.len();
-    to.push(0);
+    keyed(key(field, WireType::LengthDelimited), 0, to);
+    let at = to.len() - 1;
     write(to);
     let written = at + 1..to.len();
     let length = written.len();

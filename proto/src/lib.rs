@@ -7,7 +7,7 @@ mod pairs;
 mod varint;
 
 pub use pairs::Pairs;
-pub use varint::write_varint;
+pub use varint::{VARINT_WORD_BITS, varint_word, write_varint, write_word};
 
 /// Messages and services of `holdfast.v1`.
 #[allow(

@@ -11,7 +11,7 @@ use crate::{
     limit,
     open_sheet::{Free, OpenSheet},
     recorded::Recorded,
-    sheet::{self, Block, Head, Press, gid_of},
+    sheet::{self, Block, Head, Press},
     shelf::{Shelf, ShelfError},
 };
 
@@ -69,7 +69,7 @@ pub struct Archive {
     writing: Mutex<Press>,
     /// Gids of the blocks in which records were found that came again, newest first. A restart brings hundreds of thousands of
     /// them in the order in which they lie here, and unfolding a page and a block for each took longer than all else.
-    again: Mutex<VecDeque<HashSet<String>>>,
+    again: Mutex<VecDeque<HashSet<Vec<u8>>>>,
 }
 
 /// Why the sheet that is filled takes no more for now.
@@ -154,7 +154,7 @@ impl Archive {
 
     /// Adds to a transaction that is not on a full sheet yet what its leader saw of its calls; `write` appends it as
     /// [`Recorded::write_seen`] does. False: it is not there.
-    pub fn attach(&self, gid: &str, write: impl FnOnce(&mut Vec<u8>)) -> bool {
+    pub fn attach(&self, gid: &[u8], write: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut inner = self.held();
         let attached = inner.open.attach(gid, write);
         inner.dirty |= attached;
@@ -199,19 +199,19 @@ impl Archive {
     pub fn get(&self, gid: &str) -> Result<Option<Arc<HistoryRecord>>, ShelfError> {
         let sheets: Vec<_> = {
             let inner = self.held();
-            if let Some(record) = inner.open.get(gid) {
+            if let Some(record) = inner.open.get(gid.as_bytes()) {
                 return Ok(Some(Arc::new(record)));
             }
             inner.sheets.iter().cloned().collect()
         };
-        Ok(self.find_among(&sheets, gid)?.map(|(_, record)| Arc::new(record)))
+        Ok(self.find_among(&sheets, gid.as_bytes())?.map(|(_, record)| Arc::new(record)))
     }
 
     /// The newest record of `gid` on `sheets`, and the block that has it.
     fn find_among(
         &self,
         sheets: &[Arc<Head>],
-        gid: &str,
+        gid: &[u8],
     ) -> Result<Option<(Block, HistoryRecord)>, ShelfError> {
         for head in sheets.iter().rev() {
             let term = head.scheme().gid(gid);
@@ -221,7 +221,7 @@ impl Archive {
             for place in head.places(&*self.shelf, &[vec![term]])? {
                 let block = head.block(&*self.shelf, head.block_of(place))?;
                 if let Some(record) = block.read(head.within_block(place))?
-                    && gid_of(&record) == gid
+                    && record.gid() == gid
                 {
                     return Ok(Some((block, record)));
                 }
@@ -254,7 +254,7 @@ impl Archive {
     }
 
     /// Whether the record is on a full sheet already, as many are after a restart.
-    fn is_on_shelf(&self, gid: &str) -> Result<bool, ShelfError> {
+    fn is_on_shelf(&self, gid: &[u8]) -> Result<bool, ShelfError> {
         let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);
         if again.iter().any(|gids| gids.contains(gid)) {
             return Ok(true);
@@ -262,7 +262,7 @@ impl Archive {
         let sheets: Vec<_> = self.held().sheets.iter().cloned().collect();
         let Some((block, _)) = self.find_among(&sheets, gid)? else { return Ok(false) };
         let gids: Result<_, _> =
-            block.all().map(|one| one.map(|record| gid_of(&record).to_owned())).collect();
+            block.all().map(|one| one.map(|record| record.gid().to_owned())).collect();
         again.truncate(AGAIN_BLOCKS_MAX - 1);
         again.push_front(gids?);
         Ok(true)

@@ -24,6 +24,7 @@
 mod amount;
 mod archive;
 mod filter;
+mod keys;
 mod open_sheet;
 mod pages;
 mod recorded;

@@ -12,8 +12,8 @@ use crate::{
 ///
 /// A message of one is two dozen small pieces of memory, made to be encoded and given back: that was a quarter of all that the history cost.
 pub trait Recorded {
-    /// Its gid.
-    fn gid(&self) -> &str;
+    /// Its gid, without a look at whether it is a text.
+    fn gid(&self) -> &[u8];
 
     /// When it finished, ms since epoch.
     fn finished_ms(&self) -> u64;
@@ -35,8 +35,8 @@ const ATTEMPTS_LEFT_OUT: u32 = 3;
 const ATTEMPTS_NODE: u32 = 4;
 
 impl Recorded for HistoryRecord {
-    fn gid(&self) -> &str {
-        gid_of(self)
+    fn gid(&self) -> &[u8] {
+        gid_of(self).as_bytes()
     }
 
     fn finished_ms(&self) -> u64 {

@@ -94,8 +94,8 @@ impl Query {
     }
 
     /// Whether what finished then is looked for, whatever it is.
-    fn is_meant(&self, ms: u64, gid: &str) -> bool {
-        let behind = |after: &Cursor| (ms, gid) < (after.ms, after.gid.as_str());
+    fn is_meant(&self, ms: u64, gid: &[u8]) -> bool {
+        let behind = |after: &Cursor| (ms, gid) < (after.ms, after.gid.as_bytes());
         ms >= self.from_ms
             && (self.until_ms == 0 || ms < self.until_ms)
             && self.after.as_ref().is_none_or(behind)
@@ -105,7 +105,7 @@ impl Query {
     fn fits(&self, record: &HistoryRecord) -> bool {
         let Some(known) = &record.transaction else { return false };
         let any = |set: &[i32], one| set.is_empty() || set.contains(&one);
-        self.is_meant(known.finished_at_ms, &known.gid)
+        self.is_meant(known.finished_at_ms, known.gid.as_bytes())
             && any(&self.statuses, known.status)
             && any(&self.modes, known.mode)
             && self.tags.iter().all(|(name, value)| Pairs::find(&known.tags, name) == Some(value))
@@ -146,7 +146,7 @@ impl Archive {
         let by_bytes = [false, true].map(|classed| query.sets(Scheme::Bytes, classed));
         let by_words = query.sets(Scheme::Words, true);
         let (sheets, records) = self.look(|open| {
-            let is_meant = |ms, gid: &str| query.is_meant(ms, gid);
+            let is_meant = |ms, gid: &[u8]| query.is_meant(ms, gid);
             open.search(is_meant, &by_words, |record| query.fits(record), limit)
         });
         let mut page = Page { records, next: None };

@@ -14,6 +14,7 @@ use prost::{
 
 use crate::{
     filter::Filter,
+    keys::Keys,
     limit,
     open_sheet::OpenSheet,
     pages,
@@ -82,24 +83,23 @@ pub(crate) struct Encoded<'s> {
 pub(crate) fn encode(number: u64, sheet: &OpenSheet, press: &mut Press) -> (Head, Vec<Change>) {
     let mut changes = Vec::with_capacity(sheet.len() / limit::BLOCK_RECORDS + 64);
     let mut order = std::mem::take(&mut press.order);
-    sheet.in_order(&mut order);
+    sheet.in_order(&mut order, &mut press.alike);
     let mut keys = std::mem::take(&mut press.keys);
     keys.clear();
     for (n, chunk) in (0_u32..).zip(order.chunks(limit::BLOCK_RECORDS)) {
         let first = n * limit::BLOCK_RECORDS as u32;
         for (place, record) in (first..).zip(chunk.iter().map(|at| sheet.encoded(*at))) {
             write_record(&record, &mut press.bytes);
-            keys.extend(record.terms.iter().map(|term| pages::key(*term, place)));
+            keys.push(record.terms, place);
         }
         changes.push((key(b'b', number, Some(n)), Some(press.fold())));
     }
     let blocks = u32::try_from(changes.len()).expect("a sheet is bounded");
-    pages::sort(&mut keys, &mut press.spare);
-    // Two branches of one record may be served by the same participant.
-    keys.dedup();
-    let filter = Filter::of(pages::terms(&keys).count(), pages::terms(&keys));
+    keys.sort();
+    let terms = keys.by_term().map(|same| pages::term_of(same[0]));
+    let filter = Filter::of(keys.by_term().count(), terms);
     let mut fences = Vec::new();
-    pages::write(&keys, &mut press.bytes, |first, page| {
+    pages::write(keys.by_term(), &mut press.bytes, |first, page| {
         changes.push((key(b'x', number, Some(fences.len() as u32)), Some(page.to_vec())));
         fences.push(first);
     });
@@ -339,10 +339,10 @@ pub(crate) struct Press {
     table: CompressTable,
     /// Records in the order of the history.
     order: Vec<u32>,
+    /// Those of one time, while they are put in order.
+    alike: Vec<(u64, u32)>,
     /// Terms with places.
-    keys: Vec<u64>,
-    /// As many, while those are put in order.
-    spare: Vec<u64>,
+    keys: Keys,
 }
 
 impl fmt::Debug for Press {

@@ -19,8 +19,8 @@ impl Scheme {
         }
     }
 
-    pub(crate) fn gid(self, gid: &str) -> u64 {
-        self.hash(1, &[gid.as_bytes()])
+    pub(crate) fn gid(self, gid: &[u8]) -> u64 {
+        self.hash(1, &[gid])
     }
 
     pub(crate) fn tag(self, name: &str, value: &str) -> u64 {
@@ -75,12 +75,25 @@ fn by_words(kind: u8, parts: &[&[u8]]) -> u32 {
             state = mixed(state ^ u64::from_le_bytes(*word));
         }
         // What is left of the part, and how much, so that two parts seldom read like two others.
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        last[7] = rest.len() as u8 + 1;
-        state = mixed(state ^ u64::from_le_bytes(last));
+        let last = tail(part, rest) | (rest.len() as u64 + 1) << 56;
+        state = mixed(state ^ last);
     }
     (state >> 32) as u32
+}
+
+/// `rest`, of less than eight bytes at the end of `part`, as a number. Without a copy of a length that is not known, which is a call.
+#[inline]
+fn tail(part: &[u8], rest: &[u8]) -> u64 {
+    let bits = 8 * rest.len() as u32;
+    if let Some(eight) = part.last_chunk() {
+        // The last eight bytes, without those that are not of the rest.
+        return u64::from_le_bytes(*eight).checked_shr(64 - bits).unwrap_or(0);
+    }
+    if let (Some(first), Some(last)) = (rest.first_chunk(), rest.last_chunk()) {
+        let [first, last] = [first, last].map(|half| u64::from(u32::from_le_bytes(*half)));
+        return first | last << (bits - 32);
+    }
+    rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 /// Each bit of `word` moves about half of the answer's.
@@ -103,7 +116,7 @@ impl<'t> Terms<'t> {
         Self { told, left: limit::TERMS_MAX }
     }
 
-    fn gid(&mut self, gid: &str) {
+    fn gid(&mut self, gid: &[u8]) {
         self.push(Scheme::Words.gid(gid));
     }
 
@@ -145,7 +158,7 @@ impl<'t> Terms<'t> {
 }
 
 /// Appends everything that `record`, whose gid this is, is found by.
-pub(crate) fn tell(record: &impl Recorded, gid: &str, to: &mut Vec<u32>) {
+pub(crate) fn tell(record: &impl Recorded, gid: &[u8], to: &mut Vec<u32>) {
     let mut terms = Terms::into(to);
     terms.gid(gid);
     record.tell(&mut terms);
@@ -166,19 +179,31 @@ mod tests {
     #[test]
     fn a_term_never_changes_from_one_version_to_the_next() {
         for scheme in [Scheme::Bytes, Scheme::Words] {
-            assert_eq!(scheme.gid("g1"), scheme.hash(1, &[b"g1"]));
+            assert_eq!(scheme.gid(b"g1"), scheme.hash(1, &[b"g1"]));
             assert_ne!(scheme.tag("a", "bc"), scheme.tag("ab", "c"));
             assert_ne!(scheme.tag("", "abcdefg"), scheme.tag("abcdefg", ""));
-            assert_ne!(scheme.gid("x"), scheme.participant("x"));
+            assert_ne!(scheme.gid(b"x"), scheme.participant("x"));
         }
         assert_eq!(format!("{:016x}", Scheme::Bytes.tag("run", "payroll")), "a55ec6adc712faac");
         assert_eq!(format!("{:08x}", Scheme::Words.tag("run", "payroll")), "c12cd371");
     }
 
     #[test]
+    fn a_term_of_a_text_of_any_length_is_hashed_word_by_word() {
+        let text: Vec<u8> = (1..=40).collect();
+        for length in 0..text.len() {
+            let mut padded = [text[..length].to_vec(), vec![0; 8 - length % 8]].concat();
+            *padded.last_mut().unwrap() = length as u8 % 8 + 1;
+            let words = padded.as_chunks::<8>().0.iter();
+            let state = words.fold(3, |state, word| mixed(state ^ u64::from_le_bytes(*word)));
+            assert_eq!(by_words(3, &[&text[..length]]), (state >> 32) as u32, "{length}");
+        }
+    }
+
+    #[test]
     fn few_terms_are_alike() {
         let terms: std::collections::BTreeSet<u64> =
-            (0..100_000).map(|n| Scheme::Words.gid(&format!("01K{n:023}"))).collect();
+            (0..100_000).map(|n| Scheme::Words.gid(format!("01K{n:023}").as_bytes())).collect();
         // Of so many numbers of 32 bits, drawn evenly, one is drawn twice on average.
         assert!(terms.len() > 99_985, "{}", terms.len());
     }
@@ -188,9 +213,9 @@ mod tests {
         let mut told = vec![7];
         let mut terms = Terms::into(&mut told);
         (0..limit::TERMS_MAX - 1).for_each(|n| terms.participant(&n.to_string()));
-        terms.gid("g");
-        terms.gid("h");
+        terms.gid(b"g");
+        terms.gid(b"h");
         assert_eq!(told.len(), limit::TERMS_MAX + 1);
-        assert_eq!(told.last().copied().map(u64::from), Some(Scheme::Words.gid("g")));
+        assert_eq!(told.last().copied().map(u64::from), Some(Scheme::Words.gid(b"g")));
     }
 }

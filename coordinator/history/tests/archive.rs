@@ -388,8 +388,8 @@ fn attempts_are_added_while_the_sheet_is_filled_and_kept() {
         attempts_node: 2,
         ..HistoryRecord::default()
     };
-    assert!(archive.attach("g-00000003", |to| seen.write_seen(to)));
-    assert!(!archive.attach("nobody", |to| seen.write_seen(to)));
+    assert!(archive.attach(b"g-00000003", |to| seen.write_seen(to)));
+    assert!(!archive.attach(b"nobody", |to| seen.write_seen(to)));
     archive.flush(0).unwrap();
     drop(archive);
     let record = on_disk(&folder).get("g-00000003").unwrap().unwrap();

@@ -19,15 +19,15 @@ const TAGS: u32 = 10;
 
 /// One that is over.
 #[derive(Debug)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     pub(super) transaction: Arc<GlobalTransaction>,
     /// What this node saw of its calls, and which node it is.
     pub(super) seen: Option<(Attempts, u64)>,
 }
 
 impl Recorded for Ended {
-    fn gid(&self) -> &str {
-        self.transaction.gid.as_str()
+    fn gid(&self) -> &[u8] {
+        self.transaction.gid.text()
     }
 
     fn finished_ms(&self) -> u64 {

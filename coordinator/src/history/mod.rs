@@ -10,6 +10,7 @@
 //! leaves one. With `history.records_max = 0` nothing is written at all.
 
 mod ended;
+mod gathered;
 mod merged;
 mod requests;
 mod writer;

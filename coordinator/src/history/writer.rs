@@ -1,7 +1,6 @@
 //! The thread that writes the history.
 
 use std::{
-    collections::HashMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -12,11 +11,11 @@ use std::{
 };
 
 use holdfast_history::{Archive, Retention, ShelfError, SledShelf};
-use holdfast_txn::{Gid, GlobalTransaction, Timestamp};
+use holdfast_txn::{GlobalTransaction, Timestamp};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
-use super::{News, QUEUE_MAX, Shared, ended::Ended, together};
-use crate::{dispatcher::attempts::Attempts, replica::SharedState};
+use super::{News, QUEUE_MAX, Shared, ended::Ended, gathered::Gathered, together};
+use crate::replica::SharedState;
 
 /// News that are worked off together; of many transactions each, under load.
 const TOGETHER_MAX: usize = 1_024;
@@ -26,13 +25,6 @@ const PER_HOLD_MAX: usize = 512;
 const FLUSH: Duration = Duration::from_secs(10);
 /// Between two looks when nothing arrives.
 const QUIET: Duration = Duration::from_millis(500);
-
-/// What is written together: the attempts mostly come just behind their transaction, and then belong to its record at once.
-#[derive(Default)]
-struct Gathered {
-    finished: Vec<Arc<GlobalTransaction>>,
-    attempts: HashMap<Gid, Attempts, foldhash::fast::RandomState>,
-}
 
 /// What the thread works with.
 pub(super) struct Writer {
@@ -104,18 +96,18 @@ impl Writer {
             let mut gathered = Gathered::default();
             for one in news {
                 match one {
-                    News::Finished(transactions) => gathered.finished.extend(transactions),
-                    News::Attempts(attempts) => gathered.attempts.extend(attempts),
+                    News::Finished(transactions) => gathered.finished(transactions),
+                    News::Attempts(attempts) => gathered.attempts(attempts),
                     News::Everything if off => {}
                     News::Everything => {
-                        records.increment(self.take_in(archive, &mut gathered)?);
+                        records.increment(gathered.take_in(archive, self.node)?);
                         records.increment(self.catch_up(archive)? as u64);
                     }
                     News::Retain => retains = true,
                     News::Stop => stops = true,
                 }
             }
-            records.increment(self.take_in(archive, &mut gathered)?);
+            records.increment(gathered.take_in(archive, self.node)?);
             if stops || retains || flushed_at.elapsed() >= FLUSH {
                 flushed_at = Instant::now();
                 archive.keep(self.retention());
@@ -132,21 +124,6 @@ impl Writer {
     fn taken(&self, news: &[News]) {
         let transactions = news.iter().map(News::transactions).sum();
         self.waiting.fetch_sub(transactions, Ordering::AcqRel);
-    }
-
-    /// Adds what was gathered; says how many were new.
-    fn take_in(&self, archive: &Archive, gathered: &mut Gathered) -> Result<u64, ShelfError> {
-        let Gathered { finished, attempts } = std::mem::take(gathered);
-        let mut attempts = attempts;
-        let added = archive.add(finished.into_iter().map(|transaction| {
-            let seen = if attempts.is_empty() { None } else { attempts.remove(&transaction.gid) };
-            Ended { transaction, seen: seen.map(|seen| (seen, self.node)) }
-        }))?;
-        // Those whose transaction was told earlier.
-        for (gid, seen) in attempts {
-            archive.attach(gid.as_str(), |to| seen.write(self.node, to));
-        }
-        Ok(added as u64)
     }
 
     /// Takes from the machine what finished since the last record.
