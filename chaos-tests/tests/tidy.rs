@@ -45,8 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("trace", &[]),
     ("coordinator/txn", &[]),
     ("coordinator/raft", &["proto", "security", "fault"]),
-    // `txn` for its bench, which writes what the coordinator writes.
-    ("coordinator/history", &["proto", "txn"]),
+    ("coordinator/history", &["proto"]),
     (
         "coordinator",
         &["proto", "client", "security", "fault", "trace", "txn", "raft", "history", "route"],
