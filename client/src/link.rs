@@ -343,7 +343,7 @@ pub async fn channel(address: &str, options: &ClientOptions) -> Result<Line, Ope
         .tcp_nodelay(true)
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024)
-        .max_frame_size(256 * 1024)
+        .max_frame_size(holdfast_proto::FRAME_BYTES_MAX)
         .http2_keep_alive_interval(options.silence_max() / 2)
         .keep_alive_timeout(options.silence_max() / 2)
         .keep_alive_while_idle(true);

@@ -29,8 +29,6 @@ use crate::{
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Window of one connection, bytes.
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-/// The largest frame that is taken, bytes: each is a write of its own to whoever sends it.
-const FRAME_BYTES_MAX: u32 = 256 * 1024;
 /// Streams, so unary calls too, on one connection at once.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// Bytes of the headers of one call, which CONTINUATION frames cannot exceed.
@@ -138,7 +136,7 @@ impl Coordinator {
         Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_frame_size(FRAME_BYTES_MAX)
+            .max_frame_size(holdfast_proto::FRAME_BYTES_MAX)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))

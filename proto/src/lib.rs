@@ -9,6 +9,10 @@ mod varint;
 pub use pairs::Pairs;
 pub use varint::{VARINT_WORD_BITS, varint_word, write_varint, write_word};
 
+/// The largest HTTP/2 frame that coordinators, agents and clients take, bytes. Each is a write of its own to whoever sends it, and most entries of
+/// the log are larger than the 16 KiB that are usual.
+pub const FRAME_BYTES_MAX: u32 = 256 * 1024;
+
 /// Messages and services of `holdfast.v1`.
 #[allow(
     missing_docs,

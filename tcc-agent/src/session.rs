@@ -26,8 +26,6 @@ use crate::{
 const BEAT_INTERVAL: Duration = Duration::from_secs(2);
 /// For the connection, and again for the stream.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// The largest HTTP/2 frame that is taken, bytes: each is a write of its own to the coordinator.
-const FRAME_BYTES_MAX: u32 = 256 * 1024;
 /// Until a welcome says otherwise.
 const SILENCE_MAX_DEFAULT: Duration = Duration::from_secs(10);
 /// Whatever a welcome says.
@@ -307,7 +305,7 @@ async fn open(
         .ok_or("not an address")?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
-        .max_frame_size(FRAME_BYTES_MAX)
+        .max_frame_size(holdfast_proto::FRAME_BYTES_MAX)
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true);

@@ -32,8 +32,8 @@ use tonic::{
 
 use self::append::Heartbeats;
 use super::{
-    CHANNELS_MAX, CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX,
-    STREAM_WINDOW_BYTES, is_cut_off, wire,
+    CHANNELS_MAX, CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+    is_cut_off, wire,
 };
 use crate::{
     Config,
@@ -128,7 +128,7 @@ impl Shared {
                 .keep_alive_while_idle(true)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .max_frame_size(FRAME_BYTES_MAX);
+                .max_frame_size(holdfast_proto::FRAME_BYTES_MAX);
             wire::dial(&endpoint, self.credentials.as_ref(), target)
         });
         channel.clone()

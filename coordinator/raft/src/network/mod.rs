@@ -15,8 +15,6 @@ pub(crate) const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// HTTP/2 windows: what may be under way unread on one stream and on one connection.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
-/// The largest frame that is taken: each is a write of its own to whoever sends it, and most entries are larger than HTTP/2's 16 KiB.
-pub(crate) const FRAME_BYTES_MAX: u32 = 256 * 1024;
 
 /// Whether a drill holds this node apart from its peers: what arrives is turned away, and nothing goes out.
 fn is_cut_off() -> bool {

@@ -25,8 +25,7 @@ use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::{
-    CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX,
-    STREAM_WINDOW_BYTES,
+    CHUNK_BYTES_MAX, CONNECTION_WINDOW_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
     client::Peers,
     is_cut_off,
     wire::{TcpListener, incoming},
@@ -149,7 +148,7 @@ impl<S: StateMachine> Door<S> {
             .http2_keepalive_timeout(Some(2 * patience))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_frame_size(FRAME_BYTES_MAX)
+            .max_frame_size(holdfast_proto::FRAME_BYTES_MAX)
             .max_concurrent_streams(STREAMS_MAX)
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, async move {
