@@ -33,8 +33,8 @@ use super::{
 /// Bytes before the first record.
 pub(crate) const HEAD_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"HFRAFTL1";
-/// Purged files kept for another life; more are removed. A snapshot frees two or three at once under load, and a file made anew is filled
-/// into fresh pages of the kernel's cache, which costs more than everything that will be written into it.
+/// Purged files kept for another life; more are removed. A snapshot frees two or three at once under load, and a file made anew has to be filled
+/// with zeros first.
 const RETIRED_MAX: usize = 3;
 
 /// The name of a segment's file while it holds records.

@@ -95,7 +95,7 @@ struct Place {
     cluster: String,
     group: u32,
     current: Mutex<Option<(SnapshotMeta, SnapshotFile)>>,
-    /// The one before, whose file becomes that of the next: half of what a snapshot costs is fresh pages of the kernel's cache.
+    /// The one before, whose file becomes that of the next: its pages lie in the kernel's cache, and a new file takes fresh ones.
     former: Mutex<Option<SnapshotFile>>,
     files_made: AtomicU64,
 }
