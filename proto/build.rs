@@ -6,8 +6,8 @@ use prost::Message as _;
 use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
 
 /// Messages within messages that are kept as they lie on the wire, each to be read by itself. A command is large, and a thousand of them in a
-/// list that grows cost a node as much as reading them. Calls are written one by one as they are made. The others are entries of maps, which `Pairs` reads: each is taken from one message
-/// into the next, and few look at them.
+/// list that grows cost a node as much as reading them. Calls are written one by one as they are made. The others are entries of maps, which
+/// `Pairs` reads: each is taken from one message into the next, and few look at them.
 const UNREAD: [(&str, &str); 8] = [
     ("Call", "headers"),
     ("CoordinatorMessage", "calls"),

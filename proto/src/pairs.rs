@@ -65,7 +65,8 @@ impl Pairs {
         Self::find(&self.0, name)
     }
 
-    /// The first value under that name in whatever case. Most have a name of another length, and are not read; nobody writes a name twice into one entry.
+    /// The first value under that name in whatever case. Most have a name of another length, and are not read; nobody writes a name twice
+    /// into one entry.
     #[must_use]
     pub fn get_in_any_case(&self, name: &str) -> Option<&str> {
         let length = name.len();

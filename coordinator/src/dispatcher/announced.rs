@@ -63,7 +63,7 @@ pub(crate) enum Kind {
 pub(super) const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 /// Calls of one message, as they lie in it: a [`holdfast_proto::v1::Calls`]. Each is written once, from where it is made.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Calls {
     ids: Vec<u64>,
     bytes: Vec<u8>,

@@ -63,7 +63,7 @@ pub(super) fn command(command: &Command, to: &mut Vec<u8>) {
 }
 
 fn whole(field: u32, message: &impl Message, to: &mut Vec<u8>) {
-    fields::message(field, to, |to| to.extend(message.encode_to_vec()));
+    fields::message(field, to, |to| message.encode(to).expect("a list of bytes grows"));
 }
 
 fn reason(reason: &str, to: &mut Vec<u8>) {

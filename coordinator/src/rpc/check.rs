@@ -398,10 +398,7 @@ fn options(
     grace(findings, mode, given.second_phase_grace_ms, &mut options);
     let headers = labels(findings, "options.headers", &given.headers);
     for &(name, value) in &headers {
-        let token = |byte: u8| {
-            matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_')
-                || b"!#$%&'*+.^`|~".contains(&byte)
-        };
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_!#$%&'*+.^`|~".contains(&byte);
         if !name.bytes().all(token) {
             findings.add("options.headers", format_args!("{name:?} is no header name"));
         }
