@@ -17,10 +17,13 @@ use tonic::{
 };
 use tower::Service;
 
-use crate::Credentials;
+use crate::{Credentials, read_ahead::ReadAhead};
 
 /// Why no connection could be opened.
 pub type ConnectError = tonic::transport::Error;
+
+/// An encrypted connection to a node.
+pub type Connection = TlsStream<ReadAhead<TcpStream>>;
 
 /// A `tower` service from an address to a TLS connection.
 #[derive(Clone, Debug)]
@@ -37,18 +40,18 @@ impl Connector {
     /// A connection to `address` (`host:port`) that speaks `protocol` (ALPN).
     /// # Errors
     /// Nobody listens there, or whoever does is not the node that is expected.
-    pub async fn open(&self, address: &str, protocol: &[u8]) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn open(&self, address: &str, protocol: &[u8]) -> io::Result<Connection> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         // The name in the certificate is judged, not this one.
         let unused = "holdfast".try_into().expect("a name of letters");
         let config = self.credentials.client(self.node, protocol);
-        TlsConnector::from(Arc::clone(&config)).connect(unused, stream).await
+        TlsConnector::from(Arc::clone(&config)).connect(unused, ReadAhead::new(stream)).await
     }
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Response = TokioIo<Connection>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 

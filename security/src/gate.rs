@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ClientAuth, Credentials, certificate,
+    read_ahead::ReadAhead,
     stream::{Bytes, Peer, Secured},
 };
 
@@ -264,8 +265,8 @@ async fn shake(
     stream: TcpStream,
 ) -> Result<(Bytes, Peer), String> {
     let config = credentials.server(auth, protocol).map_err(|error| error.to_string())?;
-    let stream =
-        TlsAcceptor::from(config).accept(stream).await.map_err(|error| error.to_string())?;
+    let accepting = TlsAcceptor::from(config).accept(ReadAhead::new(stream));
+    let stream = accepting.await.map_err(|error| error.to_string())?;
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let peer = match shown {
         None => Peer::Anonymous,

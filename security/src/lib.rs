@@ -30,6 +30,7 @@ mod connector;
 mod credentials;
 mod gate;
 mod name;
+mod read_ahead;
 pub mod right;
 mod role;
 mod server_tls;
@@ -40,7 +41,7 @@ mod verify;
 pub use access::{Access, BadAccess, Denied};
 pub use authority::Authority;
 pub use caller::{Caller, EVERYBODY, Participants, covers};
-pub use connector::{ConnectError, Connector, dial};
+pub use connector::{ConnectError, Connection, Connector, dial};
 pub use credentials::{
     BadCredentials, ClientAuth, Credentials, EXPIRY_WARNING_S, Files, Pair, REMIND, expiry_warning,
     keep_fresh, keep_looking, read_pair,
