@@ -83,29 +83,38 @@ impl Calls {
 
 /// Calls that wait to go out, in as few messages as the limits of number and size allow.
 #[derive(Debug, Default)]
-pub(super) struct Batch(Vec<Calls>);
+pub(super) struct Batch {
+    messages: Vec<Calls>,
+    /// Calls and bytes of the first message that was taken last: the next is about as large, and what grows while it is written is copied.
+    usual: (usize, usize),
+}
 
 impl Batch {
     /// Adds one, under that number.
     pub(super) fn push(&mut self, call_id: u64, call: &Call<'_>) {
-        let last = self.0.last().filter(|last| {
+        let last = self.messages.last().filter(|last| {
             last.ids.len() < limit::BATCH_PER_MESSAGE_MAX
                 && last.bytes.len() + call.bytes() <= BATCH_BYTES_MAX
         });
         if last.is_none() {
-            self.0.push(Calls::default());
+            let (calls, bytes) = self.usual;
+            let (ids, bytes) = (Vec::with_capacity(calls), Vec::with_capacity(bytes));
+            self.messages.push(Calls { ids, bytes });
         }
-        let last = self.0.last_mut().expect("one was added if there was none");
+        let last = self.messages.last_mut().expect("one was added if there was none");
         last.ids.push(call_id);
         call.write(call_id, &mut last.bytes);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.messages.is_empty()
     }
 
     /// All messages, none of which is empty.
     pub(super) fn take(&mut self) -> Vec<Calls> {
-        std::mem::take(&mut self.0)
+        if let Some(first) = self.messages.first() {
+            self.usual = (first.ids.len(), first.bytes.len());
+        }
+        std::mem::take(&mut self.messages)
     }
 }

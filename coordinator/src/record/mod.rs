@@ -30,7 +30,7 @@ pub(crate) use snapshot::{decode_snapshot, encode_snapshot};
 /// Each entry and each snapshot is written in the oldest format that can say it, and every older one is read.
 pub(crate) const FORMAT: u32 = 5;
 
-/// Bytes that few commands are longer than.
+/// Bytes of a command without payloads and labels, or more.
 const BYTES_OF_MOST: usize = 256;
 /// Bytes of an entry's format and time, at most.
 const HEAD_BYTES_MAX: usize = 24;
@@ -97,7 +97,7 @@ pub(crate) struct EncodedCommand {
 impl EncodedCommand {
     /// Encodes `command`.
     pub(crate) fn of(command: &Command) -> Self {
-        let mut bytes = Vec::with_capacity(BYTES_OF_MOST);
+        let mut bytes = Vec::with_capacity(BYTES_OF_MOST + write::varying(command));
         write::command(command, &mut bytes);
         Self { bytes, format: command::format_of(command) }
     }

@@ -62,6 +62,14 @@ pub(super) fn command(command: &Command, to: &mut Vec<u8>) {
     }
 }
 
+/// Bytes of the payloads and labels of a begin, which make one command much longer than another. Memory that grows while it is written is
+/// copied each time.
+pub(super) fn varying(command: &Command) -> usize {
+    let Command::Begin { options, branches, .. } = command else { return 0 };
+    let payloads = branches.iter().map(|branch| branch.payload.len());
+    payloads.sum::<usize>() + options.headers.bytes() + options.tags.bytes()
+}
+
 fn whole(field: u32, message: &impl Message, to: &mut Vec<u8>) {
     fields::message(field, to, |to| message.encode(to).expect("a list of bytes grows"));
 }

@@ -26,6 +26,12 @@ impl Labels {
         self.0.is_none()
     }
 
+    /// Bytes of all names and values, and a few more.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |labels| labels.len())
+    }
+
     /// The value under that name. Reads one after the other: there are at most [`crate::limit::LABELS_MAX`].
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
