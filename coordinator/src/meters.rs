@@ -47,15 +47,33 @@ pub(crate) enum Heard {
     Unknown,
 }
 
+/// What came of calls, counted by whoever hears of many at once: a counter that others read costs as much as the rest of an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Tally([[u64; HEARD.len()]; OPS.len()]);
+
+impl Tally {
+    pub(crate) fn add(&mut self, op: Op, heard: Heard) {
+        let op = OPS.iter().position(|one| *one == op).unwrap_or(0);
+        let heard = HEARD.iter().position(|one| *one == heard).unwrap_or(0);
+        self.0[op][heard] += 1;
+    }
+}
+
 const MODES: [Mode; 3] = Mode::ALL;
 const ENDS: [Status; 3] = [Status::Committed, Status::RolledBack, Status::NeedsAttention];
 const OPS: [Op; 8] = Op::ALL;
-const HEARD: [(Heard, &str); 4] = [
-    (Heard::Done, "done"),
-    (Heard::Refused, "refused"),
-    (Heard::Working, "working"),
-    (Heard::Unknown, "unknown"),
-];
+const HEARD: [Heard; 4] = [Heard::Done, Heard::Refused, Heard::Working, Heard::Unknown];
+
+impl Heard {
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Working => "working",
+            Self::Unknown => "unknown",
+        }
+    }
+}
 
 fn status_word(status: Status) -> &'static str {
     match status {
@@ -110,8 +128,8 @@ impl Meters {
             decision_seconds: MODES
                 .map(|mode| histogram!("holdfast_decision_seconds", "mode" => mode.as_str())),
             calls: OPS.map(|op| {
-                HEARD.map(|(_, verdict)| {
-                    counter!("holdfast_calls_total", "op" => op.as_str(), "verdict" => verdict)
+                HEARD.map(|heard| {
+                    counter!("holdfast_calls_total", "op" => op.as_str(), "verdict" => heard.word())
                 })
             }),
             held: Held::ALL
@@ -165,10 +183,11 @@ impl Meters {
         }
     }
 
-    pub(crate) fn heard(&self, op: Op, heard: Heard) {
-        let op = OPS.iter().position(|one| *one == op).unwrap_or(0);
-        let heard = HEARD.iter().position(|(one, _)| *one == heard).unwrap_or(0);
-        self.calls[op][heard].increment(1);
+    pub(crate) fn heard(&self, heard: &Tally) {
+        for (calls, counts) in self.calls.iter().zip(&heard.0) {
+            let counted = calls.iter().zip(counts).filter(|(_, count)| **count > 0);
+            counted.for_each(|(calls, count)| calls.increment(*count));
+        }
     }
 
     /// A call could not be made at once.

@@ -35,7 +35,7 @@ use std::{
 use holdfast_fault::{Site, reached};
 use holdfast_proto::v1;
 use holdfast_raft::{Leadership, Log};
-use holdfast_txn::{Answer, Gid, Op, Participant};
+use holdfast_txn::{Answer, Gid, Op, Participant, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,7 @@ use crate::{
     clock::{self, Clock},
     coordinator::WaitEnd,
     history::History,
-    meters::{Heard, Meters},
+    meters::{Heard, Meters, Tally},
     proposer::{Proposed, Proposer},
     registry::policy::Policies,
     replica::{Moves, Replica, SharedState, Touched},
@@ -386,10 +386,12 @@ impl Dispatcher {
                 self.world.meters.sessions.set(self.sessions.len() as f64);
             }
             Event::Answers(id, answers) => {
-                let now_ms = self.world.clock.tick_ms();
+                let now = (self.world.clock.now(), self.world.clock.tick_ms());
+                let mut tally = Tally::default();
                 for answer in answers {
-                    self.answered(id, answer, now_ms);
+                    self.answered(id, answer, now, &mut tally);
                 }
+                self.world.meters.heard(&tally);
             }
             Event::CaughtUp(term) => self.begin_calling(term),
             Event::TellAttempts(gid, told) => {
@@ -403,7 +405,13 @@ impl Dispatcher {
         }
     }
 
-    fn answered(&mut self, session: SessionId, answer: v1::Answer, now_ms: u64) {
+    fn answered(
+        &mut self,
+        session: SessionId,
+        answer: v1::Answer,
+        now: (Timestamp, u64),
+        tally: &mut Tally,
+    ) {
         let ticket = Ticket { session, call_id: answer.call_id };
         let Some((service, key)) = self.sessions.answered(ticket) else { return };
         if self.parked.waits_for(service) && self.gained.last() != Some(service) {
@@ -416,7 +424,7 @@ impl Dispatcher {
         }
         let verdict = branch_call::verdict_of(answer);
         if let Verdict::Unknown(_) = verdict {
-            self.fell_silent(session, &gid, now_ms);
+            self.fell_silent(session, &gid, now.1);
         } else if self.sessions.well(session)
             && let Some(service) = self.sessions.service_of(session)
         {
@@ -424,36 +432,29 @@ impl Dispatcher {
             tracing::info!(service = %service, "a breaker is closed");
             self.gained.push(service.clone());
         }
-        let meters = &self.world.meters;
         let Some(open) = self.opens.get_mut(&gid) else { return };
-        let outcome = match verdict {
-            Verdict::Done => "done",
-            Verdict::Refused(_) => "refused",
-            Verdict::Working => "working",
-            Verdict::Unknown(_) => "unknown",
+        let heard = match verdict {
+            Verdict::Done => Heard::Done,
+            Verdict::Refused(_) => Heard::Refused,
+            Verdict::Working => Heard::Working,
+            Verdict::Unknown(_) => Heard::Unknown,
         };
-        let at = self.world.clock.now();
-        open.seen((branch, op, ticket), outcome, self.sessions.instance_of(session), (at, now_ms));
+        tally.add(op, heard);
+        open.seen((branch, op, ticket), heard.word(), self.sessions.instance_of(session), now);
         match verdict {
             Verdict::Done => {
-                meters.heard(op, Heard::Done);
                 if !open.settle(branch, op, Answer::Done) {
                     return;
                 }
             }
             Verdict::Refused(refusal) => {
-                meters.heard(op, Heard::Refused);
                 if !open.settle(branch, op, Answer::Refused(refusal)) {
                     return;
                 }
             }
-            Verdict::Working => {
-                meters.heard(op, Heard::Working);
-                open.working(branch, op, ticket, now_ms);
-            }
+            Verdict::Working => open.working(branch, op, ticket, now.1),
             Verdict::Unknown(why) => {
-                meters.heard(op, Heard::Unknown);
-                open.unknown(branch, op, ticket, || why, now_ms);
+                open.unknown(branch, op, ticket, || why, now.1);
             }
         }
         self.look_at(&gid);
@@ -468,7 +469,9 @@ impl Dispatcher {
         why: impl FnOnce() -> String,
     ) {
         let Some(open) = self.opens.get_mut(&key.gid) else { return };
-        self.world.meters.heard(key.op, Heard::Unknown);
+        let mut tally = Tally::default();
+        tally.add(key.op, Heard::Unknown);
+        self.world.meters.heard(&tally);
         let (at, instance) = (self.world.clock.now(), self.sessions.instance_of(ticket.session));
         open.seen((key.branch, key.op, ticket), "no answer", instance, (at, now_ms));
         open.unknown(key.branch, key.op, ticket, why, now_ms);
