@@ -1,7 +1,8 @@
 //! Where spans go when `telemetry.endpoint` names a collector: over OTLP (gRPC), in batches, from a bounded queue.
 //!
 //! Whoever records a span never waits: what does not fit is dropped and counted, and so is what the collector does not take in a few attempts.
-//! A collector that is down costs spans and nothing else.
+//! A collector that is down costs spans and nothing else. They are encoded and sent by a thread of their own, which stands back: one thread
+//! carries a leader's work, and what is not done there is not waited for.
 
 use std::time::Duration;
 
@@ -14,7 +15,10 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
     trace::v1::{self as otlp, ResourceSpans, ScopeSpans, Status, span, status},
 };
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
@@ -36,9 +40,9 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 const SAMPLED: u32 = 1;
 const NS_PER_MS: u64 = 1_000_000;
 
-/// The task that sends. [`Self::end`] sends what is left.
+/// The thread that sends. [`Self::end`] sends what is left.
 #[derive(Debug)]
-pub(crate) struct Traces(Option<(CancellationToken, JoinHandle<()>)>);
+pub(crate) struct Traces(Option<(CancellationToken, oneshot::Receiver<()>)>);
 
 /// Whose spans these are.
 #[derive(Debug)]
@@ -60,25 +64,40 @@ impl Traces {
         let endpoint = Endpoint::from_shared(endpoint.to_owned())?;
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let dropped = metrics::counter!("holdfast_spans_dropped_total");
-        let sender = Sender {
-            client: TraceServiceClient::new(endpoint.connect_timeout(EXPORT_MAX).connect_lazy()),
-            resource: resource(who),
-            dropped: dropped.clone(),
-            sent: metrics::counter!("holdfast_spans_sent_total"),
-            well: true,
-        };
-        let sink = Sink { queue, dropped };
+        let resource = resource(who);
+        let sink = Sink { queue, dropped: dropped.clone() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("no thread to send spans on")?;
         holdfast_trace::install(Box::new(sink)).ok().context("traces were started twice")?;
-        let stop = CancellationToken::new();
-        let sending = tokio::spawn(sender.run(waiting, stop.clone()));
-        Ok(Self(Some((stop, sending))))
+        let (stop, (sends, ended)) = (CancellationToken::new(), oneshot::channel());
+        let stopped = stop.clone();
+        let send = async move {
+            let connecting = endpoint.connect_timeout(EXPORT_MAX).connect_lazy();
+            let sender = Sender {
+                client: TraceServiceClient::new(connecting),
+                resource,
+                dropped,
+                sent: metrics::counter!("holdfast_spans_sent_total"),
+                well: true,
+            };
+            sender.run(waiting, stopped).await;
+        };
+        let run = move || {
+            holdfast_raft::stand_back();
+            runtime.block_on(send);
+            let _nobody_waits = sends.send(());
+        };
+        let thread = std::thread::Builder::new().name("spans".to_owned()).spawn(run);
+        thread.context("no thread to send spans on")?;
+        Ok(Self(Some((stop, ended))))
     }
 
     /// Sends what is left, for a moment.
     pub(crate) async fn end(self) {
-        if let Some((stop, sending)) = self.0 {
+        if let Some((stop, ended)) = self.0 {
             stop.cancel();
-            if timeout(FAREWELL_MAX, sending).await.is_err() {
+            // A thread that broke has dropped its end.
+            if !matches!(timeout(FAREWELL_MAX, ended).await, Ok(Ok(()))) {
                 tracing::warn!("the collector did not take the last spans in time");
             }
         }
@@ -100,7 +119,7 @@ impl Spans for Sink {
     }
 }
 
-/// The task behind [`Traces`].
+/// What the thread behind [`Traces`] does.
 struct Sender {
     client: TraceServiceClient<Channel>,
     resource: Resource,
@@ -111,7 +130,7 @@ struct Sender {
 }
 
 impl Sender {
-    /// Looks at the queue from time to time: a span that woke this task would cost more than the span.
+    /// Looks at the queue from time to time: a span that woke this thread would cost more than the span.
     async fn run(mut self, mut waiting: mpsc::Receiver<Span>, stop: CancellationToken) {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
