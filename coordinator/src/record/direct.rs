@@ -1,4 +1,5 @@
-//! Entries, and the two kinds of command that nearly all of a log consists of, begins and reports, read straight from their bytes.
+//! Entries, the two kinds of command that nearly all of a log consists of, begins and reports, and the transactions of a snapshot, read straight
+//! from their bytes.
 //!
 //! A generated message has a string for each name and a list for each repetition, all of which are thrown away once the command is made
 //! of them. Here is read only what is written as this version writes it, each field once and in its usual form; whatever else it may be
@@ -7,8 +8,9 @@
 
 use bytes::Bytes;
 use holdfast_txn::{
-    Answer, BranchId, BranchSpec, Command, Gid, Labels, Mode, Op, Options, Order, Recovery, Report,
-    RetryPolicy, TriedBy,
+    Answer, Branch, BranchId, BranchSpec, BranchState, Captures, Command, Decision, Digest, Gid,
+    GlobalTransaction, Labels, Mode, Op, Options, Order, Recovery, Report, RetryPolicy, Status,
+    Timestamp, TriedBy,
 };
 use prost::encoding::{WireType, decode_key, decode_varint};
 
@@ -43,6 +45,61 @@ pub(super) fn command(bytes: &[u8]) -> Option<Command> {
         (2, message) => begin(gid, message),
         (_, message) => Some(Command::Report { gid, reports: list(message, report)? }),
     }
+}
+
+/// The transaction that `bytes` say, if no branch of it was refused and nothing was captured.
+pub(super) fn transaction(bytes: &[u8]) -> Option<GlobalTransaction> {
+    /// By the number of the field; the first is no field.
+    const NUMBERS: usize = 16;
+    let mut numbers = [None; NUMBERS];
+    let (mut gid, mut with, mut content, mut reason) = (None, None, None, None);
+    let mut branches = Vec::new();
+    for field in Fields(bytes) {
+        match field? {
+            (1, Value::Bytes(text)) => once(&mut gid, Gid::parse(text_of(text)?).ok()?)?,
+            (3, Value::Bytes(message)) => once(&mut with, options(message)?)?,
+            (4, Value::Bytes(hash)) => once(&mut content, Digest(hash.try_into().ok()?))?,
+            (8, Value::Bytes(message)) => branches.push(branch_state(message)?),
+            (14, Value::Bytes(text)) => once(&mut reason, text_of(text)?.to_owned())?,
+            (field @ (2 | 5..=7 | 9..=13 | 15), Value::Number(number)) => {
+                once(&mut numbers[field as usize], number)?;
+            }
+            _ => return None,
+        }
+    }
+    // A million of them are kept for long.
+    branches.shrink_to_fit();
+    let number = |field: usize| numbers[field].unwrap_or_default();
+    Some(GlobalTransaction {
+        gid: gid?,
+        mode: member::<Mode>(number(2))?,
+        options: with?,
+        content: content?,
+        enlisted: number(5) != 0,
+        status: member::<Status>(number(6))?,
+        interrupted: optional_member::<Status>(number(7))?,
+        branches,
+        captures: Captures::default(),
+        begun_at: Timestamp(number(9)),
+        deadline: Timestamp(number(10)),
+        decision: optional_member::<Decision>(number(11))?,
+        decided_at: numbers[12].map(Timestamp),
+        finished_at: numbers[13].map(Timestamp),
+        pivot_reached: number(15) != 0,
+        reason,
+    })
+}
+
+fn branch_state(bytes: &[u8]) -> Option<Branch> {
+    let (mut of, mut state) = (None, None);
+    for field in Fields(bytes) {
+        match field? {
+            (1, Value::Bytes(message)) => once(&mut of, spec(message)?)?,
+            (2, Value::Number(number)) => once(&mut state, member::<BranchState>(number)?)?,
+            _ => return None,
+        }
+    }
+    Some(Branch { spec: of?, state: state?, refusal: None })
 }
 
 fn begin(gid: Gid, bytes: &[u8]) -> Option<Command> {
@@ -169,7 +226,7 @@ fn list<T>(bytes: &[u8], read: fn(&[u8]) -> Option<T>) -> Option<Vec<T>> {
 }
 
 /// `None` where it was there before: the last would count, or parts of both.
-fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
+pub(super) fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
     place.is_none().then(|| *place = Some(value))
 }
 
@@ -189,10 +246,15 @@ fn member<T: Numbered>(number: u64) -> Option<T> {
     T::of_number(number.try_into().ok()?)
 }
 
-/// The fields of a message, `None` for one that is not understood, which is the last.
-struct Fields<'a>(&'a [u8]);
+/// Where 0 stands for none.
+fn optional_member<T: Numbered>(number: u64) -> Option<Option<T>> {
+    if number == 0 { Some(None) } else { member(number).map(Some) }
+}
 
-enum Value<'a> {
+/// The fields of a message, `None` for one that is not understood, which is the last.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+pub(super) enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
 }

@@ -12,6 +12,7 @@ use super::{
     RecordError, books,
     closed_sets::Numbered,
     command::{captures_of_record, options_of_record, refusal_of_record, spec_of_record},
+    direct::{self, Fields, Value, once},
     gid, readable, write,
 };
 use crate::fields;
@@ -59,19 +60,63 @@ pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8
 /// # Errors
 /// [`RecordError`]; nothing is skipped and nothing is assumed.
 pub(crate) fn decode_snapshot(bytes: &[u8]) -> Result<(Snapshot, u64), RecordError> {
-    let record = v1::MachineSnapshot::decode(bytes)?;
+    let Some((record, open, finished)) = parts(bytes) else { return decode_whole(bytes) };
+    let read = |bytes: &[u8]| match direct::transaction(bytes) {
+        Some(transaction) => Ok(transaction),
+        None => of_record(v1::RecordedTransaction::decode(bytes)?),
+    };
+    snapshot_of(record, open.into_iter().map(read), finished.into_iter().map(read))
+}
+
+/// The same by way of the message, which knows what is wrong with bytes.
+pub(super) fn decode_whole(bytes: &[u8]) -> Result<(Snapshot, u64), RecordError> {
+    let mut record = v1::MachineSnapshot::decode(bytes)?;
+    let open = std::mem::take(&mut record.open).into_iter().map(of_record);
+    let finished = std::mem::take(&mut record.finished).into_iter().map(of_record);
+    snapshot_of(record, open, finished)
+}
+
+/// A snapshot but for its transactions, and the bytes of the open and of the finished ones: as messages together a million of them take
+/// several times the memory of what is made of them. `None`: it is not written as this version writes it.
+fn parts(bytes: &[u8]) -> Option<(v1::MachineSnapshot, Vec<&[u8]>, Vec<&[u8]>)> {
+    let (mut format, mut clock_ms, mut applied_index, mut of_books) = (None, None, None, None);
+    let (mut open, mut finished) = (Vec::new(), Vec::new());
+    for field in Fields(bytes) {
+        match field? {
+            (1, Value::Number(number)) => once(&mut format, number.try_into().ok()?)?,
+            (2, Value::Number(number)) => once(&mut clock_ms, number)?,
+            (OPEN, Value::Bytes(transaction)) => open.push(transaction),
+            (FINISHED, Value::Bytes(transaction)) => finished.push(transaction),
+            (5, Value::Number(number)) => once(&mut applied_index, number)?,
+            (6, Value::Bytes(message)) => {
+                once(&mut of_books, v1::RecordedBooks::decode(message).ok()?)?;
+            }
+            _ => return None,
+        }
+    }
+    let record = v1::MachineSnapshot {
+        format: format.unwrap_or_default(),
+        clock_ms: clock_ms.unwrap_or_default(),
+        applied_index: applied_index.unwrap_or_default(),
+        books: of_books,
+        ..Default::default()
+    };
+    Some((record, open, finished))
+}
+
+fn snapshot_of(
+    record: v1::MachineSnapshot,
+    open: impl Iterator<Item = Result<GlobalTransaction, RecordError>>,
+    finished: impl Iterator<Item = Result<GlobalTransaction, RecordError>>,
+) -> Result<(Snapshot, u64), RecordError> {
     readable(record.format)?;
     let snapshot = Snapshot {
         clock: Timestamp(record.clock_ms),
-        open: record.open.into_iter().map(shared_of).collect::<Result<_, _>>()?,
-        finished: record.finished.into_iter().map(shared_of).collect::<Result<_, _>>()?,
+        open: open.map(|one| one.map(Arc::new)).collect::<Result<_, _>>()?,
+        finished: finished.map(|one| one.map(Arc::new)).collect::<Result<_, _>>()?,
         books: record.books.map(books::books_of_record).transpose()?.unwrap_or_default().into(),
     };
     Ok((snapshot, record.applied_index))
-}
-
-fn shared_of(record: v1::RecordedTransaction) -> Result<Arc<GlobalTransaction>, RecordError> {
-    of_record(record).map(Arc::new)
 }
 
 /// The oldest format that can say `transaction`.

@@ -346,6 +346,31 @@ proptest! {
     }
 
     #[test]
+    fn a_snapshot_read_piece_by_piece_is_what_the_message_says(
+        open in vec(transactions(), 0..3),
+        finished in vec(transactions(), 0..3),
+        index in any::<u64>(),
+        changes in vec((any::<Index>(), any::<u8>()), 0..3),
+        twice in (any::<Index>(), any::<Index>()),
+    ) {
+        let shared = |some: Vec<GlobalTransaction>| some.into_iter().map(Arc::new).collect();
+        let (open, finished) = (shared(open), shared(finished));
+        let books = Default::default();
+        let snapshot = Snapshot { clock: Timestamp(index), open, finished, books };
+        let mut bytes = encode_snapshot(&snapshot, index);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let (from, to) = (twice.0.index(bytes.len()), twice.1.index(bytes.len()));
+        if from < to {
+            bytes.extend_from_within(from..to);
+        }
+        // Both know what is wrong, in words of their own.
+        prop_assert_eq!(decode_snapshot(&bytes).ok(), snapshot::decode_whole(&bytes).ok());
+    }
+
+    #[test]
     fn arbitrary_bytes_are_an_error_or_a_record_but_never_a_panic(bytes in vec(any::<u8>(), 0..256)) {
         let _ = decode_snapshot(&bytes);
         let _ = decode_entry(&bytes.into());
