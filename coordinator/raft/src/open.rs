@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use openraft::{Raft, SnapshotPolicy, async_runtime::WatchReceiver as _};
@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     Config, Leadership, Log, OpenError, StateMachine,
-    consensus::Consensus,
+    consensus::{Consensus, LogId},
     enroll,
     heartbeat::{Group, Heard, beat},
     leadership::{Directory, follow},
@@ -158,8 +158,12 @@ async fn start<S: StateMachine>(
         let replica = Replica::new(state, snapshots.clone());
         let peers = peers.clone();
         let raft_config = Arc::clone(&raft_config);
+        let begun = Instant::now();
         match Raft::new(config.node, raft_config, peers, store.clone(), replica).await {
-            Ok(raft) => rafts.push(raft),
+            Ok(raft) => {
+                tell_state(rafts.len(), &raft, begun.elapsed()).await;
+                rafts.push(raft);
+            }
             Err(fatal) => {
                 for raft in rafts {
                     // How those ended does not matter any more.
@@ -170,6 +174,24 @@ async fn start<S: StateMachine>(
         }
     }
     Ok(rafts)
+}
+
+/// How a group came to its state: the snapshot, and what was carried out again behind it.
+async fn tell_state<S: StateMachine>(
+    group: usize,
+    raft: &Raft<Consensus, Replica<S>>,
+    took: Duration,
+) {
+    let read = raft.with_raft_state(|state| {
+        let index = |position: Option<&LogId>| position.map_or(0, |position| position.index);
+        // What is known to be committed is carried out before the group takes part.
+        (index(state.snapshot_meta.last_log_id.as_ref()), index(state.local_committed()))
+    });
+    // One that is gone already says so elsewhere.
+    if let Ok((snapshot, applied)) = read.await {
+        let (entries, took_ms) = (applied.saturating_sub(snapshot), took.as_millis());
+        tracing::info!(group, snapshot, applied, entries, took_ms, "the state is there");
+    }
 }
 
 fn assemble<S: StateMachine>(
