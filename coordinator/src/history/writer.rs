@@ -74,6 +74,10 @@ impl Writer {
         let archive = self.shared.archive.get().expect("it was opened");
         let (records, lagged) =
             (counter!("holdfast_history_records_total"), counter!("holdfast_history_lags_total"));
+        // They are written in the order in which they finished: what finished before the newest that is there is there, or in a gap. A start
+        // brings hundreds of thousands of them again.
+        let shelved = Timestamp(archive.figures().newest_ms);
+        let comes_again = |one: &Arc<GlobalTransaction>| one.finished_at < Some(shelved);
         let mut flushed_at = Instant::now();
         let mut before = 0;
         loop {
@@ -96,7 +100,10 @@ impl Writer {
             let mut gathered = Gathered::default();
             for one in news {
                 match one {
-                    News::Finished(transactions) => gathered.finished(transactions),
+                    News::Finished(mut transactions) => {
+                        transactions.retain(|one| !comes_again(one));
+                        gathered.finished(transactions);
+                    }
                     News::Attempts(attempts) => gathered.attempts(attempts),
                     News::Everything if off => {}
                     News::Everything => {
@@ -195,4 +202,56 @@ fn describe() {
     describe_gauge!("holdfast_history_records", "Finished transactions in the history.");
     describe_gauge!("holdfast_history_disk_bytes", "Bytes of the history on disk.");
     describe_gauge!("holdfast_history_memory_bytes", "Bytes of the history's filters in memory.");
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_history::Query;
+    use holdfast_txn::Gid;
+    use proptest::{
+        strategy::{Strategy as _, ValueTree as _},
+        test_runner::TestRunner,
+    };
+
+    use super::*;
+    use crate::record::tests::transactions;
+
+    /// What a history in `folder` has once a writer of it was told that these finished, each at its time.
+    fn told(folder: &std::path::Path, finished: &[(&str, u64)]) -> Vec<String> {
+        let one = transactions().new_tree(&mut TestRunner::deterministic()).unwrap().current();
+        let ended = finished.iter().map(|(gid, at)| {
+            let (gid, at) = (Gid::parse(gid).unwrap(), Some(Timestamp(*at)));
+            Arc::new(GlobalTransaction { gid, finished_at: at, ..one.clone() })
+        });
+        let (news, heard) = std::sync::mpsc::sync_channel(4);
+        news.send(News::Finished(ended.collect())).unwrap();
+        news.send(News::Stop).unwrap();
+        let shared = Arc::new(Shared::default());
+        let writer = Writer {
+            node: 1,
+            folder: folder.to_owned(),
+            state: SharedState::new(),
+            lagging: Arc::default(),
+            waiting: Arc::new(AtomicUsize::new(finished.len())),
+            shared: Arc::clone(&shared),
+        };
+        writer.run(&heard);
+        let page = shared.archive.get().unwrap().search(&Query { limit: 9, ..Query::default() });
+        let records = page.unwrap().records.into_iter();
+        let gid =
+            |record: &holdfast_proto::v1::HistoryRecord| record.transaction.clone().unwrap().gid;
+        let mut gids: Vec<String> = records.map(|record| gid(&record)).collect();
+        gids.sort();
+        gids
+    }
+
+    #[test]
+    fn what_finished_before_the_newest_that_is_there_is_passed_over_and_what_finished_with_it_is_not()
+     {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("history");
+        assert_eq!(told(&folder, &[("a", 999), ("b", 1_000)]), ["a", "b"]);
+        let again = [("a", 999), ("lost", 999), ("b", 1_000), ("c", 1_000), ("d", 1_001)];
+        assert_eq!(told(&folder, &again), ["a", "b", "c", "d"]);
+    }
 }
