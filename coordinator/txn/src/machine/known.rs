@@ -20,8 +20,8 @@ pub(super) struct Known {
     /// Open ones that were begun since the last time that there were [`RECENT_MAX`] of them.
     recent: ByGid,
     /// All other open ones.
-    lasting: ByGid,
-    finished: ByGid,
+    lasting: Aged,
+    finished: Aged,
     /// What is in `finished`, the first to finish first. It never changes again, so both see the same.
     order: VecDeque<Arc<GlobalTransaction>>,
 }
@@ -29,21 +29,69 @@ pub(super) struct Known {
 /// More than are under way between callers and participants that answer; moving so many takes some milliseconds.
 const RECENT_MAX: usize = 4_096;
 
+/// Those that were begun a while ago. A new gid mostly sorts behind all of them, as ULIDs do, so that none of a million is looked at for it.
+#[derive(Default)]
+struct Aged {
+    by_gid: ByGid,
+    /// Nothing in it comes behind this; nothing ever was in it, if there is none.
+    bound: Option<Gid>,
+}
+
+impl Aged {
+    fn of(all: Vec<Arc<GlobalTransaction>>) -> Self {
+        let by_gid: ByGid =
+            all.into_iter().map(|transaction| (transaction.gid.clone(), transaction)).collect();
+        let bound = by_gid.last_key_value().map(|(gid, _)| gid.clone());
+        Self { by_gid, bound }
+    }
+
+    fn may_have(&self, gid: &Gid) -> bool {
+        self.bound.as_ref().is_some_and(|bound| gid <= bound)
+    }
+
+    fn get(&self, gid: &Gid) -> Option<&Arc<GlobalTransaction>> {
+        if self.may_have(gid) { self.by_gid.get(gid) } else { None }
+    }
+
+    fn get_mut(&mut self, gid: &Gid) -> Option<&mut Arc<GlobalTransaction>> {
+        if self.may_have(gid) { self.by_gid.get_mut(gid) } else { None }
+    }
+
+    fn insert(
+        &mut self,
+        gid: Gid,
+        transaction: Arc<GlobalTransaction>,
+    ) -> Option<Arc<GlobalTransaction>> {
+        if !self.may_have(&gid) {
+            self.bound = Some(gid.clone());
+        }
+        self.by_gid.insert(gid, transaction)
+    }
+
+    /// Takes all of them.
+    fn extend(&mut self, more: ByGid) {
+        if let Some((last, _)) = more.last_key_value()
+            && !self.may_have(last)
+        {
+            self.bound = Some(last.clone());
+        }
+        self.by_gid.extend(more);
+    }
+}
+
 impl Known {
     /// All of these, the finished ones in the order in which they finished. A million at once are sorted and put in place together, which
     /// takes a part of the time of a million inserts.
     pub(super) fn of(all: Vec<Arc<GlobalTransaction>>) -> Self {
         let (finished, open): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|transaction| transaction.status.is_final());
-        let by_gid = |some: Vec<Arc<GlobalTransaction>>| -> ByGid {
-            some.into_iter().map(|transaction| (transaction.gid.clone(), transaction)).collect()
-        };
         let order = finished.iter().cloned().collect();
-        Self { recent: ByGid::new(), lasting: by_gid(open), finished: by_gid(finished), order }
+        Self { recent: ByGid::new(), lasting: Aged::of(open), finished: Aged::of(finished), order }
     }
 
     pub(super) fn get(&self, gid: &Gid) -> Option<&Arc<GlobalTransaction>> {
-        [&self.recent, &self.lasting, &self.finished].into_iter().find_map(|some| some.get(gid))
+        let open = self.recent.get(gid).or_else(|| self.lasting.get(gid));
+        open.or_else(|| self.finished.get(gid))
     }
 
     /// An open one, for a change in its place. One that ends by it goes to [`Self::finish`].
@@ -67,7 +115,7 @@ impl Known {
 
     /// An open one is over.
     pub(super) fn finish(&mut self, gid: &Gid) {
-        let open = self.recent.remove_entry(gid).or_else(|| self.lasting.remove_entry(gid));
+        let open = self.recent.remove_entry(gid).or_else(|| self.lasting.by_gid.remove_entry(gid));
         let (gid, ended) = open.expect("only an open one ends");
         self.order.push_back(Arc::clone(&ended));
         self.finished.insert(gid, ended);
@@ -79,12 +127,12 @@ impl Known {
             return None;
         }
         let oldest = self.order.pop_front().expect("it is longer than a bound");
-        self.finished.remove(&oldest.gid);
+        self.finished.by_gid.remove(&oldest.gid);
         Some(oldest)
     }
 
     pub(super) fn open_count(&self) -> usize {
-        self.recent.len() + self.lasting.len()
+        self.recent.len() + self.lasting.by_gid.len()
     }
 
     pub(super) fn finished_count(&self) -> usize {
@@ -93,7 +141,7 @@ impl Known {
 
     /// Open ones in gid order.
     pub(super) fn open(&self) -> impl Iterator<Item = &Arc<GlobalTransaction>> {
-        in_gid_order([&self.recent, &self.lasting], Bound::Unbounded)
+        in_gid_order([&self.recent, &self.lasting.by_gid], Bound::Unbounded)
     }
 
     /// Finished ones in the order in which they finished, from the first on for which `skipped` says no. Halves its way there:
@@ -112,7 +160,7 @@ impl Known {
         after: Option<&Gid>,
     ) -> impl Iterator<Item = &'a Arc<GlobalTransaction>> + use<'a> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        in_gid_order([&self.recent, &self.lasting, &self.finished], start)
+        in_gid_order([&self.recent, &self.lasting.by_gid, &self.finished.by_gid], start)
     }
 }
 
@@ -132,6 +180,10 @@ fn in_gid_order<'a, const COUNT: usize>(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::{
         Answer, BranchId, BranchSpec, Command, Machine, Mode, Op, Options, Participant, Report,
@@ -161,9 +213,35 @@ mod tests {
         machine
     }
 
+    proptest! {
+        #[test]
+        fn what_was_begun_a_while_ago_is_found_in_whatever_order_it_came(
+            at_first in prop::collection::vec(0_usize..40, 0..10),
+            later in prop::collection::vec((0_usize..40, any::<bool>()), 0..10),
+        ) {
+            let all = begun(40);
+            let one = |number: usize| Arc::clone(all.transactions.get(&gid(number)).unwrap());
+            let mut there: BTreeSet<usize> = at_first.iter().copied().collect();
+            let mut aged = Aged::of(there.iter().map(|number| one(*number)).collect());
+            for (number, together) in later {
+                let (key, transaction) = (gid(number), one(number));
+                if together {
+                    aged.extend(ByGid::from([(key, transaction)]));
+                } else {
+                    aged.insert(key, transaction);
+                }
+                there.insert(number);
+            }
+            for number in 0..40 {
+                prop_assert_eq!(aged.get(&gid(number)).is_some(), there.contains(&number));
+                prop_assert_eq!(aged.get_mut(&gid(number)).is_some(), there.contains(&number));
+            }
+        }
+    }
+
     fn sizes(machine: &Machine) -> [usize; 3] {
         let Known { recent, lasting, finished, .. } = &machine.transactions;
-        [recent.len(), lasting.len(), finished.len()]
+        [recent.len(), lasting.by_gid.len(), finished.by_gid.len()]
     }
 
     #[test]
