@@ -60,7 +60,7 @@ pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8
 /// # Errors
 /// [`RecordError`]; nothing is skipped and nothing is assumed.
 pub(crate) fn decode_snapshot(bytes: &[u8]) -> Result<(Snapshot, u64), RecordError> {
-    let Some((record, open, finished)) = parts(bytes) else { return decode_whole(bytes) };
+    let Some(Parts { record, open, finished }) = parts(bytes) else { return decode_whole(bytes) };
     let read = |bytes: &[u8]| match direct::transaction(bytes) {
         Some(transaction) => Ok(transaction),
         None => of_record(v1::RecordedTransaction::decode(bytes)?),
@@ -76,9 +76,17 @@ pub(super) fn decode_whole(bytes: &[u8]) -> Result<(Snapshot, u64), RecordError>
     snapshot_of(record, open, finished)
 }
 
-/// A snapshot but for its transactions, and the bytes of the open and of the finished ones: as messages together a million of them take
-/// several times the memory of what is made of them. `None`: it is not written as this version writes it.
-fn parts(bytes: &[u8]) -> Option<(v1::MachineSnapshot, Vec<&[u8]>, Vec<&[u8]>)> {
+/// A snapshot whose transactions are still to be read: as messages together a million of them take several times the memory of what is made
+/// of them.
+struct Parts<'b> {
+    /// All but the transactions.
+    record: v1::MachineSnapshot,
+    open: Vec<&'b [u8]>,
+    finished: Vec<&'b [u8]>,
+}
+
+/// `None`: it is not written as this version writes it.
+fn parts(bytes: &[u8]) -> Option<Parts<'_>> {
     let (mut format, mut clock_ms, mut applied_index, mut of_books) = (None, None, None, None);
     let (mut open, mut finished) = (Vec::new(), Vec::new());
     for field in Fields(bytes) {
@@ -101,7 +109,7 @@ fn parts(bytes: &[u8]) -> Option<(v1::MachineSnapshot, Vec<&[u8]>, Vec<&[u8]>)> 
         books: of_books,
         ..Default::default()
     };
-    Some((record, open, finished))
+    Some(Parts { record, open, finished })
 }
 
 fn snapshot_of(
