@@ -13,6 +13,7 @@
 //! - [`Load`]: transfers that are pursued until their fate is known; [`checker`]: what that history is held against.
 //! - [`Collector`]: takes the spans of every process.
 //! - [`matrix`]: kill points, one after the other, under load.
+//! - [`ports`]: free ones, for programs that are started.
 //! - [`proxy`]: spoils what passes between two programs.
 //! - [`fuzzed`]: every reader of foreign bytes, for a fuzzer and for the corpus that every build replays; [`fuzzed_router`]: those of
 //!   a router.
@@ -33,7 +34,7 @@ pub mod http;
 pub mod journal;
 mod load;
 pub mod matrix;
-mod ports;
+pub mod ports;
 mod postgres;
 mod process;
 pub mod proxy;
@@ -50,7 +51,6 @@ pub use collector::Collector;
 pub use demo::Demo;
 pub use folder::Folder;
 pub use load::{Load, Running};
-pub use ports::free as free_ports;
 pub use postgres::Postgres;
 pub use process::{Process, Program};
 pub use secure::Secure;

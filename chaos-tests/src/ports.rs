@@ -17,7 +17,9 @@ const ATTEMPTS_MAX: usize = 2_000;
 ///
 /// They lie below the range from which outgoing connections are numbered: a killed server's port must still be free
 /// when it is started again a second later, and a client that dials a dead port must never meet itself.
-pub(crate) fn free(count: usize) -> anyhow::Result<Vec<u16>> {
+/// # Errors
+/// There are not so many.
+pub fn free(count: usize) -> anyhow::Result<Vec<u16>> {
     let above = outgoing_first().min(32_768);
     let below = 10_000;
     if above < below + 4_096 {
@@ -58,8 +60,8 @@ fn choose(count: usize, range: Range<u16>) -> anyhow::Result<Vec<u16>> {
 /// Locks of the ports that this process has drawn, for as long as it runs.
 static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
 
-/// Keeps `port` from other demos of this machine: between the draw and the start of a server nobody listens there, and a demo that
-/// starts in the same moment could draw it as well. The lock is a name without a file (unix(7), abstract), so it goes with its
+/// Keeps `port` from other demos, drills and stories of this machine: between the draw and the start of a server nobody listens there, and one
+/// that starts in the same moment could draw it as well. The lock is a name without a file (unix(7), abstract), so it goes with its
 /// process, however that ends, and leaves nothing.
 fn reserve(port: u16) -> bool {
     let name = format!("holdfast-port-{port}");

@@ -7,13 +7,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use holdfast_chaos_tests::{free_ports, holdfast};
+use holdfast_chaos_tests::{holdfast, ports};
 
 fn play(script: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let scene = tempfile::tempdir().unwrap();
     // A block of ports: the script takes the first and those behind it.
-    let port = free_ports(1).unwrap()[0];
+    let port = ports::free(1).unwrap()[0];
     let output = Command::new("bash")
         .arg(root.join("docs/guide/first-five-minutes").join(script))
         .current_dir(&root)

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use holdfast_chaos_tests::{
-    Agent, Cluster, PATIENT, Process, Program, SOON, Service, Shape, free_ports, holdfast, until,
+    Agent, Cluster, PATIENT, Process, Program, SOON, Service, Shape, holdfast, ports, until,
 };
 use holdfast_client::{Client, ClientOptions, Outcome, Submission, Wait};
 use nix::sys::signal::Signal;
@@ -139,7 +139,7 @@ fn newcomer(
     number: u64,
     groups: u32,
 ) -> anyhow::Result<(Process, String, PathBuf)> {
-    let ports = free_ports(3)?;
+    let ports = ports::free(3)?;
     let [http, grpc, raft] = [0, 1, 2].map(|door| format!("127.0.0.1:{}", ports[door]));
     let name = format!("coordinator-{number}");
     let data = cluster.folder.path().join(&name);

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use holdfast_chaos_tests::{
-    Cluster, Folder, Postgres, Process, Program, SOON, Service, free_ports, holdfast, http, until,
+    Cluster, Folder, Postgres, Process, Program, SOON, Service, holdfast, http, ports, until,
 };
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -32,7 +32,7 @@ struct Relay {
 
 impl Relay {
     fn new(name: &str, database: &str, cluster: &Cluster) -> anyhow::Result<Self> {
-        let http = format!("127.0.0.1:{}", free_ports(1)?[0]);
+        let http = format!("127.0.0.1:{}", ports::free(1)?[0]);
         let folder = cluster.folder.path();
         let kill = folder.join(format!("{name}.kill"));
         let coordinators = cluster.addresses().join(",");

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::ensure;
 use holdfast_chaos_tests::{
-    Agent, Cluster, Folder, Process, Program, SOON, Service, free_ports, http, journal, until,
+    Agent, Cluster, Folder, Process, Program, SOON, Service, http, journal, ports, until,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -18,7 +18,7 @@ struct Python {
 impl Python {
     async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/participant.py");
-        let port = free_ports(1)?[0].to_string();
+        let port = ports::free(1)?[0].to_string();
         let program = Program {
             name: "participant".to_owned(),
             path: "python3".into(),
@@ -131,7 +131,7 @@ async fn a_participant_in_python_commits_refuses_and_confirms_once_though_its_ag
 #[tokio::test]
 async fn an_agent_without_its_service_serves_once_the_service_is_there() -> anyhow::Result<()> {
     let cluster = Cluster::start(0).await?;
-    let port = free_ports(1)?[0];
+    let port = ports::free(1)?[0];
     let folder = Folder::make()?;
     let app = format!("127.0.0.1:{port}");
     let _agent =

@@ -22,8 +22,7 @@ use holdfast_banking::{
     migrate, open_accounts,
 };
 use holdfast_chaos_tests::{
-    Cluster, Postgres, Process, Program, RULES, SOON, Shape, free_ports, holdfast, http, journal,
-    until,
+    Cluster, Postgres, Process, Program, RULES, SOON, Shape, holdfast, http, journal, ports, until,
 };
 use holdfast_client::{Client, ClientOptions, Submission};
 use serde_json::{Value, json};
@@ -64,7 +63,7 @@ impl House {
         let folder = cluster.folder.path();
         let servers =
             [Postgres::archiving("one", folder).await?, Postgres::archiving("two", folder).await?];
-        let ports = free_ports(4)?;
+        let ports = ports::free(4)?;
         let mut house = Self { roles: Vec::new(), port: ports[0], servers, cluster };
         let rules = house.cluster.folder.write("rules.toml", rules())?;
         let mut sources = String::new();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use holdfast_chaos_tests::{
-    Folder, Postgres, Process, Program, SOON, free_ports, holdfast, http, until,
+    Folder, Postgres, Process, Program, SOON, holdfast, http, ports, until,
 };
 use tokio::process::Command;
 
@@ -40,7 +40,7 @@ async fn psql_verifies_a_router_by_its_host_whatever_it_shows_to_coordinators() 
     certify(&others, "b:db.bank.example", "90").await?;
     let postgres = Postgres::start(folder.path()).await?;
     postgres.create("bank").await?;
-    let ports = free_ports(3)?;
+    let ports = ports::free(3)?;
     let (port, door) = (ports[0], format!("127.0.0.1:{}", ports[1]));
     let pem = |name: &str| certs.join(name).display().to_string();
     // Nobody listens at the coordinator's address, and a router of one source can do without.

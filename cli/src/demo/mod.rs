@@ -16,7 +16,6 @@ pub(crate) mod kill;
 pub(crate) mod latency;
 pub(crate) mod layout;
 pub(crate) mod payment;
-pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod processes;
 pub(crate) mod progress;
@@ -34,6 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 pub(crate) use args::DemoArgs;
+pub(crate) use holdfast_chaos_tests::ports;
 use progress::Progress;
 use report::{Report, Verdict};
 use scratch::Scratch;
