@@ -116,6 +116,17 @@ impl Client {
         Ok(reply.await?.versions)
     }
 
+    /// Every version of the shard rules that is kept, with its text, the newest last.
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn rules_kept(&self) -> Result<Vec<ShardRules>, ClientError> {
+        let mut kept = Vec::new();
+        for version in self.rules_versions().await? {
+            kept.push(self.rules(version.epoch).await?);
+        }
+        Ok(kept)
+    }
+
     /// Puts shard rules into force. The same again, after a lost answer, changes nothing.
     /// # Errors
     /// [`ClientError`], [`ClientError::Unknown`] if it may have happened; refused with HF2408 if they are mistaken, with HF2009 if somebody changed them meanwhile.

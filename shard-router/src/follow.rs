@@ -191,13 +191,11 @@ impl Follower {
     /// # Errors
     /// They cannot be asked.
     pub(crate) async fn fate(&self, id: &MoveId) -> Result<MoveFate, ClientError> {
-        let mut versions = Vec::new();
-        for version in self.client.rules_versions().await? {
-            let rules = self.client.rules(version.epoch).await?;
-            // One that this router cannot read says nothing, and leaves a gap.
-            let read = Topology::parse(&rules.text).ok();
-            versions.extend(read.map(|read| read.at_epoch(rules.epoch)));
-        }
+        // One that this router cannot read says nothing, and leaves a gap.
+        let read =
+            |rules: ShardRules| Some(Topology::parse(&rules.text).ok()?.at_epoch(rules.epoch));
+        let versions: Vec<_> =
+            self.client.rules_kept().await?.into_iter().filter_map(read).collect();
         Ok(id.fate(&versions))
     }
 

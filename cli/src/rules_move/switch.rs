@@ -146,13 +146,7 @@ impl Scribe {
     /// The coordinators cannot be reached.
     pub(super) async fn fate(&self, name: &str) -> Result<Option<bool>, Fault> {
         let Some(id) = MoveId::of_prepared(name) else { return Ok(None) };
-        let kept = heard(async || {
-            let mut kept = Vec::new();
-            for version in self.client.rules_versions().await? {
-                kept.push(self.client.rules(version.epoch).await?);
-            }
-            Ok(kept)
-        });
+        let kept = heard(async || self.client.rules_kept().await);
         let read = |version: ShardRules| {
             Some(Topology::parse(&version.text).ok()?.at_epoch(version.epoch))
         };
