@@ -53,9 +53,11 @@ impl Client {
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
-        let patience_ms = self.options().patience_ms;
+        let begun = Instant::now();
         self.change_on_one(address, "a question", ask).await.map_err(|error| match error {
-            ClientError::Unknown { last, .. } => ClientError::Unreachable { patience_ms, last },
+            ClientError::Unknown { last, .. } => {
+                ClientError::Unreachable { patience_ms: ms_since(begun), last }
+            }
             other => other,
         })
     }
@@ -71,8 +73,9 @@ impl Client {
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
         let options = self.options();
-        let patience_ms = options.patience_ms;
-        let unreachable = |last: String| ClientError::Unreachable { patience_ms, last };
+        let begun = Instant::now();
+        let unreachable =
+            |last: String| ClientError::Unreachable { patience_ms: ms_since(begun), last };
         let silent = || format!("{address} did not answer in time");
         let deadline = Instant::now() + options.patience();
         let channel = timeout_at(deadline, channel(address, options))
@@ -83,8 +86,13 @@ impl Client {
             .await
             .map_err(|_| ClientError::Unknown { gid: what.to_owned(), last: silent() })?
             .map(tonic::Response::into_inner)
-            .map_err(|status| from_status(&status, what, patience_ms))
+            .map_err(|status| from_status(&status, what, ms_since(begun)))
     }
+}
+
+/// One node is asked once: what it was tried for is mostly far less than the caller's patience.
+fn ms_since(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A unary answer's status, by the code in its metadata. `what` is what was asked for.

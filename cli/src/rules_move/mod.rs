@@ -195,6 +195,10 @@ fn router_sources(file: &Path) -> anyhow::Result<Vec<SourceConfig>> {
 
 /// The rules in force, as soon as no slot is frozen by a step that another process has left.
 async fn in_force(client: &Client, progress: &mut Progress) -> Result<(u64, Topology), Fault> {
+    // Where nobody is at all, waiting helps nobody.
+    if let Err(nobody @ ClientError::Unreachable { .. }) = client.rules(0).await {
+        return Err(nobody.into());
+    }
     let begun = Instant::now();
     loop {
         let (epoch, now) = switch::read(&switch::heard(async || client.rules(0).await).await?)?;

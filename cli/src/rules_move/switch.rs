@@ -191,7 +191,7 @@ impl Scribe {
     }
 }
 
-/// Asks until somebody answers, or a while is over: leaders come and go.
+/// Asks until somebody answers, or a while is over: leaders come and go, and for a moment nobody may be reached at all.
 /// # Errors
 /// A refusal, or the last word of nobody's answer.
 pub(super) async fn heard<T>(
@@ -199,13 +199,11 @@ pub(super) async fn heard<T>(
 ) -> Result<T, ClientError> {
     let begun = Instant::now();
     loop {
-        match ask().await {
-            Err(ClientError::Retry { .. } | ClientError::Unknown { .. })
-                if begun.elapsed() < ASK_MAX =>
-            {
-                sleep(ASK_AGAIN).await;
-            }
-            answer => return answer,
+        let answer = ask().await;
+        match &answer {
+            Err(ClientError::Refused { .. }) | Ok(_) => return answer,
+            Err(_) if begun.elapsed() >= ASK_MAX => return answer,
+            Err(_) => sleep(ASK_AGAIN).await,
         }
     }
 }
@@ -452,7 +450,27 @@ impl Side {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    #[tokio::test]
+    async fn whoever_reaches_nobody_or_no_leader_asks_again_for_a_while_and_a_refusal_is_an_answer()
+    {
+        let nobody = || ClientError::Unreachable { patience_ms: 1, last: "refused".to_owned() };
+        let code = || "HF2101".to_owned();
+        let retry = || ClientError::Retry { code: code(), message: "no leader".to_owned() };
+        let asked = Cell::new(0);
+        let one_more = |answers: [Result<u8, ClientError>; 3]| {
+            asked.set(asked.get() + 1);
+            answers.into_iter().nth(asked.get() - 1).expect("no more is asked")
+        };
+        let answer = heard(async || one_more([Err(nobody()), Err(retry()), Ok(7)])).await;
+        assert_eq!((answer.ok(), asked.replace(0)), (Some(7), 3));
+        let refused = || ClientError::Refused { code: code(), message: "no".to_owned() };
+        let answer = heard(async || one_more([Err(refused()), Ok(7), Ok(7)])).await;
+        assert!(matches!(answer, Err(ClientError::Refused { .. })), "{answer:?}");
+    }
 
     #[test]
     fn a_cause_is_kept_on_one_line_and_no_longer_than_allowed() {
