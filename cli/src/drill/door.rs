@@ -36,9 +36,10 @@ use super::lost_disk;
 
 /// Lets a process that was stopped go on: `$1` is its number, `$2` how long, seconds.
 const RESUME: &str = r#"sleep "$2"; kill -CONT "$1""#;
-/// Starts a process again that has ended: `$1` is its number, `$2` how long it stays dead, seconds; then the words it was started with.
+/// Starts a process again that has ended: `$1` is its number, `$2` how long it stays dead, seconds; then the words it was started with. A process
+/// that ends loses its program first and its sockets last.
 const RESTART: &str = r#"pid=$1; dead=$2; shift 2
-while readlink "/proc/$pid/exe" >/dev/null 2>&1; do sleep 0.02; done
+while readlink "/proc/$pid/exe" || ls -d "/proc/$pid/task/"*/fd/*; do sleep 0.02; done >/dev/null 2>&1
 sleep "$dead"; exec "$@""#;
 /// Between the answer and the blow, so that the answer leaves this process.
 const LAST_WORDS: Duration = Duration::from_millis(20);
