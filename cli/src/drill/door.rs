@@ -34,12 +34,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::lost_disk;
 
+/// What every script has: waits until the process of that number has ended. It loses its program first, and its sockets last.
+const AWAIT_END: &str = r#"await_end() {
+  while readlink "/proc/$1/exe" || ls -d "/proc/$1/task/"*/fd/*; do sleep 0.02; done >/dev/null 2>&1
+}
+"#;
 /// Lets a process that was stopped go on: `$1` is its number, `$2` how long, seconds.
 const RESUME: &str = r#"sleep "$2"; kill -CONT "$1""#;
-/// Starts a process again that has ended: `$1` is its number, `$2` how long it stays dead, seconds; then the words it was started with. A process
-/// that ends loses its program first and its sockets last.
+/// Starts a process again that has ended: `$1` is its number, `$2` how long it stays dead, seconds; then the words it was started with.
 const RESTART: &str = r#"pid=$1; dead=$2; shift 2
-while readlink "/proc/$pid/exe" || ls -d "/proc/$pid/task/"*/fd/*; do sleep 0.02; done >/dev/null 2>&1
+await_end "$pid"
 sleep "$dead"; exec "$@""#;
 /// Between the answer and the blow, so that the answer leaves this process.
 const LAST_WORDS: Duration = Duration::from_millis(20);
@@ -241,10 +245,11 @@ fn blow(signal: Signal) {
     });
 }
 
-/// A shell with that script, in a process group of its own: `$1` is our number, `$2` so many seconds.
+/// A shell with that script behind [`AWAIT_END`], in a process group of its own: `$1` is our number, `$2` so many seconds.
 pub(super) fn guard(script: &str, seconds: Duration) -> Command {
     let mut guard = Command::new("/bin/sh");
-    guard.args(["-c", script, "holdfast-drill-guard"]).arg(std::process::id().to_string());
+    guard.args(["-c", &format!("{AWAIT_END}{script}"), "holdfast-drill-guard"]);
+    guard.arg(std::process::id().to_string());
     guard.arg(format!("{:.3}", seconds.as_secs_f64())).process_group(0);
     guard
 }

@@ -30,9 +30,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Starts a process again on an empty disk: `$1` is the number of the one that ends, `$2` how long it stays dead, seconds, `$3` the
 /// directory, `$4` how long the new one waits, ms; then the words it was started with. A directory that cannot be moved aside is
-/// left where it is. A process that ends loses its program first and its sockets last.
+/// left where it is.
 const LOSE: &str = r#"pid=$1; dead=$2; data=$3; wait_ms=$4; shift 4
-while readlink "/proc/$pid/exe" || ls -d "/proc/$pid/task/"*/fd/*; do sleep 0.02; done >/dev/null 2>&1
+await_end "$pid"
 sleep "$dead"
 lost="$data.lost-$pid"
 if mv "$data" "$lost"; then
@@ -42,7 +42,7 @@ exec "$@""#;
 /// Starts a process again on its old disk: `$1` is the number of the one that ends, `$2` is not used, `$3` the directory, `$4` the
 /// old one.
 const TAKE_BACK: &str = r#"pid=$1; data=$3; lost=$4; shift 4
-while readlink "/proc/$pid/exe" || ls -d "/proc/$pid/task/"*/fd/*; do sleep 0.02; done >/dev/null 2>&1
+await_end "$pid"
 mv "$data" "$data.empty-$pid" && mv "$lost" "$data"
 unset HOLDFAST_CLUSTER_JOIN HOLDFAST_DRILL_LOST HOLDFAST_DRILL_LOST_MS
 exec "$@""#;
