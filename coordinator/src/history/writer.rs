@@ -77,7 +77,6 @@ impl Writer {
         // They are written in the order in which they finished: what finished before the newest that is there is there, or in a gap. A start
         // brings hundreds of thousands of them again.
         let shelved = Timestamp(archive.figures().newest_ms);
-        let comes_again = |one: &Arc<GlobalTransaction>| one.finished_at < Some(shelved);
         let mut flushed_at = Instant::now();
         let mut before = 0;
         loop {
@@ -101,7 +100,7 @@ impl Writer {
             for one in news {
                 match one {
                     News::Finished(mut transactions) => {
-                        transactions.retain(|one| !comes_again(one));
+                        transactions.retain(|one| one.finished_at >= Some(shelved));
                         gathered.finished(transactions);
                     }
                     News::Attempts(attempts) => gathered.attempts(attempts),
