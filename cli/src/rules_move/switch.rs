@@ -197,12 +197,19 @@ impl Scribe {
 pub(super) async fn heard<T>(
     ask: impl AsyncFn() -> Result<T, ClientError>,
 ) -> Result<T, ClientError> {
+    heard_within(ASK_MAX, ask).await
+}
+
+async fn heard_within<T>(
+    at_most: Duration,
+    ask: impl AsyncFn() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
     let begun = Instant::now();
     loop {
         let answer = ask().await;
         match &answer {
             Err(ClientError::Refused { .. }) | Ok(_) => return answer,
-            Err(_) if begun.elapsed() >= ASK_MAX => return answer,
+            Err(_) if begun.elapsed() >= at_most => return answer,
             Err(_) => sleep(ASK_AGAIN).await,
         }
     }
@@ -470,6 +477,15 @@ mod tests {
         let refused = || ClientError::Refused { code: code(), message: "no".to_owned() };
         let answer = heard(async || one_more([Err(refused()), Ok(7), Ok(7)])).await;
         assert!(matches!(answer, Err(ClientError::Refused { .. })), "{answer:?}");
+        asked.set(0);
+        let over = heard_within(Duration::ZERO, async || one_more([Err(nobody()), Ok(7), Ok(7)]));
+        let over = over.await;
+        assert!(matches!(over, Err(ClientError::Unreachable { .. })), "{over:?}");
+        let once_more =
+            heard_within(ASK_AGAIN / 2, async || one_more([Ok(7), Err(nobody()), Err(retry())]));
+        let last = once_more.await;
+        assert!(matches!(last, Err(ClientError::Retry { .. })), "the last word: {last:?}");
+        assert_eq!(asked.get(), 3, "asked until the time is over and once behind it");
     }
 
     #[test]
