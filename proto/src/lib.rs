@@ -3,9 +3,11 @@
 //! One package, `holdfast.v1`, generated from `proto/holdfast/v1/*.proto`, where every field is documented.
 
 mod calls;
+pub mod fields;
 mod pairs;
 mod varint;
 
+pub use calls::HeardCall;
 pub use pairs::Pairs;
 pub use varint::{VARINT_WORD_BITS, varint_word, write_varint, write_word};
 

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use crate::fields::{Fields, Value};
 use bytes::{Buf as _, Bytes};
 use prost::encoding::{
     DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint,
@@ -21,31 +22,72 @@ const FEW: usize = 4;
 const FEW_BYTES: usize = 128;
 
 /// Names and values, each written once. Read from the wire, a name may come twice, and then the last one counts.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Pairs(Vec<Bytes>);
+#[derive(Clone)]
+pub struct Pairs(Entries);
+
+#[derive(Clone)]
+enum Entries {
+    /// Each in its own place.
+    Each(Vec<Bytes>),
+    /// As fields one after the other in a message, each behind its key and its length; so many. Nothing is read that somebody does not
+    /// ask for.
+    Fields { count: usize, fields: Bytes },
+}
 
 impl Pairs {
+    /// The entries that are all there is in `fields`, each a field of a message.
+    pub(crate) fn of_fields(count: usize, fields: Bytes) -> Self {
+        Self(Entries::Fields { count, fields })
+    }
+
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        match &self.0 {
+            Entries::Each(entries) => entries.len(),
+            Entries::Fields { count, .. } => *count,
+        }
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     /// Whether each of them is an entry of a map of texts.
     #[must_use]
     pub fn are_well_formed(&self) -> bool {
-        self.0.iter().all(|entry| read(entry).is_some())
+        self.entries().all(|entry| read(entry).is_some())
     }
 
     /// Names and values. What is not well-formed is left out.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
-        Self::among(&self.0)
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.entries().filter_map(read)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &[u8]> {
+        let (each, fields) = match &self.0 {
+            Entries::Each(entries) => (&entries[..], &[][..]),
+            Entries::Fields { fields, .. } => (&[][..], &fields[..]),
+        };
+        let fields = Fields(fields).map_while(|field| match field? {
+            (_, Value::Bytes(entry)) => Some(entry),
+            (_, Value::Number(_)) => None,
+        });
+        each.iter().map(|entry| &**entry).chain(fields)
+    }
+
+    /// Each in its own place, to be changed.
+    fn each(&mut self) -> &mut Vec<Bytes> {
+        if let Entries::Fields { fields, .. } = &self.0 {
+            let each = self.entries().map(|entry| fields.slice_ref(entry)).collect();
+            self.0 = Entries::Each(each);
+        }
+        match &mut self.0 {
+            Entries::Each(entries) => entries,
+            Entries::Fields { .. } => unreachable!("they were put each in its own place"),
+        }
     }
 
     /// The value under that name among entries as they lie in a message.
@@ -62,7 +104,7 @@ impl Pairs {
     /// The value under that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        Self::find(&self.0, name)
+        self.iter().filter_map(|(known, value)| (known == name).then_some(value)).last()
     }
 
     /// The first value under that name in whatever case. Most have a name of another length, and are not read; nobody writes a name twice
@@ -70,11 +112,11 @@ impl Pairs {
     #[must_use]
     pub fn get_in_any_case(&self, name: &str) -> Option<&str> {
         let length = name.len();
-        let may_be = |entry: &&Bytes| match ***entry {
+        let may_be = |entry: &&[u8]| match **entry {
             [NAME_KEY, said, ..] => said >= 0x80 || usize::from(said) == length,
             _ => true,
         };
-        let mut named = self.0.iter().filter(may_be).filter_map(|entry| read(entry));
+        let mut named = self.entries().filter(may_be).filter_map(read);
         named.find_map(|(known, value)| known.eq_ignore_ascii_case(name).then_some(value))
     }
 
@@ -86,12 +128,12 @@ impl Pairs {
     /// Adds it, in place of any whose name `is_other` holds for. What is not well-formed stays as it is.
     pub fn replace(&mut self, name: &str, value: &str, is_other: impl Fn(&str) -> bool) {
         self.retain(|known| !is_other(known));
-        self.0.push(write(name, value));
+        self.each().push(write(name, value));
     }
 
     /// Keeps those whose names it holds for, and what is not well-formed.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
-        self.0.retain(|entry| read(entry).is_none_or(|(name, _)| keep(name)));
+        self.each().retain(|entry| read(entry).is_none_or(|(name, _)| keep(name)));
     }
 
     /// The name and the value of an entry, if it is one.
@@ -139,23 +181,38 @@ impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Pairs {
         }
         entries.push(all);
         entries.extend(pairs.map(|(name, value)| write(name.as_ref(), value.as_ref())));
-        Self(entries)
+        entries.into()
     }
 }
 
 /// As in [`crate::v1::Call::headers`].
 impl From<Vec<Bytes>> for Pairs {
     fn from(entries: Vec<Bytes>) -> Self {
-        Self(entries)
+        Self(Entries::Each(entries))
     }
 }
 
 /// As in [`crate::v1::Call::headers`].
 impl From<Pairs> for Vec<Bytes> {
-    fn from(pairs: Pairs) -> Self {
-        pairs.0
+    fn from(mut pairs: Pairs) -> Self {
+        std::mem::take(pairs.each())
     }
 }
+
+impl Default for Pairs {
+    fn default() -> Self {
+        Vec::new().into()
+    }
+}
+
+/// The same entries, wherever they lie.
+impl PartialEq for Pairs {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries().eq(other.entries())
+    }
+}
+
+impl Eq for Pairs {}
 
 /// Leaves them out: they may hold what must not stand in a log.
 impl fmt::Debug for Pairs {
@@ -241,7 +298,7 @@ mod tests {
         fn pairs_are_a_map_on_the_wire(map in prop::collection::btree_map(".{0,3}|[Tt]race", ".{0,200}", 0..5)) {
             let pairs: Pairs = map.iter().collect();
             prop_assert_eq!(pairs.len(), map.len());
-            let bytes = Pairs::bytes(&pairs.0);
+            let bytes = Pairs::bytes(&Vec::from(pairs.clone()));
             let call = v1::Call { headers: pairs.into(), ..Default::default() }.encode_to_vec();
             prop_assert!(call.len() <= bytes);
             prop_assert_eq!(&Mapped::decode(&*call).unwrap().headers, &map);

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use holdfast_fault::{Held, Site, held, reached};
-use holdfast_proto::v1::{
-    self, AgentMessage, agent_message, coordinator_message, participants_client::ParticipantsClient,
+use holdfast_proto::{
+    HeardCall,
+    v1::{
+        self, AgentMessage, agent_message, coordinator_message,
+        participants_client::ParticipantsClient,
+    },
 };
 use tokio::{
     sync::mpsc,
@@ -16,7 +20,7 @@ use crate::{
     announce::endpoint,
     barrier_store::{CODE_CHARACTERS_MAX, MESSAGE_CHARACTERS_MAX, kept},
     handler::{Asked, Reply},
-    participant::{Answer, Call, Gid, Op, Pairs},
+    participant::{Answer, Call, Gid, Op},
     serve::Shared,
     spans::Serving,
     status::{Connected, UnderWay},
@@ -177,7 +181,7 @@ impl<'a> Session<'a> {
         match message.message {
             Some(coordinator_message::Message::Welcome(welcome)) => Ok(self.welcome(welcome)),
             Some(coordinator_message::Message::Calls(calls)) => {
-                let calls = v1::Calls::read(calls);
+                let calls = v1::Calls::hear(&calls);
                 let calls = calls.map_err(|fault| format!("calls that cannot be read: {fault}"))?;
                 self.calls(calls).await?;
                 Ok(None)
@@ -217,7 +221,7 @@ impl<'a> Session<'a> {
         None
     }
 
-    async fn calls(&mut self, calls: Vec<v1::Call>) -> Result<(), String> {
+    async fn calls(&mut self, calls: Vec<HeardCall<'_>>) -> Result<(), String> {
         let room = (self.shared.config.credit as usize).saturating_sub(self.under_way.open());
         let mut asked = Vec::with_capacity(calls.len().min(room));
         let mut turned_away = Vec::new();
@@ -345,7 +349,7 @@ fn describe(status: &tonic::Status) -> String {
 }
 
 /// The call, if it is one that can be carried out.
-fn read_call(call: v1::Call) -> Result<Call, String> {
+fn read_call(call: HeardCall<'_>) -> Result<Call, String> {
     let op = match call.op() {
         v1::Op::Try => Op::Try,
         v1::Op::Confirm => Op::Confirm,
@@ -364,8 +368,7 @@ fn read_call(call: v1::Call) -> Result<Call, String> {
     if call.headers.len() > HEADERS_MAX {
         return Err(format!("{} headers; at most {HEADERS_MAX} are carried", call.headers.len()));
     }
-    let headers = Pairs::from(call.headers);
-    if !headers.are_well_formed() {
+    if !call.headers.are_well_formed() {
         return Err("a header is no name and value".into());
     }
     Ok(Call {
@@ -374,7 +377,7 @@ fn read_call(call: v1::Call) -> Result<Call, String> {
         op,
         payload: call.payload,
         deadline_ms: call.deadline_ms,
-        headers,
+        headers: call.headers,
         attempt: call.attempt,
         repeat: call.repeat,
         refusal_waits: call.refusal_waits,
