@@ -45,8 +45,8 @@ pub(crate) struct CoordinatorArgs {
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,16,64,256,512,1024",
           default_value_if("secure", "true", "64,512"), value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
     clients: Vec<u32>,
-    /// Rounds, of whose figures the median is told [with --secure: 6, so that its sides take turns in every order]
-    #[arg(long, value_name = "N", default_value_t = 3, default_value_if("secure", "true", "6"), value_parser = clap::value_parser!(u32).range(1..=99))]
+    /// Rounds, of whose figures the median is told [with --secure: 12, so that its sides take turns in every order, twice]
+    #[arg(long, value_name = "N", default_value_t = 3, default_value_if("secure", "true", "12"), value_parser = clap::value_parser!(u32).range(1..=99))]
     pub(super) rounds: u32,
     /// Raft groups of the coordinators. With several, "leader" in the figures is the node that leads group 0
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
