@@ -4,7 +4,7 @@ use bytes::Bytes;
 use holdfast_proto::v1;
 use holdfast_trace::HEADER;
 use holdfast_txn::{
-    BranchId, Gid, GlobalTransaction, Labels, Op, Refusal, Timestamp, limit::REASON_BYTES_MAX,
+    BranchId, Gid, GlobalTransaction, Headers, Op, Refusal, Timestamp, limit::REASON_BYTES_MAX,
 };
 
 use crate::fields;
@@ -36,7 +36,7 @@ pub(crate) struct Call<'t> {
     pub(crate) op: v1::Op,
     payload: &'t Bytes,
     deadline: Timestamp,
-    headers: &'t Labels,
+    headers: &'t Headers,
     /// Says which span it is part of, in place of what the caller said.
     pub(crate) traceparent: Option<String>,
     pub(crate) asking: Asking,
@@ -84,7 +84,7 @@ impl<'t> Call<'t> {
             op: v1::Op::Try,
             payload,
             deadline: Timestamp(0),
-            headers: &Labels::EMPTY,
+            headers: &Headers::EMPTY,
             traceparent: None,
             asking: Asking { attempt: 1, taken_up: false },
             refusal_waits: false,
@@ -103,7 +103,7 @@ impl Call<'_> {
             fields::number(4, i64::from(i32::from(self.op)).cast_unsigned(), to);
             fields::bytes(5, self.payload, to);
             fields::number(6, self.deadline.0, to);
-            self.headers().for_each(|header| fields::entry(7, header, to));
+            self.each_header(|name, value| fields::entry(7, (name, value), to));
             fields::number(8, self.asking.attempt.into(), to);
             fields::number(9, (self.asking.attempt > 1 || self.asking.taken_up).into(), to);
             fields::number(10, self.refusal_waits.into(), to);
@@ -112,15 +112,17 @@ impl Call<'_> {
 
     /// Bytes that [`Self::write`] appends, roughly and rather too many than too few.
     pub(crate) fn bytes(&self) -> usize {
-        let headers = self.headers().map(|(name, value)| name.len() + value.len() + 16);
-        256 + self.payload.len() + headers.sum::<usize>()
+        256 + self.payload.len() + self.headers.bytes() + 16 * self.headers.len()
     }
 
-    fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        let own = self.traceparent.as_deref();
-        let is_others =
-            move |(name, _): &(&str, &str)| own.is_none() || !name.eq_ignore_ascii_case(HEADER);
-        self.headers.iter().filter(is_others).chain(own.map(|own| (HEADER, own)))
+    fn each_header(&self, mut header: impl FnMut(&str, &str)) {
+        let Some(own) = &self.traceparent else { return self.headers.for_each(header) };
+        self.headers.for_each(|name, value| {
+            if !name.eq_ignore_ascii_case(HEADER) {
+                header(name, value);
+            }
+        });
+        header(HEADER, own);
     }
 }
 
@@ -170,6 +172,12 @@ mod tests {
 
     use super::*;
 
+    fn headers_of(call: &Call<'_>) -> Vec<(String, String)> {
+        let mut headers = Vec::new();
+        call.each_header(|name, value| headers.push((name.to_owned(), value.to_owned())));
+        headers
+    }
+
     /// As a message in between would have it.
     fn as_message(call: &Call<'_>, call_id: u64) -> v1::Call {
         v1::Call {
@@ -179,7 +187,7 @@ mod tests {
             op: call.op.into(),
             payload: call.payload.clone(),
             deadline_ms: call.deadline.0,
-            headers: call.headers().collect::<Pairs>().into(),
+            headers: headers_of(call).into_iter().collect::<Pairs>().into(),
             attempt: call.asking.attempt,
             repeat: call.asking.attempt > 1 || call.asking.taken_up,
             refusal_waits: call.refusal_waits,
@@ -193,12 +201,12 @@ mod tests {
             flags in any::<(bool, bool)>(),
             op in 0..8_i32,
             payload in prop::collection::vec(any::<u8>(), 0..300),
-            headers in prop::collection::btree_map("[a-z]{0,12}|Traceparent", ".{0,80}", 0..6),
+            headers in prop::collection::btree_map("[a-z]{0,12}|[Tt]raceparent", ".{0,80}|00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", 0..6),
             traceparent in prop::option::of("[0-9a-f-]{55}"),
         ) {
             let (branch, attempt, deadline, call_id) = numbers;
             let (gid, payload) = (Gid::parse("g1").unwrap(), Bytes::from(payload));
-            let headers: Labels = headers.into_iter().collect();
+            let headers: Headers = headers.into_iter().collect();
             let call = Call {
                 branch: BranchId(branch),
                 op: v1::Op::try_from(op).unwrap(),
@@ -222,11 +230,14 @@ mod tests {
     #[test]
     fn a_span_of_its_own_takes_the_place_of_what_the_caller_said_in_whatever_case() {
         let (gid, payload) = (Gid::parse("g1").unwrap(), Bytes::new());
-        let headers: Labels = [("TraceParent", "theirs"), ("color", "red")].into_iter().collect();
+        let headers: Headers = [("TraceParent", "theirs"), ("color", "red")].into_iter().collect();
         let call = Call { headers: &headers, ..Call::try_of(&gid, &payload) };
         let own = Call { traceparent: Some("own".to_owned()), ..call.clone() };
-        assert!(call.headers().eq([("TraceParent", "theirs"), ("color", "red")]));
-        assert!(own.headers().eq([("color", "red"), (HEADER, "own")]));
+        let said = |headers: &[(&str, &str)]| -> Vec<(String, String)> {
+            headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        assert_eq!(headers_of(&call), said(&[("TraceParent", "theirs"), ("color", "red")]));
+        assert_eq!(headers_of(&own), said(&[("color", "red"), (HEADER, "own")]));
     }
 
     fn answer(verdict: i32, message: &str) -> v1::Answer {

@@ -293,7 +293,7 @@ impl Coordinator {
         if !group.leads() {
             return Err(ProposeError::NotLeader { leader: group.leader() });
         }
-        group.propose(&command).await
+        group.propose(command).await
     }
 
     /// The transaction, open or recently finished.

@@ -172,16 +172,14 @@ impl Group {
     }
 
     /// Has `command` carried out.
-    pub(crate) async fn propose(&self, command: &Command) -> Result<Applied, ProposeError> {
-        let needs = record::format_of(command);
-        // What every version reads costs no look at the members.
-        if needs > 1 {
-            let reads = self.log.cluster_format();
-            if needs > reads {
-                return Err(ProposeError::TooNew { needs, reads });
-            }
+    pub(crate) async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
+        let (needs, reads) = (record::format_of(&command), self.log.cluster_format());
+        if needs > reads {
+            return Err(ProposeError::TooNew { needs, reads });
         }
-        self.proposer.propose(command).await
+        // One node hashes for all, as soon as all read it.
+        let command = if reads >= record::HASHED_BEGINS { command.hashed() } else { command };
+        self.proposer.propose(&command).await
     }
 
     /// Waits until no entry of its proposer is under way, and lets none begin while what is given lives.

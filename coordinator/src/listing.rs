@@ -123,6 +123,7 @@ mod tests {
                 options: Options::of(Mode::Tcc),
                 branches: vec![branch],
                 enlisted: false,
+                content: None,
             };
             machine.apply(Timestamp(1), begin).unwrap();
         }
@@ -167,6 +168,7 @@ mod tests {
             options,
             branches: vec![branch],
             enlisted: false,
+            content: None,
         };
         let mut machine = Machine::new();
         machine.apply(Timestamp(7), begin).unwrap();

@@ -290,6 +290,7 @@ mod tests {
                 pivot: false,
             }],
             enlisted: false,
+            content: None,
         }
     }
 

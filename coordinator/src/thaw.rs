@@ -100,7 +100,7 @@ async fn thaw(group: &Group, frozen: &Frozen, thawed: &Counter) {
     let reason = format!("move {id} held its slots for longer than hold_ms = {hold_ms}");
     let text = before.text.clone();
     let command = Command::SetRules { text, expected: *epoch, by: BY.to_owned(), reason };
-    match group.propose(&command).await {
+    match group.propose(command).await {
         Ok(applied) => match applied.result {
             Ok(_) => {
                 tracing::warn!(epoch, id, hold_ms, "slots were held for too long, and thawed");

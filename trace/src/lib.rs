@@ -109,8 +109,14 @@ impl Context {
         let [version] = hex::<1>(&bytes[..2])?;
         let trace = hex::<16>(&bytes[3..35])?;
         let span = hex::<8>(&bytes[36..52])?;
-        let valid = version != 0xff && trace != [0; 16] && span != [0; 8];
-        valid.then_some(Self { trace, span: SpanId(span) })
+        if version == 0xff { None } else { Self::of(trace, span, flags) }
+    }
+
+    /// Of what a `traceparent` says. `None`: an id is all zeros, or the trace is not sampled.
+    #[must_use]
+    pub fn of(trace: [u8; 16], span: [u8; 8], flags: u8) -> Option<Self> {
+        let counts = flags & 1 == 1 && trace != [0; 16] && span != [0; 8];
+        counts.then_some(Self { trace, span: SpanId(span) })
     }
 
     /// The context among headers.

@@ -139,6 +139,7 @@ impl Plan {
             options: self.options.clone(),
             branches: if self.enlisted { Vec::new() } else { self.branches.clone() },
             enlisted: self.enlisted,
+            content: None,
         }
     }
 

@@ -184,7 +184,7 @@ impl Dispatcher {
         };
         let service = &transaction.branches[branch.0 as usize - 1].spec.participant;
         let key = CallKey { gid: transaction.gid.clone(), branch, op };
-        let color = transaction.options.headers.get(COLOR_HEADER);
+        let color = transaction.options.headers.others().get(COLOR_HEADER);
         let Some(session) = self.sessions.choose(service, color, recovering, now_ms) else {
             let until_ms = now_ms + clock::jittered(transaction.options.retry.ceiling_ms).max(1);
             self.world.meters.held(self.sessions.held(service, recovering, now_ms));

@@ -4,7 +4,7 @@
 //! end tells it. The span of a call is named by its term too: a new leader counts attempts anew.
 
 use holdfast_trace::{Context, Kind, Span, spans};
-use holdfast_txn::{BranchId, Gid, GlobalTransaction, Op, Participant, Timestamp};
+use holdfast_txn::{BranchId, Gid, GlobalTransaction, Op, Participant, Timestamp, Traceparent};
 
 use super::attempts::Attempt;
 use crate::branch_call::Call;
@@ -25,7 +25,7 @@ impl Traced {
     /// `None`: nobody takes spans in this process, or the transaction came without a sampled `traceparent`.
     pub(super) fn of(transaction: &GlobalTransaction, term: u64) -> Option<Box<Self>> {
         spans()?;
-        let caller = Context::among(transaction.options.headers.iter())?;
+        let caller = caller_of(transaction)?;
         let participants = transaction.branches.iter().map(|one| one.spec.participant.clone());
         let (gid, whole) = (transaction.gid.clone(), whole(caller, &transaction.gid));
         Some(Box::new(Self { gid, whole, term, participants: participants.collect() }))
@@ -99,7 +99,7 @@ pub(super) fn ended(transaction: &GlobalTransaction) {
     if spans().is_none() {
         return;
     }
-    let Some(caller) = Context::among(transaction.options.headers.iter()) else { return };
+    let Some(caller) = caller_of(transaction) else { return };
     let ended_ms = transaction.finished_at.unwrap_or(transaction.begun_at).0;
     let decided = transaction.decided_at.map(|at| ("decided", at.0));
     record(Span {
@@ -117,6 +117,16 @@ pub(super) fn ended(transaction: &GlobalTransaction) {
         events: decided.into_iter().collect(),
         failed: None,
     });
+}
+
+/// The span that the caller was in, if its trace is sampled.
+fn caller_of(transaction: &GlobalTransaction) -> Option<Context> {
+    let headers = &transaction.options.headers;
+    match headers.traceparent() {
+        Some(Traceparent { trace, span, flags }) => Context::of(*trace, *span, *flags),
+        // In a form of its own, or under a name in capitals.
+        None => Context::among(headers.others().iter()),
+    }
 }
 
 fn whole(caller: Context, gid: &Gid) -> Context {

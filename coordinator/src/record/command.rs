@@ -4,15 +4,18 @@ use bytes::Bytes;
 use holdfast_proto::v1::{recorded_command::Command as Kind, recorded_report::Answer as Said};
 use holdfast_proto::{Pairs, v1};
 use holdfast_txn::{
-    Act, Answer, BranchId, BranchSpec, Captures, Command, Decision, Labels, Mode, Op, Options,
-    Order, Recovery, Refusal, Report, RetryPolicy, TriedBy,
+    Act, Answer, BranchId, BranchSpec, Captures, Command, Decision, Headers, Labels, Mode, Op,
+    Options, Order, Recovery, Refusal, Report, RetryPolicy, Traceparent, TriedBy,
 };
 
-use super::{RecordError, books, closed_sets::Numbered, gid, participant};
+use super::{
+    HASHED_BEGINS, RecordError, books, closed_sets::Numbered, gid, participant, snapshot::digest,
+};
 
 /// The oldest format that can say `command`.
 pub(super) fn format_of(command: &Command) -> u32 {
     match command {
+        Command::Begin { content: Some(_), .. } => HASHED_BEGINS,
         Command::Begin { mode, options, .. } => {
             let is_old = match mode {
                 Mode::Tcc | Mode::Saga => options.second_phase_grace_ms == 0,
@@ -57,6 +60,10 @@ pub(super) fn of_record(record: v1::RecordedCommand) -> Result<Command, RecordEr
             options: options_of_record(begin.options.ok_or(RecordError::Missing("options"))?)?,
             branches: begin.branches.into_iter().map(spec_of_record).collect::<Result<_, _>>()?,
             enlisted: begin.enlisted,
+            content: match &*begin.content {
+                [] => None,
+                content => Some(digest("content", content)?),
+            },
         },
         Kind::AddBranch(add) => Command::AddBranch {
             gid,
@@ -130,6 +137,16 @@ pub(super) fn captures_of_record(
 }
 
 pub(super) fn options_of_record(record: v1::RecordedOptions) -> Result<Options, RecordError> {
+    let mut headers: Headers = of_pairs("headers", record.headers, Headers::len)?;
+    if !record.traceparent.is_empty() {
+        let context = Traceparent::of_bytes(&record.traceparent);
+        let context = context.filter(|_| !headers.has(Traceparent::HEADER));
+        let context = context.ok_or_else(|| {
+            let words = format!("{} bytes, or one among the headers too", record.traceparent.len());
+            RecordError::value("traceparent", words)
+        })?;
+        headers = Headers::new(headers.others().clone(), Some(context));
+    }
     Ok(Options {
         timeout_ms: record.timeout_ms,
         call_timeout_ms: record.call_timeout_ms,
@@ -141,17 +158,25 @@ pub(super) fn options_of_record(record: v1::RecordedOptions) -> Result<Options, 
         order: Order::read(record.order)?,
         recovery: Recovery::read(record.recovery)?,
         tried_by: TriedBy::read(record.tries)?,
-        headers: labels_of_record("headers", record.headers)?,
-        tags: labels_of_record("tags", record.tags)?,
+        headers,
+        tags: of_pairs("tags", record.tags, Labels::len)?,
         second_phase_grace_ms: record.second_phase_grace_ms,
     })
 }
 
-fn labels_of_record(field: &'static str, record: Vec<Bytes>) -> Result<Labels, RecordError> {
+/// All of them together, each with a name of its own.
+fn of_pairs<T>(
+    field: &'static str,
+    record: Vec<Bytes>,
+    len: fn(&T) -> usize,
+) -> Result<T, RecordError>
+where
+    T: for<'p> FromIterator<(&'p str, &'p str)>,
+{
     let pairs = Pairs::from(record);
-    let labels: Labels = pairs.iter().collect();
-    if labels.len() == pairs.len() {
-        Ok(labels)
+    let all: T = pairs.iter().collect();
+    if len(&all) == pairs.len() {
+        Ok(all)
     } else {
         let count = pairs.len();
         let words = format!("{count} labels, some with the same name or without a text");

@@ -7,12 +7,13 @@
 //! property).
 
 use bytes::Bytes;
+use holdfast_proto::fields::{Fields, Value, once};
 use holdfast_txn::{
     Answer, Branch, BranchId, BranchSpec, BranchState, Captures, Command, Decision, Digest, Gid,
-    GlobalTransaction, Labels, Mode, Op, Options, Order, Recovery, Report, RetryPolicy, Status,
-    Timestamp, TriedBy,
+    GlobalTransaction, Headers, Labels, Mode, Op, Options, Order, Recovery, Report, RetryPolicy,
+    Status, Timestamp, Traceparent, TriedBy,
 };
-use prost::encoding::{WireType, decode_key, decode_varint};
+use prost::encoding::decode_varint;
 
 use super::{COMMANDS_FIELD, closed_sets::Numbered, names};
 
@@ -103,7 +104,7 @@ fn branch_state(bytes: &[u8]) -> Option<Branch> {
 }
 
 fn begin(gid: Gid, bytes: &[u8]) -> Option<Command> {
-    let (mut mode, mut with, mut enlisted) = (None, None, None);
+    let (mut mode, mut with, mut enlisted, mut content) = (None, None, None, None);
     let mut branches = Vec::new();
     for field in Fields(bytes) {
         match field? {
@@ -111,22 +112,24 @@ fn begin(gid: Gid, bytes: &[u8]) -> Option<Command> {
             (2, Value::Bytes(message)) => once(&mut with, options(message)?)?,
             (3, Value::Bytes(message)) => branches.push(spec(message)?),
             (4, Value::Number(number)) => once(&mut enlisted, number != 0)?,
+            (5, Value::Bytes(hash)) => once(&mut content, Digest(hash.try_into().ok()?))?,
             _ => return None,
         }
     }
     let enlisted = enlisted.unwrap_or_default();
-    Some(Command::Begin { gid, mode: mode?, options: with?, branches, enlisted })
+    Some(Command::Begin { gid, mode: mode?, options: with?, branches, enlisted, content })
 }
 
 fn options(bytes: &[u8]) -> Option<Options> {
     /// By the number of the field; the first is no field.
     const NUMBERS: usize = 12;
     let mut numbers = [None; NUMBERS];
-    let (mut headers, mut tags) = (Vec::new(), Vec::new());
+    let (mut headers, mut tags, mut traceparent) = (Few::default(), Few::default(), None);
     for field in Fields(bytes) {
         match field? {
-            (9, Value::Bytes(message)) => headers.push(label(message)?),
-            (10, Value::Bytes(message)) => tags.push(label(message)?),
+            (9, Value::Bytes(message)) => headers.push(label(message)?)?,
+            (10, Value::Bytes(message)) => tags.push(label(message)?)?,
+            (12, Value::Bytes(bytes)) => once(&mut traceparent, Traceparent::of_bytes(bytes)?)?,
             (field, Value::Number(number)) => {
                 once(numbers.get_mut(field as usize)?, number)?;
             }
@@ -146,10 +149,54 @@ fn options(bytes: &[u8]) -> Option<Options> {
         order: member::<Order>(number(6))?,
         recovery: member::<Recovery>(number(7))?,
         tried_by: member::<TriedBy>(number(8))?,
-        headers: Labels::in_order(headers.into_iter())?,
-        tags: Labels::in_order(tags.into_iter())?,
+        headers: self::headers(headers, traceparent)?,
+        tags: Labels::in_order(tags.all().iter().copied())?,
         second_phase_grace_ms: number(11),
     })
+}
+
+/// Names and values of a transaction that has few of them, without memory of their own.
+#[derive(Default)]
+struct Few<'r> {
+    kept: [(&'r [u8], &'r [u8]); FEW],
+    count: usize,
+}
+
+/// Headers, or tags, that are read here; with more, the transaction is left to the message.
+const FEW: usize = 8;
+
+impl<'r> Few<'r> {
+    /// `None`: it is one too many.
+    fn push(&mut self, label: (&'r [u8], &'r [u8])) -> Option<()> {
+        *self.kept.get_mut(self.count)? = label;
+        self.count += 1;
+        Some(())
+    }
+
+    fn all(&self) -> &[(&'r [u8], &'r [u8])] {
+        &self.kept[..self.count]
+    }
+}
+
+/// Names in order, each once, the context of a trace among them or beside.
+fn headers(headers: Few<'_>, mut traceparent: Option<Traceparent>) -> Option<Headers> {
+    if !headers.all().is_sorted_by(|one, next| one.0 < next.0) {
+        return None;
+    }
+    let mut others = Few::default();
+    for &(name, value) in headers.all() {
+        if name == Traceparent::HEADER.as_bytes() {
+            if traceparent.is_some() {
+                return None;
+            }
+            traceparent = Traceparent::parse(value);
+            if traceparent.is_some() {
+                continue;
+            }
+        }
+        others.push((name, value))?;
+    }
+    Some(Headers::new(names::labels(others.all())?, traceparent))
 }
 
 fn label(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -225,11 +272,6 @@ fn list<T>(bytes: &[u8], read: fn(&[u8]) -> Option<T>) -> Option<Vec<T>> {
     Fields(bytes).map(read).collect()
 }
 
-/// `None` where it was there before: the last would count, or parts of both.
-pub(super) fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
-    place.is_none().then(|| *place = Some(value))
-}
-
 fn varint(from: &mut &[u8]) -> Option<u64> {
     decode_varint(from).ok()
 }
@@ -249,44 +291,4 @@ fn member<T: Numbered>(number: u64) -> Option<T> {
 /// Where 0 stands for none.
 fn optional_member<T: Numbered>(number: u64) -> Option<Option<T>> {
     if number == 0 { Some(None) } else { member(number).map(Some) }
-}
-
-/// The fields of a message, `None` for one that is not understood, which is the last.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
-
-pub(super) enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Option<(u32, Value<'a>)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = self.field();
-        if field.is_none() {
-            self.0 = &[];
-        }
-        Some(field)
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn field(&mut self) -> Option<(u32, Value<'a>)> {
-        let (field, kind) = decode_key(&mut self.0).ok()?;
-        let value = match kind {
-            WireType::Varint => Value::Number(varint(&mut self.0)?),
-            WireType::LengthDelimited => {
-                let length = usize::try_from(varint(&mut self.0)?).ok()?;
-                let (bytes, rest) = self.0.split_at_checked(length)?;
-                self.0 = rest;
-                Value::Bytes(bytes)
-            }
-            _ => return None,
-        };
-        Some((field, value))
-    }
 }

@@ -45,7 +45,7 @@ fn begin(name: &str, mode: Mode, branches: &[&str]) -> Command {
     options.tags.insert("run", "payroll");
     let branches: Vec<_> = branches.iter().map(|one| spec(one)).collect();
     let enlisted = branches.is_empty();
-    Command::Begin { gid: gid(name), mode, options, branches, enlisted }
+    Command::Begin { gid: gid(name), mode, options, branches, enlisted, content: None }
 }
 
 /// One of each kind that format 1 has.
@@ -170,6 +170,24 @@ fn commands_of_format_5() -> Vec<Command> {
     stuck("turns").into_iter().chain([approved]).chain(stuck("waits")).collect()
 }
 
+/// What format 6 has beyond.
+fn commands_of_format_6() -> Vec<Command> {
+    let traced = |name, context| {
+        let mut begun = begin(name, Mode::Tcc, &["debit@a", "credit@b"]);
+        if let Command::Begin { options, .. } = &mut begun {
+            options.headers.insert("traceparent", context);
+        }
+        begun.hashed()
+    };
+    let usual = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    let later = "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more";
+    vec![
+        traced("usual", usual),
+        traced("later", later),
+        begin("plain", Mode::Saga, &["order@a"]).hashed(),
+    ]
+}
+
 fn entry(commands: &[Command]) -> Vec<u8> {
     let encoded: Vec<_> = commands.iter().map(EncodedCommand::of).collect();
     encode_entry(Timestamp(1_700_000_000_000), encoded.iter()).to_vec()
@@ -218,6 +236,11 @@ fn entries_and_snapshots_of_format_4_are_read() {
 #[test]
 fn entries_and_snapshots_of_format_5_are_read() {
     hold(5, commands_of_format_5());
+}
+
+#[test]
+fn entries_and_snapshots_of_format_6_are_read() {
+    hold(6, commands_of_format_6());
 }
 
 /// A node of the version before still reads what it must, while nothing new is asked for.

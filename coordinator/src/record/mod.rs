@@ -26,9 +26,12 @@ pub(crate) use snapshot::{decode_snapshot, encode_snapshot};
 
 /// The newest format of entries and of snapshots. 1: TCC and Saga. 2: XA, fences, second phases finished by the caller.
 /// 3: operators' acts, shard rules, audit records. 4: partial capture. 5: a branch that people mark refused is undone.
+/// 6: begins that bear the hash of their content, and a trace's context in its bytes.
 ///
 /// Each entry and each snapshot is written in the oldest format that can say it, and every older one is read.
-pub(crate) const FORMAT: u32 = 5;
+pub(crate) const FORMAT: u32 = 6;
+/// The format in which a begin bears the hash of its content.
+pub(crate) const HASHED_BEGINS: u32 = 6;
 
 /// Bytes of a command without payloads and labels, or more.
 const BYTES_OF_MOST: usize = 256;

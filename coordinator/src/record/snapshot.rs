@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use holdfast_proto::v1;
+use holdfast_proto::{
+    fields::{Fields, Value, once},
+    v1,
+};
 use holdfast_txn::{
     Branch, BranchState, Decision, Digest, GlobalTransaction, Mode, Snapshot, Status, Timestamp,
 };
@@ -12,8 +15,7 @@ use super::{
     RecordError, books,
     closed_sets::Numbered,
     command::{captures_of_record, options_of_record, refusal_of_record, spec_of_record},
-    direct::{self, Fields, Value, once},
-    gid, readable, write,
+    direct, gid, readable, write,
 };
 use crate::fields;
 
@@ -163,7 +165,7 @@ fn fields_of(transaction: &GlobalTransaction, to: &mut Vec<u8>) {
     } = transaction;
     fields::text(1, gid.as_str(), to);
     fields::number(2, write::number(*mode), to);
-    fields::message(3, to, |to| write::options(options, to));
+    fields::message(3, to, |to| write::options(options, write::Context::Header, to));
     fields::bytes(4, &content.0, to);
     fields::number(5, (*enlisted).into(), to);
     fields::number(6, write::number(*status), to);

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use holdfast_proto::Pairs;
 use holdfast_txn::{
     Act, Answer, AuditRecord, Books, Branch, BranchId, BranchSpec, BranchState, Captures, Command,
     Decision, Deed, Digest, Gid, GlobalTransaction, Mode, Op, Options, Order, Participant,
@@ -35,6 +36,15 @@ fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
     proptest::collection::btree_map(texts(), texts(), 0..4)
 }
 
+/// A trace's context in its usual form or nearly so, in place of whatever there is.
+fn headers() -> impl Strategy<Value = BTreeMap<String, String>> {
+    let context = option::of("0[01]-[0-9a-f]{32}-[0-9a-fA]{16}-0[01]");
+    (labels(), context).prop_map(|(mut headers, context)| {
+        headers.extend(context.map(|context| ("traceparent".to_owned(), context)));
+        headers
+    })
+}
+
 fn specs() -> impl Strategy<Value = BranchSpec> {
     let after = option::of(vec(any::<u32>().prop_map(BranchId), 0..4));
     (participants(), vec(any::<u8>(), 0..64), after, any::<bool>()).prop_map(
@@ -56,7 +66,7 @@ fn options() -> impl Strategy<Value = Options> {
         select(vec![Order::Sequential, Order::Concurrent]),
         select(vec![Recovery::Backward, Recovery::Forward]),
         select(vec![TriedBy::Coordinator, TriedBy::Caller]),
-        (labels(), labels()),
+        (headers(), labels()),
         any::<u64>(),
     )
         .prop_map(|(times, order, recovery, tried_by, labels, second_phase_grace_ms)| {
@@ -100,15 +110,15 @@ fn reports() -> impl Strategy<Value = Report> {
 
 fn commands() -> impl Strategy<Value = Command> {
     prop_oneof![
-        (gids(), modes(), options(), vec(specs(), 0..4), any::<bool>()).prop_map(
-            |(gid, mode, options, branches, enlisted)| Command::Begin {
+        (gids(), modes(), options(), vec(specs(), 0..4), any::<(bool, Option<[u8; 32]>)>())
+            .prop_map(|(gid, mode, options, branches, (enlisted, content))| Command::Begin {
                 gid,
                 mode,
                 options,
                 branches,
-                enlisted
-            }
-        ),
+                enlisted,
+                content: content.map(Digest),
+            }),
         (gids(), any::<u32>(), specs()).prop_map(|(gid, branch, spec)| Command::AddBranch {
             gid,
             branch: BranchId(branch),
@@ -417,7 +427,7 @@ fn a_command_without_a_kind_a_strange_gid_and_a_strange_number_are_refused() {
     let submit = v1::recorded_command::Command::Submit(v1::RecordedSubmit::default());
     let strange = v1::RecordedCommand { gid: "g 1".into(), command: Some(submit) };
     assert!(matches!(entry(strange), RecordError::Value { field: "gid", .. }));
-    let begin = v1::RecordedBegin { mode: 99, options: None, branches: vec![], enlisted: false };
+    let begin = v1::RecordedBegin { mode: 99, ..Default::default() };
     let begin = v1::RecordedCommand {
         gid: "g1".into(),
         command: Some(v1::recorded_command::Command::Begin(begin)),
@@ -426,10 +436,50 @@ fn a_command_without_a_kind_a_strange_gid_and_a_strange_number_are_refused() {
 }
 
 #[test]
+fn a_hash_or_a_context_of_another_length_and_a_context_that_is_a_header_too_are_refused() {
+    let plain = Command::Begin {
+        gid: Gid::parse("g1").unwrap(),
+        mode: Mode::Tcc,
+        options: Options::of(Mode::Tcc),
+        branches: Vec::new(),
+        enlisted: true,
+        content: None,
+    };
+    let entry = |change: &dyn Fn(&mut v1::RecordedBegin)| {
+        let command = EncodedCommand::of(&plain.clone().hashed());
+        let mut record = v1::RecordedCommand::decode(&*command.bytes).unwrap();
+        let Some(v1::recorded_command::Command::Begin(begin)) = &mut record.command else {
+            panic!("it is another one");
+        };
+        change(begin);
+        let commands = vec![record.encode_to_vec().into()];
+        let entry = v1::LogEntry { format: FORMAT, at_ms: 1, commands };
+        decode_entry(&entry.encode_to_vec().into())
+    };
+    assert_eq!(entry(&|_| ()).unwrap().1, [plain.clone().hashed()]);
+    for length in [31, 33] {
+        let cut = entry(&|begin| begin.content = vec![1; length].into()).unwrap_err();
+        assert!(matches!(cut, RecordError::Value { field: "content", .. }), "{cut}");
+    }
+    let traced = |context: &[u8], header: &str| {
+        entry(&|begin| {
+            let options = begin.options.as_mut().unwrap();
+            options.traceparent = Bytes::copy_from_slice(context);
+            options.headers = Pairs::from_iter([(header, "1")]).into();
+        })
+    };
+    assert!(traced(&[1; 25], "tracestate").is_ok());
+    for (context, header) in [(&[1; 24][..], "a"), (&[1; 26], "a"), (&[1; 25], "traceparent")] {
+        let bad = traced(context, header).unwrap_err();
+        assert!(matches!(bad, RecordError::Value { field: "traceparent", .. }), "{bad}");
+    }
+}
+
+#[test]
 fn a_label_that_is_there_twice_or_cut_is_refused() {
     for second in ["\u{a}\u{1}a\u{12}\u{1}b", "\u{a}\u{9}a"] {
         let mut bytes = Vec::new();
-        write::options(&Options::of(Mode::Tcc), &mut bytes);
+        write::options(&Options::of(Mode::Tcc), write::Context::Header, &mut bytes);
         let mut options = v1::RecordedOptions::decode(&*bytes).unwrap();
         options.tags = vec!["\u{a}\u{1}a".into(), second.into()];
         assert!(matches!(

@@ -13,14 +13,19 @@ pub(super) fn command(command: &Command, to: &mut Vec<u8>) {
         fields::text(1, gid.as_str(), to);
     }
     match command {
-        Command::Begin { gid: _, mode, options: with, branches, enlisted } => {
+        Command::Begin { gid: _, mode, options: with, branches, enlisted, content } => {
             fields::message(2, to, |to| {
                 fields::number(1, number(*mode), to);
-                fields::message(2, to, |to| options(with, to));
+                // Who reads the hash reads the trace's context in its bytes too: both came with the same format.
+                let context = if content.is_some() { Context::Bytes } else { Context::Header };
+                fields::message(2, to, |to| options(with, context, to));
                 for branch in branches {
                     fields::message(3, to, |to| spec(branch, to));
                 }
                 fields::number(4, (*enlisted).into(), to);
+                if let Some(content) = content {
+                    fields::bytes(5, &content.0, to);
+                }
             });
         }
         Command::AddBranch { gid: _, branch, spec: of } => fields::message(3, to, |to| {
@@ -92,8 +97,17 @@ fn report(report: &Report, to: &mut Vec<u8>) {
     }
 }
 
+/// How the context of a trace is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Context {
+    /// As the header that it is: every version reads it.
+    Header,
+    /// As its bytes: where format 6 is read.
+    Bytes,
+}
+
 /// The fields of a [`holdfast_proto::v1::RecordedOptions`].
-pub(super) fn options(options: &Options, to: &mut Vec<u8>) {
+pub(super) fn options(options: &Options, context: Context, to: &mut Vec<u8>) {
     let Options {
         timeout_ms,
         call_timeout_ms,
@@ -113,10 +127,17 @@ pub(super) fn options(options: &Options, to: &mut Vec<u8>) {
     fields::number(6, number(*order), to);
     fields::number(7, number(*recovery), to);
     fields::number(8, number(*tried_by), to);
-    for (field, labels) in [(9, headers), (10, tags)] {
-        labels.iter().for_each(|label| fields::entry(field, label, to));
+    match context {
+        Context::Header => headers.for_each(|name, value| fields::entry(9, (name, value), to)),
+        Context::Bytes => {
+            headers.others().iter().for_each(|header| fields::entry(9, header, to));
+        }
     }
+    tags.iter().for_each(|tag| fields::entry(10, tag, to));
     fields::number(11, *second_phase_grace_ms, to);
+    if let Some(own) = headers.traceparent().filter(|_| context == Context::Bytes) {
+        fields::bytes(12, &own.bytes(), to);
+    }
 }
 
 /// The fields of a [`holdfast_proto::v1::RecordedBranchSpec`].

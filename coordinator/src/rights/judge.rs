@@ -91,7 +91,7 @@ fn is_reserved(header: &str) -> bool {
 
 /// Whether `known` is the caller's own.
 pub(crate) fn owned(caller: &Caller, known: &GlobalTransaction) -> bool {
-    caller.owns(known.options.headers.get(TENANT_HEADER))
+    caller.owns(known.options.headers.others().get(TENANT_HEADER))
 }
 
 /// HF2604: it is somebody else's.

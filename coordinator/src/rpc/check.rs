@@ -131,6 +131,7 @@ fn submit(request: &SubmitRequest, timeouts: &config::Timeouts) -> Result<Checke
         options,
         branches,
         enlisted: false,
+        content: None,
     });
     propose(findings, command, Some(patience))
 }
@@ -146,6 +147,7 @@ fn begin(request: &BeginRequest, timeouts: &config::Timeouts) -> Result<Checked,
         options,
         branches: Vec::new(),
         enlisted: true,
+        content: None,
     });
     propose(findings, command, None)
 }

@@ -35,7 +35,14 @@ mod tests {
         let gid = Gid::parse("g1").unwrap();
         let options = Options { timeout_ms: 7_000, call_timeout_ms: 900, ..Options::of(Mode::Tcc) };
         let (mode, enlisted) = (Mode::Tcc, true);
-        let begin = Command::Begin { gid: gid.clone(), mode, options, branches: vec![], enlisted };
+        let begin = Command::Begin {
+            gid: gid.clone(),
+            mode,
+            options,
+            branches: vec![],
+            enlisted,
+            content: None,
+        };
         let mut machine = Machine::new();
         machine.apply(Timestamp(1), begin).unwrap();
         machine.get(&gid).unwrap().clone()

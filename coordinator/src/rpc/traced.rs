@@ -27,7 +27,9 @@ pub(crate) fn belongs_to(request: &mut Request, traceparent: Option<&str>) {
 pub(super) fn as_first(request: &mut Request, first: &GlobalTransaction) -> bool {
     let Some(options) = options_of(request) else { return false };
     let of_trace = |(name, _): &(&str, &str)| is_context_header(name);
-    let known: Vec<(&str, &str)> = first.options.headers.iter().filter(of_trace).collect();
+    let first = first.options.headers.owned();
+    let known: Vec<(&str, &str)> =
+        first.iter().map(|(name, value)| (&**name, &**value)).filter(of_trace).collect();
     let headers = Pairs::from(std::mem::take(&mut options.headers));
     let said: Vec<(&str, &str)> = headers.iter().filter(of_trace).collect();
     let is_of_it = said.len() == known.len() && said.iter().all(|one| known.contains(one));
@@ -84,6 +86,7 @@ mod tests {
             options,
             branches: vec![],
             enlisted: true,
+            content: None,
         };
         machine.apply(Timestamp(1), begin).unwrap();
         machine.get(&gid).unwrap().clone()

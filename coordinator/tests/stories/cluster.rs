@@ -347,6 +347,7 @@ impl Begin {
             options: self.options.clone(),
             branches: self.participants.iter().map(branch).collect(),
             enlisted: false,
+            content: None,
         }
     }
 }

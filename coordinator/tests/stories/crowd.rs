@@ -37,8 +37,14 @@ async fn a_crowd_of_transactions_commits_with_each_operation_asked_once() {
                     unreachable!("it is a begin")
                 };
                 let gid = Gid::parse(&format!("g{number}")).unwrap();
-                let command =
-                    Command::Begin { gid: gid.clone(), mode, options, branches, enlisted };
+                let command = Command::Begin {
+                    gid: gid.clone(),
+                    mode,
+                    options,
+                    branches,
+                    enlisted,
+                    content: None,
+                };
                 leader.propose(command).await.unwrap().result.unwrap();
                 let waited = leader.wait(&gid, WaitUntil::End, PATIENCE).await;
                 assert_eq!(waited.end, WaitEnd::Reached);

@@ -16,7 +16,10 @@ struct Older;
 impl StateMachine for Older {
     type Response = ();
 
-    fn apply(&mut self, _position: Position, _entry: &Bytes) {}
+    fn apply(&mut self, _position: Position, entry: &Bytes) {
+        // Every entry begins with its format: key and number.
+        assert!(entry[0] == 8 && u32::from(entry[1]) <= OLDER, "it cannot read {:?}", &entry[..2]);
+    }
 
     fn snapshot(&self) -> Capture {
         Box::new(Vec::new)

@@ -34,6 +34,7 @@ fn begin(number: usize) -> Command {
         options: Options::of(Mode::Tcc),
         branches: vec![spec("debit@shard-1"), spec("credit@shard-2")],
         enlisted: false,
+        content: None,
     }
 }
 
@@ -54,6 +55,7 @@ fn waiting(open: usize) -> Machine {
             options,
             branches: Vec::new(),
             enlisted: true,
+            content: None,
         };
         machine.apply(NOW, enlist).expect("a new gid");
     }

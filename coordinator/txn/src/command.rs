@@ -1,7 +1,8 @@
 //! What the machine can be told, and what it answers.
 
 use crate::{
-    BranchId, BranchSpec, Captures, Decision, Deed, Gid, Mode, Op, Options, Remedy, Status,
+    BranchId, BranchSpec, Captures, Decision, Deed, Digest, Gid, Mode, Op, Options, Remedy, Status,
+    digest,
 };
 
 /// A command, as the log holds it. Ids are made and times stamped by whoever proposes it.
@@ -19,6 +20,9 @@ pub enum Command {
         branches: Vec<BranchSpec>,
         /// Whether branches come later.
         enlisted: bool,
+        /// Hash of all this but the gid, by which a repeat is known, as [`Command::hashed`] makes it; without it, it is made where the
+        /// command is applied.
+        content: Option<Digest>,
     },
     /// Adds a branch to an active transaction.
     AddBranch {
@@ -136,6 +140,15 @@ pub enum Act {
 }
 
 impl Command {
+    /// The same, with the hash of its content: made once where it is proposed, it need not be made wherever it is applied.
+    #[must_use]
+    pub fn hashed(mut self) -> Self {
+        if let Self::Begin { gid: _, mode, options, branches, enlisted, content } = &mut self {
+            *content = Some(digest::of_content(*mode, options, branches, *enlisted));
+        }
+        self
+    }
+
     /// The transaction that it is about, if it is about one.
     #[must_use]
     pub fn gid(&self) -> Option<&Gid> {

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     AuditRecord, Books, Branch, BranchSpec, BranchState, Decision, Digest, GlobalTransaction,
-    Labels, Mode, Options, Order, Recovery, Status, Timestamp, TriedBy,
+    Headers, Labels, Mode, Options, Order, Recovery, Status, Timestamp, TriedBy,
 };
 
 /// Of what begins a transaction: a repeat must match.
@@ -149,6 +149,15 @@ impl Writer {
         });
     }
 
+    /// As labels, whatever lies where.
+    fn headers(&mut self, headers: &Headers) {
+        self.count(headers.len());
+        headers.for_each(|name, value| {
+            self.text(name);
+            self.text(value);
+        });
+    }
+
     fn options(&mut self, options: &Options) {
         let Options {
             timeout_ms,
@@ -178,7 +187,7 @@ impl Writer {
             TriedBy::Coordinator => 1,
             TriedBy::Caller => 2,
         });
-        self.labels(headers);
+        self.headers(headers);
         self.labels(tags);
         // What came later is written only where it says something, so that older contents keep their digest. Its name keeps
         // it apart from what follows: no flag and no length of a digest begins with the length of this text.

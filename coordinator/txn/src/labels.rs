@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 /// Names, each once and in order, with a value each. Never changes: a copy is a count, since each open transaction holds two of these,
-/// every call reads one, and most are empty or hold a `traceparent` and a tenant.
+/// every call reads one, and most are empty or hold a tenant.
 ///
 /// All in one piece of memory, how many there are and then each name and each value behind its length: a million transactions are open at a
 /// time, and what is scattered is paid for at each look.

@@ -98,6 +98,7 @@
 //!     options: Options::of(Mode::Tcc),
 //!     branches: vec![branch("debit@shard-1"), branch("credit@shard-2")],
 //!     enlisted: false,
+//!     content: None,
 //! };
 //! machine.apply(Timestamp(0), begin).unwrap();
 //!
@@ -134,6 +135,7 @@ mod books;
 mod captures;
 mod command;
 mod digest;
+mod headers;
 mod ids;
 mod labels;
 mod machine;
@@ -146,6 +148,7 @@ pub use books::{
 };
 pub use captures::Captures;
 pub use command::{Act, Answer, Command, Moved, Outcome, Refusal, Rejection, Report};
+pub use headers::{Headers, Traceparent, TraceparentText};
 pub use ids::{BadGid, BadName, BranchId, Digest, Gid, Participant, Timestamp};
 pub use labels::Labels;
 pub use machine::{Due, Machine, Snapshot};

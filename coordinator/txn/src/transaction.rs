@@ -5,8 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::{
-    BranchId, BranchState, Captures, Decision, Digest, Gid, Labels, Mode, Next, Op, Participant,
-    Refusal, Report, Status, Timestamp,
+    BranchId, BranchState, Captures, Decision, Digest, Gid, Headers, Labels, Mode, Next, Op,
+    Participant, Refusal, Report, Status, Timestamp,
     mode::{View, position},
 };
 
@@ -102,7 +102,7 @@ pub struct Options {
     /// Who makes the first-phase calls.
     pub tried_by: TriedBy,
     /// Carried by every branch call, also after failover.
-    pub headers: Labels,
+    pub headers: Headers,
     /// Business tags to search by.
     pub tags: Labels,
     /// XA: for so long after the decision the second phase is left to the caller, who says [`crate::Command::Finish`]; then
@@ -166,7 +166,7 @@ impl Options {
                 Mode::Tcc | Mode::Saga => TriedBy::Coordinator,
                 Mode::Xa => TriedBy::Caller,
             },
-            headers: Labels::EMPTY,
+            headers: Headers::EMPTY,
             tags: Labels::EMPTY,
             second_phase_grace_ms: 0,
         }

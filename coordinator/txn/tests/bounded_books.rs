@@ -22,7 +22,14 @@ fn needs_attention(machine: &mut Machine, number: usize) {
         reports: vec![Report { branch: BranchId(1), op, answer }],
     };
     for command in [
-        Command::Begin { gid: gid(number), mode, options, branches: vec![branch], enlisted: false },
+        Command::Begin {
+            gid: gid(number),
+            mode,
+            options,
+            branches: vec![branch],
+            enlisted: false,
+            content: None,
+        },
         report(Op::Try, Answer::Done),
         report(Op::Confirm, Answer::Refused(Refusal::default())),
     ] {

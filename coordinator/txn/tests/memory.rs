@@ -23,6 +23,7 @@ fn begin(number: usize) -> Command {
         options: Options::of(Mode::Tcc),
         branches: vec![spec("debit@shard-1"), spec("credit@shard-2")],
         enlisted: false,
+        content: None,
     }
 }
 

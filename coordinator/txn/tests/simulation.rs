@@ -137,7 +137,14 @@ impl World {
         );
         let branches = if plan.enlisted { Vec::new() } else { plan.specs() };
         let (mode, enlisted) = (plan.mode(), plan.enlisted);
-        assert!(world.apply(Command::Begin { gid, mode, options, branches, enlisted }));
+        assert!(world.apply(Command::Begin {
+            gid,
+            mode,
+            options,
+            branches,
+            enlisted,
+            content: None
+        }));
         world
     }
 

@@ -245,6 +245,7 @@ impl World {
             options,
             branches: vec![spec],
             enlisted: false,
+            content: None,
         };
         self.post.asked.insert(row.id, self.now_ms + PATIENCE_MS);
         let leader = self.cluster.leader.filter(|_| self.posting.permille(800));

@@ -90,7 +90,14 @@ impl Session {
             pivot: false,
         };
         let branches = self.legs.iter().map(branch).collect();
-        Command::Begin { gid: self.gid.clone(), mode: Mode::Xa, options, branches, enlisted: false }
+        Command::Begin {
+            gid: self.gid.clone(),
+            mode: Mode::Xa,
+            options,
+            branches,
+            enlisted: false,
+            content: None,
+        }
     }
 }
 

@@ -205,16 +205,18 @@ fn check_options(options: &Options) -> Result<(), Rejection> {
         0..=limit::SECOND_PHASE_GRACE_MS_MAX,
         "Give the time in which the caller carries out the second phase itself, 10 s at most",
     )?;
-    check_labels("the number of headers", "a header's name and value, in bytes,", headers)?;
-    check_labels("the number of tags", "a tag's name and value, in bytes,", tags)
+    // The context of a trace is a short one more.
+    let (number, size) = ("the number of headers", "a header's name and value, in bytes,");
+    check_labels((number, headers.len()), size, headers.others())?;
+    check_labels(("the number of tags", tags.len()), "a tag's name and value, in bytes,", tags)
 }
 
 fn check_labels(
-    number: &'static str,
+    (number, count): (&'static str, usize),
     size: &'static str,
     labels: &Labels,
 ) -> Result<(), Rejection> {
-    within(number, labels.len(), 0..=limit::LABELS_MAX, "Keep those that are needed")?;
+    within(number, count, 0..=limit::LABELS_MAX, "Keep those that are needed")?;
     labels.iter().try_for_each(|(name, value)| {
         within(
             size,

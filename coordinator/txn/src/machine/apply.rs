@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    Answer, Branch, BranchId, BranchSpec, BranchState, Captures, Command, Decision, Gid,
+    Answer, Branch, BranchId, BranchSpec, BranchState, Captures, Command, Decision, Digest, Gid,
     GlobalTransaction, Mode, Moved, Next, Options, Outcome, Rejection, Report, Status, Timestamp,
     TriedBy, digest, mode::View,
 };
@@ -26,8 +26,10 @@ impl Machine {
     pub fn apply(&mut self, at: Timestamp, command: Command) -> Result<Outcome, Rejection> {
         self.clock = self.clock.max(at);
         match command {
-            Command::Begin { gid, mode, options, branches, enlisted } => {
-                self.begin(gid, mode, options, branches, enlisted)
+            Command::Begin { gid, mode, options, branches, enlisted, content } => {
+                let content = content
+                    .unwrap_or_else(|| digest::of_content(mode, &options, &branches, enlisted));
+                self.begin(gid, mode, options, branches, (enlisted, content))
             }
             Command::AddBranch { gid, branch, spec } => self.add_branch(&gid, branch, spec),
             Command::Nest { gid, parent, branch, spec } => self.nest(&gid, parent, branch, spec),
@@ -52,10 +54,9 @@ impl Machine {
         mode: Mode,
         options: Options,
         branches: Vec<BranchSpec>,
-        enlisted: bool,
+        (enlisted, content): (bool, Digest),
     ) -> Result<Outcome, Rejection> {
         if let Some(known) = self.get(&gid) {
-            let content = digest::of_content(mode, &options, &branches, enlisted);
             return if known.content == content {
                 Ok(Outcome::UNCHANGED)
             } else if known.content == digest::of_fence() {
@@ -70,7 +71,7 @@ impl Machine {
             return Err(Rejection::TooManyOpen { open });
         }
         let mut transaction = GlobalTransaction {
-            content: digest::of_content(mode, &options, &branches, enlisted),
+            content,
             mode,
             enlisted,
             status: if enlisted { Status::Active } else { mode.rules().submitted() },

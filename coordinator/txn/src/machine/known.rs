@@ -207,6 +207,7 @@ mod tests {
                 options: Options::of(Mode::Saga),
                 branches: vec![spec],
                 enlisted: false,
+                content: None,
             };
             machine.apply(Timestamp(1), begin).unwrap();
         }

@@ -160,11 +160,14 @@ fn options(args: &mut ArgumentConsumer<'_>, mode: Mode) -> Parsed<Options> {
         options.tags.insert("purpose", purpose);
     }
     let bytes: usize = args.take_key("label-bytes").unwrap_or("6").parse()?;
-    for (key, labels) in [("headers", &mut options.headers), ("tags", &mut options.tags)] {
+    for key in ["headers", "tags"] {
         for number in 0..args.take_key(key).unwrap_or("0").parse::<usize>()? {
             let name = format!("l{number:02}");
             let value = "v".repeat(bytes - name.len());
-            labels.insert(&name, &value);
+            match key {
+                "headers" => options.headers.insert(&name, &value),
+                _ => options.tags.insert(&name, &value),
+            }
         }
     }
     Ok(options)

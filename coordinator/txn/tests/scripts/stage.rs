@@ -70,7 +70,7 @@ impl Stage {
                 self.apply(
                     at,
                     &gid.clone(),
-                    Command::Begin { gid, mode, options, branches, enlisted },
+                    Command::Begin { gid, mode, options, branches, enlisted, content: None },
                 )
             }
             "add" => {

@@ -16,7 +16,14 @@ fn begin(name: &str) -> Command {
         pivot: false,
     };
     let (mode, options) = (Mode::Tcc, Options::of(Mode::Tcc));
-    Command::Begin { gid: gid(name), mode, options, branches: vec![branch], enlisted: false }
+    Command::Begin {
+        gid: gid(name),
+        mode,
+        options,
+        branches: vec![branch],
+        enlisted: false,
+        content: None,
+    }
 }
 
 fn done(name: &str) -> Command {
