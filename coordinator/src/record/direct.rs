@@ -149,7 +149,7 @@ fn options(bytes: &[u8]) -> Option<Options> {
         order: member::<Order>(number(6))?,
         recovery: member::<Recovery>(number(7))?,
         tried_by: member::<TriedBy>(number(8))?,
-        headers: self::headers(headers, traceparent)?,
+        headers: self::headers(&headers, traceparent)?,
         tags: Labels::in_order(tags.all().iter().copied())?,
         second_phase_grace_ms: number(11),
     })
@@ -179,7 +179,7 @@ impl<'r> Few<'r> {
 }
 
 /// Names in order, each once, the context of a trace among them or beside.
-fn headers(headers: Few<'_>, mut traceparent: Option<Traceparent>) -> Option<Headers> {
+fn headers(headers: &Few<'_>, mut traceparent: Option<Traceparent>) -> Option<Headers> {
     if !headers.all().is_sorted_by(|one, next| one.0 < next.0) {
         return None;
     }

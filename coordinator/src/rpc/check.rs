@@ -32,6 +32,7 @@ pub(crate) struct Checked {
 
 /// What a request comes to.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are commands, and each is moved twice")]
 pub(crate) enum Act {
     /// A command, and how long to wait for what it leads to.
     Propose(Command, Option<Patience>),

@@ -60,7 +60,7 @@ pub(crate) enum Event {
     /// A node learns that it leads no more.
     Deposed { node: usize, term: u64 },
     /// A message arrives.
-    Deliver { to: End, message: Message },
+    Deliver { to: End, message: Box<Message> },
     /// An alarm of the dispatcher rings.
     Alarm { node: usize, stint: u64, gid: Gid },
     /// The dispatcher looks at deadlines.
@@ -219,7 +219,7 @@ impl World {
             }
             Event::Elected { node, term } => self.elected(node, term),
             Event::Deposed { node, term } => self.deposed(node, term),
-            Event::Deliver { to, message } => self.deliver(to, message),
+            Event::Deliver { to, message } => self.deliver(to, *message),
             Event::Alarm { node, stint, gid } => {
                 if self.nodes[node].stint == stint {
                     self.ring(node, &gid);

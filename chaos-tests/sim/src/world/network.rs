@@ -79,7 +79,7 @@ impl World {
             delay_ms += self.net.between(1_000, self.settings.stale_ms);
         }
         self.in_air += 1;
-        self.queue.at(self.now_ms + delay_ms, Event::Deliver { to, message });
+        self.queue.at(self.now_ms + delay_ms, Event::Deliver { to, message: Box::new(message) });
     }
 
     pub(super) fn deliver(&mut self, to: End, message: Message) {

@@ -45,7 +45,7 @@ impl Lead {
 /// Who waits for the result of a command.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    Caller { asker: Asker, wait: bool },
+    Caller { asker: Box<Asker>, wait: bool },
     Dispatcher(Gid),
 }
 
@@ -166,7 +166,9 @@ impl World {
             }
             command => command,
         };
-        self.nodes[node].waiting.push((command, Reply::Caller { asker, wait }));
+        // As a leader does whose members all read it.
+        let reply = Reply::Caller { asker: Box::new(asker), wait };
+        self.nodes[node].waiting.push((command.hashed(), reply));
         self.flush(node);
     }
 
@@ -318,7 +320,7 @@ impl World {
                 }
                 Some(Settled { result: Ok(_), .. }) => {
                     let gid = asker.gid.clone();
-                    self.nodes[node].waiters.push(asker);
+                    self.nodes[node].waiters.push(*asker);
                     let count = self.nodes[node].waiters.len();
                     self.check(bounds::within("waiters", count, bounds::WAITERS_MAX));
                     self.wake(node, &gid);
@@ -389,7 +391,7 @@ impl World {
         let lookers = std::mem::take(&mut this.lookers);
         // These never left the node.
         let unheard = waiting.into_iter().filter_map(|(_, reply)| match reply {
-            Reply::Caller { asker, .. } => Some(asker),
+            Reply::Caller { asker, .. } => Some(*asker),
             Reply::Dispatcher(_) => None,
         });
         for asker in unheard.chain(lookers.into_iter().map(|(asker, _)| asker)) {
@@ -424,7 +426,7 @@ impl World {
         let queued = old.waiting.iter().map(|(_, reply)| reply);
         let replies = queued.chain(old.pending.values().flatten());
         let asking = replies.filter_map(|reply| match reply {
-            Reply::Caller { asker, .. } => Some(asker),
+            Reply::Caller { asker, .. } => Some(&**asker),
             Reply::Dispatcher(_) => None,
         });
         for asker in asking.chain(&old.waiters) {
