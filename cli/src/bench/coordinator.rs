@@ -329,13 +329,13 @@ mod tests {
     }
 
     #[test]
-    fn the_secure_sides_meet_in_six_rounds_at_the_clients_of_their_goals() {
+    fn the_secure_sides_meet_in_twelve_rounds_at_the_clients_of_their_goals() {
         let read = |words: &[&str]| {
             let args = Line::parse_from([&["bench"], words].concat()).args;
             (args.rounds, args.clients())
         };
         assert_eq!(read(&[]), (3, vec![1, 16, 64, 256, 512, 1024]));
-        assert_eq!(read(&["--secure"]), (6, vec![64, 512]));
+        assert_eq!(read(&["--secure"]), (12, vec![64, 512]));
         assert_eq!(read(&["--secure", "--rounds", "9", "--clients", "64"]), (9, vec![64]));
     }
 }
