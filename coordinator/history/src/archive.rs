@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use holdfast_proto::v1::HistoryRecord;
@@ -64,9 +67,10 @@ pub struct Figures {
 pub struct Archive {
     pub(crate) shelf: Arc<dyn Shelf>,
     retention: Mutex<Retention>,
-    inner: Mutex<Inner>,
+    inner: RwLock<Inner>,
     /// Held by whoever writes a sheet.
     writing: Mutex<Press>,
+    leaves_way: AtomicBool,
     /// Gids of the blocks in which records were found that came again, newest first. A restart brings hundreds of thousands of
     /// them in the order in which they lie here, and unfolding a page and a block for each took longer than all else.
     again: Mutex<VecDeque<HashSet<Vec<u8>>>>,
@@ -115,9 +119,15 @@ impl Archive {
             }
             inner.dirty = false;
         }
-        let (inner, writing, again) = (Mutex::new(inner), Mutex::default(), Mutex::default());
-        let retention = Mutex::new(retention);
-        Ok(Self { shelf, retention, inner, writing, again })
+        let (inner, retention) = (RwLock::new(inner), Mutex::new(retention));
+        let (writing, again) = (Mutex::default(), Mutex::default());
+        let leaves_way = AtomicBool::new(false);
+        Ok(Self { shelf, retention, inner, writing, leaves_way, again })
+    }
+
+    /// From now on whoever writes a sheet gives its processor to whoever waits for one behind each block, or does not.
+    pub fn leave_way(&self, leaves: bool) {
+        self.leaves_way.store(leaves, Ordering::Relaxed);
     }
 
     /// Takes in records in the order in which they finished; one that is known already changes nothing. Says how many were
@@ -133,7 +143,7 @@ impl Archive {
         let mut next = records.next();
         while let Some(record) = next.take() {
             // As many as the sheet takes without a look at the shelf, under one hold.
-            let (taken, stopped) = self.held().push_all(record, &mut records);
+            let (taken, stopped) = self.held_alone().push_all(record, &mut records);
             added += taken;
             match stopped {
                 None => return Ok(added),
@@ -143,7 +153,7 @@ impl Archive {
                 }
                 Some(Stopped::Doubted(record)) => {
                     if !self.is_on_shelf(record.gid())? {
-                        added += usize::from(self.held().push_new(&record));
+                        added += usize::from(self.held_alone().push_new(&record));
                     }
                     next = records.next();
                 }
@@ -155,7 +165,7 @@ impl Archive {
     /// Adds to a transaction that is not on a full sheet yet what its leader saw of its calls; `write` appends it as
     /// [`Recorded::write_seen`] does. False: it is not there.
     pub fn attach(&self, gid: &[u8], write: impl FnOnce(&mut Vec<u8>)) -> bool {
-        let mut inner = self.held();
+        let mut inner = self.held_alone();
         let attached = inner.open.attach(gid, write);
         inner.dirty |= attached;
         attached
@@ -189,7 +199,7 @@ impl Archive {
                 Arc::clone(oldest)
             };
             self.shelf.write(oldest.remove())?;
-            self.held().unseal_oldest();
+            self.held_alone().unseal_oldest();
         }
     }
 
@@ -271,21 +281,26 @@ impl Archive {
     /// Writes the sheet that is filled; `seal`: it is full, and the next one begins.
     fn write_open(&self, seal: bool) -> Result<(), ShelfError> {
         let mut press = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.held_alone().dirty = false;
         let (head, changes) = {
-            let mut inner = self.held();
-            inner.dirty = false;
+            // Its buffers are not copied: who searches reads beside this, and nobody adds.
+            let inner = self.held();
             if inner.open.len() == 0 {
                 return Ok(());
             }
-            // Held, since its buffers are not copied: a search waits for some milliseconds.
-            sheet::encode(inner.open_number, &inner.open, &mut press)
+            let leave_way = || {
+                if self.leaves_way.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+            };
+            sheet::encode(inner.open_number, &inner.open, &mut press, leave_way)
         };
         if let Err(fault) = self.shelf.write(changes) {
-            self.held().dirty = true;
+            self.held_alone().dirty = true;
             return Err(fault);
         }
         if seal {
-            let mut inner = self.held();
+            let mut inner = self.held_alone();
             inner.seal(head);
             inner.open_number += 1;
             inner.open.clear();
@@ -293,8 +308,12 @@ impl Archive {
         Ok(())
     }
 
-    fn held(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn held_alone(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -79,8 +79,13 @@ pub(crate) struct Encoded<'s> {
     pub(crate) terms: &'s [u32],
 }
 
-/// The changes that put `sheet` on a shelf, in the order of the history.
-pub(crate) fn encode(number: u64, sheet: &OpenSheet, press: &mut Press) -> (Head, Vec<Change>) {
+/// The changes that put `sheet` on a shelf, in the order of the history. `between` is called behind each block.
+pub(crate) fn encode(
+    number: u64,
+    sheet: &OpenSheet,
+    press: &mut Press,
+    between: impl Fn(),
+) -> (Head, Vec<Change>) {
     let mut changes = Vec::with_capacity(sheet.len() / limit::BLOCK_RECORDS + 64);
     let mut order = std::mem::take(&mut press.order);
     sheet.in_order(&mut order, &mut press.alike);
@@ -93,6 +98,7 @@ pub(crate) fn encode(number: u64, sheet: &OpenSheet, press: &mut Press) -> (Head
             keys.push(record.terms, place);
         }
         changes.push((key(b'b', number, Some(n)), Some(press.fold())));
+        between();
     }
     let blocks = u32::try_from(changes.len()).expect("a sheet is bounded");
     keys.sort();
@@ -381,9 +387,30 @@ fn unfold(bytes: &[u8]) -> Result<Vec<u8>, ShelfError> {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_proto::v1::HistoryBlock;
+    use std::cell::Cell;
+
+    use holdfast_proto::v1::{HistoryBlock, Transaction};
 
     use super::*;
+
+    #[test]
+    fn between_two_blocks_there_is_time_for_others() {
+        for (records, blocks) in [(1, 1), (limit::BLOCK_RECORDS, 1), (limit::BLOCK_RECORDS + 1, 2)]
+        {
+            let mut sheet = OpenSheet::default();
+            for number in 0..records {
+                let transaction =
+                    Transaction { gid: format!("g{number}"), ..Transaction::default() };
+                let record =
+                    HistoryRecord { transaction: Some(transaction), ..HistoryRecord::default() };
+                let free = sheet.free(gid_of(&record).as_bytes()).unwrap();
+                sheet.push(&record, free);
+            }
+            let times = Cell::new(0);
+            encode(0, &sheet, &mut Press::default(), || times.set(times.get() + 1));
+            assert_eq!(times.get(), blocks, "{records}");
+        }
+    }
 
     #[test]
     fn a_block_is_written_as_its_message_is_and_each_record_read_by_itself() {
