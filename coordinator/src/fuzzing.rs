@@ -29,7 +29,7 @@ pub fn entry(bytes: &[u8]) {
 /// Bytes as the state of a machine in a snapshot.
 pub fn state(bytes: &[u8]) {
     let Ok((snapshot, applied_index)) = decode_snapshot(bytes) else { return };
-    let written = encode_snapshot(&snapshot, applied_index);
+    let written = encode_snapshot(&snapshot, applied_index, || ());
     let again = decode_snapshot(&written).ok();
     assert_eq!(again, Some((snapshot, applied_index)), "a state changes by being written");
 }

@@ -202,7 +202,9 @@ impl StateMachine for Replica {
     fn snapshot(&self) -> Capture {
         // It shares its transactions with the machine; they are read and encoded beside the work.
         let (snapshot, applied_index) = self.state.snapshot();
-        Box::new(move || record::encode_snapshot(&snapshot, applied_index))
+        Box::new(move |leisure| {
+            record::encode_snapshot(&snapshot, applied_index, || leisure.leave_way())
+        })
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), String> {
@@ -258,6 +260,7 @@ fn stop(index: u64, fault: &record::RecordError) -> ! {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_raft::Leisure;
     use holdfast_txn::{BranchSpec, Mode, Options, Participant};
 
     use super::*;
@@ -320,13 +323,13 @@ mod tests {
         first.apply(Position { index: 3, term: 1 }, &entry(1_000, &[begin("g1"), begin("g2")]));
         let mut second = replica();
         second.touched.listen(true);
-        second.restore(&first.snapshot()()).unwrap();
+        second.restore(&first.snapshot()(Leisure::none())).unwrap();
         let (one, other) = (first.state.held(), second.state.held());
         assert_eq!(one.machine.state_hash(), other.machine.state_hash());
         assert_eq!((one.applied_index, other.applied_index), (3, 3));
         assert_eq!(second.touched.take(), Moves::Anything);
         drop((one, other));
-        assert_eq!(first.snapshot()(), second.snapshot()());
+        assert_eq!(first.snapshot()(Leisure::none()), second.snapshot()(Leisure::none()));
         assert!(second.restore(b"\xffno snapshot").is_err());
         assert_eq!(second.state.held().applied_index, 3, "what cannot be read changes nothing");
     }

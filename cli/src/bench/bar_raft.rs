@@ -46,7 +46,7 @@ impl StateMachine for Nothing {
     fn apply(&mut self, _: Position, _: &Bytes) {}
 
     fn snapshot(&self) -> Capture {
-        Box::new(Vec::new)
+        Box::new(|_| Vec::new())
     }
 
     fn restore(&mut self, _: &[u8]) -> Result<(), String> {

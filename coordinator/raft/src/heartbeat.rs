@@ -115,7 +115,7 @@ mod tests {
         fn apply(&mut self, _position: Position, _entry: &Bytes) {}
 
         fn snapshot(&self) -> Capture {
-            Box::new(Vec::new)
+            Box::new(|_| Vec::new())
         }
 
         fn restore(&mut self, _snapshot: &[u8]) -> Result<(), String> {

@@ -91,7 +91,7 @@ mod store;
 
 pub use self::{
     archive::{SavedSnapshot, SnapshotContent, found_from, parse_snapshot},
-    background::stand_back,
+    background::{Leisure, stand_back},
     config::{Config, GROUPS_MAX, MEMBERS_MAX, Member, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN},
     error::{ChangeError, ControlError, OpenError, ProposeError, StoreError},
     leadership::Leadership,

@@ -17,15 +17,19 @@ use tokio::sync::{Mutex, oneshot};
 
 use crate::{
     Position,
-    background::stand_back,
+    background::{Leisure, stand_back},
     consensus::{
         Consensus, LogId, Opaque, Payload, Reply, SnapshotMeta, StoredMembership, position,
     },
     store::snapshot::{SnapshotFile, SnapshotStore},
 };
 
-/// A state that was held fast, to be written down beside the work.
-pub type Capture = Box<dyn FnOnce() -> Vec<u8> + Send>;
+/// A state that was held fast, to be written down beside the work, which it leaves way every few dozen microseconds.
+pub type Capture = Box<dyn FnOnce(Leisure) -> Vec<u8> + Send>;
+
+/// How long a snapshot is made only while nobody waits for a processor; one of a million transactions then takes some seconds more, by the share
+/// of its thread.
+const LEISURE: Duration = Duration::from_secs(5);
 
 /// What the log drives. Equal entries in equal order must make equal states, on every node and in every version.
 pub trait StateMachine: Send + 'static {
@@ -97,7 +101,8 @@ impl<S: StateMachine> Replica<S> {
         };
         // Applying goes on from here.
         stand_back();
-        match self.snapshots.draft(&meta, &capture()) {
+        let leisure = Leisure::of(LEISURE);
+        match self.snapshots.draft(&meta, &capture(leisure), leisure) {
             Ok(file) => self.snapshots.adopt(meta, file).map(Ok),
             Err(error) => Ok(Err(error)),
         }

@@ -207,7 +207,8 @@ fn hold(format: u32, commands: Vec<Command>) {
     let read = decode_entry(&bytes.into()).expect("a kept entry is read");
     assert_eq!(read, (Timestamp(1_700_000_000_000), commands.clone()));
     let machine = machine(commands);
-    let bytes = kept(&format!("snapshot-{format}.bin"), || encode_snapshot(&machine.snapshot(), 7));
+    let bytes =
+        kept(&format!("snapshot-{format}.bin"), || encode_snapshot(&machine.snapshot(), 7, || ()));
     let (snapshot, index) = decode_snapshot(&bytes).expect("a kept snapshot is read");
     assert_eq!((index, &snapshot), (7, &machine.snapshot()));
     assert_eq!(Machine::restore(snapshot).state_hash(), machine.state_hash());
@@ -248,8 +249,8 @@ fn entries_and_snapshots_of_format_6_are_read() {
 fn what_format_1_can_say_is_written_in_format_1() {
     assert_eq!(entry(&commands_of_format_1())[..2], [8, 1]);
     let snapshot = machine(commands_of_format_1()).snapshot();
-    assert_eq!(encode_snapshot(&snapshot, 7)[..2], [8, 1]);
+    assert_eq!(encode_snapshot(&snapshot, 7, || ())[..2], [8, 1]);
     assert_eq!(entry(&commands_of_format_2())[..2], [8, 2]);
     let snapshot = machine(commands_of_format_3()).snapshot();
-    assert_eq!(encode_snapshot(&snapshot, 7)[..2], [8, 3]);
+    assert_eq!(encode_snapshot(&snapshot, 7, || ())[..2], [8, 3]);
 }

@@ -25,12 +25,18 @@ const FINISHED: u32 = 4;
 
 /// Transactions by whose size that of all is guessed.
 const SAMPLE: usize = 1_024;
+/// Transactions that are written at a stretch.
+const FEW: usize = 64;
 
-/// Writes `snapshot`, the state after the entry `applied_index`. Equal snapshots give equal bytes.
+/// Writes `snapshot`, the state after the entry `applied_index`. Equal snapshots give equal bytes. `between` is called behind each few transactions.
 ///
 /// One transaction after the other, each from where it lies: a million of them take more memory as messages than they do as bytes, and a
 /// message is a dozen small pieces of memory. It is the encoding of [`v1::MachineSnapshot`], which reads them back.
-pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8> {
+pub(crate) fn encode_snapshot(
+    snapshot: &Snapshot,
+    applied_index: u64,
+    between: impl Fn(),
+) -> Vec<u8> {
     let Snapshot { clock, open, finished, books } = snapshot;
     let of_books = books::format_of_all(books);
     let all = || open.iter().chain(finished).map(AsRef::as_ref);
@@ -47,6 +53,9 @@ pub(crate) fn encode_snapshot(snapshot: &Snapshot, applied_index: u64) -> Vec<u8
                 bytes.reserve((some.len() - written).saturating_mul(each + each / 8));
             }
             fields::message(field, &mut bytes, |to| fields_of(transaction, to));
+            if written % FEW == FEW - 1 {
+                between();
+            }
         }
     }
     let tail = v1::MachineSnapshot {

@@ -1,6 +1,6 @@
 //! Whatever the machine can be told or can hold survives the way through bytes, and no bytes make a reader panic.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use holdfast_proto::Pairs;
@@ -15,6 +15,8 @@ use proptest::{
     option,
     prelude::*,
     sample::{Index, select},
+    strategy::ValueTree as _,
+    test_runner::TestRunner,
 };
 use prost::Message as _;
 
@@ -349,7 +351,7 @@ proptest! {
         let shared = |some: Vec<GlobalTransaction>| some.into_iter().map(Arc::new).collect();
         let (open, finished) = (shared(open), shared(finished));
         let snapshot = Snapshot { clock: Timestamp(clock), open, finished, books };
-        let bytes = encode_snapshot(&snapshot, index);
+        let bytes = encode_snapshot(&snapshot, index, || ());
         let whole = v1::MachineSnapshot::decode(bytes.as_slice()).unwrap();
         prop_assert_eq!(&whole.encode_to_vec(), &bytes, "written piece by piece or as a whole");
         prop_assert_eq!(decode_snapshot(&bytes), Ok((snapshot, index)));
@@ -367,7 +369,7 @@ proptest! {
         let (open, finished) = (shared(open), shared(finished));
         let books = Default::default();
         let snapshot = Snapshot { clock: Timestamp(index), open, finished, books };
-        let mut bytes = encode_snapshot(&snapshot, index);
+        let mut bytes = encode_snapshot(&snapshot, index, || ());
         for (at, byte) in changes {
             let at = at.index(bytes.len());
             bytes[at] = byte;
@@ -487,4 +489,16 @@ fn a_label_that_is_there_twice_or_cut_is_refused() {
             Err(RecordError::Value { field: "tags", .. })
         ));
     }
+}
+
+#[test]
+fn a_snapshot_leaves_time_for_others_behind_each_few_transactions() {
+    let one = transactions().new_tree(&mut TestRunner::deterministic()).unwrap().current();
+    let one = Arc::new(one);
+    let some = |count| std::iter::repeat_n(&one, count).cloned().collect();
+    let (open, finished) = (some(2 * 64 + 1), some(63));
+    let snapshot = Snapshot { clock: Timestamp(1), open, finished, books: Default::default() };
+    let times = Cell::new(0);
+    encode_snapshot(&snapshot, 1, || times.set(times.get() + 1));
+    assert_eq!(times.get(), 2);
 }

@@ -22,7 +22,7 @@ impl StateMachine for Older {
     }
 
     fn snapshot(&self) -> Capture {
-        Box::new(Vec::new)
+        Box::new(|_| Vec::new())
     }
 
     fn restore(&mut self, _snapshot: &[u8]) -> Result<(), String> {

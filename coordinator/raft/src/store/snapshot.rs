@@ -35,6 +35,7 @@ use super::{
     segment::remove_leftovers,
 };
 use crate::{
+    background::Leisure,
     consensus::SnapshotMeta,
     convert::{
         position_from_proto, position_to_proto, stored_membership_from_proto,
@@ -45,6 +46,8 @@ use crate::{
 pub(crate) const MAGIC: &[u8; 8] = b"HFSNAP01";
 pub(crate) const FIXED_BYTES: usize = 12;
 pub(crate) const HEAD_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes that are written at a stretch.
+const PIECE_BYTES: usize = 64 * 1024;
 /// The largest snapshot file.
 pub(crate) const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
@@ -202,12 +205,17 @@ impl SnapshotStore {
         meta: SnapshotMeta,
         state: &[u8],
     ) -> io::Result<(SnapshotMeta, SnapshotFile)> {
-        let snapshot = self.draft(&meta, state)?;
+        let snapshot = self.draft(&meta, state, Leisure::none())?;
         self.adopt(meta, snapshot)
     }
 
     /// Writes a snapshot that nobody has before it is [adopted](Self::adopt); if it cannot be written, nothing stays on disk. Blocks.
-    pub(crate) fn draft(&self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<SnapshotFile> {
+    pub(crate) fn draft(
+        &self,
+        meta: &SnapshotMeta,
+        state: &[u8],
+        leisure: Leisure,
+    ) -> io::Result<SnapshotFile> {
         let head = v1::RaftSnapshotHead {
             cluster: self.place.cluster.clone(),
             last: meta.last_log_id.as_ref().map(position_to_proto),
@@ -222,12 +230,15 @@ impl SnapshotStore {
         front.extend_from_slice(&head);
         let mut hasher = Hasher::new();
         hasher.update(&front);
-        hasher.update(state);
 
         let mut snapshot = self.begin_file()?;
         let mut file = &*snapshot.file;
         file.write_all(&front)?;
-        file.write_all(state)?;
+        for piece in state.chunks(PIECE_BYTES) {
+            hasher.update(piece);
+            file.write_all(piece)?;
+            leisure.leave_way();
+        }
         file.write_all(&hasher.finalize().to_le_bytes())?;
         snapshot.bytes = (front.len() + state.len() + 4) as u64;
         // The file may have held a longer one.

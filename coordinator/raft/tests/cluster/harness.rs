@@ -111,7 +111,7 @@ impl StateMachine for Journal {
             snapshot.extend_from_slice(entry);
         }
         let seen = self.seen.clone();
-        Box::new(move || seen.build(snapshot))
+        Box::new(move |_| seen.build(snapshot))
     }
 
     fn restore(&mut self, mut snapshot: &[u8]) -> Result<(), String> {

@@ -102,7 +102,7 @@ impl StateMachine for Journal {
             snapshot.extend_from_slice(&(entry.len() as u32).to_le_bytes());
             snapshot.extend_from_slice(entry);
         }
-        Box::new(move || snapshot)
+        Box::new(move |_| snapshot)
     }
 
     fn restore(&mut self, mut snapshot: &[u8]) -> Result<(), String> {

@@ -107,7 +107,7 @@ impl StateMachine for Nothing {
     fn apply(&mut self, _position: Position, _entry: &Bytes) {}
 
     fn snapshot(&self) -> crate::Capture {
-        Box::new(|| b"nothing".to_vec())
+        Box::new(|_| b"nothing".to_vec())
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), String> {
