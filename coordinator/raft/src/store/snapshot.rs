@@ -468,6 +468,20 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_of_any_number_of_pieces_reads_as_it_was_written() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let store = SnapshotStore::open(dir.path(), "bank", 0)?;
+        for (index, bytes) in
+            (1..).zip([0, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])
+        {
+            let state: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
+            let (_, file) = store.write(meta(1, index), &state)?;
+            assert!(file.state("bank", 0)? == state, "{bytes} bytes");
+        }
+        Ok(())
+    }
+
+    #[test]
     fn a_snapshot_is_written_into_the_file_of_the_one_before_the_last_however_long_that_was()
     -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
