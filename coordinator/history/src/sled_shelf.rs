@@ -17,6 +17,9 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 const HELD: &str = "could not acquire lock";
 /// How long somebody else may hold the database when it is opened. sled's own threads do for a moment, behind a handle that was dropped.
 const HELD_MAX: Duration = Duration::from_secs(10);
+/// How the name of a snapshot ends that sled 0.34 still writes. It takes one for the newest snapshot when it opens, however much of it a process
+/// that died meanwhile had written, and says that the database is corrupt. What a snapshot says stands in the database as well.
+const HALF_MADE: &str = ".generating";
 /// Between two looks at whether they still do.
 const HELD_LOOK: Duration = Duration::from_millis(20);
 
@@ -33,7 +36,16 @@ impl SledShelf {
     /// # Errors
     /// [`ShelfError`] if a new one cannot be made either.
     pub fn open(folder: &Path) -> Result<(Self, bool), ShelfError> {
-        match Self::open_when_free(folder) {
+        let opened = match Self::open_when_free(folder) {
+            // What is held is being written by whoever holds it.
+            Err(ShelfError(why))
+                if !why.contains(HELD) && removed_half_made(folder).is_ok_and(|any| any) =>
+            {
+                Self::open_when_free(folder)
+            }
+            opened => opened,
+        };
+        match opened {
             Ok(shelf) => Ok((shelf, false)),
             Err(fault) => {
                 let aside = folder.with_extension("unreadable");
@@ -110,6 +122,20 @@ impl Shelf for SledShelf {
     fn bytes_on_disk(&self) -> u64 {
         self.db.size_on_disk().unwrap_or_default()
     }
+}
+
+/// Removes snapshots that nobody finished; says whether there were any.
+fn removed_half_made(folder: &Path) -> io::Result<bool> {
+    let mut removed = false;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(HALF_MADE) {
+            fs::remove_file(&path)?;
+            tracing::info!(path = %path.display(), "a snapshot of the history that nobody finished is removed");
+            removed = true;
+        }
+    }
+    Ok(removed)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]

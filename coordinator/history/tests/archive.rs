@@ -304,6 +304,30 @@ fn a_history_that_somebody_still_holds_is_waited_for_and_not_moved_aside() {
 }
 
 #[test]
+fn a_history_whose_process_died_while_it_was_opened_is_all_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("history");
+    let archive = on_disk(&folder);
+    fill(&archive, 0..5_000);
+    archive.flush(0).unwrap();
+    drop(archive);
+    // Opening it made a snapshot; one more is as far as its writer came.
+    drop(on_disk(&folder));
+    let names = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let snapshot = names.into_iter().find(|path| path.to_string_lossy().contains("/snap."));
+    let whole = std::fs::read(snapshot.expect("sled makes one")).unwrap();
+    let half_made = folder.join("snap.7FFFFFFFFFFFFFFF.generating");
+    for written in [0, 1, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&half_made, &whole[..written]).unwrap();
+        let archive = on_disk(&folder);
+        assert_eq!(archive.figures().records, 5_000, "{written} bytes");
+        assert_eq!(fill(&archive, 4_000..5_000), 0);
+        drop(archive);
+        assert!(!half_made.exists() && !dir.path().join("history.unreadable").exists());
+    }
+}
+
+#[test]
 fn files_that_cannot_be_opened_are_moved_aside_and_a_new_history_begins() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("history");
