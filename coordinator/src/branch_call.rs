@@ -4,7 +4,8 @@ use bytes::Bytes;
 use holdfast_proto::v1;
 use holdfast_trace::HEADER;
 use holdfast_txn::{
-    BranchId, Gid, GlobalTransaction, Headers, Op, Refusal, Timestamp, limit::REASON_BYTES_MAX,
+    BranchId, Gid, GlobalTransaction, Headers, Labels, Op, Refusal, Timestamp, Traceparent,
+    limit::REASON_BYTES_MAX,
 };
 
 use crate::fields;
@@ -38,7 +39,7 @@ pub(crate) struct Call<'t> {
     deadline: Timestamp,
     headers: &'t Headers,
     /// Says which span it is part of, in place of what the caller said.
-    pub(crate) traceparent: Option<String>,
+    pub(crate) traceparent: Option<Traceparent>,
     pub(crate) asking: Asking,
     refusal_waits: bool,
 }
@@ -90,12 +91,18 @@ impl<'t> Call<'t> {
             refusal_waits: false,
         }
     }
+
+    /// The same, of a transaction with these.
+    pub(crate) fn with_headers(gid: &'t Gid, payload: &'t Bytes, headers: &'t Headers) -> Self {
+        Self { headers, ..Self::try_of(gid, payload) }
+    }
 }
 
 impl Call<'_> {
     /// Writes it into a [`v1::Calls`], under that number. Straight into its bytes: there are four calls a transaction, and a message in between
     /// takes its headers apart for each.
-    pub(crate) fn write(&self, call_id: u64, to: &mut Vec<u8>) {
+    pub(crate) fn write(&self, call_id: u64, form: Form<'_>, to: &mut Vec<u8>) {
+        let (mut context, mut as_before) = (None, false);
         fields::message(1, to, |to| {
             fields::number(1, call_id, to);
             fields::text(2, self.gid.as_str(), to);
@@ -103,10 +110,29 @@ impl Call<'_> {
             fields::number(4, i64::from(i32::from(self.op)).cast_unsigned(), to);
             fields::bytes(5, self.payload, to);
             fields::number(6, self.deadline.0, to);
-            self.each_header(|name, value| fields::entry(7, (name, value), to));
+            match form {
+                Form::Short { before } if !self.overrules() => {
+                    context = self.traceparent.as_ref().or(self.headers.traceparent());
+                    let others = self.headers.others();
+                    as_before = !others.is_empty() && before.as_ref() == Some(others);
+                    if !as_before {
+                        others.iter().for_each(|header| fields::entry(7, header, to));
+                        *before = Some(others.clone());
+                    }
+                }
+                Form::Short { before } => {
+                    self.each_header(|name, value| fields::entry(7, (name, value), to));
+                    *before = None;
+                }
+                Form::Whole => self.each_header(|name, value| fields::entry(7, (name, value), to)),
+            }
             fields::number(8, self.asking.attempt.into(), to);
             fields::number(9, (self.asking.attempt > 1 || self.asking.taken_up).into(), to);
             fields::number(10, self.refusal_waits.into(), to);
+            if let Some(context) = context {
+                fields::bytes(11, &context.bytes(), to);
+            }
+            fields::number(12, as_before.into(), to);
         });
     }
 
@@ -122,8 +148,26 @@ impl Call<'_> {
                 header(name, value);
             }
         });
-        header(HEADER, own);
+        header(HEADER, own.text().as_ref());
     }
+
+    /// Whether its own span takes the place of a header among the others: of a form of its own, or under a name in capitals.
+    fn overrules(&self) -> bool {
+        let is_other = |(name, _): (&str, &str)| name.eq_ignore_ascii_case(HEADER);
+        self.traceparent.is_some() && self.headers.others().iter().any(is_other)
+    }
+}
+
+/// How the headers of a call are written: every agent carries them outward, and most look at none.
+#[derive(Debug)]
+pub(crate) enum Form<'b> {
+    /// All of them, each as a text.
+    Whole,
+    /// As an agent reads them that [`v1::Hello::reads_short_calls`].
+    Short {
+        /// Those of the call that was written before into the same message, but for the trace's context.
+        before: &'b mut Option<Labels>,
+    },
 }
 
 pub(crate) fn op_on_the_wire(op: Op) -> v1::Op {
@@ -166,7 +210,7 @@ fn shortened(mut text: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_proto::Pairs;
+    use holdfast_proto::{HeardCall, Pairs, TRACE_CONTEXT_BYTES};
     use proptest::prelude::*;
     use prost::Message as _;
 
@@ -191,10 +235,50 @@ mod tests {
             attempt: call.asking.attempt,
             repeat: call.asking.attempt > 1 || call.asking.taken_up,
             refusal_waits: call.refusal_waits,
+            ..v1::Call::default()
         }
     }
 
+    /// What whoever hears a call finds among its headers.
+    fn heard(call: &HeardCall<'_>) -> Vec<(String, String)> {
+        let context = call.trace_context.and_then(|bytes| Traceparent::of_bytes(&bytes));
+        let context = context.map(|own| (HEADER.to_owned(), own.text().as_ref().to_owned()));
+        let mut all: Vec<_> = call.headers.owned().chain(context).collect();
+        all.sort();
+        all
+    }
+
+    const THEIRS: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+
     proptest! {
+        #[test]
+        fn calls_in_short_are_heard_as_whole_ones_are(
+            calls in prop::collection::vec((
+                prop::collection::btree_map(
+                    prop::sample::select(vec!["tenant", "color", "TraceParent", "traceparent"]),
+                    prop::sample::select(vec!["", "a", THEIRS]),
+                    0..3,
+                ),
+                prop::option::of(any::<[u8; TRACE_CONTEXT_BYTES]>()),
+            ), 0..8),
+        ) {
+            let (gid, payload) = (Gid::parse("g1").unwrap(), Bytes::new());
+            let mut before = None;
+            let (mut whole, mut short) = (Vec::new(), Vec::new());
+            for (headers, own) in calls {
+                let headers: Headers = headers.into_iter().collect();
+                let traceparent = own.and_then(|bytes| Traceparent::of_bytes(&bytes));
+                let call = Call { traceparent, ..Call::with_headers(&gid, &payload, &headers) };
+                call.write(1, Form::Whole, &mut whole);
+                call.write(1, Form::Short { before: &mut before }, &mut short);
+                prop_assert!(short.len() <= whole.len());
+            }
+            let (whole, short) = (Bytes::from(whole), Bytes::from(short));
+            let (whole, short) = (v1::Calls::hear(&whole).unwrap(), v1::Calls::hear(&short).unwrap());
+            let all = |calls: &[HeardCall<'_>]| calls.iter().map(heard).collect::<Vec<_>>();
+            prop_assert_eq!(all(&whole), all(&short));
+        }
+
         #[test]
         fn calls_are_written_as_the_message_is(
             numbers in any::<(u32, u32, u64, u64)>(),
@@ -202,7 +286,7 @@ mod tests {
             op in 0..8_i32,
             payload in prop::collection::vec(any::<u8>(), 0..300),
             headers in prop::collection::btree_map("[a-z]{0,12}|[Tt]raceparent", ".{0,80}|00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", 0..6),
-            traceparent in prop::option::of("[0-9a-f-]{55}"),
+            traceparent in prop::option::of(any::<[u8; TRACE_CONTEXT_BYTES]>()),
         ) {
             let (branch, attempt, deadline, call_id) = numbers;
             let (gid, payload) = (Gid::parse("g1").unwrap(), Bytes::from(payload));
@@ -212,14 +296,14 @@ mod tests {
                 op: v1::Op::try_from(op).unwrap(),
                 deadline: Timestamp(deadline),
                 headers: &headers,
-                traceparent,
+                traceparent: traceparent.and_then(|bytes| Traceparent::of_bytes(&bytes)),
                 asking: Asking { attempt, taken_up: flags.0 },
                 refusal_waits: flags.1,
                 ..Call::try_of(&gid, &payload)
             };
             let mut written = Vec::new();
             for id in [call_id, 7] {
-                call.write(id, &mut written);
+                call.write(id, Form::Whole, &mut written);
             }
             let calls = vec![as_message(&call, call_id), as_message(&call, 7)];
             prop_assert_eq!(&written, &v1::Calls { calls }.encode_to_vec());
@@ -231,13 +315,14 @@ mod tests {
     fn a_span_of_its_own_takes_the_place_of_what_the_caller_said_in_whatever_case() {
         let (gid, payload) = (Gid::parse("g1").unwrap(), Bytes::new());
         let headers: Headers = [("TraceParent", "theirs"), ("color", "red")].into_iter().collect();
-        let call = Call { headers: &headers, ..Call::try_of(&gid, &payload) };
-        let own = Call { traceparent: Some("own".to_owned()), ..call.clone() };
+        let call = Call::with_headers(&gid, &payload, &headers);
+        let traceparent = Traceparent::parse(THEIRS.as_bytes());
+        let own = Call { traceparent, ..call.clone() };
         let said = |headers: &[(&str, &str)]| -> Vec<(String, String)> {
             headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
         };
         assert_eq!(headers_of(&call), said(&[("TraceParent", "theirs"), ("color", "red")]));
-        assert_eq!(headers_of(&own), said(&[("color", "red"), (HEADER, "own")]));
+        assert_eq!(headers_of(&own), said(&[("color", "red"), (HEADER, THEIRS)]));
     }
 
     fn answer(verdict: i32, message: &str) -> v1::Answer {

@@ -14,6 +14,8 @@ use crate::{
 /// Number of the field of the calls in [`Calls`], and of the headers in [`Call`].
 const CALLS: u32 = 1;
 const HEADERS: u32 = 7;
+/// Bytes of a [`Call::trace_context`].
+pub const TRACE_CONTEXT_BYTES: usize = 25;
 
 /// A [`Call`] as whoever carries it out reads it: it lies where the message lies.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +32,12 @@ pub struct HeardCall<'m> {
     pub payload: Bytes,
     /// As [`Call::deadline_ms`].
     pub deadline_ms: u64,
-    /// As [`Call::headers`].
+    /// As [`Call::headers`], those of the call before it where it says so.
     pub headers: Pairs,
+    /// As [`Call::trace_context`]; of another length it is none.
+    pub trace_context: Option<[u8; TRACE_CONTEXT_BYTES]>,
+    /// As [`Call::headers_as_before`].
+    pub headers_as_before: bool,
     /// As [`Call::attempt`].
     pub attempt: u32,
     /// As [`Call::repeat`].
@@ -64,11 +70,17 @@ impl Calls {
                 _ => None,
             })
             .collect();
-        match heard {
-            Some(heard) => Ok(heard),
+        let mut heard = match heard {
+            Some(heard) => heard,
             // Something in it is unusual, which the message knows how to read.
-            None => Ok(Self::read(bytes.clone())?.into_iter().map(HeardCall::from).collect()),
+            None => Self::read(bytes.clone())?.into_iter().map(HeardCall::from).collect(),
+        };
+        for at in 1..heard.len() {
+            if heard[at].headers_as_before {
+                heard[at].headers = heard[at - 1].headers.clone();
+            }
         }
+        Ok(heard)
     }
 }
 
@@ -77,9 +89,9 @@ impl<'m> HeardCall<'m> {
     /// none, is `None`.
     fn read(message: &'m Bytes, call: &'m [u8]) -> Option<Self> {
         /// By the number of the field; the first is no field.
-        const NUMBERS: usize = 11;
+        const NUMBERS: usize = 13;
         let mut numbers = [None; NUMBERS];
-        let (mut gid, mut payload) = (None, None);
+        let (mut gid, mut payload, mut trace_context) = (None, None, None);
         // How many headers there are, and how much was left of the call before the first and behind the last.
         let (mut count, mut before, mut behind) = (0, call.len(), call.len());
         let mut fields = Fields(call);
@@ -97,7 +109,8 @@ impl<'m> HeardCall<'m> {
                     }
                     (count, behind) = (count + 1, fields.0.len());
                 }
-                (field @ (1 | 3 | 4 | 6 | 8..=10), Value::Number(number)) => {
+                (11, Value::Bytes(bytes)) => once(&mut trace_context, bytes)?,
+                (field @ (1 | 3 | 4 | 6 | 8..=10 | 12), Value::Number(number)) => {
                     once(&mut numbers[field as usize], number)?;
                 }
                 _ => return None,
@@ -113,6 +126,8 @@ impl<'m> HeardCall<'m> {
             payload: payload.unwrap_or_default(),
             deadline_ms: number(6),
             headers: Pairs::of_fields(count, message.slice_ref(headers)),
+            trace_context: trace_context.and_then(|bytes| bytes.try_into().ok()),
+            headers_as_before: number(12) != 0,
             attempt: number(8).try_into().ok()?,
             repeat: number(9) != 0,
             refusal_waits: number(10) != 0,
@@ -136,6 +151,8 @@ impl From<Call> for HeardCall<'_> {
             payload: call.payload,
             deadline_ms: call.deadline_ms,
             headers: call.headers.into(),
+            trace_context: (*call.trace_context).try_into().ok(),
+            headers_as_before: call.headers_as_before,
             attempt: call.attempt,
             repeat: call.repeat,
             refusal_waits: call.refusal_waits,
@@ -152,8 +169,11 @@ mod tests {
     fn calls() -> impl Strategy<Value = Vec<Call>> {
         let headers = prop::collection::vec((".{0,12}", ".{0,140}"), 0..4);
         let numbers = any::<(u64, u32, i32, u64, u32)>();
-        let call = (numbers, any::<(bool, bool)>(), ".{0,30}", any::<Vec<u8>>(), headers);
-        let call = call.prop_map(|(numbers, flags, gid, payload, headers)| {
+        let context = prop_oneof![Just(0), 24..27_usize];
+        let context = context.prop_flat_map(|length| prop::collection::vec(any::<u8>(), length));
+        let texts = (".{0,30}", any::<Vec<u8>>(), context);
+        let call = (numbers, any::<(bool, bool, bool)>(), texts, headers);
+        let call = call.prop_map(|(numbers, flags, (gid, payload, context), headers)| {
             let (call_id, branch, op, deadline_ms, attempt) = numbers;
             Call {
                 call_id,
@@ -166,6 +186,8 @@ mod tests {
                 attempt,
                 repeat: flags.0,
                 refusal_waits: flags.1,
+                trace_context: context.into(),
+                headers_as_before: flags.2,
             }
         });
         prop::collection::vec(call, 0..4)
@@ -173,7 +195,16 @@ mod tests {
 
     fn as_message(bytes: &Bytes) -> Option<Vec<HeardCall<'_>>> {
         let calls = Calls::read(bytes.clone()).ok()?;
-        Some(calls.into_iter().map(HeardCall::from).collect())
+        let mut before: Option<Pairs> = None;
+        let heard = calls.into_iter().map(|call| {
+            let mut heard = HeardCall::from(call);
+            if heard.headers_as_before {
+                heard.headers = before.take().unwrap_or(heard.headers);
+            }
+            before = Some(heard.headers.clone());
+            heard
+        });
+        Some(heard.collect())
     }
 
     proptest! {
@@ -181,7 +212,7 @@ mod tests {
         fn calls_are_heard_as_the_message_has_them(calls in calls(), at: prop::sample::Index, byte: u8) {
             let bytes = Calls::write(calls.clone());
             let heard = Calls::hear(&bytes).unwrap();
-            for (heard, call) in heard.iter().zip(calls) {
+            for (heard, call) in heard.iter().zip(calls).filter(|(heard, _)| !heard.headers_as_before) {
                 prop_assert_eq!(heard.headers.len(), call.headers.len());
                 let mut changed = heard.headers.clone();
                 changed.set("a", "b");
@@ -206,7 +237,7 @@ mod tests {
         let header = Pairs::from_iter([("tenant", "retail")]);
         let call = Call { gid: "g1".into(), headers: header.into(), ..Call::default() };
         let one = call.encode_to_vec();
-        let later = [&one[..], &[0x58, 0x07]].concat();
+        let later = [&one[..], &[0x68, 0x07]].concat();
         for call in [[&one[..], &one].concat(), later, Vec::new()] {
             let mut bytes = vec![0x0a];
             crate::write_varint(call.len() as u64, &mut bytes);

@@ -7,7 +7,7 @@ pub mod fields;
 mod pairs;
 mod varint;
 
-pub use calls::HeardCall;
+pub use calls::{HeardCall, TRACE_CONTEXT_BYTES};
 pub use pairs::Pairs;
 pub use varint::{VARINT_WORD_BITS, varint_word, write_varint, write_word};
 

@@ -130,6 +130,7 @@ impl ServeConfig {
             color: self.color.clone(),
             weight: if self.weight == 0 { 100 } else { self.weight },
             credit: self.credit,
+            reads_short_calls: true,
         }
     }
 }

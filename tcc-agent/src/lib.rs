@@ -8,6 +8,7 @@
 mod announce;
 mod barrier_store;
 mod handler;
+mod headers;
 pub mod outbox;
 mod participant;
 mod resource;
@@ -23,9 +24,8 @@ pub use holdfast_security::{Credentials, ServerTls};
 pub use announce::{BadConfig, ServeConfig};
 pub use barrier_store::{BARRIER_SQL, install};
 pub use handler::{Asked, Handler, Reply, ask};
-pub use participant::{
-    Answer, BadGid, Call, Gid, LocalTransaction, Op, Pairs, Parameter, Participant,
-};
+pub use headers::Headers;
+pub use participant::{Answer, BadGid, Call, Gid, LocalTransaction, Op, Parameter, Participant};
 pub use resource::{Counts, Database, Limits, PostgresResource, WeakLogin, XaResource, words};
 pub use serve::serve;
 pub use sidecar::{Sidecar, SidecarConfig};

@@ -10,8 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use deadpool_postgres::ClientWrapper;
 pub use holdfast_branch::Op;
-pub use holdfast_proto::Pairs;
 use tokio_postgres::{Statement, types::ToSql};
+
+use crate::headers::Headers;
 
 /// A global transaction's id: 1 to 35 characters of `[A-Za-z0-9-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,7 +74,7 @@ pub struct Call {
     /// whether it still counts is the barrier's and the coordinator's to say, never this clock's.
     pub deadline_ms: u64,
     /// What every call of this global transaction carries (W3C traceparent among them).
-    pub headers: Pairs,
+    pub headers: Headers,
     /// How often this operation was asked for, from 1, by the leader that asks now.
     pub attempt: u32,
     /// An earlier call of this operation may have come here, unanswered or by a leader before this one.

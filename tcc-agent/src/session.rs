@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdfast_fault::{Held, Site, held, reached};
 use holdfast_proto::{
-    HeardCall,
+    HeardCall, Pairs,
     v1::{
         self, AgentMessage, agent_message, coordinator_message,
         participants_client::ParticipantsClient,
@@ -20,6 +20,7 @@ use crate::{
     announce::endpoint,
     barrier_store::{CODE_CHARACTERS_MAX, MESSAGE_CHARACTERS_MAX, kept},
     handler::{Asked, Reply},
+    headers::Headers,
     participant::{Answer, Call, Gid, Op},
     serve::Shared,
     spans::Serving,
@@ -40,7 +41,7 @@ const LASTING: Duration = Duration::from_secs(1);
 const ANSWERS_MAX: usize = 1024;
 /// Messages that wait to be sent.
 const OUTWARD_MAX: usize = 8;
-/// Pairs of one call.
+/// Headers of one call.
 const HEADERS_MAX: usize = 128;
 /// For the coordinator to end its side after we ended ours.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -225,8 +226,12 @@ impl<'a> Session<'a> {
         let room = (self.shared.config.credit as usize).saturating_sub(self.under_way.open());
         let mut asked = Vec::with_capacity(calls.len().min(room));
         let mut turned_away = Vec::new();
-        for call in calls {
+        let mut headers = Ok(());
+        for (at, call) in calls.into_iter().enumerate() {
             let call_id = call.call_id;
+            if at == 0 || !call.headers_as_before {
+                headers = check_headers(&call.headers);
+            }
             if asked.len() == room {
                 let message = "more calls under way than this session's credit".into();
                 turned_away.push((call_id, Answer::Unknown { message }));
@@ -236,7 +241,7 @@ impl<'a> Session<'a> {
                 turned_away.push((call_id, Answer::Unknown { message: "a drill".into() }));
                 continue;
             }
-            match read_call(call) {
+            match headers.clone().and_then(|()| read_call(call)) {
                 Ok(mut call) => {
                     let config = &self.shared.config;
                     self.serving.begin(call_id, &mut call, &config.service, &config.instance);
@@ -365,23 +370,27 @@ fn read_call(call: HeardCall<'_>) -> Result<Call, String> {
     if call.branch == 0 || i32::try_from(call.branch).is_err() {
         return Err(format!("branch {} is not within 1 and 2,147,483,647", call.branch));
     }
-    if call.headers.len() > HEADERS_MAX {
-        return Err(format!("{} headers; at most {HEADERS_MAX} are carried", call.headers.len()));
-    }
-    if !call.headers.are_well_formed() {
-        return Err("a header is no name and value".into());
-    }
     Ok(Call {
         gid,
         branch: call.branch,
         op,
         payload: call.payload,
         deadline_ms: call.deadline_ms,
-        headers: call.headers,
+        headers: Headers::new(call.headers, call.trace_context),
         attempt: call.attempt,
         repeat: call.repeat,
         refusal_waits: call.refusal_waits,
     })
+}
+
+fn check_headers(headers: &Pairs) -> Result<(), String> {
+    if headers.len() > HEADERS_MAX {
+        return Err(format!("{} headers; at most {HEADERS_MAX} are carried", headers.len()));
+    }
+    if !headers.are_well_formed() {
+        return Err("a header is no name and value".into());
+    }
+    Ok(())
 }
 
 fn write_answer((call_id, answer): (u64, Answer)) -> v1::Answer {

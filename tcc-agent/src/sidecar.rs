@@ -276,7 +276,7 @@ fn headers(call: &Call) -> HeaderMap {
     for (name, value) in call.headers.iter() {
         // Neither type can hold CR, LF or NUL; what does not fit is left out.
         let name = HeaderName::from_bytes(name.as_bytes());
-        let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) else { continue };
+        let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(&value)) else { continue };
         if !name.as_str().starts_with(RESERVED_PREFIX) && !RESERVED.contains(&name.as_str()) {
             headers.insert(name, value);
         }

@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use holdfast_trace::{Context, HEADER, Kind, Span, spans};
+use holdfast_trace::{Context, Kind, Span, spans};
 
 use crate::participant::{Answer, Call};
 
@@ -31,10 +31,9 @@ impl Serving {
         if spans().is_none() {
             return;
         }
-        let said = call.headers.get_in_any_case(HEADER);
-        let Some(parent) = said.and_then(Context::parse) else { return };
+        let Some(parent) = call.headers.traced() else { return };
         let context = parent.within(&[b"serve", instance.as_bytes(), &call_id.to_be_bytes()]);
-        call.headers.set(HEADER, &context.header());
+        call.headers.trace(&context);
         let attributes = vec![
             ("holdfast.gid", call.gid.to_string()),
             ("holdfast.branch", call.branch.to_string()),

@@ -12,11 +12,14 @@ use std::{
 
 use bytes::Bytes;
 use futures::Stream;
-use holdfast_proto::v1::{
-    self, AgentMessage, CoordinatorMessage, agent_message, coordinator_message,
-    participants_server::{Participants, ParticipantsServer},
+use holdfast_proto::{
+    Pairs,
+    v1::{
+        self, AgentMessage, CoordinatorMessage, agent_message, coordinator_message,
+        participants_server::{Participants, ParticipantsServer},
+    },
 };
-use holdfast_tcc_agent::{Answer, Asked, Handler, Op, Pairs, ServeConfig, Status, serve};
+use holdfast_tcc_agent::{Answer, Asked, Handler, Op, ServeConfig, Status, serve};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -228,6 +231,7 @@ fn call(call_id: u64, payload: &'static str) -> v1::Call {
         attempt: 3,
         repeat: true,
         refusal_waits: true,
+        ..v1::Call::default()
     }
 }
 
@@ -273,11 +277,17 @@ async fn calls_come_in_and_each_is_answered_once() {
     calls[39].headers = many(128);
     calls.push(v1::Call { headers: many(129), ..call(50, "done") });
     calls.push(v1::Call { headers: vec!["\nno entry".into()], ..call(51, "done") });
+    // As the call before it, which is none; then as one that is, in two messages.
+    let as_before = |id| v1::Call { headers_as_before: true, headers: vec![], ..call(id, "done") };
+    calls.push(as_before(52));
     seat.call(calls).await;
-    let answers = seat.answers(51).await;
+    let (tenant, context) = (headers([("tenant", "t")]), Bytes::from_static(&[7; 25]));
+    let first = v1::Call { headers_as_before: true, headers: tenant, ..call(54, "done") };
+    seat.call(vec![first, v1::Call { trace_context: context, ..as_before(53) }]).await;
+    let answers = seat.answers(54).await;
     for (id, answer) in &answers {
         let verdict = match id {
-            1..=40 => v1::Verdict::Done,
+            1..=40 | 53 | 54 => v1::Verdict::Done,
             41 => v1::Verdict::Refused,
             42 => v1::Verdict::Working,
             _ => v1::Verdict::Unspecified,
@@ -286,14 +296,18 @@ async fn calls_come_in_and_each_is_answered_once() {
     }
     assert_eq!((answers[&41].code.len(), answers[&41].message.as_str()), (64, "no"));
     let seen = desk.seen.lock().unwrap().clone();
-    assert_eq!(seen.len(), 43);
+    assert_eq!(seen.len(), 45);
     let first = seen.iter().find(|call| call.branch == 7).unwrap();
     assert_eq!(
         (first.gid.as_str(), first.op, first.deadline_ms, first.attempt),
         ("g-1", Op::Try, 5, 3)
     );
     assert!(first.repeat && first.refusal_waits);
-    assert_eq!(first.headers.get("traceparent"), Some("00-1"));
+    assert_eq!(first.headers.get("traceparent").as_deref(), Some("00-1"));
+    let traced = seen.iter().find(|call| call.branch == 53).unwrap();
+    let headers: Vec<_> = traced.headers.iter().collect();
+    let said = "00-07070707070707070707070707070707-0707070707070707-07".into();
+    assert_eq!(headers, [("tenant", "t".into()), ("traceparent", said)]);
     assert_eq!(agent.status.calls_under_way(), 0);
     drop(seat);
     agent.stop().await;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use holdfast_tcc_agent::{Answer, Call, Gid, Op, Pairs, Sidecar, SidecarConfig, ask};
+use holdfast_tcc_agent::{Answer, Call, Gid, Headers, Op, Sidecar, SidecarConfig, ask};
 
 /// A request as it came over the wire.
 #[derive(Clone, Debug, Default)]
@@ -334,7 +334,7 @@ async fn the_service_is_told_what_it_needs_and_nobody_forges_it() {
         ("x-nul", "a\0b"),
         ("bank", "a"),
     ];
-    let headers: Pairs = headers.into_iter().collect();
+    let headers: Headers = headers.into_iter().collect();
     for op in Op::ALL {
         let call = Call { headers: headers.clone(), deadline_ms: 1_234, ..call(op) };
         assert_eq!(ask(&sidecar, call).await, Answer::Done);

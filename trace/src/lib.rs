@@ -15,6 +15,9 @@ use sha2::{Digest as _, Sha256};
 /// The header that carries a trace's context (W3C Trace Context, level 1, section 3.2).
 pub const HEADER: &str = "traceparent";
 
+/// Bytes of what a `traceparent` of version 00 says: the trace, the span of the sender, the flags.
+pub const CONTEXT_BYTES: usize = 25;
+
 /// The id of a span; never zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanId(pub [u8; 8]);
@@ -90,6 +93,9 @@ pub fn is_context_header(name: &str) -> bool {
 }
 
 impl Context {
+    /// The flags of a trace that is sampled.
+    pub const SAMPLED: u8 = 1;
+
     /// Reads a `traceparent`. `None`: it is none, or the trace is not sampled.
     ///
     /// Version `ff` and ids of zeros are invalid; a version that is not known here is read like version `00`, whatever follows its flags.
@@ -103,7 +109,7 @@ impl Context {
         }
         // Most are not sampled, and need no more than a look at their flags.
         let [flags] = hex::<1>(&bytes[53..55])?;
-        if flags & 1 == 0 {
+        if flags & Self::SAMPLED == 0 {
             return None;
         }
         let [version] = hex::<1>(&bytes[..2])?;
@@ -115,8 +121,25 @@ impl Context {
     /// Of what a `traceparent` says. `None`: an id is all zeros, or the trace is not sampled.
     #[must_use]
     pub fn of(trace: [u8; 16], span: [u8; 8], flags: u8) -> Option<Self> {
-        let counts = flags & 1 == 1 && trace != [0; 16] && span != [0; 8];
+        let counts = flags & Self::SAMPLED != 0 && trace != [0; 16] && span != [0; 8];
         counts.then_some(Self { trace, span: SpanId(span) })
+    }
+
+    /// Of [`CONTEXT_BYTES`]. `None`: as with [`Self::of`].
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8; CONTEXT_BYTES]) -> Option<Self> {
+        let (trace, rest) = bytes.split_first_chunk().expect("25 are at least 16");
+        let (span, rest) = rest.split_first_chunk().expect("9 are at least 8");
+        Self::of(*trace, *span, rest[0])
+    }
+
+    /// What [`Self::of_bytes`] reads, sampled.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; CONTEXT_BYTES] {
+        let mut bytes = [Self::SAMPLED; CONTEXT_BYTES];
+        bytes[..16].copy_from_slice(&self.trace);
+        bytes[16..24].copy_from_slice(&self.span.0);
+        bytes
     }
 
     /// The context among headers.
@@ -149,14 +172,20 @@ impl Context {
     /// As a `traceparent`, sampled.
     #[must_use]
     pub fn header(&self) -> String {
-        let mut text = String::with_capacity(55);
-        text.push_str("00-");
-        append_hex(&self.trace, &mut text);
-        text.push('-');
-        append_hex(&self.span.0, &mut text);
-        text.push_str("-01");
-        text
+        header_of(&self.bytes())
     }
+}
+
+/// As a `traceparent`, sampled or not.
+#[must_use]
+pub fn header_of(context: &[u8; CONTEXT_BYTES]) -> String {
+    let mut text = String::with_capacity(55);
+    text.push_str("00");
+    for part in [&context[..16], &context[16..24], &context[24..]] {
+        text.push('-');
+        append_hex(part, &mut text);
+    }
+    text
 }
 
 impl fmt::Debug for SpanId {
@@ -202,6 +231,7 @@ mod tests {
     fn a_sampled_context_is_read_and_written_back() {
         let context = Context::parse(GOOD).unwrap();
         assert_eq!(context.header(), GOOD);
+        assert_eq!(Context::of_bytes(&context.bytes()), Some(context));
         let headers = [("Traceparent".to_owned(), GOOD.to_owned())];
         assert_eq!(Context::among(headers.iter().map(|(k, v)| (k, v))), Some(context));
     }

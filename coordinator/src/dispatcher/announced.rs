@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_proto::v1;
-use holdfast_txn::Participant;
+use holdfast_txn::{Labels, Participant};
 use tokio::sync::mpsc;
 
 use super::lanes::{Credit, Term};
-use crate::{branch_call::Call, config::limit};
+use crate::{
+    branch_call::{Call, Form},
+    config::limit,
+};
 
 /// One session, unique on this node since it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +48,8 @@ pub(crate) struct About {
     pub(crate) zone: String,
     pub(crate) color: String,
     pub(crate) kind: Kind,
+    /// As [`v1::Hello::reads_short_calls`].
+    pub(crate) reads_short_calls: bool,
 }
 
 /// How a participant is reached.
@@ -87,11 +92,13 @@ pub(super) struct Batch {
     messages: Vec<Calls>,
     /// Calls and bytes of the first message that was taken last: the next is about as large, and what grows while it is written is copied.
     usual: (usize, usize),
+    /// Headers of the call that was written last into the last message, where they are written in short.
+    before: Option<Labels>,
 }
 
 impl Batch {
-    /// Adds one, under that number.
-    pub(super) fn push(&mut self, call_id: u64, call: &Call<'_>) {
+    /// Adds one, under that number; in its short form where whoever hears it reads that.
+    pub(super) fn push(&mut self, call_id: u64, call: &Call<'_>, short: bool) {
         let last = self.messages.last().filter(|last| {
             last.ids.len() < limit::BATCH_PER_MESSAGE_MAX
                 && last.bytes.len() + call.bytes() <= BATCH_BYTES_MAX
@@ -100,10 +107,12 @@ impl Batch {
             let (calls, bytes) = self.usual;
             let (ids, bytes) = (Vec::with_capacity(calls), Vec::with_capacity(bytes));
             self.messages.push(Calls { ids, bytes });
+            self.before = None;
         }
         let last = self.messages.last_mut().expect("one was added if there was none");
         last.ids.push(call_id);
-        call.write(call_id, &mut last.bytes);
+        let form = if short { Form::Short { before: &mut self.before } } else { Form::Whole };
+        call.write(call_id, form, &mut last.bytes);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -116,5 +125,31 @@ impl Batch {
             self.usual = (first.ids.len(), first.bytes.len());
         }
         std::mem::take(&mut self.messages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_txn::{Gid, Headers};
+
+    use super::*;
+
+    #[test]
+    fn headers_stand_once_in_a_message_to_whoever_reads_short_calls_and_in_each_call_to_others() {
+        let (gid, payload) = (Gid::parse("g1").unwrap(), Bytes::new());
+        let headers: Headers = [("tenant", "retail")].into_iter().collect();
+        let call = Call::with_headers(&gid, &payload, &headers);
+        for short in [true, false] {
+            let mut batch = Batch::default();
+            (0..limit::BATCH_PER_MESSAGE_MAX + 2).for_each(|_| batch.push(7, &call, short));
+            let messages: Vec<_> = batch.take().into_iter().map(Calls::into_bytes).collect();
+            assert_eq!(messages.len(), 2);
+            for message in messages {
+                let heard = v1::Calls::hear(&message).unwrap();
+                assert!(heard.iter().all(|call| call.headers.get("tenant") == Some("retail")));
+                let repeated = heard.iter().filter(|call| call.headers_as_before).count();
+                assert_eq!(repeated, if short { heard.len() - 1 } else { 0 });
+            }
+        }
     }
 }

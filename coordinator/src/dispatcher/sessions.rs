@@ -256,7 +256,7 @@ impl Sessions {
             self.to_flush.push(id);
         }
         session.breaker.asked(now_ms);
-        session.batch.push(call_id, call);
+        session.batch.push(call_id, call, session.about.reads_short_calls);
         let asked = Asked { key: Some(key), recovering, _credit: session.credit.take() };
         session.asked.insert(call_id, asked);
         self.in_flight += 1;

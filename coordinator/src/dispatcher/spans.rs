@@ -34,7 +34,8 @@ impl Traced {
     /// Has the call say which span it is part of. What the caller said counts for the transaction alone.
     pub(super) fn carry(&self, call: &mut Call<'_>) {
         let context = self.call(call.branch, call.op.into(), call.asking.attempt);
-        call.traceparent = Some(context.header());
+        let Context { trace, span } = context;
+        call.traceparent = Some(Traceparent { trace, span: span.0, flags: Context::SAMPLED });
     }
 
     /// Tells what came of a call.

@@ -214,6 +214,7 @@ impl Session {
                 version: hello.version.clone(),
                 zone: hello.zone.clone(),
                 color: hello.color.clone(),
+                reads_short_calls: hello.reads_short_calls,
                 kind: SessionKind::Agent,
             },
             weight,
