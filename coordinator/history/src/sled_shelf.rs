@@ -17,11 +17,12 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 const HELD: &str = "could not acquire lock";
 /// How long somebody else may hold the database when it is opened. sled's own threads do for a moment, behind a handle that was dropped.
 const HELD_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at whether they still do.
+const HELD_LOOK: Duration = Duration::from_millis(20);
+
 /// How the name of a snapshot ends that sled 0.34 still writes. It takes one for the newest snapshot when it opens, however much of it a process
 /// that died meanwhile had written, and says that the database is corrupt. What a snapshot says stands in the database as well.
 const HALF_MADE: &str = ".generating";
-/// Between two looks at whether they still do.
-const HELD_LOOK: Duration = Duration::from_millis(20);
 
 /// A sled database in a folder of its own.
 #[derive(Debug)]

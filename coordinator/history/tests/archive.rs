@@ -54,6 +54,14 @@ fn on_disk(folder: &Path) -> Archive {
     Archive::open(Arc::new(shelf), Retention::default()).expect("the shelf works")
 }
 
+/// One that has so many records, all of them written.
+fn of_5_000(folder: &Path) -> Archive {
+    let archive = on_disk(folder);
+    fill(&archive, 0..5_000);
+    archive.flush(0).expect("the shelf works");
+    archive
+}
+
 fn fill(archive: &Archive, range: std::ops::Range<u64>) -> usize {
     archive.add(range.map(record)).expect("the shelf works")
 }
@@ -291,9 +299,7 @@ fn what_was_written_is_there_after_a_crash_and_the_rest_comes_again() {
 fn a_history_that_somebody_still_holds_is_waited_for_and_not_moved_aside() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("history");
-    let archive = on_disk(&folder);
-    fill(&archive, 0..5_000);
-    archive.flush(0).unwrap();
+    let archive = of_5_000(&folder);
     let held = std::thread::spawn(move || {
         std::thread::sleep(std::time::Duration::from_millis(300));
         drop(archive);
@@ -307,14 +313,11 @@ fn a_history_that_somebody_still_holds_is_waited_for_and_not_moved_aside() {
 fn a_history_whose_process_died_while_it_was_opened_is_all_there() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("history");
-    let archive = on_disk(&folder);
-    fill(&archive, 0..5_000);
-    archive.flush(0).unwrap();
-    drop(archive);
+    drop(of_5_000(&folder));
     // Opening it made a snapshot; one more is as far as its writer came.
     drop(on_disk(&folder));
-    let names = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-    let snapshot = names.into_iter().find(|path| path.to_string_lossy().contains("/snap."));
+    let mut paths = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let snapshot = paths.find(|path| path.to_string_lossy().contains("/snap."));
     let whole = std::fs::read(snapshot.expect("sled makes one")).unwrap();
     let half_made = folder.join("snap.7FFFFFFFFFFFFFFF.generating");
     for written in [0, 1, whole.len() / 2, whole.len() - 1] {
@@ -331,10 +334,7 @@ fn a_history_whose_process_died_while_it_was_opened_is_all_there() {
 fn files_that_cannot_be_opened_are_moved_aside_and_a_new_history_begins() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("history");
-    let archive = on_disk(&folder);
-    fill(&archive, 0..5_000);
-    archive.flush(0).unwrap();
-    drop(archive);
+    drop(of_5_000(&folder));
     std::fs::write(folder.join("conf"), b"no configuration of sled's").unwrap();
     let (shelf, anew) = SledShelf::open(&folder).unwrap();
     assert!(anew && dir.path().join("history.unreadable").is_dir());
