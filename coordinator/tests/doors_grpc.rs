@@ -480,3 +480,37 @@ async fn an_exchange_stream_carries_thousands_and_answers_each_by_its_number() {
         assert_eq!(seen.get(&request_id), Some(&expected));
     }
 }
+
+#[tokio::test]
+async fn a_call_says_its_trace_in_bytes_to_an_agent_that_reads_short_calls_and_as_a_header_to_others()
+ {
+    const TRACE: &str = "00-07070707070707070707070707070707-0707070707070707-07";
+    let cluster = Cluster::of(1).await;
+    let (seen, mut calls) = mpsc::unbounded_channel();
+    let mut agents = Vec::new();
+    for (service, reads_short_calls) in [("short", true), ("whole", false)] {
+        let (service, instance) = (service.to_owned(), service.to_owned());
+        let hello = v1::Hello { service, instance, reads_short_calls, ..v1::Hello::default() };
+        let seen = seen.clone();
+        let answer = move |call: &v1::Call| {
+            seen.send((reads_short_calls, call.clone())).expect("the test goes on");
+            done(call)
+        };
+        agents.push(cluster.announce(hello, answer).await);
+    }
+    let headers = Pairs::from_iter([("color", "red"), ("traceparent", TRACE)]).into();
+    let submit = SubmitRequest {
+        options: Some(Options { headers, ..Options::default() }),
+        wait: Wait::End.into(),
+        ..transfer("g-short", &["short", "whole"])
+    };
+    connect(cluster.leader()).await.submit(submit).await.expect("it is taken");
+    for _ in 0..4 {
+        let (is_short, call) =
+            timeout(SOON, calls.recv()).await.expect("each branch is called twice").unwrap();
+        let headers = Pairs::from(call.headers);
+        assert_eq!(headers.get("color"), Some("red"));
+        assert_eq!(headers.get("traceparent"), (!is_short).then_some(TRACE));
+        assert_eq!(&call.trace_context[..], &[7; 25][..if is_short { 25 } else { 0 }]);
+    }
+}
