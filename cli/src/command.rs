@@ -106,6 +106,13 @@ Examples:
 }
 
 impl Holdfast {
+    /// Does what must be done while the process has one thread.
+    pub(crate) fn prepare(&self) {
+        if let Command::Bench(args) = &self.command {
+            args.prepare();
+        }
+    }
+
     /// Runs the chosen subcommand.
     /// # Errors
     /// What went wrong, for people; it becomes a non-zero exit code.

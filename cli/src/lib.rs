@@ -83,6 +83,7 @@ fn workers(said: Option<&OsStr>) -> Result<usize, exit::Usage> {
 #[must_use]
 pub fn run() -> ExitCode {
     let command = command::Holdfast::parse();
+    command.prepare();
     let threads = match workers(std::env::var_os(WORKERS_VARIABLE).as_deref()) {
         Ok(threads) => threads,
         Err(error) => return exit::failed(&error.into()),

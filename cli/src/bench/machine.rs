@@ -4,6 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use serde::Serialize;
 
+use super::addresses;
 use crate::demo::postgres::Installation;
 
 /// What a figure depends on besides the program.
@@ -17,6 +18,8 @@ pub(crate) struct Machine {
     file_system: String,
     holdfast: &'static str,
     postgresql: String,
+    /// Of the programs that are started: `fixed`, or `random`.
+    addresses: &'static str,
     /// Of the processors over the last minute, before anything was started.
     load_average: String,
 }
@@ -41,6 +44,7 @@ impl Machine {
             holdfast: env!("HOLDFAST_BUILD"),
             postgresql: Installation::find()
                 .map_or_else(|_| unknown(), |installation| said_by(&mut installation.version())),
+            addresses: addresses::said(),
             load_average: word("/proc/loadavg").unwrap_or_else(|_| unknown()),
         }
     }
@@ -48,12 +52,13 @@ impl Machine {
     /// For people, a line each.
     pub(crate) fn to_text(&self) -> String {
         format!(
-            "{} cores ({}), {} MiB, Linux {}, {} for data, load {}\nholdfast {}; {}",
+            "{} cores ({}), {} MiB, Linux {}, {} for data, {} addresses, load {}\nholdfast {}; {}",
             self.cores,
             self.cpu,
             self.memory_mib,
             self.kernel,
             self.file_system,
+            self.addresses,
             self.load_average,
             self.holdfast,
             self.postgresql

@@ -4,6 +4,7 @@
 //! medians. [`nodes`] is what is measured; each bar has its own `bar_` file; [`load`] is the closed loop of clients that all
 //! share, [`meters`] reads what processes used, and [`goal`] holds ratios against what they should be.
 
+mod addresses;
 mod bar_echo;
 mod bar_local;
 mod bar_log;
@@ -42,8 +43,20 @@ use crate::output::Output;
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
+    /// Leave to chance where programs lie in memory, as it is outside a bench; nodes that share processors then cost more
+    #[arg(long, global = true)]
+    random_addresses: bool,
     #[command(subcommand)]
     bench: Bench,
+}
+
+impl BenchArgs {
+    /// To be called while the process has one thread.
+    pub(crate) fn prepare(&self) {
+        if !self.random_addresses {
+            addresses::fix();
+        }
+    }
 }
 
 #[derive(Debug, clap::Subcommand)]

@@ -110,7 +110,7 @@ async fn measure(
     let machine = Machine::look(folder);
     note(&format!("{}\n", machine.to_text()));
     let files = router_idle::allow_many_files()?;
-    let sides = Sides::start(folder, args.pool_size).await?;
+    let mut sides = Sides::start(folder, args.pool_size).await?;
     if sides.pgbouncer.is_none() {
         note(
             "pgbouncer is not installed (Debian: apt-get install pgbouncer): goals beside it are not measured\n",
@@ -122,6 +122,9 @@ async fn measure(
     let mut cells = Cells::default();
     for round in 1..=args.rounds() {
         note(&format!("Round {round} of {}\n", args.rounds()));
+        if round > 1 && !args.transfer {
+            sides.renew().await?;
+        }
         deciding.measure(&sides, &mut cells, args.seconds(), round % 2 == 0).await?;
         if args.transfer {
             continue;

@@ -3,6 +3,7 @@
 use std::{path::Path, process::Stdio};
 
 use anyhow::{Context, ensure};
+use tokio::process::Command;
 
 use super::{figures::Figures, meters};
 use crate::demo::postgres::{DATABASE, USER};
@@ -56,12 +57,8 @@ impl Run<'_> {
     /// # Errors
     /// pgbench is not installed, or a transaction failed.
     pub(crate) async fn measure(&self, password: &str) -> anyhow::Result<Figures> {
-        let mut command = tokio::process::Command::new("pgbench");
-        let threads = self.clients.min(2);
-        command.args(["-n", "-h", "127.0.0.1", "-U", USER]);
-        command.args(["-p", &self.port.to_string(), "-M", self.protocol.word()]);
-        command.args(["-c", &self.clients.to_string(), "-j", &threads.to_string()]);
-        command.args(["-T", &self.seconds.to_string()]);
+        let mut command = pgbench(self.port, self.clients, password);
+        command.args(["-M", self.protocol.word(), "-T", &self.seconds.to_string()]);
         match self.work {
             Work::Select => command.arg("-S"),
             Work::TpcB => &mut command,
@@ -72,16 +69,11 @@ impl Run<'_> {
         if logged {
             command.arg("-l").arg("--log-prefix").arg(&prefix);
         }
-        command.arg(DATABASE).env("PGPASSWORD", password).env("PGSSLMODE", "disable");
-        command.env("PGGSSENCMODE", "disable").stdin(Stdio::null()).kill_on_drop(true);
+        command.arg(DATABASE);
         let used = |pid: Option<u32>| pid.map(meters::cpu_us).transpose();
         let before = used(self.between)?;
-        let ran =
-            command.output().await.context("starting pgbench (Debian: postgresql-contrib)")?;
+        let said = output_of(&mut command, self.port).await?;
         let after = used(self.between)?;
-        let said = String::from_utf8_lossy(&ran.stdout);
-        let complained = String::from_utf8_lossy(&ran.stderr);
-        ensure!(ran.status.success(), "pgbench at port {}: {complained}", self.port);
         let per_s = number_behind(&said, "tps = ").context("pgbench tells no rate")?;
         let mean_ms = number_behind(&said, "latency average = ").context("and no latency")?;
         let done = number_behind(&said, "number of transactions actually processed: ");
@@ -96,6 +88,31 @@ impl Run<'_> {
         }
         Ok(figures)
     }
+}
+
+/// Has a pooler open all connections of its pools, and use them for a moment.
+/// # Errors
+/// pgbench is not installed, or a transaction of `script` failed.
+pub(crate) async fn warm_up(port: u16, script: &Path, password: &str) -> anyhow::Result<()> {
+    let mut command = pgbench(port, 64, password);
+    command.args(["-t", "50", "-f"]).arg(script).arg(DATABASE);
+    output_of(&mut command, port).await.map(drop)
+}
+
+fn pgbench(port: u16, clients: u32, password: &str) -> Command {
+    let mut command = Command::new("pgbench");
+    command.args(["-n", "-h", "127.0.0.1", "-U", USER, "-p", &port.to_string()]);
+    command.args(["-c", &clients.to_string(), "-j", &clients.min(2).to_string()]);
+    command.env("PGPASSWORD", password).env("PGSSLMODE", "disable");
+    command.env("PGGSSENCMODE", "disable").stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn output_of(command: &mut Command, port: u16) -> anyhow::Result<String> {
+    let ran = command.output().await.context("starting pgbench (Debian: postgresql-contrib)")?;
+    let complained = String::from_utf8_lossy(&ran.stderr);
+    ensure!(ran.status.success(), "pgbench at port {port}: {complained}");
+    Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
 }
 
 fn number_behind(text: &str, words: &str) -> Option<f64> {

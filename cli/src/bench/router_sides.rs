@@ -9,9 +9,10 @@ use std::{
 
 use anyhow::{Context, ensure};
 use holdfast_route::Topology;
+use nix::sys::signal::Signal;
 use tokio::{net::TcpStream, time::Instant};
 
-use super::bar_postgres::SETTINGS;
+use super::{bar_postgres::SETTINGS, router_pgbench};
 use crate::demo::{
     ports,
     postgres::{self, DATABASE, Installation, Server, USER},
@@ -21,6 +22,8 @@ use crate::demo::{
 
 /// For a pooler to listen.
 const READY_MAX: Duration = Duration::from_secs(30);
+/// For a pooler to end by itself.
+const STOP_MAX: Duration = Duration::from_secs(5);
 /// Branches of pgbench's bank, over both shards.
 pub(crate) const BRANCHES: u32 = 10;
 
@@ -48,15 +51,25 @@ pub(crate) struct Pooler {
 
 impl Pooler {
     async fn start(recipe: Recipe, port: u16) -> anyhow::Result<Self> {
-        let mut process = Supervised::new(recipe);
-        process.start()?;
+        let mut pooler = Self { process: Supervised::new(recipe), port };
+        pooler.listen().await?;
+        Ok(pooler)
+    }
+
+    async fn listen(&mut self) -> anyhow::Result<()> {
+        self.process.start()?;
         let until = Instant::now() + READY_MAX;
-        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            process.check()?;
-            ensure!(Instant::now() < until, process.complaint("does not listen"));
+        while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            self.process.check()?;
+            ensure!(Instant::now() < until, self.process.complaint("does not listen"));
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(Self { process, port })
+        Ok(())
+    }
+
+    async fn restart(&mut self) -> anyhow::Result<()> {
+        self.process.stop(Signal::SIGTERM, STOP_MAX).await?;
+        self.listen().await
     }
 
     pub(crate) fn pid(&self) -> Option<u32> {
@@ -141,6 +154,19 @@ impl Sides {
 }
 
 impl Sides {
+    /// Has every pooler open its server connections anew. Which pages a back end got decides by some percent what it costs, for as long as
+    /// it lives; so no side keeps the same ones from round to round.
+    /// # Errors
+    /// One does not start again.
+    pub(crate) async fn renew(&mut self) -> anyhow::Result<()> {
+        let bouncers = [&mut self.pgbouncer, &mut self.pgbouncer_session].into_iter().flatten();
+        for pooler in bouncers.chain([&mut self.router, &mut self.sharded]) {
+            pooler.restart().await?;
+            router_pgbench::warm_up(pooler.port, &self.select, &self.password).await?;
+        }
+        Ok(())
+    }
+
     /// Of a router that divides, and has these coordinators decide.
     pub(crate) fn deciding_config(
         &self,
