@@ -317,14 +317,24 @@ fn by_functions(sql: &str) -> Act {
             return Act::Pin("a session's advisory lock");
         }
     }
-    // SELECT ... INTO TEMP makes a table that only its server knows.
-    let mut tokens = Tokens::new(sql).skip_while(|token| !token.is("into"));
-    if memchr::memmem::find(bytes, b"temp").or(memchr::memmem::find(bytes, b"TEMP")).is_some()
-        && tokens.nth(1).is_some_and(|next| next.is("temp") || next.is("temporary"))
-    {
+    // SELECT ... INTO TEMP makes a table that only its server knows. A text without the word costs one look.
+    let mut temps = memchr::memchr2_iter(b'm', b'M', bytes);
+    if temps.any(|at| at >= 2 && follows(at - 2, "temp")) && is_into_temporary(sql) {
         return Act::Pin("a temporary table");
     }
     Act::Statement
+}
+
+/// Whether an INTO in it names a temporary table (PostgreSQL, SELECT INTO; its grammar takes LOCAL and GLOBAL before the word).
+fn is_into_temporary(sql: &str) -> bool {
+    let mut tokens = Tokens::new(sql);
+    while tokens.any(|token| token.is("into")) {
+        let mut behind = tokens.clone().skip_while(|next| next.is("local") || next.is("global"));
+        if behind.next().is_some_and(|next| next.is("temp") || next.is("temporary")) {
+            return true;
+        }
+    }
+    false
 }
 
 fn set(mut tokens: Tokens<'_>) -> Act {
@@ -547,6 +557,13 @@ mod tests {
             ("declare c cursor for select 'with hold'", Act::Statement),
             ("create temp table t()", Act::Pin("a temporary table")),
             ("select 1 into temp t", Act::Pin("a temporary table")),
+            ("select 1 INTO Temporary t", Act::Pin("a temporary table")),
+            ("select 1 into local temp t", Act::Pin("a temporary table")),
+            (
+                "with a as (insert into b values (1) returning c) select c into temp t from a",
+                Act::Pin("a temporary table"),
+            ),
+            ("insert into temperatures select 'into temp'", Act::Statement),
             ("select set_config('a','b',false)", Act::Pin("set_config()")),
             ("select pg_advisory_lock(1)", Act::Pin("a session's advisory lock")),
             ("SELECT PG_TRY_ADVISORY_LOCK(1)", Act::Pin("a session's advisory lock")),

@@ -48,7 +48,12 @@ impl SlotSet {
         // Nearly every statement has one slot: fifteen of sixteen words are passed over whole.
         let words = self.0.iter().zip(0_u16..).filter(|(word, _)| **word != 0);
         words.flat_map(|(word, at)| {
-            let bits = (0..64).filter(move |bit| (word >> bit) & 1 == 1);
+            let mut left = *word;
+            let bits = std::iter::from_fn(move || {
+                let lowest = (left != 0).then(|| left.trailing_zeros() as u16);
+                left &= left.wrapping_sub(1);
+                lowest
+            });
             bits.map(move |bit| Slot::new(at * 64 + bit).expect("there are 16 words"))
         })
     }

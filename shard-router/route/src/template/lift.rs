@@ -1,6 +1,6 @@
 //! Which literals a template leaves out: those that are values and nothing else.
 
-use super::{LiteralKind, Token, TokenKind};
+use super::{LiteralKind, Token, TokenKind, word::Word};
 use crate::{RefusalClass, Refused};
 
 /// What stands before the current token.
@@ -44,77 +44,6 @@ struct Opened {
     of_type: bool,
 }
 
-const LIFTING: [&str; 5] = ["select", "insert", "update", "delete", "with"];
-const LIFTING_TOO: [&str; 1] = ["values"];
-/// Words that a string or number follows as a value.
-const BEFORE_VALUE: [&str; 24] = [
-    "like",
-    "ilike",
-    "and",
-    "or",
-    "not",
-    "between",
-    "then",
-    "else",
-    "when",
-    "select",
-    "values",
-    "in",
-    "where",
-    "returning",
-    "having",
-    "limit",
-    "offset",
-    "escape",
-    "all",
-    "case",
-    "from",
-    "any",
-    "some",
-    "if",
-];
-/// Words that end a list of positions.
-const ENDS_POSITIONS: [&str; 15] = [
-    "limit",
-    "offset",
-    "fetch",
-    "having",
-    "window",
-    "union",
-    "intersect",
-    "except",
-    "for",
-    "returning",
-    "select",
-    "from",
-    "where",
-    "rows",
-    "range",
-];
-/// Types that are written with a length.
-const TYPES: [&str; 16] = [
-    "numeric",
-    "decimal",
-    "dec",
-    "varchar",
-    "char",
-    "character",
-    "varying",
-    "bpchar",
-    "bit",
-    "timestamp",
-    "timestamptz",
-    "time",
-    "timetz",
-    "interval",
-    "float",
-    "nchar",
-];
-
-fn is_one_of(piece: &str, words: &[&str]) -> bool {
-    words.iter().any(|word| piece.eq_ignore_ascii_case(word))
-}
-
 impl Context {
     /// What `token` is lifted as, if it is.
     /// # Errors
@@ -123,10 +52,10 @@ impl Context {
         &mut self,
         token: &Token,
         piece: &str,
+        word: Word,
     ) -> Result<Option<LiteralKind>, Refused> {
         if self.lifts.is_none() && piece != "(" {
-            let lifting = is_one_of(piece, &LIFTING) || is_one_of(piece, &LIFTING_TOO);
-            self.lifts = Some(token.kind == TokenKind::Word && lifting);
+            self.lifts = Some(word.is(Word::LIFTS));
         }
         let is_text = matches!(token.kind, TokenKind::Text | TokenKind::OtherText);
         if is_text && self.previous == Previous::Text {
@@ -137,7 +66,7 @@ impl Context {
             ));
         }
         let lifted = self.lifted(token);
-        self.previous = self.advance(token, piece);
+        self.previous = self.advance(token, piece, word);
         Ok(lifted)
     }
 
@@ -179,12 +108,12 @@ impl Context {
         self.open.last_mut().unwrap_or(&mut self.outermost)
     }
 
-    fn advance(&mut self, token: &Token, piece: &str) -> Previous {
+    fn advance(&mut self, token: &Token, piece: &str, word: Word) -> Previous {
         match token.kind {
             TokenKind::Operator => Previous::Sign,
             TokenKind::Text | TokenKind::OtherText => Previous::Text,
             TokenKind::Number | TokenKind::Parameter | TokenKind::QuotedName => Previous::Value,
-            TokenKind::Word => self.word(piece),
+            TokenKind::Word => self.word(word),
             TokenKind::Sign => match piece {
                 "(" | "[" => {
                     let positions = self.previous == Previous::DistinctOn;
@@ -202,23 +131,23 @@ impl Context {
         }
     }
 
-    fn word(&mut self, piece: &str) -> Previous {
-        if piece.eq_ignore_ascii_case("by") {
+    fn word(&mut self, word: Word) -> Previous {
+        if word.is(Word::BY) {
             self.opened_mut().positions = true;
             return Previous::By;
         }
-        if is_one_of(piece, &ENDS_POSITIONS) {
+        if word.is(Word::ENDS_POSITIONS) {
             self.opened_mut().positions = false;
         }
-        if piece.eq_ignore_ascii_case("on") && self.previous == Previous::Distinct {
+        if word.is(Word::ON) && self.previous == Previous::Distinct {
             return Previous::DistinctOn;
         }
-        if piece.eq_ignore_ascii_case("distinct") {
+        if word.is(Word::DISTINCT) {
             return Previous::Distinct;
         }
-        if is_one_of(piece, &TYPES) {
+        if word.is(Word::TYPE) {
             return Previous::TypeName;
         }
-        if is_one_of(piece, &BEFORE_VALUE) { Previous::BeforeValue } else { Previous::Word }
+        if word.is(Word::BEFORE_VALUE) { Previous::BeforeValue } else { Previous::Word }
     }
 }

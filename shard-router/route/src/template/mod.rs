@@ -6,12 +6,13 @@
 
 mod lift;
 mod token;
+mod word;
 
 use std::{fmt::Write as _, ops::Range};
 
 pub(crate) use token::{Lexer, Token, TokenKind};
 
-use self::lift::Context;
+use self::{lift::Context, word::Word};
 use crate::{
     RefusalClass, Refused,
     limit::{CHAIN_MAX, NESTING_MAX, STATEMENT_BYTES_MAX},
@@ -78,11 +79,15 @@ impl Template {
                 ensure_nothing_follows(&mut lexer)?;
                 break;
             }
-            depth.count(&token, piece)?;
+            let word = match token.kind {
+                TokenKind::Word => Word::of(piece),
+                _ => Word::NOTHING,
+            };
+            depth.count(&token, piece, word)?;
             if token.spaced && !self.text.is_empty() {
                 self.text.push(' ');
             }
-            match context.next(&token, piece)? {
+            match context.next(&token, piece, word)? {
                 None => self.text.push_str(piece),
                 Some(kind) => self.lift(&token.place, kind),
             }
@@ -94,7 +99,12 @@ impl Template {
         // Bounded by the statement's limit, so both fit.
         let at = |byte: usize| u32::try_from(byte).expect("a statement is shorter than 4 GiB");
         self.literals.push(Literal { start: at(place.start), end: at(place.end), kind });
-        write!(self.text, "$h{}", self.literals.len()).expect("a String takes all");
+        self.text.push_str("$h");
+        match u8::try_from(self.literals.len()) {
+            // Most statements have few, and a formatter costs as much as a word.
+            Ok(count @ ..=9) => self.text.push(char::from(b'0' + count)),
+            _ => write!(self.text, "{}", self.literals.len()).expect("a String takes all"),
+        }
         // `1and` is refused by the lexer, so a literal is never followed by a word without a space.
     }
 
@@ -169,35 +179,30 @@ fn ensure_nothing_follows(lexer: &mut Lexer<'_>) -> Result<(), Refused> {
 }
 
 /// Bounds what a parser would have to recurse into: nested parentheses, and chains of operators.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Depth {
-    /// Operators seen since the last comma, one count for each open parenthesis.
+    /// Operators seen since the last comma, outside of parentheses.
+    outermost: usize,
+    /// The same, one count for each open parenthesis.
     chains: Vec<usize>,
 }
 
-impl Default for Depth {
-    fn default() -> Self {
-        Self { chains: vec![0] }
-    }
-}
-
 impl Depth {
-    fn count(&mut self, token: &Token, piece: &str) -> Result<(), Refused> {
+    fn count(&mut self, token: &Token, piece: &str, word: Word) -> Result<(), Refused> {
         match (token.kind, piece) {
             (TokenKind::Sign, "(" | "[") => self.chains.push(0),
-            (TokenKind::Sign, ")" | "]") if self.chains.len() > 1 => {
+            (TokenKind::Sign, ")" | "]") => {
                 self.chains.pop();
             }
             (TokenKind::Sign, ",") => *self.chain() = 0,
             (TokenKind::Operator, _) | (TokenKind::Sign, "::") => *self.chain() += 1,
-            (TokenKind::Word, _) if is_chain_word(piece) => *self.chain() += 1,
+            (TokenKind::Word, _) if word.is(Word::CHAINS) => *self.chain() += 1,
             _ => {}
         }
-        let chain = *self.chain();
-        if self.chains.len() > NESTING_MAX || chain > CHAIN_MAX {
+        let (nested, chain) = (self.chains.len(), *self.chain());
+        if nested >= NESTING_MAX || chain > CHAIN_MAX {
             let cause = format!(
-                "a statement nested {} deep with {chain} operators in a row; {NESTING_MAX} and {CHAIN_MAX} are the most",
-                self.chains.len() - 1
+                "a statement nested {nested} deep with {chain} operators in a row; {NESTING_MAX} and {CHAIN_MAX} are the most"
             );
             let remedy = "Write = ANY (array) instead of a chain of OR";
             return Err(Refused::new(RefusalClass::TooLarge, cause, remedy));
@@ -206,24 +211,6 @@ impl Depth {
     }
 
     fn chain(&mut self) -> &mut usize {
-        self.chains.last_mut().expect("the outermost chain is never closed")
+        self.chains.last_mut().unwrap_or(&mut self.outermost)
     }
-}
-
-fn is_chain_word(piece: &str) -> bool {
-    const WORDS: [&str; 12] = [
-        "and",
-        "or",
-        "not",
-        "union",
-        "intersect",
-        "except",
-        "is",
-        "like",
-        "ilike",
-        "between",
-        "collate",
-        "case",
-    ];
-    piece.len() <= 9 && WORDS.iter().any(|word| piece.eq_ignore_ascii_case(word))
 }
