@@ -6,7 +6,11 @@ mod life;
 mod model;
 mod syncs;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use openraft::{
@@ -22,7 +26,7 @@ use super::{
     writer::{Disk, RealDisk},
 };
 use crate::{
-    Position, StateMachine,
+    Position, StateMachine, StoreError,
     consensus::{Ballot, Consensus, Entry, Opaque, Payload, log_id},
     machine::Replica,
 };
@@ -40,8 +44,19 @@ fn options(dir: &Path) -> Options {
     }
 }
 
+/// For a process to become another program.
+const EXEC_MAX: Duration = Duration::from_secs(10);
+
+/// Opens a log that nobody else has open. A test beside this one may be starting a process, which holds whatever this one had locked until
+/// it has become another program (flock(2)).
 fn open(dir: &Path) -> anyhow::Result<LogStore> {
-    Ok(LogStore::open(&options(dir))?)
+    let until = Instant::now() + EXEC_MAX;
+    loop {
+        match LogStore::open(&options(dir)) {
+            Err(StoreError::InUse { .. }) if Instant::now() < until => std::thread::yield_now(),
+            opened => return Ok(opened?),
+        }
+    }
 }
 
 fn open_on(disk: impl Disk, dir: &Path) -> anyhow::Result<LogStore> {
