@@ -27,6 +27,7 @@ mod rules;
 mod session;
 mod shared;
 mod source;
+mod tokens;
 mod wire;
 mod worker;
 

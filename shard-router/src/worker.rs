@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::LocalSet,
     time::{Instant, timeout, timeout_at},
 };
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backend::{Account, Bounds, Pool, Settings},
     buffer::Shelf,
-    config::{Limits, Live, RouterConfig},
+    config::{Limits, RouterConfig},
     frontend::{self, Greeted, Identity},
     global_write::Decider,
     haste::{Haste, Pace},
@@ -325,7 +325,7 @@ pub(crate) fn stopping() -> Refusal {
 pub(crate) fn run(
     shared: &Arc<Shared>,
     number: usize,
-    clients: mpsc::Receiver<(std::net::TcpStream, SocketAddr, Visitor)>,
+    mut clients: mpsc::Receiver<(std::net::TcpStream, SocketAddr, Visitor)>,
     stop: &CancellationToken,
 ) -> std::io::Result<()> {
     let pace = Pace::start(number);
@@ -333,8 +333,7 @@ pub(crate) fn run(
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async {
-        // Before the limits are read, so that no change is missed.
-        let live = shared.live.subscribe();
+        let mut live = shared.live.subscribe();
         if number == 0 {
             let rules = Arc::clone(shared);
             tokio::task::spawn_local(async move { rules.follow_rules().await });
@@ -350,10 +349,18 @@ pub(crate) fn run(
         }
         let worker = Rc::new(Worker::new(Arc::clone(shared), pace));
         tokio::task::spawn_local(keep_ledger(Rc::clone(&worker), number));
-        // A task of its own: what is waited for here is looked at each time that any session is woken.
-        let arrivals = receive(Rc::clone(&worker), clients, live, stop.clone());
-        if let Err(broken) = tokio::task::spawn_local(arrivals).await {
-            return Err(std::io::Error::other(broken));
+        loop {
+            tokio::select! {
+                client = clients.recv() => {
+                    let Some((stream, peer, visitor)) = client else { break };
+                    let worker = Rc::clone(&worker);
+                    tokio::task::spawn_local(async move {
+                        attend(worker, stream, peer, visitor).await;
+                    });
+                }
+                Ok(()) = live.changed() => worker.take_over(live.borrow_and_update().limits),
+                () = stop.cancelled() => break,
+            }
         }
         worker.drain();
         let end = Instant::now() + worker.limits().drain_timeout;
@@ -369,30 +376,8 @@ pub(crate) fn run(
         if done() {
             shared.tell_end(number);
         }
-        Ok(())
-    })
-}
-
-/// Attends to whoever comes, until the router stops.
-async fn receive(
-    worker: Rc<Worker>,
-    mut clients: mpsc::Receiver<(std::net::TcpStream, SocketAddr, Visitor)>,
-    mut live: watch::Receiver<Live>,
-    stop: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            client = clients.recv() => {
-                let Some((stream, peer, visitor)) = client else { return };
-                let worker = Rc::clone(&worker);
-                tokio::task::spawn_local(async move {
-                    attend(worker, stream, peer, visitor).await;
-                });
-            }
-            Ok(()) = live.changed() => worker.take_over(live.borrow_and_update().limits),
-            () = stop.cancelled() => return,
-        }
-    }
+    });
+    Ok(())
 }
 
 /// Takes new rules as soon as there are any, and tells how old the oldest work is until it is as new as they are.

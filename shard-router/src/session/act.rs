@@ -3,10 +3,11 @@
 use super::{DEFERRED_BYTES_MAX, DEFERRED_MAX, FAILED, IDLE, IN_TRANSACTION, Session};
 use crate::{
     admin,
-    classify::{Act, Tokens},
+    classify::Act,
     frame,
     meaning::Meaning,
     refusal::{self, Refusal},
+    tokens::Tokens,
 };
 
 impl Session {
@@ -36,7 +37,7 @@ impl Session {
                 self.defer(sql)?;
                 self.status = IN_TRANSACTION;
                 let start = Tokens::new(sql).next();
-                let started = matches!(start, Some(crate::classify::Token::Word(w)) if w.eq_ignore_ascii_case("start"));
+                let started = matches!(start, Some(crate::tokens::Token::Word(w)) if w.eq_ignore_ascii_case("start"));
                 frame::put_complete(&mut out, if started { "START TRANSACTION" } else { "BEGIN" });
             }
             Act::Begin if unbound => {
@@ -151,7 +152,7 @@ pub(super) fn impossible(why: &str) -> Refusal {
 fn tag_of(sql: &str) -> &'static str {
     let first = Tokens::new(sql).next();
     let word = match first {
-        Some(crate::classify::Token::Word(word)) => word.to_ascii_lowercase(),
+        Some(crate::tokens::Token::Word(word)) => word.to_ascii_lowercase(),
         _ => String::new(),
     };
     match word.as_str() {

@@ -5,8 +5,9 @@ use super::{
     FAILED, IDLE, IN_TRANSACTION, Session, Stopped, act::impossible, global::Verb, opening::Opening,
 };
 use crate::{
-    classify::{Act, Token, Tokens},
+    classify::Act,
     refusal::Refusal,
+    tokens::{Token, Tokens},
 };
 
 /// What of these statements says what the transaction itself is like: its BEGIN, and each SET TRANSACTION.

@@ -18,11 +18,12 @@ use super::{
 };
 use crate::{
     backend::literal,
-    classify::{Act, Token, Tokens},
+    classify::Act,
     counts::Counts,
     frame,
     global_write::{Decision, Prepared, xid},
     refusal::Refusal,
+    tokens::{Token, Tokens},
 };
 
 /// The setting that says what a session sees of its own transactions on several sources.

@@ -12,11 +12,12 @@ use tokio::time::timeout;
 use super::{Bound, End, FAILED, IDLE, IN_TRANSACTION, Session, consume::Taken};
 use crate::{
     backend::{Pool, Reply, Server, messages},
-    classify::{Act, Tokens},
+    classify::Act,
     deadlock::Entry,
     global_write,
     meaning::Meaning,
     refusal::{self, Refusal},
+    tokens::Tokens,
 };
 
 /// No SQL: a server that is sent this fails, and its log says why.
@@ -545,7 +546,7 @@ pub(super) fn lost_within(source: &str, why: &str) -> Refusal {
 fn starts_with(sql: &str, wanted: &str) -> bool {
     matches!(
         Tokens::new(sql).next(),
-        Some(crate::classify::Token::Word(word)) if word.eq_ignore_ascii_case(wanted)
+        Some(crate::tokens::Token::Word(word)) if word.eq_ignore_ascii_case(wanted)
     )
 }
 

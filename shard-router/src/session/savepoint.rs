@@ -2,9 +2,10 @@
 
 use super::{FAILED, IN_TRANSACTION, Session};
 use crate::{
-    classify::{Act, Token, Tokens},
+    classify::Act,
     meaning::Meaning,
     refusal::Refusal,
+    tokens::{Token, Tokens},
 };
 
 /// What is done with a savepoint.

@@ -9,9 +9,10 @@
 use super::{End, IDLE, IN_TRANSACTION, Session, Stopped};
 use crate::{
     buffer::Buffer,
-    classify::{Act, Token, Tokens},
+    classify::Act,
     frame,
     refusal::Refusal,
+    tokens::{Token, Tokens},
     worker::HOME,
 };
 

@@ -7,10 +7,11 @@ use super::{
     expect::Expect, sequence,
 };
 use crate::{
-    classify::{Act, Token, Tokens},
+    classify::Act,
     frame::HEADER,
     meaning::{Aim, Meaning},
     refusal::Refusal,
+    tokens::{Token, Tokens},
 };
 
 impl Session {

@@ -79,10 +79,8 @@ impl Template {
                 ensure_nothing_follows(&mut lexer)?;
                 break;
             }
-            let word = match token.kind {
-                TokenKind::Word => Word::of(piece),
-                _ => Word::NOTHING,
-            };
+            let is_word = token.kind == TokenKind::Word;
+            let word = if is_word { Word::of(piece) } else { Word::NOTHING };
             depth.count(&token, piece, word)?;
             if token.spaced && !self.text.is_empty() {
                 self.text.push(' ');
